@@ -1,0 +1,1 @@
+"""The containerd side: a containerd.services.snapshots.v1 server over snapfs."""

@@ -1,0 +1,1 @@
+"""Builds everything that `snapfs serve` runs, in one place, with one exit stack."""

@@ -1,0 +1,1 @@
+"""The FUSE side: mount, handover, worker, pyfuse3 operations."""

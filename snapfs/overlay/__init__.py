@@ -1,0 +1,1 @@
+"""The rules of a merged tree: no pyfuse3, no gRPC, no LMDB."""

@@ -1,0 +1,1 @@
+"""The snapfs.v1 gRPC API and its client."""

@@ -1,0 +1,1 @@
+"""The snapshot metastore and the lifecycle of layer directories."""

@@ -1,0 +1,1 @@
+"""A durable transactional object store on LMDB."""
