@@ -1,0 +1,243 @@
+"""Configuration: one TOML file, overridden by the environment, overridden by flags.
+
+Owns the list of settings, their defaults and where each value came from. Refuses unknown keys
+(naming the nearest known one) and values of the wrong type (naming the key). An absent default
+file means defaults; a file that was asked for must exist.
+
+Environment variables are SNAPFS_ and the key in capitals, a dot written as an underscore:
+`timeouts.drain_s` is SNAPFS_TIMEOUTS_DRAIN_S.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from snapfs.model import InvalidArgument, NotFound
+
+DEFAULT_PATH = Path("/etc/snapfs/config.toml")
+ENVIRONMENT_PREFIX = "SNAPFS_"
+
+MAX_SOCKET_PATH_BYTES = 107
+"""unix(7): sun_path holds 108 bytes with its closing zero."""
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+Unpack = Literal["overlay", "fuse"]
+
+LOG_LEVELS: tuple[str, ...] = get_args(LogLevel)
+LOG_FORMATS: tuple[str, ...] = get_args(LogFormat)
+UNPACK_MODES: tuple[str, ...] = get_args(Unpack)
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """How long `snapfs serve` and its clients wait, in seconds."""
+
+    start_s: Seconds = 30.0
+    """From the mount to a worker that answers."""
+    drain_s: Seconds = 10.0
+    """For calls in flight when the service is told to stop."""
+    stop_s: Seconds = 20.0
+    """For the lane to end after that; then it is detached and the process leaves."""
+    probe_s: Seconds = 5.0
+    """For the store and the worker to answer a health check."""
+    call_s: Seconds = 120.0
+    """For one call of the command line to the service."""
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """The gRPC side."""
+
+    max_workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
+    """Calls that run at once; further ones wait in line."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set, with the defaults that serve without a file."""
+
+    root: Path = Path("/var/lib/snapfs")
+    """Metadata and layers."""
+    state: Path = Path("/run/snapfs")
+    """Mount points, the lock and the socket; lost at reboot."""
+    address: Path = Path()
+    """The unix socket; left out, `snapfs.sock` in the state directory."""
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
+    unpack: Unpack = "overlay"
+    """What containerd's unpack gets: an overlay mount (native speed) or the FUSE directory."""
+    timeouts: Timeouts = Timeouts()
+    service: Service = Service()
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A configuration in force, and for each dotted key where its value came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """Yield (dotted key, value, origin) in the order of the documentation."""
+        for key in KEYS:
+            value = _get(self.config, key)
+            yield key, str(value) if isinstance(value, Path) else value, self.origins[key]
+
+
+def _walk(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in msgspec.structs.fields(struct):
+        path = prefix + field.name
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from _walk(field.type, path + ".")
+        else:
+            yield path, field.type
+
+
+KEYS: Mapping[str, Any] = dict(_walk(Config))
+"""Every dotted key with its type."""
+
+
+def environment_name(key: str) -> str:
+    """Return the environment variable that sets the dotted `key`."""
+    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+
+
+def resolve(
+    flags: Mapping[str, object] | None = None,
+    *,
+    path: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Resolved:
+    """Return what is in force: flag over environment over file over default.
+
+    `flags` maps dotted keys to values, None meaning "not given". `path` is a file that must
+    exist; without it SNAPFS_CONFIG and then the default place are looked at.
+    Raises NotFound for a file that was asked for and is missing, InvalidArgument for its content.
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(KEYS, "default")
+    for key, value, origin in (*_from_file(path, environ), *_from_environment(environ)):
+        values[key], origins[key] = value, origin
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key] = _convert(key, value, f"flag --{key.replace('_', '-')}", strict=True)
+            origins[key] = "flag"
+    config = _build(values)
+    if "address" not in values:
+        config = msgspec.structs.replace(config, address=config.state / "snapfs.sock")
+    return Resolved(_check_address(config), origins)
+
+
+def _from_file(path: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    named = path or (Path(environ["SNAPFS_CONFIG"]) if environ.get("SNAPFS_CONFIG") else None)
+    place = named or DEFAULT_PATH
+    try:
+        raw = tomllib.loads(place.read_text("utf-8"))
+    except FileNotFoundError:
+        if named is None:
+            return
+        raise NotFound(f"{place}: no such configuration file; create it or leave it out") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{place}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise InvalidArgument(f"{place}: cannot be read: {error.strerror}") from error
+    for key, value in _flatten(raw, str(place)):
+        yield key, _convert(key, value, str(place), strict=True), f"file {place}"
+
+
+def _flatten(table: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    tables = {key.rpartition(".")[0] for key in KEYS if "." in key}
+    for name, value in table.items():
+        path = prefix + name
+        if path in tables:
+            if not isinstance(value, dict):
+                raise InvalidArgument(f"{where}: {path}: expected a table, got {_word(value)}")
+            yield from _flatten(value, where, path + ".")
+        elif path in KEYS:
+            yield path, value
+        else:
+            raise InvalidArgument(f"{where}: {path}: unknown key{_nearest(path)}")
+
+
+def _nearest(path: str) -> str:
+    close = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.5)
+    leaf = path.rpartition(".")[2]
+    by_leaf = [key for key in KEYS if key.rpartition(".")[2] == leaf]
+    candidates = by_leaf or close
+    if candidates:
+        return f"; did you mean {candidates[0]}?"
+    return f"; known keys are {', '.join(KEYS)}"
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    for key in KEYS:
+        name = environment_name(key)
+        text = environ.get(name)
+        if text:
+            yield key, _convert(key, text, name, strict=False), f"environment {name}"
+
+
+def _convert(key: str, value: object, where: str, *, strict: bool) -> Any:
+    kind = KEYS[key]
+    if kind is Path:
+        return _absolute(key, value, where)
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        message = message[:1].lower() + message[1:]
+        raise InvalidArgument(f"{where}: {key}: {message}") from None
+
+
+def _absolute(key: str, value: object, where: str) -> Path:
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{where}: {key}: expected a path, got {_word(value)}")
+    if not value.startswith("/") or "\0" in value:
+        raise InvalidArgument(f"{where}: {key}: {value!r} is not an absolute path")
+    return Path(os.path.normpath(value))
+
+
+def _word(value: object) -> str:
+    return {dict: "a table", list: "an array", bool: "a boolean"}.get(
+        type(value), f"`{type(value).__name__}`"
+    )
+
+
+def _build(values: Mapping[str, Any]) -> Config:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        table = nested
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[leaf] = value
+    for field in msgspec.structs.fields(Config):
+        if isinstance(nested.get(field.name), dict):
+            nested[field.name] = field.type(**nested[field.name])
+    return Config(**nested)
+
+
+def _check_address(config: Config) -> Config:
+    size = len(os.fsencode(config.address))
+    if size > MAX_SOCKET_PATH_BYTES:
+        raise InvalidArgument(
+            f"address {config.address}: {size} bytes are too long for a unix socket; "
+            f"choose a path of at most {MAX_SOCKET_PATH_BYTES} bytes with --address"
+        )
+    return config
+
+
+def _get(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value

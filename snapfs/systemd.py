@@ -1,0 +1,100 @@
+"""The service manager's notification protocol (sd_notify(3)): one datagram a message.
+
+Owns READY, STOPPING, STATUS, WATCHDOG and the door to the file descriptor store. Without
+NOTIFY_SOCKET every call does nothing. Nothing here raises for a manager that went away: a
+service must not die because its supervisor does not listen.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+SEND_TIMEOUT_S = 1.0
+
+
+class Notifier:
+    """Sends states to the service manager that started this process, if one did."""
+
+    def __init__(self, address: str | None, *, watchdog_s: float | None = None) -> None:
+        self._address = address
+        self.watchdog_s = watchdog_s
+        """The manager ends us after so many seconds without `watchdog()`; None: no watchdog."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""
+        return cls(environ.get("NOTIFY_SOCKET") or None, watchdog_s=_watchdog_s(environ))
+
+    def ready(self, status: str) -> None:
+        """Say that the service answers; the units ordered after it start now."""
+        self._send(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
+
+    def stopping(self, status: str = "stopping") -> None:
+        self._send(f"STOPPING=1\nSTATUS={_line(status)}")
+
+    def status(self, status: str) -> None:
+        self._send(f"STATUS={_line(status)}")
+
+    def extend(self, timeout_s: float) -> None:
+        """Ask for `timeout_s` more before the manager gives up on a start or a stop."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(timeout_s * 1_000_000)}")
+
+    def watchdog(self) -> None:
+        """Say that the service is well; see `watchdog_s`."""
+        self._send("WATCHDOG=1")
+
+    def store(self, name: str, descriptors: Sequence[int]) -> None:
+        """Hand descriptors to the manager to keep over a restart (FileDescriptorStoreMax=)."""
+        self._send(f"FDSTORE=1\nFDNAME={name}", descriptors)
+
+    def _send(self, message: str, descriptors: Sequence[int] = ()) -> None:
+        if self._address is None:
+            return
+        ancillary = []
+        if descriptors:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
+                peer.settimeout(SEND_TIMEOUT_S)
+                peer.connect(_path(self._address))
+                peer.sendmsg([message.encode()], ancillary)
+        except OSError as error:
+            log.info("systemd.unreachable", address=self._address, error=error.strerror)
+
+
+def listen_descriptors(environ: Mapping[str, str] = os.environ) -> dict[str, list[int]]:
+    """Return the descriptors that the manager kept for us, by name (sd_listen_fds(3))."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    count = int(environ.get("LISTEN_FDS", "0"))
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    found: dict[str, list[int]] = {}
+    for offset in range(count):
+        name = names[offset] if offset < len(names) else "unknown"
+        found.setdefault(name, []).append(3 + offset)
+    return found
+
+
+def _watchdog_s(environ: Mapping[str, str]) -> float | None:
+    usec = environ.get("WATCHDOG_USEC", "")
+    pid = environ.get("WATCHDOG_PID", "")
+    if not usec.isdecimal() or int(usec) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 1_000_000
+
+
+def _path(address: str) -> str:
+    """An address that begins with `@` is in the abstract name space."""
+    return "\0" + address[1:] if address.startswith("@") else address
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", " ")
