@@ -19,11 +19,11 @@ def table(unit: str, rows: Sequence[tuple[str, dict[str, float]]], *, reference:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _ratio(value: float | None, reference: float | None) -> str:
-    return "–" if value is None or not reference else f"{value / reference:.2f} ×"
+    return "-" if value is None or not reference else f"{value / reference:.2f}x"
 
 
 def _line(cells: Sequence[str]) -> str:
