@@ -1,0 +1,138 @@
+"""`snapfs status`, `snapfs fsck` and `snapfs init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from snapfs.cli import output, shapes
+from snapfs.cli.options import AbsolutePath, client_options, config_option, connect, json_option
+from snapfs.model import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from snapfs.service.records import DaemonRecord, Problem
+
+
+@click.command()
+@client_options
+@json_option
+def status(address: Path | None, config_path: Path | None, as_json: bool) -> None:
+    """Say how the service and its workers are.
+
+    \b
+    Example:
+      snapfs status
+    """
+    with connect(address, config_path) as client:
+        it = client.status()
+    if as_json:
+        output.print_json(shapes.daemon(it))
+    else:
+        output.pairs(_status_lines(it))
+
+
+def _status_lines(it: DaemonRecord) -> list[tuple[str, str]]:
+    lines = [
+        ("version", it.version),
+        ("pid", str(it.pid)),
+        ("started", output.when(it.started_ns)),
+        ("root", str(it.root)),
+        ("state", str(it.state)),
+        ("unpack", it.unpack),
+        ("snapshots", f"{it.active} active, {it.views} views, {it.committed} committed"),
+        ("removals to come", str(it.pending_removals)),
+    ]
+    for lane in it.lanes:
+        worker = f"worker {lane.worker_pid}" if lane.worker_pid else "no worker"
+        lines.append(
+            (f"lane {lane.name}", f"{lane.state}, {worker}, restarted {lane.restarts} times")
+        )
+    lines += [("warning", warning) for warning in it.warnings]
+    return lines
+
+
+@click.command()
+@client_options
+@json_option
+@click.option("--root", type=AbsolutePath(), metavar="DIR", help="Root to check.")
+@click.option("--repair", is_flag=True, help="Mend what is found; without it nothing changes.")
+def fsck(
+    address: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+    root: Path | None,
+    repair: bool,
+) -> None:
+    """Compare metadata and layers; exit 0 when they agree, 1 when something was found.
+
+    Asks the service when it runs, else reads the root itself.
+
+    \b
+    Example:
+      snapfs fsck
+      snapfs fsck --repair
+    """
+    problems = _check(address, config_path, root, repair=repair)
+    if as_json:
+        output.print_json([shapes.problem(it) for it in problems])
+    else:
+        _print_problems(problems, repair=repair)
+    if problems:
+        raise SystemExit(1)
+
+
+def _check(
+    address: Path | None, config_path: Path | None, root: Path | None, *, repair: bool
+) -> Sequence[Problem]:
+    from snapfs.cli.options import resolve
+
+    settings = resolve(config_path, root=root, address=address).config
+    try:
+        with connect(address, config_path) as client:
+            if client.status().root == settings.root:
+                return client.fsck(repair=repair)
+    except Unavailable:
+        pass
+    from snapfs.snapshots import fsck as offline
+
+    return offline(settings.root, repair=repair).problems
+
+
+def _print_problems(problems: Sequence[Problem], *, repair: bool) -> None:
+    if not problems:
+        click.echo("clean: metadata and layers agree")
+        return
+    rows = [(it.kind, it.subject, it.message, "yes" if it.repaired else "no") for it in problems]
+    output.table(("KIND", "OBJECT", "PROBLEM", "REPAIRED"), rows)
+    left = sum(not it.repaired for it in problems)
+    if left and not repair:
+        click.echo("nothing was changed; mend it with `snapfs fsck --repair`", err=True)
+
+
+@click.command()
+@config_option
+@click.argument("root", type=AbsolutePath(), required=False)
+@click.option("--image", metavar="SIZE", help="Keep layers in an image file of SIZE, as 20G.")
+@click.option("--device", type=AbsolutePath(), metavar="DEV", help="Keep layers on a device.")
+@click.option("--fs", type=click.Choice(("ext4", "xfs", "btrfs")), help="File system to make.")
+@click.option("--force", is_flag=True, help="Format a device even when it holds something.")
+def init(
+    config_path: Path | None,
+    root: Path | None,
+    image: str | None,
+    device: Path | None,
+    fs: str | None,
+    force: bool,
+) -> None:
+    """Prepare ROOT, if wanted with a file system of its own.
+
+    A root that is a plain directory needs no preparation: `snapfs serve` makes it.
+
+    \b
+    Example:
+      snapfs init /var/lib/snapfs --image 20G --fs xfs
+    """

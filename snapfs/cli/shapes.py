@@ -1,0 +1,103 @@
+"""The JSON that commands print, and the words people read: one function a record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from snapfs.cli import output
+from snapfs.model import Mount
+
+if TYPE_CHECKING:
+    from snapfs.service.records import Change, DaemonRecord, Problem, Record
+
+__all__ = ["Mount", "change", "daemon", "details", "mount", "problem", "record", "text"]
+
+
+def text(path: bytes) -> str:
+    """Return a path from the file system; bytes that are no UTF-8 come as lone surrogates."""
+    return os.fsdecode(path)
+
+
+def record(it: Record) -> dict[str, Any]:
+    snapshot = it.snapshot
+    return {
+        "name": snapshot.name,
+        "kind": snapshot.kind.word,
+        "id": snapshot.id,
+        "parent": snapshot.parent,
+        "parent_ids": list(snapshot.parent_ids),
+        "labels": dict(snapshot.labels),
+        "created": output.iso(snapshot.created_ns),
+        "updated": output.iso(snapshot.updated_ns),
+        "usage": it.usage and {"size_bytes": it.usage.size_bytes, "inodes": it.usage.inodes},
+        "layer": str(it.layer),
+        "mounted_at": [str(target) for target in it.mounted_at],
+    }
+
+
+def details(it: Record) -> Iterator[tuple[str, str]]:
+    """Yield the lines of `snapshot info`."""
+    snapshot = it.snapshot
+    yield "name", snapshot.name
+    yield "kind", snapshot.kind.word
+    yield "id", str(snapshot.id)
+    yield "parent", snapshot.parent or "-"
+    yield "depth", str(len(snapshot.parent_ids))
+    yield "created", output.when(snapshot.created_ns)
+    yield "updated", output.when(snapshot.updated_ns)
+    if it.usage is not None:
+        yield "size", f"{output.size(it.usage.size_bytes)} in {it.usage.inodes} inodes"
+    yield "layer", str(it.layer)
+    for target in it.mounted_at:
+        yield "mounted at", str(target)
+    for key, value in sorted(snapshot.labels.items()):
+        yield "label", f"{key}={value}"
+
+
+def mount(it: Mount) -> dict[str, Any]:
+    return {
+        "type": it.type,
+        "source": it.source,
+        "target": it.target,
+        "options": list(it.options),
+    }
+
+
+def change(it: Change) -> dict[str, str]:
+    return {"kind": it.kind.value, "path": text(it.path)}
+
+
+def problem(it: Problem) -> dict[str, Any]:
+    return {
+        "kind": it.kind,
+        "subject": it.subject,
+        "message": it.message,
+        "repaired": it.repaired,
+    }
+
+
+def daemon(it: DaemonRecord) -> dict[str, Any]:
+    return {
+        "version": it.version,
+        "pid": it.pid,
+        "started": output.iso(it.started_ns),
+        "root": str(it.root),
+        "state": str(it.state),
+        "unpack": it.unpack,
+        "revision": it.revision,
+        "snapshots": {"active": it.active, "view": it.views, "committed": it.committed},
+        "pending_removals": it.pending_removals,
+        "warnings": list(it.warnings),
+        "lanes": [
+            {
+                "name": lane.name,
+                "mountpoint": str(lane.mountpoint),
+                "state": lane.state,
+                "worker_pid": lane.worker_pid,
+                "restarts": lane.restarts,
+            }
+            for lane in it.lanes
+        ],
+    }

@@ -1,0 +1,95 @@
+"""What must hold before `snapfs serve` touches anything, each with its way out.
+
+Sync, run once at start. Every refusal is a FailedPrecondition or PermissionDenied that names the
+object and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from snapfs.model import FailedPrecondition, PermissionDenied
+
+FUSE_DEVICE = Path("/dev/fuse")
+_PROBE_XATTR = "trusted.overlay.opaque"
+
+
+def check_privileges() -> None:
+    """Refuse to run as anyone but root: mounts and trusted attributes need it."""
+    if os.geteuid() != 0:
+        raise PermissionDenied(
+            f"snapfs serve needs root to mount and to keep owners, not user {os.geteuid()}; "
+            "start it with sudo or as the systemd service"
+        )
+
+
+def check_fuse_device(device: Path = FUSE_DEVICE) -> None:
+    """Refuse a system without a usable FUSE device."""
+    try:
+        descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"{device} cannot be opened ({error.strerror}); load the module with "
+            "`modprobe fuse`, or in a container pass the device in (--device /dev/fuse)"
+        ) from error
+    os.close(descriptor)
+
+
+def check_layers_filesystem(root: Path) -> None:
+    """Refuse a root whose filesystem cannot hold layers: trusted attributes and whiteouts.
+
+    Creates `root` when it is missing. Tries the real thing in a directory of its own.
+    """
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    way_out = (
+        "choose a root on ext4, xfs, btrfs or tmpfs with --root, "
+        "or give it a file system of its own: snapfs init --image 20G"
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix=".snapfs-probe-", dir=root) as probe:
+            os.setxattr(probe, _PROBE_XATTR, b"y")
+            os.mknod(Path(probe, "whiteout"), stat.S_IFCHR | 0o600, os.makedev(0, 0))
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        raise FailedPrecondition(
+            f"root {root}: its file system cannot hold layers "
+            f"(trusted extended attributes and 0:0 devices): {error.strerror}; {way_out}"
+        ) from error
+
+
+@contextmanager
+def hold_state(state: Path) -> Iterator[None]:
+    """Hold the state directory for this process; FailedPrecondition names another holder.
+
+    The lock is flock(2) on `<state>/lock`, so it ends with the process however that ends.
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o711)
+    path = state / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "a process"
+            raise FailedPrecondition(
+                f"state directory {state} is held by {holder}; "
+                "stop that one, or give this one its own with --state"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} ({_command_line()})\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _command_line() -> str:
+    raw = Path("/proc/self/cmdline").read_bytes()[:2048]
+    return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
