@@ -32,6 +32,14 @@ $(VENV)/.python: $(VENV)/.packages pyproject.toml constraints.txt
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+.PHONY: run
+run: setup ## serve with the defaults, in the foreground (as root)
+	$(BIN)/snapfs serve
+
+.PHONY: demo
+demo: setup ## show a container on snapfs, end to end, in a directory of its own (as root)
+	$(BIN)/python tests/demo/demo.py
+
 .PHONY: lint
 lint: setup ## check style, formatting and the direction of imports
 	$(BIN)/ruff check .
@@ -45,3 +53,79 @@ type: setup ## check types (mypy, strict)
 .PHONY: test
 test: setup lint type ## run every check and every test (as root)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: setup ## compare with overlayfs and fuse-overlayfs, side by side (as root)
+	$(BIN)/python bench/files.py $(BENCH_ARGS)
+
+# Each proto is named by the import path of the module made from it, so that the generated
+# imports and the names in protobuf's descriptor pool need no mending.
+PROTO_OUT := .
+PROTOC := $(BIN)/python -m grpc_tools.protoc
+
+.PHONY: proto
+proto: setup ## generate the gRPC modules (PROTO_OUT=DIR for another place)
+	@mkdir -p $(PROTO_OUT)/plugin
+	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I . --python_out=$(PROTO_OUT) --mypy_out=$(PROTO_OUT) \
+		--grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) snapfs/service/snapfs_v1.proto
+	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --python_out=$(PROTO_OUT)/plugin \
+		--mypy_out=$(PROTO_OUT)/plugin snapfs_containerd/mount.proto snapfs_containerd/snapshots.proto
+	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --grpc_python_out=$(PROTO_OUT)/plugin \
+		--mypy_grpc_out=$(PROTO_OUT)/plugin snapfs_containerd/snapshots.proto
+
+# Where `install` puts things; DESTDIR stands before each for packagers. The daemon runs from an
+# environment of its own, made with the system's Python, so that nothing else can change under it.
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib/snapfs
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+DOCDIR ?= $(PREFIX)/share/doc/snapfs
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+INSTALL_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
+
+COMMANDS := snapfs snapfs-overlay
+INSTALLED := $(addprefix $(BINDIR)/,$(COMMANDS)) $(UNITDIR)/snapfs.service $(DOCDIR)/README.md \
+	$(DOCDIR)/LICENSE $(BASHDIR)/snapfs $(ZSHDIR)/_snapfs $(FISHDIR)/snapfs.fish
+
+.PHONY: install
+install: $(VENV)/.packages ## install into PREFIX (/usr/local), below DESTDIR
+	rm -rf $(DESTDIR)$(LIBDIR)
+	install -d $(DESTDIR)$(LIBDIR)
+	$(INSTALL_PYTHON) -m venv $(DESTDIR)$(LIBDIR)
+	$(DESTDIR)$(LIBDIR)/bin/python -m pip install -q --disable-pip-version-check --no-compile \
+		-c constraints.txt .
+	install -d $(addprefix $(DESTDIR),$(BASHDIR) $(ZSHDIR) $(FISHDIR))
+	$(DESTDIR)$(LIBDIR)/bin/snapfs completion bash >$(DESTDIR)$(BASHDIR)/snapfs
+	$(DESTDIR)$(LIBDIR)/bin/snapfs completion zsh >$(DESTDIR)$(ZSHDIR)/_snapfs
+	$(DESTDIR)$(LIBDIR)/bin/snapfs completion fish >$(DESTDIR)$(FISHDIR)/snapfs.fish
+	$(DESTDIR)$(LIBDIR)/bin/python -m pip uninstall -q -y pip setuptools 2>/dev/null
+	find $(DESTDIR)$(LIBDIR) -name __pycache__ -prune -exec rm -rf {} +
+	grep -rlIZ --exclude-dir=site-packages '$(DESTDIR)$(LIBDIR)' $(DESTDIR)$(LIBDIR) \
+		| xargs -0r sed -i 's#$(DESTDIR)$(LIBDIR)#$(LIBDIR)#g'
+	$(INSTALL_PYTHON) -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBDIR)/lib
+	install -d $(DESTDIR)$(BINDIR)
+	for command in $(COMMANDS); do ln -sfr $(DESTDIR)$(LIBDIR)/bin/$$command $(DESTDIR)$(BINDIR)/; done
+	install -D -m 644 systemd/snapfs.service $(DESTDIR)$(UNITDIR)/snapfs.service
+	sed -i 's#/usr/local/bin#$(BINDIR)#' $(DESTDIR)$(UNITDIR)/snapfs.service
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md LICENSE
+	@echo 'installed; next: systemctl daemon-reload && systemctl enable --now snapfs'
+
+.PHONY: uninstall
+uninstall: ## remove what install put there; snapshots in /var/lib/snapfs stay
+	rm -rf $(DESTDIR)$(LIBDIR)
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	-rmdir --ignore-fail-on-non-empty $(DESTDIR)$(DOCDIR) 2>/dev/null
+
+.PHONY: dist
+dist: setup ## build a wheel and a source archive into dist/
+	rm -rf dist && mkdir dist
+	$(BIN)/pip wheel -q --disable-pip-version-check --no-deps -w dist .
+	version=$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])'); \
+	git archive --format=tar.gz --prefix=snapfs-$$version/ -o dist/snapfs-$$version.tar.gz HEAD
+
+.PHONY: clean
+clean: ## remove what was built; the virtual environment stays
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find snapfs plugin tests bench -name __pycache__ -prune -exec rm -rf {} +

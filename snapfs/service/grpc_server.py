@@ -1,0 +1,163 @@
+"""The gRPC server on a unix socket: who may connect, how many calls at once, health, reflection.
+
+Owns the socket file. Root only: gRPC cannot ask for a peer's credentials, so the file's mode
+(0600, from its first moment on) is the guard. Invariant: a live server's socket and a file that
+is no socket are never replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from snapfs.model import FailedPrecondition, InvalidArgument, Unavailable
+from snapfs.service.malformed import RefuseMalformed
+
+_log = structlog.get_logger(__name__)
+
+MAX_WORKERS = 128
+"""Calls answered at once; further ones wait for a thread."""
+
+MAX_MESSAGE_BYTES = 16 << 20
+"""Longest request and answer; containerd's own limit."""
+
+MAX_STREAMS = 4096
+"""Calls that one connection may have open or waiting."""
+
+MAX_ADDRESS_BYTES = 107
+"""Longest path of a unix socket (sockaddr_un, less its final zero)."""
+
+Register = Callable[[grpc.Server], str]
+"""Adds a service to the server and returns the service's full name."""
+
+
+class GrpcServer:
+    """A started server. `serving` is what health says; `stop` ends it and removes the socket."""
+
+    def __init__(
+        self, server: grpc.Server, monitor: health.HealthServicer, names: list[str], address: Path
+    ) -> None:
+        self._server = server
+        self._health = monitor
+        self._names = ["", *names]
+        self.address = address
+        self._socket_identity = _identity(address)
+
+    def set_serving(self, serving: bool) -> None:
+        """Tell health checks whether every service answers; not yet, right after a start."""
+        state = health_pb2.HealthCheckResponse
+        for name in self._names:
+            self._health.set(name, state.SERVING if serving else state.NOT_SERVING)
+
+    def stop(self, *, grace_s: float) -> None:
+        """Refuse new calls, give those under way `grace_s` seconds, end; twice is fine."""
+        self._health.enter_graceful_shutdown()
+        # gRPC promises to be done after the grace; the margin is for its own threads.
+        if not self._server.stop(grace_s).wait(grace_s + 5):
+            _log.error("server.stop_late", address=str(self.address), grace_s=grace_s)
+        if _identity(self.address) == self._socket_identity:
+            self.address.unlink(missing_ok=True)
+
+
+def build(
+    address: Path, *, services: Sequence[Register], max_workers: int = MAX_WORKERS
+) -> GrpcServer:
+    """Return a started server that answers on the unix socket `address`, health NOT_SERVING.
+
+    Raises FailedPrecondition when something else is there, InvalidArgument for a path too long.
+    """
+    _check_address(address)
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers, thread_name_prefix="call"),
+        interceptors=[RefuseMalformed()],
+        options=(
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # containerd makes all its calls over one connection.
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ),
+    )
+    names = [register(server) for register in services]
+    monitor = health.HealthServicer(
+        experimental_non_blocking=True,
+        experimental_thread_pool=ThreadPoolExecutor(1, thread_name_prefix="health"),
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(monitor, server)
+    reflection.enable_server_reflection(
+        [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
+    _bind(server, address)
+    built = GrpcServer(server, monitor, names, address)
+    built.set_serving(False)
+    return built
+
+
+def _bind(server: grpc.Server, address: Path) -> None:
+    """Listen on `address`: bound in a private directory, then moved, so never open to others.
+
+    The move also replaces a dead server's socket in one step.
+    """
+    with tempfile.TemporaryDirectory(prefix=".", dir=address.parent) as private:
+        newborn = Path(private) / "s"
+        try:
+            server.add_insecure_port(f"unix:{newborn}")
+        except RuntimeError as error:
+            raise Unavailable(f"cannot listen on socket {address}: {error}") from error
+        server.start()
+        newborn.chmod(0o600)
+        newborn.rename(address)
+
+
+def _check_address(address: Path) -> None:
+    # The socket is bound one directory deeper, under a short name.
+    longest = max(len(os.fsencode(address)), len(os.fsencode(address.parent)) + len("/.12345678/s"))
+    if not address.is_absolute() or longest > MAX_ADDRESS_BYTES:
+        raise InvalidArgument(
+            f"socket address {address}: give an absolute path of at most {MAX_ADDRESS_BYTES} bytes"
+        )
+    address.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mode = address.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FailedPrecondition(
+            f"socket address {address}: something that is no socket is there; "
+            "move it away or choose another address"
+        )
+    if _is_answered(address):
+        raise FailedPrecondition(
+            f"socket address {address}: another server answers there; "
+            "stop it first or choose another address"
+        )
+    _log.info("server.stale_socket_replaced", address=str(address))
+
+
+def _is_answered(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(os.fspath(address))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except TimeoutError:
+            return True
+        return True
+
+
+def _identity(address: Path) -> tuple[int, int] | None:
+    try:
+        status = address.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
