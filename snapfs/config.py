@@ -32,10 +32,12 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Unpack = Literal["overlay", "fuse"]
+Durability = Literal["full", "metadata"]
 
 LOG_LEVELS: tuple[str, ...] = get_args(LogLevel)
 LOG_FORMATS: tuple[str, ...] = get_args(LogFormat)
 UNPACK_MODES: tuple[str, ...] = get_args(Unpack)
+DURABILITIES: tuple[str, ...] = get_args(Durability)
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,8 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """For the lane to end after that; then it is detached and the process leaves."""
     probe_s: Seconds = 5.0
     """For the store and the worker to answer a health check."""
+    tree_s: Seconds = 30.0
+    """For a tree to hold still at a commit, or for another call on the same snapshot."""
     call_s: Seconds = 120.0
     """For one call of the command line to the service."""
 
@@ -73,6 +77,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "text"
     unpack: Unpack = "overlay"
     """What containerd's unpack gets: an overlay mount (native speed) or the FUSE directory."""
+    durability: Durability = "full"
+    """What a commit waits for: data and metadata, or metadata only (a power loss may cost data)."""
     timeouts: Timeouts = Timeouts()
     service: Service = Service()
 

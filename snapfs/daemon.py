@@ -1,1 +1,276 @@
-"""Builds everything that `snapfs serve` runs, in one place, with one exit stack."""
+"""Builds everything that `snapfs serve` runs, in one place, with one exit stack.
+
+Order up: state lock, root, snapshots (the store's writer, recovery), lane (FUSE mount and worker),
+gRPC server. The service says that it is ready when the worker and its own socket have answered.
+Order down is the reverse: calls in flight end within a deadline, the lane is unmounted, the store
+closes. What a container still uses stays mounted for it; see docs/architecture.md, Stopping.
+A second signal ends calls at once; what hangs beyond its deadline is left by leaving the process.
+
+The event loop (trio) holds signals and health; everything that blocks runs in threads, with
+deadlines of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from functools import partial
+from importlib.metadata import entry_points, version
+
+import grpc
+import structlog
+import trio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from snapfs import preflight
+from snapfs.config import Config
+from snapfs.fuse.supervisor import Lane, LaneStatus
+from snapfs.model import SnapfsError, Unavailable
+from snapfs.overlay import diff
+from snapfs.service import grpc_server, server
+from snapfs.service.records import DaemonRecord, LaneRecord
+from snapfs.snapshots import Snapshotter
+from snapfs.systemd import Notifier
+
+log = structlog.get_logger(__name__)
+
+LANE = "main"
+SERVICES_GROUP = "snapfs.services"
+HEALTH_INTERVAL_S = 10.0
+FORCED_EXIT_S = 3.0
+"""After a second signal, for what can still be ended in order."""
+MARGIN_S = 5.0
+"""Beyond the deadlines of the single steps, before the process leaves without them."""
+
+
+class House:
+    """What serves: built by `open`, ended by `close`; both block, each step with a deadline."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self._started_ns = time.time_ns()
+
+    def open(self) -> None:
+        """Build and start everything; on an error what was built is ended again."""
+        config = self._config
+        with ExitStack() as stack:
+            stack.enter_context(preflight.hold_state(config.state))
+            self._lane = _lane(config)
+            self._snapshotter = Snapshotter(
+                config.root,
+                trees=self._lane,
+                unpack=config.unpack,
+                durability=config.durability,
+                differ=diff.changes,
+                deadline_s=config.timeouts.tree_s,
+            )
+            stack.callback(self._snapshotter.close)
+            stack.callback(self._lane.stop, config.timeouts.stop_s)
+            self._lane.start(config.timeouts.start_s)
+            self._server = self._build_server()
+            stack.callback(self._stop_server)
+            self.probe()
+            self._server.set_serving(serving=True)
+            _check_socket(config)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """End everything in the reverse order."""
+        self._stack.close()
+
+    def hurry(self) -> None:
+        """End calls in flight now; for a second signal, beside a `close` that waits for them."""
+        self._server.stop(grace_s=0)
+
+    def probe(self) -> None:
+        """Return when the store's writer and the worker answer; else raise what is wrong."""
+        timeout_s = self._config.timeouts.probe_s
+        self._snapshotter.probe(timeout_s=timeout_s)
+        lane = self._lane.status(timeout_s)
+        if not lane.serving:
+            raise Unavailable(f"lane {lane.name} is {lane.state.value}: its worker does not answer")
+
+    def set_serving(self, *, serving: bool) -> None:
+        """Tell health checks how the service is."""
+        self._server.set_serving(serving=serving)
+
+    def describe(self) -> DaemonRecord:
+        """Return what `snapfs status` shows."""
+        config, held = self._config, self._snapshotter.status()
+        return DaemonRecord(
+            version=version("snapfs"),
+            pid=os.getpid(),
+            started_ns=self._started_ns,
+            root=config.root,
+            state=config.state,
+            unpack=config.unpack,
+            revision=held.revision,
+            active=held.active,
+            views=held.views,
+            committed=held.committed,
+            pending_removals=len(held.pending),
+            warnings=held.warnings,
+            lanes=(_lane_record(self._lane.status()),),
+        )
+
+    def _build_server(self) -> grpc_server.GrpcServer:
+        config = self._config
+        services: list[grpc_server.Register] = [
+            partial(
+                server.register,
+                snapshotter=self._snapshotter,
+                describe=self.describe,
+                root=config.root,
+                state=config.state,
+            )
+        ]
+        for entry in entry_points(group=SERVICES_GROUP):
+            services.append(partial(entry.load(), snapshotter=self._snapshotter))
+            log.info("service.added", name=entry.name)
+        return grpc_server.build(
+            config.address, services=services, max_workers=config.service.max_workers
+        )
+
+    def _stop_server(self) -> None:
+        self._server.set_serving(serving=False)
+        self._server.stop(grace_s=self._config.timeouts.drain_s)
+
+
+def _lane_record(it: LaneStatus) -> LaneRecord:
+    return LaneRecord(
+        name=it.name,
+        mountpoint=it.mountpoint,
+        state=it.state.value,
+        worker_pid=it.pid,
+        restarts=it.restarts,
+    )
+
+
+def _lane(config: Config) -> Lane:
+    mountpoint = config.state / "mnt" / LANE
+    return Lane(LANE, mountpoint, config.root, log_level=config.log_level)
+
+
+def _check_socket(config: Config) -> None:
+    """Ask our own socket for its health, as a client would."""
+    with grpc.insecure_channel(f"unix:{config.address}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest()
+        answer = stub.Check(request, timeout=config.timeouts.probe_s, wait_for_ready=True)
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise Unavailable(f"socket {config.address}: answers, but not as serving")
+
+
+class Daemon:
+    """The event loop around a house: signals, health, the service manager."""
+
+    def __init__(self, house: House, config: Config, notifier: Notifier) -> None:
+        self._house = house
+        self._config = config
+        self._notifier = notifier
+        self._stop = trio.Event()
+        self._failure: Exception | None = None
+
+    async def run(self) -> None:
+        """Serve until a signal; raises what kept the house from opening or closing."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._signals)
+            try:
+                await self._serve(nursery)
+            except (SnapfsError, OSError, grpc.RpcError) as error:
+                self._failure = error
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        began = time.monotonic()
+        self._notifier.extend(self._config.timeouts.start_s + MARGIN_S)
+        await trio.to_thread.run_sync(self._house.open)
+        try:
+            log.info(
+                "daemon.ready",
+                address=str(self._config.address),
+                root=str(self._config.root),
+                dur_ms=round((time.monotonic() - began) * 1000),
+            )
+            self._notifier.ready(f"serving on {self._config.address}")
+            nursery.start_soon(self._watch_health)
+            await self._stop.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._close()
+
+    async def _close(self) -> None:
+        timeouts = self._config.timeouts
+        limit_s = timeouts.drain_s + timeouts.stop_s + MARGIN_S
+        log.info("daemon.stopping", limit_s=limit_s)
+        self._notifier.stopping()
+        self._notifier.extend(limit_s)
+        leave_after(limit_s)
+        await trio.to_thread.run_sync(self._house.close)
+        log.info("daemon.stopped")
+
+    async def _signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if not self._stop.is_set():
+                    log.info("daemon.signal", signal=name)
+                    self._stop.set()
+                    continue
+                log.warning("daemon.hurried", signal=name)
+                leave_after(FORCED_EXIT_S)
+                await trio.to_thread.run_sync(self._house.hurry, abandon_on_cancel=True)
+
+    async def _watch_health(self) -> None:
+        """Probe; say so to health checks and to the manager's watchdog, which ends a sick one."""
+        every_s = min(HEALTH_INTERVAL_S, (self._notifier.watchdog_s or HEALTH_INTERVAL_S) / 3)
+        limiter = trio.CapacityLimiter(1)
+        well = True
+        while not self._stop.is_set():
+            was, well = well, await self._is_well(limiter)
+            if well != was:
+                self._house.set_serving(serving=well)
+            if well:
+                self._notifier.watchdog()
+            with trio.move_on_after(every_s):
+                await self._stop.wait()
+
+    async def _is_well(self, limiter: trio.CapacityLimiter) -> bool:
+        with trio.move_on_after(self._config.timeouts.probe_s * 2):
+            try:
+                await trio.to_thread.run_sync(
+                    self._house.probe, abandon_on_cancel=True, limiter=limiter
+                )
+            except (SnapfsError, OSError) as error:
+                log.error("daemon.unwell", error=str(error))
+                return False
+            return True
+        log.error("daemon.unwell", error="the health check itself hangs")
+        return False
+
+
+def leave_after(timeout_s: float) -> None:
+    """End the process after `timeout_s` whatever its threads do: a stop never hangs."""
+
+    def leave() -> None:
+        log.error("daemon.left", reason="a part did not end within its deadline")
+        os._exit(1)
+
+    timer = threading.Timer(timeout_s, leave)
+    timer.daemon = True
+    timer.start()
+
+
+def serve(config: Config) -> None:
+    """Run the service until SIGTERM or SIGINT; raises SnapfsError when it cannot serve."""
+    preflight.check_privileges()
+    preflight.check_fuse_device()
+    preflight.check_layers_filesystem(config.root)
+    trio.run(Daemon(House(config), config, Notifier.from_environment()).run)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from snapfs import logs
+from tests.support.daemon import clear, mounts_below, processes_below
 
 ALLOWED_SKIPS = Path(__file__).parent.parent / ".ci" / "allowed-skips"
 
@@ -73,31 +72,7 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail the run when a mount or a process of a test outlives it; end them, for the next run."""
     base = tmp_path_factory.getbasetemp()
     yield
-    processes, mounts = _processes_of(base), _mounts_below(base)
-    for pid in processes:
-        os.kill(pid, signal.SIGKILL)
-    for target in reversed(mounts):
-        os.system(f"umount -l '{target}'")
+    processes, mounts = processes_below(base), mounts_below(base)
+    clear(base)
     assert not processes, f"tests left processes running: {processes}"
     assert not mounts, f"tests left mounts: {mounts}"
-
-
-def _mounts_below(base: Path) -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
-    targets = (line.split(" ")[4] for line in lines)
-    return [target for target in targets if target.startswith(f"{base}/")]
-
-
-def _processes_of(base: Path) -> dict[int, str]:
-    """Return what runs with the tests' temporary directory in its arguments."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-                zombie = b") Z " in (entry / "stat").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if os.fsencode(f"{base}/") in command and not zombie:
-                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
-    return found

@@ -39,11 +39,13 @@ def _pairs(text: str) -> Iterable[str]:
 
 
 def size(size_bytes: int) -> str:
-    """Return a size in binary units with three digits: `1.50 MiB`."""
+    """Return a size in binary units, to three digits: `1.5 MiB`."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
-            return f"{size_bytes} B" if unit == "B" else f"{value:.3g} {unit}"
+            digits = 0 if value >= 100 else 1 if value >= 10 else 2
+            number = f"{value:.{digits}f}"
+            return f"{number.rstrip('0').rstrip('.') if digits else number} {unit}"
         value /= 1024
     raise AssertionError("unreachable")
 

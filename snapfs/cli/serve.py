@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from snapfs.cli.options import AbsolutePath, config_option, resolve
-from snapfs.config import LOG_FORMATS, LOG_LEVELS, UNPACK_MODES
+from snapfs.config import DURABILITIES, LOG_FORMATS, LOG_LEVELS, UNPACK_MODES
 
 
 @click.command()
@@ -16,6 +16,7 @@ from snapfs.config import LOG_FORMATS, LOG_LEVELS, UNPACK_MODES
 @click.option("--state", type=AbsolutePath(), metavar="DIR", help="Mount points and lock.")
 @click.option("--address", type=AbsolutePath(), metavar="SOCKET", help="Where to listen.")
 @click.option("--unpack", type=click.Choice(UNPACK_MODES), help="Mounts that unpack gets.")
+@click.option("--durability", type=click.Choice(DURABILITIES), help="What a commit waits for.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Least level that is logged.")
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), help="Form of a log line.")
 def serve(config_path: Path | None, **flags: object) -> None:
