@@ -1,0 +1,199 @@
+"""One open LMDB environment of this process: its handles, its map and who reads it.
+
+LMDB forbids opening a file twice in a process, so those who read in the writer's process share its
+environment (`share`); the last `release` closes it. `_open_lock` guards `_open_here`.
+
+Invariants: the map is changed only while no read or write transaction of this process is open
+(LMDB's rule; it would pull the pages from under them). `_gate` guards `_views` and `_resizing`.
+A view waits while the map is changed; the change waits for open views, both with a deadline.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import lmdb
+
+from snapfs.model import FailedPrecondition, Unavailable
+from snapfs.store import faults
+from snapfs.store.schema import Sub
+
+MAX_READERS = 1022
+"""Read transactions at once over all processes; it fixes the size of the lock file."""
+
+RESIZE_WAIT_S = 10.0
+"""How long a change of the map waits for open views, and a view for a change of the map."""
+
+_FOLLOW_ATTEMPTS = 8
+
+Txn: TypeAlias = "lmdb.Transaction[bytes]"
+
+_open_lock = threading.Lock()
+_open_here: dict[tuple[int, int], Environment] = {}
+"""The environments open in this process, by device and inode of their data file: LMDB's own rule
+is about the process, so this cannot belong to any one object."""
+
+
+class Environment:
+    """An open environment; `read` and `write` begin transactions on it."""
+
+    def __init__(
+        self, path: Path, key: tuple[int, int], *, readonly: bool, map_size_bytes: int
+    ) -> None:
+        self.path = path
+        self.readonly = readonly
+        self._key = key
+        self._gate = threading.Condition()
+        self._views = 0
+        self._resizing = False
+        with faults.translated(path):
+            self._env = _open(path, readonly, map_size_bytes)
+            try:
+                self.dbs = _handles(self._env)
+            except lmdb.Error:
+                self._env.close()
+                raise
+
+        self._users = 1
+
+    @classmethod
+    def share(cls, path: Path) -> Environment | None:
+        """Return the environment that this process has open on `path`, one user more; or None."""
+        key = _identity(path)
+        with _open_lock:
+            found = _open_here.get(key) if key else None
+            if found is not None:
+                found._users += 1
+            return found
+
+    @classmethod
+    def acquire(cls, path: Path, *, readonly: bool, map_size_bytes: int = 0) -> Environment:
+        """Open the sound store in `path`; end it with `release`.
+
+        Raises FailedPrecondition when this process has it open already.
+        """
+        key = _identity(path)
+        with _open_lock:
+            if key is None or key in _open_here:
+                raise FailedPrecondition(
+                    f"store {path} is open for reading in this process; close that first"
+                )
+            environment = cls(path, key, readonly=readonly, map_size_bytes=map_size_bytes)
+            _open_here[key] = environment
+            return environment
+
+    def release(self) -> None:
+        """End one use; the last closes the environment."""
+        with _open_lock:
+            self._users -= 1
+            if self._users == 0:
+                _open_here.pop(self._key, None)
+                self._close()
+
+    @property
+    def map_size_bytes(self) -> int:
+        return self._env.info()["map_size"]
+
+    def begin_read(self) -> Txn:
+        """Begin a read transaction; end it with `end_read`. It counts as a view until then.
+
+        Follows a map that another process has grown. Raises Unavailable when no view can begin.
+        """
+        for _ in range(_FOLLOW_ATTEMPTS):
+            self._enter()
+            try:
+                return self._env.begin()
+            except lmdb.MapResizedError:
+                self._leave()
+            except lmdb.Error as error:
+                self._leave()
+                raise faults.from_lmdb(self.path, error) from error
+            self.resize(0)
+        raise Unavailable(f"store {self.path} grows faster than it can be read; try again")
+
+    def end_read(self, txn: Txn) -> None:
+        try:
+            txn.abort()
+        finally:
+            self._leave()
+
+    def begin_write(self) -> Txn:
+        """Begin the write transaction; only the writer thread does, and ends it there."""
+        return self._env.begin(write=True)
+
+    def begin_child(self, parent: Txn) -> Txn:
+        return self._env.begin(parent=parent, write=True)
+
+    def resize(self, size_bytes: int) -> None:
+        """Set the map to `size_bytes`; 0 takes what another process has made of it.
+
+        Waits for the views of this process to end. Raises Unavailable when one does not.
+        """
+        with self._gate:
+            self._await(lambda: not self._resizing, "another change of the map")
+            self._resizing = True
+            try:
+                self._await(lambda: self._views == 0, "a read transaction that stays open")
+                with faults.translated(self.path):
+                    self._env.set_mapsize(size_bytes)
+            finally:
+                self._resizing = False
+                self._gate.notify_all()
+
+    def clear_stale_readers(self) -> int:
+        """Free the reader slots of dead processes and return how many there were."""
+        with faults.translated(self.path):
+            return self._env.reader_check()
+
+    def _close(self) -> None:
+        """Close it once the views of this process have ended, or after a deadline anyway."""
+        with self._gate:
+            self._gate.wait_for(lambda: self._views == 0, RESIZE_WAIT_S)
+            self._env.close()
+
+    def _enter(self) -> None:
+        with self._gate:
+            if self._resizing:
+                self._await(lambda: not self._resizing, "a change of the map")
+            self._views += 1
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._views -= 1
+            if self._views == 0:
+                self._gate.notify_all()
+
+    def _await(self, condition: Callable[[], bool], what: str) -> None:
+        if not self._gate.wait_for(condition, RESIZE_WAIT_S):
+            raise Unavailable(f"store {self.path} waits for {what}; try again")
+
+
+def _open(path: Path, readonly: bool, map_size_bytes: int) -> lmdb.Environment:
+    """Open the environment; readahead is off because access is by key, not in order."""
+    return lmdb.open(
+        str(path),
+        map_size=map_size_bytes,
+        readonly=readonly,
+        create=False,
+        mode=0o700,
+        readahead=False,
+        max_readers=MAX_READERS,
+        max_dbs=len(Sub),
+        max_spare_txns=1,
+        lib_version=0,
+    )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = (path / "data.mdb").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _handles(env: lmdb.Environment) -> dict[Sub, lmdb._Database]:
+    return {sub: env.open_db(sub.value, create=False) for sub in Sub}

@@ -1,0 +1,189 @@
+"""Looking at a store's directory before LMDB does, without changing or creating anything.
+
+LMDB maps the data file and follows the page numbers in it, so a damaged file can end the process
+(SIGBUS, SIGSEGV). Everything is therefore read and verified here first: meta pages, size, then
+every page of every tree. What passes can be given to LMDB.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import lmdb
+import lmdb.verify
+
+from snapfs.model import DataLoss, FailedPrecondition
+from snapfs.store import faults, lock, schema
+from snapfs.store.schema import Sub
+
+DATA_FILE = "data.mdb"
+LMDB_LOCK_FILE = "lock.mdb"
+NEW_PREFIX = "new."
+"""Of a directory in which a store is being made; a leftover is of a process that died at it."""
+
+_OURS_BEFORE_DATA = frozenset({lock.FILE_NAME, "lost+found"})
+_MAGIC = 0xBEEFC0DE
+_DATA_VERSION = 1
+_PAGE_HEADER_BYTES = 16
+_P_META = 0x08
+_META = struct.Struct("=IIQQ48s48sQQ")
+"""Magic, version, address, map size, two trees, last page, transaction (mdb.c, MDB_meta)."""
+_STABLE_ATTEMPTS = 5
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What the newer of the two meta pages says."""
+
+    map_size_bytes: int
+    page_bytes: int
+    last_page: int
+    transaction: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A store whose data file is sound."""
+
+    map_size_bytes: int
+    format: int
+
+
+def holds_store(path: Path) -> bool:
+    """Say whether `path` holds a data file; False when a store can be made there.
+
+    Raises FailedPrecondition for a directory of someone else's, DataLoss for a store whose data
+    file is gone.
+    """
+    with faults.translated(path):
+        try:
+            names = {entry.name for entry in os.scandir(path)}
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            raise FailedPrecondition(f"{path} is not a directory; name another one") from None
+    if DATA_FILE in names:
+        return True
+    if LMDB_LOCK_FILE in names:
+        raise DataLoss(
+            f"{path}/{DATA_FILE} is missing though a store was here; restore it from a copy, "
+            "or empty the directory to begin anew"
+        )
+    foreign = sorted(n for n in names - _OURS_BEFORE_DATA if not n.startswith(NEW_PREFIX))
+    if foreign:
+        raise FailedPrecondition(
+            f"directory {path} holds other files ({', '.join(foreign[:_SHOWN])}) and no store; "
+            "name an empty or a new directory"
+        )
+    return False
+
+
+def read_meta(path: Path) -> Meta:
+    """Read and verify both meta pages of the store in `path`; raise DataLoss for a bad one.
+
+    The file's size is not judged here: LMDB may count free pages behind its end.
+    """
+    data = path / DATA_FILE
+    with faults.translated(path), data.open("rb") as file:
+        first = _parse_meta(data, file.read(_PAGE_HEADER_BYTES + _META.size), 0)
+        file.seek(first.page_bytes)
+        second = _parse_meta(data, file.read(_PAGE_HEADER_BYTES + _META.size), 1)
+    if first.page_bytes != second.page_bytes:
+        raise _damaged(data, "its meta pages disagree on the size of a page")
+    return second if first.transaction < second.transaction else first
+
+
+def structure_problems(path: Path) -> list[str]:
+    """Verify every page of the data file and return what is wrong with it.
+
+    Takes about 10 ms a megabyte. Works beside a writer: a result during which the writer
+    committed is thrown away and made again, a few times at most, then nothing is said.
+    """
+    for _ in range(_STABLE_ATTEMPTS):
+        before = read_meta(path).transaction
+        with faults.translated(path):
+            try:
+                problems = cast(
+                    "list[str]",
+                    lmdb.verify.verify(str(path)),  # type: ignore[no-untyped-call]  # upstream is untyped
+                )
+            except lmdb.verify.VerifyError as error:
+                problems = [str(error)]
+        if not problems or read_meta(path).transaction == before:
+            return problems
+    return []
+
+
+def inspect(path: Path) -> Inspected:
+    """Verify the store in `path`: pages, then whose it is and of what format.
+
+    Raises DataLoss for a damaged file, FailedPrecondition for one that is not ours or too new.
+    """
+    meta = read_meta(path)
+    problems = structure_problems(path)
+    if problems:
+        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise _damaged(path / DATA_FILE, "; ".join(problems[:_SHOWN]) + more)
+    return Inspected(meta.map_size_bytes, check_format(path, _read_format(path)))
+
+
+def check_format(path: Path, version: int | None) -> int:
+    """Return the format's version, or raise FailedPrecondition when we cannot read it."""
+    if version is None:
+        raise FailedPrecondition(_not_ours(path))
+    if version > schema.FORMAT:
+        raise FailedPrecondition(
+            f"{path}/{DATA_FILE} is of format {version} and this snapfs knows up to "
+            f"{schema.FORMAT}; use the snapfs that wrote it or a newer one"
+        )
+    return version
+
+
+def _read_format(path: Path) -> int | None:
+    """Read the format without LMDB's lock file; right only when nobody writes or pages are kept."""
+    key = schema.FORMAT_KEY
+    with faults.translated(path):
+        env = lmdb.open(str(path), readonly=True, lock=False, create=False, max_dbs=1, map_size=0)
+        try:
+            with env.begin() as txn:
+                sys = env.open_db(Sub.SYS.value, txn=txn, create=False)
+                value = txn.get(key, db=sys)
+        except (lmdb.NotFoundError, lmdb.IncompatibleError):
+            return None
+        finally:
+            env.close()
+    return None if value is None else schema.parse_format(schema.unseal(Sub.SYS, key, value))
+
+
+def _parse_meta(data: Path, raw: bytes, number: int) -> Meta:
+    if len(raw) < _PAGE_HEADER_BYTES + _META.size:
+        raise _damaged(data, f"it is cut short in meta page {number}")
+    page, _, flags = struct.unpack_from("=QHH", raw)
+    magic, version, _, map_size, free, _, last, txn = _META.unpack_from(raw, _PAGE_HEADER_BYTES)
+    if magic != _MAGIC or page != number or not flags & _P_META:
+        raise _damaged(data, f"page {number} is not a meta page of LMDB")
+    if version != _DATA_VERSION:
+        raise _damaged(data, f"it is of LMDB's data version {version}, not {_DATA_VERSION}")
+    page_bytes = struct.unpack_from("=I", free)[0]
+    if page_bytes not in (4096, 8192, 16384, 32768):
+        raise _damaged(data, f"meta page {number} says a page has {page_bytes} bytes")
+    return Meta(map_size, page_bytes, last, txn)
+
+
+def _damaged(data: Path, what: str) -> DataLoss:
+    return DataLoss(
+        f"{data} is damaged or not a snapfs store ({what}); it was left as it is: "
+        "restore it from a copy, or move it away to begin anew"
+    )
+
+
+def _not_ours(path: Path) -> str:
+    return (
+        f"{path}/{DATA_FILE} is an LMDB file of another program; it was left as it is: "
+        "name another directory"
+    )

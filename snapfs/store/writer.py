@@ -1,0 +1,195 @@
+"""The writer thread: it runs updates in groups, each a child transaction, one fsync a group.
+
+Invariants: only this thread holds LMDB's write transaction. An update is answered only after the
+group's commit is durable, or after nothing of it took effect. When the map is full the group is
+aborted, the map grown and the group run again, so an update's function may run more than once but
+takes effect once, and its caller sees one answer. A failed fsync ends the writer for good: what
+the kernel then holds is not known, so every later update is refused until the store is reopened.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import lmdb
+
+from snapfs.model import Internal, ResourceExhausted, SnapfsError, Unavailable
+from snapfs.store import faults, retention
+from snapfs.store.environment import Environment, Txn
+from snapfs.store.requests import Queue, Request
+from snapfs.store.tables import Registry
+from snapfs.store.writing import WriteTx
+
+MAX_GROUP = 256
+"""Most updates that share one fsync."""
+
+READER_CHECK_S = 60.0
+"""How often slots of dead readers are looked for; each holds back the reuse of pages."""
+
+_GROW_LEAST_BYTES = 1 << 20
+_GROW_MOST_BYTES = 1 << 30
+
+_log = logging.getLogger(__name__)
+
+_Outcome: TypeAlias = tuple[Request[Any], Any, Exception | None]
+
+
+class Writer:
+    """Owns the write transaction of one environment; `start` to `stop`."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        registry: Registry,
+        *,
+        clock_ns: Callable[[], int],
+        max_map_size_bytes: int,
+        keep_revisions: int,
+    ) -> None:
+        self._environment = environment
+        self._registry = registry
+        self._clock_ns = clock_ns
+        self._max_map_size_bytes = max_map_size_bytes
+        self._keep_revisions = keep_revisions
+        self._broken: SnapfsError | None = None
+        self.queue = Queue()
+        self._thread = threading.Thread(
+            target=self._run, name=f"snapfs-store {environment.path}", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def stop(self) -> None:
+        """Finish what waits and end the thread."""
+        self.queue.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._clear_stale_readers()
+        try:
+            while (group := self.queue.take(MAX_GROUP, READER_CHECK_S)) is not None:
+                if group:
+                    self._serve(group)
+                else:
+                    self._clear_stale_readers()
+        finally:
+            self.queue.abandon()
+
+    def _serve(self, group: list[Request[Any]]) -> None:
+        """Run the group and answer each of its requests exactly once."""
+        outcomes: list[_Outcome] = []
+        try:
+            outcomes = self._run_group(group)
+        finally:  # also when an update ends the thread (SystemExit): nobody may wait for ever
+            for request, result, failure in outcomes:
+                request.answer(result, failure)
+            for request in group:
+                request.answer(None, Internal("the store's writer failed; see the log"))
+
+    def _run_group(
+        self, group: list[Request[Any]], refusal: SnapfsError | None = None
+    ) -> list[_Outcome]:
+        """Run and commit the group; what cannot be done together is done one by one.
+
+        `refusal` says why the map cannot grow, once that is known.
+        """
+        while True:
+            if self._broken is not None:
+                return [(request, None, self._broken) for request in group]
+            try:
+                return self._attempt(group)
+            except lmdb.MapFullError:
+                refusal = refusal or self._grow()
+            except lmdb.Error as error:
+                refusal = self._judge(error)
+            if refusal is None:
+                continue
+            if len(group) == 1 or self._broken is not None:
+                return [(request, None, refusal) for request in group]
+            return [each for request in group for each in self._run_group([request], refusal)]
+
+    def _attempt(self, group: list[Request[Any]]) -> list[_Outcome]:
+        """Run the group in one transaction and commit it durably; raise lmdb.Error if it fails."""
+        outcomes: list[_Outcome] = []
+        wrote = 0
+        txn = self._environment.begin_write()
+        try:
+            for request in group:
+                result, failure, changed = self._run_one(txn, request)
+                outcomes.append((request, result, failure))
+                wrote += changed
+            if wrote:
+                retention.trim(txn, self._environment.dbs, self._keep_revisions, wrote)
+                txn.commit()
+        finally:
+            txn.abort()
+        return outcomes
+
+    def _run_one(self, parent: Txn, request: Request[Any]) -> tuple[Any, Exception | None, bool]:
+        """Run one update in a child transaction that is kept only if it succeeds and wrote.
+
+        Returns its result, its own error, whether it wrote. Raises lmdb.Error for what concerns
+        the whole group: a full map, a failing disk.
+        """
+        result, failure, changed = None, None, False
+        child = self._environment.begin_child(parent)
+        try:
+            tx = WriteTx(child, self._environment.dbs, self._registry, now_ns=self._clock_ns())
+            try:
+                result = request.function(tx)
+                changed = tx.finish()
+            except Exception as error:  # noqa: BLE001  # the update's own error goes to its caller
+                failure = error
+            if tx.failure is not None:
+                if tx.failure.code > 0 or isinstance(tx.failure, lmdb.MapFullError):
+                    raise tx.failure
+                failure = faults.from_lmdb(self._environment.path, tx.failure)
+            if failure is None and changed:
+                child.commit()
+        finally:
+            child.abort()
+        return result, failure, changed and failure is None
+
+    def _grow(self) -> SnapfsError | None:
+        """Grow the map; return the refusal when it may not or cannot grow."""
+        size = self._environment.map_size_bytes
+        step = min(max(size, _GROW_LEAST_BYTES), _GROW_MOST_BYTES)
+        wanted = min(size + step, self._max_map_size_bytes)
+        if wanted <= size:
+            return ResourceExhausted(
+                f"store {self._environment.path} has reached its limit of {size} bytes; "
+                "remove snapshots or raise the limit"
+            )
+        try:
+            self._environment.resize(wanted)
+        except SnapfsError as error:
+            return error
+        _log.info("store.map_grown path=%s bytes=%d", self._environment.path, wanted)
+        return None
+
+    def _judge(self, error: lmdb.Error) -> SnapfsError:
+        """Return the refusal for a failed commit; anything but lack of space breaks the writer."""
+        refusal = faults.from_lmdb(self._environment.path, error)
+        if not faults.is_no_space(error):
+            self._broken = Unavailable(
+                f"store {self._environment.path} takes no updates since a write failed "
+                f"({error}); check the disk and restart"
+            )
+            _log.error("store.broken path=%s error=%s", self._environment.path, error)
+        return refusal
+
+    def _clear_stale_readers(self) -> None:
+        try:
+            cleared = self._environment.clear_stale_readers()
+        except SnapfsError:
+            _log.exception("store.reader_check_failed path=%s", self._environment.path)
+            return
+        if cleared:
+            _log.info("store.readers_cleared path=%s count=%d", self._environment.path, cleared)
