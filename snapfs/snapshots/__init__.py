@@ -1,1 +1,29 @@
-"""The snapshot metastore and the lifecycle of layer directories."""
+"""The snapshot metastore and the lifecycle of layer directories.
+
+`MetaStore` is the metastore alone; `Snapshotter` adds layer directories, mounts, recovery and
+fsck; `LayerReader` is what the FUSE worker sees of it. See docs/metastore.md and docs/lifecycle.md.
+"""
+
+from snapfs.snapshots.durability import Durability
+from snapfs.snapshots.examination import Problem, Report, fsck
+from snapfs.snapshots.lifecycle import Snapshotter, Status
+from snapfs.snapshots.metastore import MetaStore, Removed
+from snapfs.snapshots.reader import LayerReader, Layers
+from snapfs.snapshots.removal import PendingRemoval
+from snapfs.snapshots.trees import NoTrees, Trees
+
+__all__ = [
+    "Durability",
+    "LayerReader",
+    "Layers",
+    "MetaStore",
+    "NoTrees",
+    "PendingRemoval",
+    "Problem",
+    "Removed",
+    "Report",
+    "Snapshotter",
+    "Status",
+    "Trees",
+    "fsck",
+]

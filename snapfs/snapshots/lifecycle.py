@@ -1,0 +1,422 @@
+"""Snapshots with their layer directories: the order of effects, and recovery.
+
+    create  ids reserved with an intent (a range at a time) -> directories made and fsynced
+            -> one transaction writes the row
+    commit  freeze the tree -> data durable -> usage measured -> one transaction turns key into name
+            -> the tree is dropped; on a failure before the transaction it is thawed
+    remove  one transaction removes the row and writes an intent -> the tree is dropped
+            -> the directory is deleted in the background, then the intent cleared
+
+A crash between any two steps is finished or undone at the next opening (docs/lifecycle.md).
+No lock is held while data is measured, synced or deleted, but for the one of the snapshot itself.
+Thread-safe. Every wait has a deadline.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import structlog
+
+from snapfs.model import (
+    Active,
+    Committed,
+    FailedPrecondition,
+    Kind,
+    Labels,
+    Mount,
+    Mountable,
+    SnapfsError,
+    Snapshot,
+    SnapshotId,
+    Unavailable,
+    Usage,
+    View,
+)
+from snapfs.snapshots import mounts as rules
+from snapfs.snapshots import records, recovery
+from snapfs.snapshots.durability import DataSync, Durability
+from snapfs.snapshots.examination import Report, examine
+from snapfs.snapshots.faults import refusing
+from snapfs.snapshots.layers import LayerDirectories
+from snapfs.snapshots.locks import KeyedLocks
+from snapfs.snapshots.metastore import MetaStore, Removed
+from snapfs.snapshots.removal import PendingRemoval, Remover
+from snapfs.snapshots.reserve import IdReserve
+from snapfs.snapshots.trees import Trees
+from snapfs.snapshots.usage import measure
+from snapfs.store import WriteTx
+
+log = structlog.get_logger(__name__)
+
+Unpack: TypeAlias = Literal["overlay", "fuse"]
+
+Differ: TypeAlias = Callable[[Path, Sequence[Path]], Iterator[Any]]
+"""Says how an upper directory differs from the lowers under it; overlay.diff.changes is one."""
+
+Steps: TypeAlias = Callable[[str], None]
+"""Called with the name of each gap between two effects; tests stop the process there."""
+
+DEADLINE_S = 30.0
+_INDEX_PARAMETER = Path("/sys/module/overlay/parameters/index")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a root holds and what is still to be done."""
+
+    root: Path
+    unpack: Unpack
+    durability: Durability
+    revision: int
+    active: int
+    views: int
+    committed: int
+    pending: tuple[PendingRemoval, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each removal that failed and is tried again."""
+        return tuple(
+            f"removal of {it.path} failed {it.attempts} times and is tried again: {it.error}"
+            for it in self.pending
+            if it.attempts
+        )
+
+
+class Snapshotter:
+    """The snapshots of one root: metadata, layer directories and what is mounted of them."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        trees: Trees,
+        unpack: Unpack = "overlay",
+        durability: Durability = "full",
+        differ: Differ | None = None,
+        deadline_s: float = DEADLINE_S,
+        clock_ns: Callable[[], int] = time.time_ns,
+        steps: Steps = lambda _name: None,
+    ) -> None:
+        """Open the root, make it when it is missing, and settle what an earlier run left.
+
+        `deadline_s` bounds each wait for a tree or for another call on the same snapshot.
+        """
+        self.root = root
+        self._trees = trees
+        self._unpack: Unpack = unpack
+        self._durability: Durability = durability
+        self._differ = differ
+        self._deadline_s = deadline_s
+        self._steps = steps
+        self._index_off = _INDEX_PARAMETER.exists()
+        self._busy = KeyedLocks()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._layers = LayerDirectories(root)
+        with refusing(f"open root {root}"):
+            self._layers.establish()
+            self._sync = DataSync(self._layers.path)
+        try:
+            self._meta = MetaStore(root / "metadata", clock_ns=clock_ns)
+        except SnapfsError:
+            self._sync.close()
+            raise
+        self._store = self._meta.store
+        self._reserve = IdReserve(self._store)
+        self._remover = Remover(self._layers, self._clear_intents, steps=steps)
+        try:
+            self._remover.start(recovery.recover(self._store, self._layers))
+        except SnapfsError:
+            self.close()
+            raise
+
+    # Creating
+
+    def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> list[Mount]:
+        """Create an active snapshot; return how to mount it. Durable on return.
+
+        Refusals as `MetaStore.create`; also ResourceExhausted when the disk is full.
+        """
+        made = self._create(Kind.ACTIVE, key, parent, labels)
+        log.info("snapshot.prepared", key=key, parent=parent, id=made.id)
+        return self._mounts(made)
+
+    def view(self, key: str, parent: str = "", labels: Labels | None = None) -> list[Mount]:
+        """Create a read-only look at a committed snapshot; return how to mount it."""
+        made = self._create(Kind.VIEW, key, parent, labels)
+        log.info("snapshot.viewed", key=key, parent=parent, id=made.id)
+        return self._mounts(made)
+
+    def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Mountable:
+        records.checked_name(key, "key")
+        records.checked_labels(labels)
+        with self._store.view() as tx:
+            above = records.check_create(tx, key, parent)
+        with self._identity() as identity:
+            self._steps("create.reserved")
+            if kind is Kind.ACTIVE:
+                with refusing(f"make the layer directory of snapshot {records.shown(key)}"):
+                    self._layers.make(identity, SnapshotId(above.body.id) if above else None)
+            self._steps("create.made")
+            made = self._store.update(
+                lambda tx: records.create(tx, kind, key, parent, labels, snapshot_id=identity)
+            )
+            self._steps("create.recorded")
+        return made
+
+    @contextmanager
+    def _identity(self) -> Iterator[SnapshotId]:
+        """Give an id for the block to make a snapshot of; when it fails, undo what it made."""
+        identity = self._reserve.take()
+        is_done = False
+        try:
+            yield identity
+            is_done = True
+        finally:
+            if is_done:
+                self._reserve.settle(identity)
+            else:
+                self._undo_create(identity)
+
+    def _undo_create(self, identity: SnapshotId) -> None:
+        """Promise the removal of a directory without a row; if even that fails, recovery will."""
+
+        def promise(tx: WriteTx) -> int | None:
+            if records.by_id(tx, identity) is not None:
+                return None
+            return recovery.promise_removal(tx, identity)
+
+        try:
+            intent = self._store.update(promise)
+        except SnapfsError as error:
+            log.warning("snapshot.undo_failed", id=identity, error=str(error))
+            return
+        self._reserve.settle(identity)
+        if intent is not None:
+            self._remover.add(intent, identity)
+
+    # Committing and removing
+
+    def commit(
+        self, key: str, name: str, labels: Labels | None = None, parent: str = ""
+    ) -> Committed:
+        """Turn the active `key` into the committed `name`; its data is durable before the row.
+
+        Key missing: NotFound, checked first; the rest as `MetaStore.commit`. A refusal leaves the
+        snapshot active and writable.
+        """
+        records.checked_name(name, "name")
+        records.checked_labels(labels)
+        began = time.monotonic()
+        with self._store.view() as tx:
+            identity = SnapshotId(records.find(tx, key).body.id)
+        what = f"snapshot {records.shown(key)}"
+        with self._busy.hold(identity, what, self._deadline_s):
+            with self._store.view() as tx:
+                records.find(tx, key)
+                records.check_commit(tx, key, name, parent)
+            with self._frozen(identity):
+                usage = self._settle_data(identity, what)
+                done = self._store.update(
+                    lambda tx: records.commit(tx, key, name, usage, labels, parent)
+                )
+            self._steps("commit.recorded")
+            self._drop(identity)
+        self._steps("commit.dropped")
+        dur_ms = round((time.monotonic() - began) * 1000)
+        log.info("snapshot.committed", key=key, name=name, id=identity, dur_ms=dur_ms)
+        return done
+
+    @contextmanager
+    def _frozen(self, identity: SnapshotId) -> Iterator[None]:
+        """Keep a tree frozen for the block, and after it unless the block fails."""
+        self._trees.freeze(identity, timeout_s=self._deadline_s)
+        is_done = False
+        try:
+            self._steps("commit.frozen")
+            yield
+            is_done = True
+        finally:
+            if not is_done:
+                self._thaw(identity)
+
+    def _settle_data(self, identity: SnapshotId, what: str) -> Usage:
+        """Make a frozen layer durable, then measure it: blocks are allocated only when written."""
+        upper = self._layers.upper(identity)
+        with refusing(f"commit {what}"):
+            if self._durability == "full":
+                self._sync.sync(upper)
+            self._steps("commit.durable")
+            usage = measure(upper)
+        self._steps("commit.measured")
+        return usage
+
+    def remove(self, key: str) -> Removed:
+        """Remove a snapshot of any kind; its directory is deleted in the background.
+
+        NotFound; FailedPrecondition while it has children. Nothing that goes wrong afterwards is
+        the caller's: see `status`.
+        """
+        kind, identity, intent = self._store.update(lambda tx: self._remove_row(tx, key))
+        self._steps("remove.recorded")
+        if kind is not Kind.COMMITTED:
+            self._drop(identity)
+        if intent is not None:
+            self._remover.add(intent, identity)
+        log.info("snapshot.removed", key=key, id=identity, kind=kind.word)
+        return Removed(identity, kind)
+
+    def _remove_row(self, tx: WriteTx, key: str) -> tuple[Kind, SnapshotId, int | None]:
+        body = records.remove(tx, key)
+        kind, identity = Kind(body.kind), SnapshotId(body.id)
+        has_directory = kind is not Kind.VIEW
+        intent = recovery.promise_removal(tx, identity) if has_directory else None
+        return kind, identity, intent
+
+    def _thaw(self, identity: SnapshotId) -> None:
+        try:
+            self._trees.thaw(identity)
+        except SnapfsError as error:
+            log.error("tree.thaw_failed", id=identity, error=str(error))
+
+    def _drop(self, identity: SnapshotId) -> None:
+        """Tell the trees what is already true; a tree that does not hear it changes nothing."""
+        try:
+            self._trees.drop(identity)
+        except SnapfsError as error:
+            log.error("tree.drop_failed", id=identity, error=str(error))
+
+    # Looking
+
+    def mounts(self, key: str) -> list[Mount]:
+        """Return how to mount an active or view; NotFound, FailedPrecondition if committed."""
+        return self._mounts(self._meta.get(key))
+
+    def _mounts(self, found: Mountable) -> list[Mount]:
+        match found:
+            case View():
+                return [rules.bind(self._trees.mountpoint(found.id), writable=False)]
+            case Active():
+                direct = self._unpack == "overlay" and rules.is_extraction(found.name)
+                chosen = self._overlay(found) if direct else None
+                return [chosen or rules.bind(self._trees.mountpoint(found.id), writable=True)]
+
+    def _overlay(self, found: Active) -> Mount | None:
+        return rules.overlay(
+            self._layers.upper(found.id),
+            self._layers.work(found.id),
+            self._layers.lowers(found.parent_ids),
+            index_off=self._index_off,
+        )
+
+    def stat(self, key: str) -> Snapshot:
+        """Return a snapshot of any kind, or raise NotFound."""
+        return self._meta.info(key)
+
+    def update(self, key: str, labels: Labels, fieldpaths: Sequence[str] | None = None) -> Snapshot:
+        """Change labels: all of them, or those that `fieldpaths` ("labels.NAME") name."""
+        return self._meta.update(key, labels, fieldpaths)
+
+    def walk(self, filters: Sequence[str] = ()) -> Iterator[Snapshot]:
+        """Yield what `filters` select, with no transaction open in between."""
+        return self._meta.walk(filters)
+
+    def usage(self, key: str) -> Usage:
+        """Return a snapshot's own usage: measured now when active, as stored when committed."""
+        match self._meta.info(key):
+            case Committed(usage=stored):
+                return stored
+            case View():
+                return Usage()
+            case Active(id=identity):
+                with refusing(f"measure snapshot {records.shown(key)}"):
+                    return measure(self._layers.upper(identity))
+
+    def diff(self, name: str) -> Iterator[Any]:
+        """Yield the paths of a snapshot that differ from its parent's; of a view, none."""
+        if self._differ is None:
+            raise FailedPrecondition("this snapshotter was built without a differ; give it one")
+        found = self._meta.info(name)
+        if isinstance(found, View):
+            return iter(())
+        return self._diff(self._differ, found)
+
+    def _diff(self, differ: Differ, found: Snapshot) -> Iterator[Any]:
+        with refusing(f"compare snapshot {records.shown(found.name)} with its parent"):
+            below = self._layers.lowers(found.parent_ids) if found.parent_ids else ()
+            yield from differ(self._layers.upper(found.id), below)
+
+    # Keeping house
+
+    def cleanup(self) -> tuple[PendingRemoval, ...]:
+        """Delete now what removals left for later; return what could not be, after a deadline."""
+        return self._remover.drain(self._deadline_s)
+
+    def status(self) -> Status:
+        """Return counts and pending removals; the cost grows with the number of snapshots."""
+        kinds = [found.kind for found in self._meta.walk()]
+        return Status(
+            root=self.root,
+            unpack=self._unpack,
+            durability=self._durability,
+            revision=self._store.revision,
+            active=kinds.count(Kind.ACTIVE),
+            views=kinds.count(Kind.VIEW),
+            committed=kinds.count(Kind.COMMITTED),
+            pending=self._remover.pending(),
+        )
+
+    def probe(self, *, timeout_s: float) -> None:
+        """Return when the store's writer answers; raise DeadlineExceeded or Unavailable."""
+        if self._closed:
+            raise Unavailable(f"root {self.root} is closed; open it again")
+        self._store.update(lambda _tx: None, timeout_s=timeout_s)
+
+    def fsck(self, repair: bool = False) -> Report:
+        """Compare metadata and directories; with `repair` mend what is safe to mend."""
+        return examine(
+            self._store,
+            self._layers,
+            repair=repair,
+            under_way=self._reserve.intents(),
+        )
+
+    def close(self) -> None:
+        """End background work and close the store; a second call does nothing."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._remover.stop(self._deadline_s)
+        try:
+            self._reserve.close()
+        finally:
+            self._store.close()
+            self._sync.close()
+
+    def _clear_intents(self, numbers: Iterable[int]) -> None:
+        def clear(tx: WriteTx) -> None:
+            for number in numbers:
+                tx.clear_intent(number)
+
+        self._store.update(clear)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

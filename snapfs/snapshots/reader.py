@@ -1,0 +1,86 @@
+"""What the FUSE worker needs to know of a snapshot: which directories its tree is made of.
+
+Reads the store beside its writer, in the writer's process or another, and never waits. A look-up
+is three reads, whatever the depth of the chain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from snapfs.model import Kind, SnapshotId
+from snapfs.snapshots import records
+from snapfs.snapshots.layers import LayerDirectories
+from snapfs.snapshots.schema import SCOPE, SNAPSHOTS, TABLES, kind_key
+from snapfs.store import ReadStore
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The directories of an active or view snapshot."""
+
+    id: SnapshotId
+    kind: Kind
+    upper: Path | None
+    """Where changes go; None for a view."""
+    work: Path | None
+    """For temporary files, on the upper's file system; None for a view."""
+    lowers: tuple[Path, ...]
+    """Direct parent first; an empty directory when there is no parent."""
+
+
+class LayerReader:
+    """The layers of the active and view snapshots of a root."""
+
+    def __init__(self, root: Path, store: ReadStore) -> None:
+        self._directories = LayerDirectories(root)
+        self._store = store
+
+    @classmethod
+    def open(cls, root: Path) -> LayerReader:
+        """Open a root that a Snapshotter has made; Unavailable when there is none yet."""
+        return cls(root, ReadStore.open(root / "metadata", TABLES))
+
+    def layers(self, snapshot_id: SnapshotId, /) -> Layers | None:
+        """Return the directories of an active or a view, None when no such has this id."""
+        with self._store.view() as tx:
+            row = records.by_id(tx, snapshot_id)
+        if row is None:
+            return None
+        kind, directories = Kind(row.body.kind), self._directories
+        lowers = directories.lowers(row.body.chain)
+        match kind:
+            case Kind.ACTIVE:
+                upper, work = directories.upper(snapshot_id), directories.work(snapshot_id)
+                return Layers(snapshot_id, kind, upper, work, lowers)
+            case Kind.VIEW:
+                return Layers(snapshot_id, kind, None, None, lowers)
+            case Kind.COMMITTED:
+                return None
+
+    def ids(self) -> list[SnapshotId]:
+        """Return the ids of all active and view snapshots, in order."""
+        with self._store.view() as tx:
+            return sorted(
+                SnapshotId(row.body.id)
+                for kind in (Kind.ACTIVE, Kind.VIEW)
+                for row in tx.find(SNAPSHOTS, "mountable", kind_key(kind), scope=SCOPE)
+            )
+
+    def close(self) -> None:
+        """Close the store; a second call does nothing."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

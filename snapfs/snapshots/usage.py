@@ -1,0 +1,78 @@
+"""What a layer directory takes on disk.
+
+Counted like `du`: st_blocks * 512 of each distinct inode, directories and the root included
+(continuity `fs.DiskUsage`). Paths of any depth; names that vanish meanwhile are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from snapfs.model import Usage
+
+BLOCK_BYTES = 512
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME
+_ANCHOR_BYTES = 2048
+"""Length of a relative path from which on the walk opens a directory to go on from."""
+
+
+def measure(path: Path) -> Usage:
+    """Return the usage of the directory at `path`; OSError when it cannot be read."""
+    counter = _Counter()
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        counter.add(os.fstat(fd))
+        counter.walk(fd)
+    finally:
+        os.close(fd)
+    return Usage(counter.blocks * BLOCK_BYTES, counter.inodes)
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.inodes = 0
+        self._linked: set[tuple[int, int]] = set()
+
+    def add(self, found: os.stat_result) -> None:
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            identity = (found.st_dev, found.st_ino)
+            if identity in self._linked:
+                return
+            self._linked.add(identity)
+        self.blocks += found.st_blocks
+        self.inodes += 1
+
+    def walk(self, anchor: int) -> None:
+        """Count all below the directory open as `anchor`."""
+        waiting: list[bytes] = [b"."]
+        far: list[bytes] = []
+        while waiting:
+            directory = waiting.pop()
+            with suppress(FileNotFoundError):
+                below = self._entries(anchor, directory)
+                (far if len(directory) > _ANCHOR_BYTES else waiting).extend(below)
+        for directory in far:
+            with suppress(FileNotFoundError):
+                fd = os.open(directory, _DIRECTORY, dir_fd=anchor)
+                try:
+                    self.walk(fd)
+                finally:
+                    os.close(fd)
+
+    def _entries(self, anchor: int, directory: bytes) -> list[bytes]:
+        below = []
+        fd = os.open(directory, _DIRECTORY, dir_fd=anchor)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        self.add(entry.stat(follow_symlinks=False))
+                        if entry.is_dir(follow_symlinks=False):
+                            below.append(directory + b"/" + os.fsencode(entry.name))
+        finally:
+            os.close(fd)
+        return below
