@@ -10,6 +10,7 @@ from snapfs.store.reading import ReadTx
 from snapfs.store.readstore import ReadStore
 from snapfs.store.store import Store
 from snapfs.store.tables import Index, Reference, Row, Table
+from snapfs.store.views import Stats
 from snapfs.store.writing import WriteTx
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "RowCreated",
     "RowDeleted",
     "RowUpdated",
+    "Stats",
     "Store",
     "Table",
     "UpdateCommitted",

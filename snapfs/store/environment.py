@@ -97,6 +97,16 @@ class Environment:
     def map_size_bytes(self) -> int:
         return self._env.info()["map_size"]
 
+    @property
+    def file_size_bytes(self) -> int:
+        with faults.translated(self.path):
+            return (self.path / "data.mdb").stat().st_size
+
+    @property
+    def readers(self) -> int:
+        """Slots of the reader table in use, of all processes, dead ones included."""
+        return self._env.info()["num_readers"]
+
     def begin_read(self) -> Txn:
         """Begin a read transaction; end it with `end_read`. It counts as a view until then.
 

@@ -129,7 +129,7 @@ class ReadTx:
 
     def last_sequence(self, scope: str) -> int:
         """Return the last number that `WriteTx.sequence` gave in a scope, 0 before the first."""
-        return self._counter(schema.sequence_key(scope))
+        return self.counter(schema.sequence_key(scope))
 
     def expired(self, now_ns: int) -> Iterator[int]:
         """Yield the oids of the rows whose time is `now_ns` or earlier, soonest first."""
@@ -163,6 +163,13 @@ class ReadTx:
     def item(self, sub: Sub, key: bytes) -> bytes | None:
         """Return a raw value, or None; for checks and repair only."""
         return self._get(sub, key)
+
+    def count(self, sub: Sub) -> int:
+        """Return the number of keys in a sub-database."""
+        try:
+            return self._txn.stat(self._dbs[sub])["entries"]
+        except lmdb.Error as error:
+            raise _ended(error) from error
 
     def _events(self, after_rev: int) -> Iterator[Event]:
         start = schema.log_key(after_rev, (1 << 32) - 1)

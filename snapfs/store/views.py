@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from snapfs.store import checking
 from snapfs.store.checking import Problem
 from snapfs.store.environment import Environment
 from snapfs.store.reading import ReadTx
+from snapfs.store.schema import Sub
 from snapfs.store.tables import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures about a store, for people who watch over it."""
+
+    revision: int
+    compacted_revision: int
+    rows: int
+    intents: int
+    events: int
+    map_size_bytes: int
+    """Address space; the file grows up to it before the map must grow."""
+    file_size_bytes: int
+    readers: int
+    """Slots of readers in use over all processes."""
 
 
 class Views:
@@ -41,6 +59,20 @@ class Views:
             yield ReadTx(txn, self._environment.dbs, self._registry)
         finally:
             self._environment.end_read(txn)
+
+    def stats(self) -> Stats:
+        """Return figures about the store; costs as much as one read."""
+        with self.view() as tx:
+            return Stats(
+                revision=tx.revision,
+                compacted_revision=tx.compacted_revision,
+                rows=tx.count(Sub.ROW),
+                intents=tx.count(Sub.INTENT),
+                events=tx.count(Sub.LOG),
+                map_size_bytes=self._environment.map_size_bytes,
+                file_size_bytes=self._environment.file_size_bytes,
+                readers=self._environment.readers,
+            )
 
     def check(self) -> list[Problem]:
         """Verify every invariant of the schema in one read transaction; an empty list is good."""
