@@ -19,6 +19,7 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import entry_points, version
+from pathlib import Path
 
 import grpc
 import structlog
@@ -32,7 +33,7 @@ from snapfs.model import SnapfsError, Unavailable
 from snapfs.overlay import diff
 from snapfs.service import grpc_server, server
 from snapfs.service.records import DaemonRecord, LaneRecord
-from snapfs.snapshots import Snapshotter
+from snapfs.snapshots import Snapshotter, roots
 from snapfs.systemd import Notifier
 
 log = structlog.get_logger(__name__)
@@ -59,6 +60,9 @@ class House:
         config = self._config
         with ExitStack() as stack:
             stack.enter_context(preflight.hold_state(config.state))
+            roots.attach(config.root)
+            stack.callback(_detach_root, config.root)
+            preflight.check_layers_filesystem(config.root)
             self._lane = _lane(config)
             self._snapshotter = Snapshotter(
                 config.root,
@@ -138,6 +142,11 @@ class House:
     def _stop_server(self) -> None:
         self._server.set_serving(serving=False)
         self._server.stop(grace_s=self._config.timeouts.drain_s)
+
+
+def _detach_root(root: Path) -> None:
+    if not roots.detach(root):
+        log.warning("root.left_mounted", root=str(root), reason="still in use")
 
 
 def _lane_record(it: LaneStatus) -> LaneRecord:
@@ -272,5 +281,4 @@ def serve(config: Config) -> None:
     """Run the service until SIGTERM or SIGINT; raises SnapfsError when it cannot serve."""
     preflight.check_privileges()
     preflight.check_fuse_device()
-    preflight.check_layers_filesystem(config.root)
     trio.run(Daemon(House(config), config, Notifier.from_environment()).run)

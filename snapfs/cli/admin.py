@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from snapfs.cli import output, shapes
-from snapfs.cli.options import AbsolutePath, client_options, config_option, connect, json_option
+from snapfs.cli.options import (
+    AbsolutePath,
+    client_options,
+    config_option,
+    connect,
+    json_option,
+    resolve,
+)
 from snapfs.model import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from snapfs.service.records import DaemonRecord, Problem
+    from snapfs.service.records import DaemonRecord
+    from snapfs.service.snapshotter import FoundProblem
 
 
 @click.command()
@@ -87,22 +95,31 @@ def fsck(
 
 def _check(
     address: Path | None, config_path: Path | None, root: Path | None, *, repair: bool
-) -> Sequence[Problem]:
-    from snapfs.cli.options import resolve
-
+) -> Sequence[FoundProblem]:
     settings = resolve(config_path, root=root, address=address).config
     try:
         with connect(address, config_path) as client:
             if client.status().root == settings.root:
                 return client.fsck(repair=repair)
     except Unavailable:
-        pass
-    from snapfs.snapshots import fsck as offline
-
-    return offline(settings.root, repair=repair).problems
+        pass  # not served: look for ourselves
+    return _check_offline(settings.root, repair=repair)
 
 
-def _print_problems(problems: Sequence[Problem], *, repair: bool) -> None:
+def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
+    """Mount the root's own file system if it has one, check, and leave it as it was."""
+    from snapfs.snapshots import fsck, roots
+
+    was_mounted = root.is_mount()
+    roots.attach(root)
+    try:
+        return fsck(root, repair=repair).problems
+    finally:
+        if not was_mounted:
+            roots.detach(root)
+
+
+def _print_problems(problems: Sequence[FoundProblem], *, repair: bool) -> None:
     if not problems:
         click.echo("clean: metadata and layers agree")
         return
@@ -118,21 +135,43 @@ def _print_problems(problems: Sequence[Problem], *, repair: bool) -> None:
 @click.argument("root", type=AbsolutePath(), required=False)
 @click.option("--image", metavar="SIZE", help="Keep layers in an image file of SIZE, as 20G.")
 @click.option("--device", type=AbsolutePath(), metavar="DEV", help="Keep layers on a device.")
-@click.option("--fs", type=click.Choice(("ext4", "xfs", "btrfs")), help="File system to make.")
+@click.option(
+    "--fs",
+    type=click.Choice(("ext4", "xfs", "btrfs")),
+    default="ext4",
+    show_default=True,
+    help="File system to make.",
+)
 @click.option("--force", is_flag=True, help="Format a device even when it holds something.")
 def init(
     config_path: Path | None,
     root: Path | None,
     image: str | None,
     device: Path | None,
-    fs: str | None,
+    fs: Literal["ext4", "xfs", "btrfs"],
     force: bool,
 ) -> None:
     """Prepare ROOT, if wanted with a file system of its own.
 
-    A root that is a plain directory needs no preparation: `snapfs serve` makes it.
+    Formats an image file beside ROOT, or a device, and records it, so that `snapfs serve` mounts
+    it. A root that is a plain directory needs no preparation. ROOT is the configured one if left
+    out.
 
     \b
     Example:
       snapfs init /var/lib/snapfs --image 20G --fs xfs
     """
+    from snapfs.snapshots import roots
+
+    if image is not None and device is not None:
+        raise click.UsageError("give --image or --device, not both")
+    place = resolve(config_path, root=root).config.root
+    made = roots.init(
+        place,
+        image_bytes=None if image is None else roots.parse_size(image),
+        device=device,
+        file_system=fs,
+        force=force,
+    )
+    what = "a directory" if made is None else f"{made.file_system} on {made.source}"
+    click.echo(f"{place} is ready: {what}")

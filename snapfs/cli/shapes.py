@@ -10,7 +10,8 @@ from snapfs.cli import output
 from snapfs.model import Mount
 
 if TYPE_CHECKING:
-    from snapfs.service.records import Change, DaemonRecord, Problem, Record
+    from snapfs.service.records import Change, DaemonRecord, Record
+    from snapfs.service.snapshotter import FoundProblem
 
 __all__ = ["Mount", "change", "daemon", "details", "mount", "problem", "record", "text"]
 
@@ -69,7 +70,7 @@ def change(it: Change) -> dict[str, str]:
     return {"kind": it.kind.value, "path": text(it.path)}
 
 
-def problem(it: Problem) -> dict[str, Any]:
+def problem(it: FoundProblem) -> dict[str, Any]:
     return {
         "kind": it.kind,
         "subject": it.subject,

@@ -1,0 +1,290 @@
+"""`snapfs snapshot`, `mount`, `umount`, `status` and `fsck` against a real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import RunningDaemon, eventually, mounts_below
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+@pytest.fixture
+def base(daemon: RunningDaemon, target: Path) -> str:
+    """The name of a committed snapshot with a file, a directory and something to delete."""
+    daemon.run("snapshot", "prepare", "base-key")
+    daemon.run("mount", "base-key", target)
+    (target / "kept").write_text("kept")
+    (target / "gone").write_text("gone")
+    (target / "dir").mkdir()
+    (target / "dir" / "file").write_text("1")
+    daemon.run("umount", target)
+    daemon.run("snapshot", "commit", "base-key", "base")
+    return "base"
+
+
+def test_prepare_prints_a_mount_that_works(daemon: RunningDaemon, target: Path) -> None:
+    line = daemon.run("snapshot", "prepare", "work").stdout.strip()
+    assert line.endswith(" TARGET")
+    subprocess.run(line.replace("TARGET", str(target)).split(), check=True)
+    (target / "file").write_text("x")
+    daemon.run("umount", target)
+    assert str(target) not in mounts_below(daemon.base)
+
+
+def test_json_of_prepare_is_what_containerd_would_get(daemon: RunningDaemon) -> None:
+    (mount,) = daemon.json("snapshot", "prepare", "work")
+    number = daemon.json("snapshot", "info", "work")["id"]
+    assert mount["type"] == "bind"
+    assert mount["source"] == str(daemon.lane / str(number))
+    assert "rw" in mount["options"]
+
+
+def test_a_committed_name_is_mounted_through_a_view_that_umount_removes(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    assert daemon.run("mount", base, target).stdout == f"mount:{target}\n"
+    assert (target / "kept").read_text() == "kept"
+    with pytest.raises(OSError, match="Read-only file system"):
+        (target / "new").write_text("x")
+    view = daemon.json("snapshot", "info", f"mount:{target}")
+    assert view["kind"] == "view"
+    assert view["mounted_at"] == [str(target)]
+    assert view["labels"] == {"snapfs.io/mounted-at": str(target)}
+    daemon.run("umount", target)
+    assert [it["name"] for it in daemon.json("snapshot", "list")] == [base]
+    assert str(target) not in mounts_below(daemon.base)
+
+
+def test_a_writable_mount_keeps_its_changes(daemon: RunningDaemon, base: str, target: Path) -> None:
+    daemon.run("mount", base, target, "--writable", "--key", "work")
+    (target / "new").write_text("x")
+    told = daemon.run("umount", target)
+    assert "work keeps the changes" in told.stderr
+    work = daemon.json("snapshot", "info", "work")
+    assert (work["kind"], work["labels"], work["mounted_at"]) == ("active", {}, [])
+    daemon.run("mount", "work", target)
+    assert (target / "new").read_text() == "x"
+    daemon.run("umount", target)
+
+
+def test_an_active_key_may_be_mounted_twice_and_both_see_the_same(
+    daemon: RunningDaemon, target: Path
+) -> None:
+    other = target.with_name(f"{target.name}-other")
+    other.mkdir()
+    daemon.run("snapshot", "prepare", "work")
+    daemon.run("mount", "work", target)
+    daemon.run("mount", "work", other)
+    (target / "file").write_text("x")
+    assert (other / "file").read_text() == "x"
+    assert sorted(daemon.json("snapshot", "info", "work")["mounted_at"]) == sorted(
+        [str(target), str(other)]
+    )
+    daemon.run("umount", target)
+    assert (other / "file").read_text() == "x"
+    daemon.run("umount", other)
+
+
+def test_a_view_left_by_an_unmount_behind_our_back_is_replaced(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    daemon.run("mount", base, target)
+    subprocess.run(["umount", target], check=True)
+    daemon.run("mount", base, target)
+    assert (target / "kept").exists()
+    subprocess.run(["umount", target], check=True)
+    daemon.run("umount", target)
+    assert [it["name"] for it in daemon.json("snapshot", "list")] == [base]
+
+
+def test_a_busy_target_is_refused_and_may_be_detached(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    daemon.run("mount", base, target)
+    with (target / "kept").open() as held:
+        refused = daemon.run("umount", target, check=False)
+        assert refused.returncode == 1
+        assert f"{target} is busy" in refused.stderr
+        assert "--lazy" in refused.stderr
+        daemon.run("umount", "--lazy", target)
+        assert held.read() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mount", "none", "TARGET"], "snapshot 'none' does not exist"),
+        (["mount", "base", "TARGET/none"], "create the directory first"),
+        (["mount", "base", "/etc/hostname"], "is no directory"),
+        (["mount", "look", "TARGET", "--writable"], "mount its parent 'base' with --writable"),
+        (["umount", "TARGET"], "no snapshot is mounted at"),
+        (["snapshot", "info", "none"], "'none' does not exist"),
+        (["snapshot", "tree", "none"], "'none' does not exist"),
+        (["snapshot", "usage", "none"], "'none' does not exist"),
+        (["snapshot", "diff", "none"], "'none' does not exist"),
+        (["snapshot", "label", "none", "a=b"], "'none' does not exist"),
+        (["snapshot", "prepare", "x", "--parent", "none"], "'none'"),
+        (["snapshot", "prepare", "base"], "'base'"),
+        (["snapshot", "view", "x", "none"], "'none'"),
+        (["snapshot", "commit", "none", "x"], "'none'"),
+        (["snapshot", "remove", "base"], "'base'"),
+        (["snapshot", "list", "--filter", "kind=="], "filter"),
+    ],
+)
+def test_a_refusal_names_the_object_and_exits_1(
+    daemon: RunningDaemon, base: str, target: Path, words: list[str], message: str
+) -> None:
+    daemon.run("snapshot", "view", "look", base)
+    words = [word.replace("TARGET", str(target)) for word in words]
+    refused = daemon.run(*words, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("snapfs: ")
+    assert len(refused.stderr.splitlines()) == 1
+    assert message in refused.stderr
+    assert daemon.run("snapshot", "list").stdout.count("\n") == 3
+
+
+def test_the_tree_shows_chains_sizes_and_mounts(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    daemon.run("mount", base, target, "--writable", "--key", "work")
+    daemon.run("snapshot", "view", "look", base)
+    lines = daemon.run("snapshot", "tree").stdout.splitlines()
+    assert lines[0].startswith("base  committed, ")
+    assert lines[1] == "├── look  view"
+    assert lines[2].startswith("└── work  active, ")
+    assert lines[2].endswith(f"  mounted at {target}")
+    (tree,) = daemon.json("snapshot", "tree")
+    assert [it["name"] for it in tree["children"]] == ["look", "work"]
+    assert tree["usage"]["size_bytes"] > 0
+    daemon.run("umount", target)
+
+
+def test_diff_lists_added_changed_and_deleted_paths(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    daemon.run("mount", base, target, "--writable", "--key", "work")
+    (target / "new\n\udcff").write_text("x")
+    (target / "kept").write_text("changed")
+    (target / "gone").unlink()
+    lines = set(daemon.run("snapshot", "diff", "work").stdout.splitlines())
+    assert {"A /new\\n\\xff", "C /kept", "D /gone"} <= {_rooted(line) for line in lines}
+    changes = {
+        it["kind"]: os.fsencode(it["path"]) for it in daemon.json("snapshot", "diff", "work")
+    }
+    assert changes["added"].endswith(b"new\n\xff")
+    daemon.run("umount", target)
+
+
+def _rooted(line: str) -> str:
+    mark, _, path = line.partition(" ")
+    return f"{mark} /{path.lstrip('/')}"
+
+
+def test_usage_counts_a_snapshots_own_data(daemon: RunningDaemon, base: str, target: Path) -> None:
+    daemon.run("mount", base, target, "--writable", "--key", "work")
+    before = daemon.json("snapshot", "usage", "work")
+    (target / "big").write_bytes(b"x" * 1_000_000)
+    os.sync()
+    after = daemon.json("snapshot", "usage", "work")
+    assert after["inodes"] == before["inodes"] + 1
+    assert after["size_bytes"] - before["size_bytes"] >= 1_000_000
+    assert daemon.run("snapshot", "usage", "work").stdout.split()[:2] == ["SIZE", "INODES"]
+    daemon.run("umount", target)
+
+
+def test_labels_are_set_and_deleted(daemon: RunningDaemon, base: str) -> None:
+    daemon.run("snapshot", "label", base, "owner=me", "note=a=b", "empty-key=x")
+    daemon.run("snapshot", "label", base, "owner-", "note=c d")
+    labels = {"note": "c d", "empty-key": "x"}
+    assert daemon.json("snapshot", "info", base)["labels"] == labels
+    shown = daemon.run("snapshot", "label", base, "x=y").stdout.splitlines()
+    assert [line.split(maxsplit=1) for line in shown[1:]] == [
+        ["empty-key", "x"],
+        ["note", "c d"],
+        ["x", "y"],
+    ]
+
+
+def test_list_takes_filters_and_shows_a_table(daemon: RunningDaemon, base: str) -> None:
+    daemon.run("snapshot", "prepare", "work", "--parent", base, "--label", "owner=me")
+    found = daemon.json("snapshot", "list", "--filter", "labels.owner==me", "--filter", "name==x")
+    assert [it["name"] for it in found] == ["work"]
+    header, *rows = daemon.run("snapshot", "list").stdout.splitlines()
+    assert header.split() == ["NAME", "KIND", "PARENT", "SIZE", "ID", "UPDATED"]
+    assert [row.split()[:3] for row in rows] == [
+        ["base", "committed", "-"],
+        ["work", "active", "base"],
+    ]
+    assert all(row == row.rstrip() for row in rows)
+
+
+def test_info_tells_everything(daemon: RunningDaemon, base: str) -> None:
+    record = daemon.json("snapshot", "info", base)
+    assert record["kind"] == "committed"
+    assert record["layer"] == str(daemon.root / "layers" / str(record["id"]) / "fs")
+    assert Path(record["layer"], "kept").read_text() == "kept"
+    text = daemon.run("snapshot", "info", base).stdout
+    assert f"layer    {record['layer']}" in text
+
+
+def test_status_tells_of_the_daemon_and_its_lane(daemon: RunningDaemon, base: str) -> None:
+    status = daemon.json("status")
+    assert status["pid"] == daemon.pid
+    assert status["snapshots"] == {"active": 0, "view": 0, "committed": 1}
+    (lane,) = status["lanes"]
+    assert (lane["name"], lane["state"]) == ("main", "serving")
+    assert lane["mountpoint"] == str(daemon.lane)
+    assert f"serving, worker {lane['worker_pid']}" in daemon.run("status").stdout
+
+
+def test_remove_takes_several_in_order(daemon: RunningDaemon, base: str) -> None:
+    daemon.run("snapshot", "prepare", "work", "--parent", base)
+    daemon.run("snapshot", "remove", "work", base)
+    assert daemon.json("snapshot", "list") == []
+
+
+def test_completion_offers_names(daemon: RunningDaemon, base: str) -> None:
+    done = subprocess.run(
+        [str(Path(daemon.command()[0]))],
+        env={
+            **daemon.environ,
+            "SNAPFS_ADDRESS": str(daemon.address),
+            "_SNAPFS_COMPLETE": "bash_complete",
+            "COMP_WORDS": "snapfs snapshot info ba",
+            "COMP_CWORD": "3",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stdout.split(",")[1].strip() == "base"
+
+
+def test_fsck_is_clean_then_finds_then_mends_a_stray_directory(daemon: RunningDaemon) -> None:
+    assert daemon.run("fsck").stdout.startswith("clean")
+    daemon.run("snapshot", "prepare", "work")
+    number = str(daemon.json("snapshot", "info", "work")["id"])
+    stray = daemon.root / "layers" / number
+    daemon.run("snapshot", "remove", "work")
+    eventually(lambda: not stray.exists(), what="the removal of the directory")
+    (stray / "fs").mkdir(parents=True)
+    found = daemon.run("fsck", "--json", check=False)
+    assert found.returncode == 1
+    (problem,) = json.loads(found.stdout)
+    assert number in problem["subject"] + problem["message"]
+    assert not problem["repaired"]
+    assert stray.exists()
+    shown = daemon.run("fsck", check=False)
+    assert "snapfs fsck --repair" in shown.stderr
+    mended = daemon.run("fsck", "--repair", "--json", check=False)
+    assert mended.returncode == 1
+    assert all(it["repaired"] for it in json.loads(mended.stdout))
+    assert daemon.run("fsck").returncode == 0
