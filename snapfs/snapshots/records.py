@@ -63,7 +63,10 @@ def checked_name(name: str, what: str) -> str:
 
 def checked_labels(labels: Labels | None) -> dict[str, str]:
     """Return a copy of `labels` less those with an empty value, or raise InvalidArgument."""
-    return {key: value for key, value in check_labels(labels or {}).items() if value}
+    try:
+        return {key: value for key, value in check_labels(labels or {}).items() if value}
+    except UnicodeEncodeError:
+        raise InvalidArgument("a label is not valid utf-8; write it anew") from None
 
 
 def find(tx: ReadTx, name: str) -> SnapshotRow:
