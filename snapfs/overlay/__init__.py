@@ -1,1 +1,25 @@
-"""The rules of a merged tree: no pyfuse3, no gRPC, no LMDB."""
+"""The rules of a merged tree: no pyfuse3, no gRPC, no LMDB.
+
+Layers on disk are as kernel overlayfs has them; see docs/overlay.md. A `Tree` merges them, `Inodes`
+holds the nodes of all trees of one mount.
+"""
+
+from .copyup import CopyUp
+from .node import Dir, Inodes, Node
+from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
+from .tree import Tree
+from .types import Attributes, DirEntry, SetAttr, TreeSpec
+
+__all__ = [
+    "RENAME_EXCHANGE",
+    "RENAME_NOREPLACE",
+    "Attributes",
+    "CopyUp",
+    "Dir",
+    "DirEntry",
+    "Inodes",
+    "Node",
+    "SetAttr",
+    "Tree",
+    "TreeSpec",
+]

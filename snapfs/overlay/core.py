@@ -1,0 +1,409 @@
+"""A merged tree as it can be read: lookup, attributes, listings, opening.
+
+The order of authority for a name: the upper layer, then the merged index of the lower layers, which
+is read once per directory. Nothing else may write to the layers while the tree is open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from . import identity, lower, xattrs
+from .layer import (
+    Layer,
+    Place,
+    entry_type,
+    is_whiteout,
+    not_found,
+    refuse,
+    scan,
+    stat_or_none,
+)
+from .links import Links
+from .node import Dir, Inodes, Node
+from .types import Attributes, DirEntry, TreeSpec
+from .work import Work
+
+NAME_MAX = 255
+_OPEN_KEPT = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+
+
+class MergedTree:
+    """State of one tree and everything that reads it. Not thread-safe."""
+
+    def __init__(self, spec: TreeSpec, inodes: Inodes | None = None) -> None:
+        """Open the layers; with an upper, clean its work directory first.
+
+        `inodes` is the lane's table; without one the tree has its own.
+        """
+        self.spec = spec
+        self.inodes = Inodes() if inodes is None else inodes
+        self.epoch = 0
+        """Counts moves of upper directories: cached paths of an older epoch are stale."""
+        self._shared = [self.inodes.layers.get(path) for path in spec.lowers]
+        self.readonly = spec.upper is None
+        self.upper: Layer | None = None
+        self._work: Work | None = None
+        self._links: Links | None = None
+        if spec.upper is not None:
+            if spec.work is None:
+                raise ValueError("a tree with an upper layer needs a work directory")
+            self.upper = Layer(spec.upper)
+            self._work = Work(spec.work, sync=spec.sync)
+            self._links = Links(self._work, self._work.clean())
+        if self.upper is None and not self._shared:
+            raise ValueError("a tree needs at least one layer")
+        main = self.upper or self._shared[0]
+        self.prefix = 0 if spec.single else identity.prefix(spec.number)
+        self.numbers = identity.Numbers(main.device)
+        self.roots = tuple(_root_place(layer, depth) for depth, layer in enumerate(self._shared))
+        self.root = self._make_root()
+
+    def _make_root(self) -> Dir:
+        ino = identity.LANE_ROOT if self.spec.single else self.prefix
+        root = Dir(self, ino, None, b"")
+        root.stack = self.roots
+        if self.upper is not None:
+            root.up = True
+            own = xattrs.own(self.upper.proc(b"."))
+            root.impure = xattrs.IMPURE in own
+        return root
+
+    @property
+    def work(self) -> Work:
+        if self._work is None:
+            raise refuse(errno.EROFS, b"")
+        return self._work
+
+    @property
+    def links(self) -> Links:
+        if self._links is None:
+            raise refuse(errno.EROFS, b"")
+        return self._links
+
+    # Where a node is
+
+    def where(self, node: Node) -> tuple[int, bytes]:
+        """Return (directory descriptor, path) of the real file behind a node."""
+        if not node.up:
+            layer = node.layer
+            if layer is None:
+                place = node.stack[0]  # type: ignore[attr-defined]
+                return place.layer.at(place.path)  # type: ignore[no-any-return]
+            return layer.at(node.lower_path)
+        if node.stash is not None:
+            return self.work.layer.fd, node.stash
+        return self.upper_layer.at(self.upper_path(node))
+
+    @property
+    def upper_layer(self) -> Layer:
+        if self.upper is None:
+            raise refuse(errno.EROFS, b"")
+        return self.upper
+
+    def upper_path(self, node: Node) -> bytes:
+        """Path of a node's name in the upper layer."""
+        if node.parent is None:
+            if node is self.root:
+                return b"."
+            raise not_found(node.name)
+        return node.parent.prefix() + node.name
+
+    def real_path(self, node: Node) -> bytes:
+        """Absolute path of the real file, for calls that know no directory descriptors."""
+        if not node.up:
+            if node.layer is None:
+                place = node.stack[0]  # type: ignore[attr-defined]
+                return place.layer.proc(place.path)  # type: ignore[no-any-return]
+            return node.layer.proc(node.lower_path)
+        if node.stash is not None:
+            return self.work.proc(node.stash)
+        return self.upper_layer.proc(self.upper_path(node))
+
+    # Lookup
+
+    def lookup(self, parent: Node, name: bytes) -> Node:
+        """Return the node called `name`; FileNotFoundError when there is none."""
+        children = parent.children  # type: ignore[attr-defined]
+        node = children.get(name)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+        return self._lookup(directory(parent), name)
+
+    def find(self, parent: Dir, name: bytes) -> Node | None:
+        """As lookup, with None for a name that is not there."""
+        try:
+            return self.lookup(parent, name)
+        except FileNotFoundError:
+            return None
+
+    def _lookup(self, parent: Dir, name: bytes) -> Node:
+        if parent.dead:
+            raise not_found(name)
+        if len(name) > NAME_MAX:
+            raise refuse(errno.ENAMETOOLONG, name)
+        if parent.up:
+            path = parent.prefix() + name
+            real = stat_or_none(*self.upper_layer.at(path))
+            if real is not None:
+                if is_whiteout(real):
+                    raise not_found(name)
+                return self._from_upper(parent, name, path, real)
+        if parent.stack:
+            entry = self.index(parent).get(name)
+            if entry is not None:
+                return self._from_lower(parent, name, entry)
+        raise not_found(name)
+
+    def index(self, parent: Dir) -> lower.Index:
+        """Merged names of a directory's lower layers."""
+        index = parent.index
+        if index is None:
+            index = parent.index = lower.merge(parent.stack, self.numbers)
+        return index
+
+    def lower_entry(self, parent: Dir, name: bytes) -> lower.Entry | None:
+        """What the lower layers have under a name, whatever the upper layer says."""
+        return self.index(parent).get(name) if parent.stack else None
+
+    def _from_upper(self, parent: Dir, name: bytes, path: bytes, real: os.stat_result) -> Node:
+        if stat.S_ISDIR(real.st_mode):
+            return self._upper_dir(parent, name, path, real)
+        low = self._copied_low(path) if parent.impure else None
+        ino = self.prefix | (self.numbers.low(real.st_dev, real.st_ino) if low is None else low)
+        node = self.inodes.find(ino)
+        if node is None:
+            node = Node(self, ino, stat.S_IFMT(real.st_mode), parent, name)
+            node.up = True
+            if low is not None:
+                node.copied = True
+                self._join_link(node, low)
+            self.inodes.enter(node)
+        else:
+            node.add_name(parent, name)
+        return node
+
+    def _copied_low(self, path: bytes) -> int | None:
+        value = xattrs.get(self.upper_layer.proc(path), xattrs.INO)
+        return None if value is None else int(value)
+
+    def _join_link(self, node: Node, low: int) -> bool:
+        """Attach the record of a copied-up hard link; False when there is none."""
+        links = self._links
+        link = links.get(low) if links else None
+        if link is None or not link.upper:
+            return False
+        node.link, node.stash = link, link.stash
+        node.up = node.copied = True
+        return True
+
+    def _upper_dir(self, parent: Dir, name: bytes, path: bytes, real: os.stat_result) -> Dir:
+        absolute = self.upper_layer.proc(path)
+        own = xattrs.own(absolute)
+        low = None
+        if parent.impure and xattrs.INO in own:
+            low = self._copied_low(path)
+        ino = self.prefix | (self.numbers.low(real.st_dev, real.st_ino) if low is None else low)
+        known = self.inodes.find(ino)
+        if isinstance(known, Dir):
+            return known
+        node = Dir(self, ino, parent, name)
+        node.up = True
+        node.copied = low is not None
+        node.impure = xattrs.IMPURE in own
+        node.opaque = xattrs.OPAQUE in own and xattrs.get(absolute, xattrs.OPAQUE) == b"y"
+        if not node.opaque:
+            self._find_stack(node, absolute if xattrs.REDIRECT in own else None)
+        self.inodes.enter(node)
+        return node
+
+    def _find_stack(self, node: Dir, redirected: bytes | None) -> None:
+        """Find what an upper directory is merged with, following its redirect."""
+        parent, name = node.parent, node.name
+        if parent is None:
+            return
+        target = lower.read_redirect(redirected) if redirected else None
+        if target is not None and target.startswith(b"/"):
+            node.stack = lower.walk(self.roots, target)
+            node.origin = target
+            return
+        if target is not None:
+            name = target
+            node.origin = b"%s/%s" % (parent.origin_path(), target)
+        entry = self.lower_entry(parent, name)
+        if entry is not None and lower.kind_of(lower.top(entry)) == stat.S_IFDIR:
+            node.stack = lower.stack_of(self.roots, parent.stack, name, entry)
+
+    def _from_lower(self, parent: Dir, name: bytes, entry: lower.Entry) -> Node:
+        packed = lower.top(entry)
+        low = lower.low_of(packed)
+        ino = self.prefix | low
+        node = self.inodes.find(ino)
+        if node is not None:
+            node.add_name(parent, name)
+            return node
+        kind = lower.kind_of(packed)
+        if kind == stat.S_IFDIR:
+            node = Dir(self, ino, parent, name)
+            node.stack = lower.stack_of(self.roots, parent.stack, name, entry)
+        else:
+            node = Node(self, ino, kind, parent, name)
+            place = parent.stack[lower.position_of(packed)]
+            node.layer, node.lower_path = place.layer, place.prefix + name
+            if self._links:
+                self._join_link(node, low)
+        self.inodes.enter(node)
+        return node
+
+    # Reading a node
+
+    def getattr(self, node: Node) -> Attributes:
+        """Attributes of a node, as stat(2) on an overlay mount says them."""
+        fd, path = self.where(node)
+        real = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        return Attributes(
+            node.ino,
+            real.st_mode,
+            self._nlink(node, real.st_nlink),
+            real.st_uid,
+            real.st_gid,
+            real.st_rdev,
+            real.st_size,
+            real.st_blocks,
+            real.st_blksize,
+            real.st_atime_ns,
+            real.st_mtime_ns,
+            real.st_ctime_ns,
+        )
+
+    def _nlink(self, node: Node, count: int) -> int:
+        """Names of a node: 1 for a merged directory, as overlayfs has it (find wants that)."""
+        if isinstance(node, Dir):
+            if node.dead:
+                return 0
+            return 1 if len(node.stack) + node.up > 1 else count
+        if node.stash is not None:
+            return count - 1 + (node.link.pending if node.link else 0)
+        if count > 1 and not node.up and self._links:
+            link = self._links.get(node.ino & identity.LOW_MASK)
+            if link is not None:
+                return count - link.removed
+        if node.parent is None and not node.up:
+            return count - 1
+        return count
+
+    def readlink(self, node: Node) -> bytes:
+        """Target of a symbolic link."""
+        fd, path = self.where(node)
+        return os.readlink(path, dir_fd=fd)
+
+    def readdir(self, node: Node) -> list[DirEntry]:
+        """List a merged directory, upper entries first; without `.` and `..`."""
+        here = directory(node)
+        if here.dead:
+            return []
+        prefix = self.prefix
+        if not here.up:
+            return [
+                DirEntry(name, prefix | packed >> 20, (packed & 0xF) << 12)
+                for name, packed in lower.tops(self.index(here))
+            ]
+        entries, hidden = self._list_upper(here)
+        if here.stack:
+            entries.extend(
+                DirEntry(name, prefix | packed >> 20, (packed & 0xF) << 12)
+                for name, packed in lower.tops(self.index(here))
+                if name not in hidden
+            )
+        return entries
+
+    def _list_upper(self, here: Dir) -> tuple[list[DirEntry], set[bytes]]:
+        """Entries of the upper directory, and the lower names that they or whiteouts hide."""
+        entries = []
+        hidden = set()
+        for entry in scan(self.real_path(here)):
+            name = entry.name
+            hidden.add(name)
+            kind = entry_type(entry)
+            if kind:
+                entries.append(DirEntry(name, self._upper_ino(here, entry), kind))
+        return entries, hidden
+
+    def _upper_ino(self, here: Dir, entry: os.DirEntry[bytes]) -> int:
+        known = here.children.get(entry.name)
+        if known is not None:
+            return known.ino
+        low = None
+        if here.impure:
+            value = xattrs.get(entry.path, xattrs.INO)
+            low = None if value is None else int(value)
+        if low is None:
+            low = self.numbers.low(self.upper_layer.device, entry.inode())
+        return self.prefix | low
+
+    def statfs(self) -> os.statvfs_result:
+        """State of the file system that takes the changes, or else of the direct parent's."""
+        return os.fstatvfs((self.upper or self._shared[0]).fd)
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """Value of a user-visible attribute; OSError(ENODATA) when it is not there."""
+        return os.getxattr(self.real_path(node), xattrs.stored(name), follow_symlinks=False)
+
+    def listxattr(self, node: Node) -> list[bytes]:
+        """Names of the user-visible attributes."""
+        return xattrs.visible(os.listxattr(self.real_path(node), follow_symlinks=False))
+
+    def open_real(self, node: Node, flags: int) -> int:
+        """Open the real file of a regular node; to write, the caller has copied it up."""
+        if node.type != stat.S_IFREG:
+            number = errno.EISDIR if node.is_dir else errno.ENXIO
+            raise refuse(number, node.name)
+        fd, path = self.where(node)
+        kept = flags & _OPEN_KEPT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(path, kept if node.up else kept | os.O_NOATIME, dir_fd=fd)
+
+    def fsync_dir(self, node: Node) -> None:
+        """Make a directory's entries durable; what lies in lower layers is so already."""
+        if not node.up:
+            return
+        fd, path = self.where(node)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def released(self, node: Node) -> None:
+        """Called by Inodes when the kernel forgot a node: let go of a removed file's data."""
+        if node.stash is not None and node.link is None and self._work is not None:
+            self._work.discard(node.stash)
+            node.stash = GONE
+
+    def close(self) -> None:
+        """Close all descriptors. Nodes of the tree must not be used afterwards. Idempotent."""
+        self.inodes.drop(self)
+        shared, self._shared = self._shared, []
+        for layer in shared:
+            self.inodes.layers.put(layer)
+        if self.upper is not None:
+            self.upper.close()
+        if self._work is not None:
+            self._work.close()
+
+
+GONE = b"gone"
+"""Stash of a removed file that nobody kept: a name that is never there."""
+
+
+def directory(node: Node) -> Dir:
+    """The node as a directory; NotADirectoryError when it is none."""
+    if isinstance(node, Dir):
+        return node
+    raise refuse(errno.ENOTDIR, node.name)
+
+
+def _root_place(layer: Layer, depth: int) -> Place:
+    value = xattrs.get(layer.proc(b"."), xattrs.OPAQUE)
+    return Place(layer, depth, b"", xwhiteouts=value == b"x")

@@ -1,0 +1,181 @@
+"""Layer directories on disk, reached through one descriptor each.
+
+A path inside a layer is relative to its root and never starts with a slash. Nothing here follows a
+symbolic link: every directory on the way was seen as a directory before it became part of a path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import xattrs
+
+_LONG_BYTES = 3800
+"""Paths above this are reached in steps; PATH_MAX less room for /proc/self/fd."""
+_STEPS_KEPT = 64
+
+
+class Layer:
+    """One layer's root directory."""
+
+    __slots__ = ("_proc", "_steps", "device", "fd", "path", "users")
+
+    def __init__(self, path: bytes | Path) -> None:
+        self.path = os.fsencode(path)
+        self.fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.device = os.fstat(self.fd).st_dev
+        self.users = 1
+        self._proc = b"/proc/self/fd/%d/" % self.fd
+        self._steps: dict[bytes, int] = {}
+
+    def at(self, path: bytes) -> tuple[int, bytes]:
+        """Return a descriptor and a path relative to it that lead to `path`."""
+        if len(path) < _LONG_BYTES:
+            return self.fd, path
+        return self._step(path)
+
+    def proc(self, path: bytes) -> bytes:
+        """Return an absolute path for calls that take no directory descriptor."""
+        if len(path) < _LONG_BYTES:
+            return self._proc + path
+        fd, rest = self._step(path)
+        return b"/proc/self/fd/%d/%s" % (fd, rest)
+
+    def _step(self, path: bytes) -> tuple[int, bytes]:
+        """Walk to a long path through descriptors of directories on the way, kept for reuse."""
+        cut = path.rindex(b"/", 0, _LONG_BYTES)
+        fd, start = self.fd, 0
+        while len(path) - start >= _LONG_BYTES:
+            cut = path.rindex(b"/", start, start + _LONG_BYTES)
+            fd = self._kept(path[:cut], fd, path[start:cut])
+            start = cut + 1
+        return fd, path[start:]
+
+    def _kept(self, key: bytes, base: int, rest: bytes) -> int:
+        fd = self._steps.get(key)
+        if fd is None:
+            if len(self._steps) >= _STEPS_KEPT:
+                self.forget_steps()
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = self._steps[key] = os.open(rest, flags, dir_fd=base)
+        return fd
+
+    def forget_steps(self) -> None:
+        """Close what long paths were reached through; call when a directory moved."""
+        for fd in self._steps.values():
+            os.close(fd)
+        self._steps.clear()
+
+    def close(self) -> None:
+        """Close the descriptors. Idempotent."""
+        self.forget_steps()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Layers:
+    """Opened layers, shared by all trees of a lane that have them in their chain."""
+
+    def __init__(self) -> None:
+        self._open: dict[bytes, Layer] = {}
+
+    def get(self, path: bytes | Path) -> Layer:
+        """Open a layer, or count another user of it."""
+        key = os.fsencode(path)
+        layer = self._open.get(key)
+        if layer is None:
+            layer = self._open[key] = Layer(key)
+        else:
+            layer.users += 1
+        return layer
+
+    def put(self, layer: Layer) -> None:
+        """Count a user less; the last one closes the layer."""
+        layer.users -= 1
+        if not layer.users:
+            del self._open[layer.path]
+            layer.close()
+
+
+class Place:
+    """A directory in one lower layer."""
+
+    __slots__ = ("depth", "layer", "prefix", "xwhiteouts")
+
+    def __init__(self, layer: Layer, depth: int, prefix: bytes, *, xwhiteouts: bool) -> None:
+        self.layer = layer
+        self.depth = depth
+        """Position of the layer in the tree's chain; 0 is the direct parent."""
+        self.prefix = prefix
+        """Empty for the layer's root, otherwise the path with a slash behind it."""
+        self.xwhiteouts = xwhiteouts
+        """Holds whiteouts that are empty files with an attribute (kernel 6.7)."""
+
+    @property
+    def path(self) -> bytes:
+        return self.prefix[:-1] or b"."
+
+    def below(self, name: bytes, *, xwhiteouts: bool = False) -> Place:
+        """The directory `name` in this one."""
+        return Place(self.layer, self.depth, b"%s%s/" % (self.prefix, name), xwhiteouts=xwhiteouts)
+
+    def own(self, path: bytes) -> frozenset[bytes]:
+        return xattrs.own(self.layer.proc(path))
+
+    def entries(self) -> Iterator[tuple[bytes, int, int]]:
+        """Yield (name, type, inode number) of each entry; type 0 is a whiteout."""
+        for entry in scan(self.layer.proc(self.path)):
+            kind = entry_type(entry)
+            if kind == stat.S_IFREG and self.xwhiteouts and self._is_xwhiteout(entry):
+                kind = 0
+            yield entry.name, kind, entry.inode()
+
+    def _is_xwhiteout(self, entry: os.DirEntry[bytes]) -> bool:
+        if entry.stat(follow_symlinks=False).st_size:
+            return False
+        return xattrs.get(entry.path, xattrs.WHITEOUT) is not None
+
+
+def scan(path: bytes) -> Iterator[os.DirEntry[bytes]]:
+    """Yield a directory's entries and close it."""
+    with os.scandir(path) as entries:
+        yield from entries
+
+
+def entry_type(entry: os.DirEntry[bytes]) -> int:
+    """File type (S_IFMT bits) of an entry, 0 for a 0:0 character device; stats only devices."""
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    if entry.is_symlink():
+        return stat.S_IFLNK
+    real = entry.stat(follow_symlinks=False)
+    return 0 if is_whiteout(real) else stat.S_IFMT(real.st_mode)
+
+
+def is_whiteout(real: os.stat_result) -> bool:
+    """Whether this is a 0:0 character device (overlayfs.rst, whiteouts)."""
+    return real.st_rdev == 0 and stat.S_ISCHR(real.st_mode)
+
+
+def stat_or_none(fd: int, path: bytes) -> os.stat_result | None:
+    """lstat, with None for a name that is not there."""
+    try:
+        return os.stat(path, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def refuse(number: int, name: bytes) -> OSError:
+    """An OSError as the system would raise it."""
+    return OSError(number, os.strerror(number), name)
+
+
+def not_found(name: bytes) -> OSError:
+    return refuse(errno.ENOENT, name)

@@ -1,0 +1,218 @@
+"""How a directory's lower layers are found and merged.
+
+The rules are those of the kernel's ovl_lookup(): from the direct parent down, a whiteout or
+anything that is no directory ends a directory's stack, an opaque directory is its last member, and
+a redirect changes the name (or, when absolute, the whole path from the roots) looked for in the
+layers below.
+
+A committed chain never changes, so the merged names of a directory are read once (`merge`) and a
+name is then found without asking each layer. An entry of this index is an int (see `pack`), or for
+a directory that occurs in several layers a tuple of them, top first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from . import xattrs
+from .identity import Numbers
+from .layer import Place, stat_or_none
+
+Entry: TypeAlias = int | tuple[int, ...]
+Index: TypeAlias = dict[bytes, Entry]
+
+_DIR = stat.S_IFDIR >> 12
+
+
+def pack(low: int, position: int, kind: int) -> int:
+    """One index entry: low part of the number, position in the stack, file type."""
+    return low << 20 | position << 4 | kind >> 12
+
+
+def top(entry: Entry) -> int:
+    """The visible one of a name's entries."""
+    return entry if type(entry) is int else entry[0]  # type: ignore[index]
+
+
+def low_of(packed: int) -> int:
+    return packed >> 20
+
+
+def position_of(packed: int) -> int:
+    return packed >> 4 & 0xFFFF
+
+
+def kind_of(packed: int) -> int:
+    return (packed & 0xF) << 12
+
+
+def tops(index: Index) -> Iterator[tuple[bytes, int]]:
+    """Yield each name with the visible one of its entries."""
+    for name, entry in index.items():
+        yield name, entry if isinstance(entry, int) else entry[0]
+
+
+def merge(stack: Sequence[Place], numbers: Numbers) -> Index:
+    """Read the names of all directories of a stack into one index; whiteouts are resolved."""
+    index: dict[bytes, Entry | None] = {}
+    ended: set[bytes] = set()
+    for position, place in enumerate(stack):
+        device = place.layer.device
+        for name, kind, ino in place.entries():
+            if name not in index:
+                low = numbers.low(device, ino) if kind else 0
+                index[name] = pack(low, position, kind) if kind else None
+            elif name not in ended:
+                packed = pack(numbers.low(device, ino), position, kind) if kind else 0
+                _merge_again(index, ended, name, packed)
+    return {name: entry for name, entry in index.items() if entry is not None}
+
+
+def _merge_again(
+    index: dict[bytes, Entry | None], ended: set[bytes], name: bytes, packed: int
+) -> None:
+    """Add what a deeper layer has under a name that a layer above has too."""
+    seen = index[name]
+    both_dirs = seen is not None and packed & 0xF == _DIR and top(seen) & 0xF == _DIR
+    if seen is None or not both_dirs:
+        ended.add(name)
+    elif isinstance(seen, tuple):
+        index[name] = (*seen, packed)
+    else:
+        index[name] = (seen, packed)
+
+
+class Search:
+    """One directory looked for through the layers, as ovl_lookup_data."""
+
+    __slots__ = ("found", "is_dir", "name", "roots", "stop")
+
+    def __init__(self, roots: Sequence[Place], name: bytes, *, is_dir: bool) -> None:
+        self.roots = roots
+        self.name = name
+        """A name in the parent, or a path from the roots when it starts with a slash."""
+        self.is_dir = is_dir
+        self.stop = False
+        self.found: list[Place] = []
+
+    def run(self, stack: Sequence[Place], position: int = 0) -> tuple[Place, ...]:
+        """Look through `stack` from `position`; through the roots once the name is absolute."""
+        while position < len(stack) and not self.stop:
+            place = stack[position]
+            was_absolute = stack is self.roots
+            self._look_in(place)
+            position += 1
+            if self.name.startswith(b"/") and not was_absolute:
+                stack, position = self.roots, place.depth + 1
+        return tuple(self.found)
+
+    def _look_in(self, place: Place) -> None:
+        if not self.name.startswith(b"/"):
+            place_found = self._single(place, self.name, 0, b"")
+            if place_found is not None:
+                self.found.append(place_found)
+            return
+        remaining = len(self.name) - 1
+        at: Place | None = place
+        while at is not None:
+            start = len(self.name) - remaining
+            end = self.name.find(b"/", start)
+            end = len(self.name) if end < 0 else end
+            length, post = end - start, self.name[end:]
+            at = self._single(at, self.name[start:end], start, post)
+            if not post:
+                break
+            remaining -= length + 1
+        if at is not None:
+            self.found.append(at)
+
+    def _single(self, base: Place, name: bytes, before: int, post: bytes) -> Place | None:
+        """Look for one path element in one layer; `post` is the path behind it."""
+        path = base.prefix + name
+        try:
+            real = stat_or_none(*base.layer.at(path))
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None
+            raise
+        if real is None:
+            return None
+        if not stat.S_ISDIR(real.st_mode):
+            self.stop = True
+            return None
+        if not post:
+            self.is_dir = True
+        place = base.below(name)
+        self.read_marks(place, before, post)
+        return place
+
+    def read_marks(self, place: Place, before: int, post: bytes) -> None:
+        """Take in what a directory's own attributes say of the layers below it."""
+        if place.depth == len(self.roots) - 1:
+            return
+        path = place.path
+        own = place.own(path)
+        if xattrs.OPAQUE in own:
+            value = xattrs.get(place.layer.proc(path), xattrs.OPAQUE)
+            if value == b"y":
+                self.stop = True
+                return
+            place.xwhiteouts = value == b"x" and not post
+        if xattrs.REDIRECT in own:
+            self._redirect(read_redirect(place.layer.proc(path)), before, post)
+
+    def _redirect(self, target: bytes | None, before: int, post: bytes) -> None:
+        """Change what is looked for in the layers below (ovl_check_redirect)."""
+        if not target:
+            return
+        if target.startswith(b"/"):
+            self.stop = False
+            self.name = target + post
+        else:
+            self.name = self.name[:before] + target + post
+
+
+def read_redirect(path: bytes) -> bytes | None:
+    """Read and check a redirect: one name, or an absolute path without empty elements."""
+    value = xattrs.get(path, xattrs.REDIRECT)
+    if not value:
+        return None
+    value = value.rstrip(b"\0")
+    absolute = value.startswith(b"/")
+    valid = b"" not in value[1:].split(b"/") if absolute else b"/" not in value
+    if not valid:
+        raise OSError(errno.EINVAL, f"invalid redirect {os.fsdecode(value)!r}", path)
+    return value
+
+
+def stack_of(
+    roots: Sequence[Place], parent: Sequence[Place], name: bytes, entry: Entry
+) -> tuple[Place, ...]:
+    """The lower directories that an index entry of `parent` stands for.
+
+    Only layers that have the name are asked; a redirect on the way falls back to a full search.
+    """
+    found: list[Place] = []
+    for packed in (entry,) if isinstance(entry, int) else entry:
+        search = Search(roots, name, is_dir=True)
+        place = parent[position_of(packed)].below(name)
+        found.append(place)
+        search.read_marks(place, 0, b"")
+        if search.stop:
+            break
+        if search.name.startswith(b"/"):
+            found.extend(search.run(roots, place.depth + 1))
+            break
+        if search.name != name:
+            found.extend(search.run(parent, position_of(packed) + 1))
+            break
+    return tuple(found)
+
+
+def walk(roots: Sequence[Place], path: bytes) -> tuple[Place, ...]:
+    """The lower directories at an absolute path of the lower chain, as a redirect names them."""
+    return Search(roots, path, is_dir=True).run(roots)

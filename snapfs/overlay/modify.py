@@ -1,0 +1,69 @@
+"""Changes of a node itself: attributes and extended attributes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from . import acl, xattrs
+from .copyup import copy_up
+from .core import MergedTree
+from .layer import refuse
+from .node import Dir, Node
+from .syscalls import set_times
+from .types import SetAttr
+
+
+def setattr(tree: MergedTree, node: Node, change: SetAttr, fd: int | None) -> None:
+    """Apply a change in the order size, owner, mode, times: each survives those before it."""
+    if change.size is not None and node.type != stat.S_IFREG:
+        raise refuse(errno.EISDIR if node.is_dir else errno.EINVAL, node.name)
+    copy_up(tree, node, data=change.size != 0)
+    if isinstance(node, Dir):
+        node.inherits = None
+    if change.size is not None:
+        _truncate(tree, node, change.size, fd)
+    at, path = tree.where(node)
+    if change.uid is not None or change.gid is not None:
+        uid = -1 if change.uid is None else change.uid
+        gid = -1 if change.gid is None else change.gid
+        os.chown(path, uid, gid, dir_fd=at, follow_symlinks=False)
+    if change.mode is not None:
+        if node.type == stat.S_IFLNK:
+            raise refuse(errno.EOPNOTSUPP, node.name)
+        os.chmod(path, stat.S_IMODE(change.mode), dir_fd=at)
+    if change.atime_ns is not None or change.mtime_ns is not None:
+        set_times(at, path, change.atime_ns, change.mtime_ns)
+
+
+def _truncate(tree: MergedTree, node: Node, size_bytes: int, fd: int | None) -> None:
+    if fd is not None:
+        os.ftruncate(fd, size_bytes)
+        return
+    handle = tree.open_real(node, os.O_WRONLY)
+    try:
+        os.ftruncate(handle, size_bytes)
+    finally:
+        os.close(handle)
+
+
+def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int) -> None:
+    """Set a user-visible attribute."""
+    copy_up(tree, node)
+    os.setxattr(tree.real_path(node), xattrs.stored(name), value, flags, follow_symlinks=False)
+    _forget_inherited(node, name)
+
+
+def removexattr(tree: MergedTree, node: Node, name: bytes) -> None:
+    """Remove a user-visible attribute; OSError(ENODATA), and no copy-up, when it is not there."""
+    if not node.up:
+        tree.getxattr(node, name)
+        copy_up(tree, node)
+    os.removexattr(tree.real_path(node), xattrs.stored(name), follow_symlinks=False)
+    _forget_inherited(node, name)
+
+
+def _forget_inherited(node: Node, name: bytes) -> None:
+    if isinstance(node, Dir) and name == acl.DEFAULT:
+        node.inherits = None

@@ -1,0 +1,220 @@
+"""Nodes of merged trees and the table of those that the kernel knows.
+
+A node is one file, whatever it is called and wherever its data lies: a copy-up, a rename or a
+second hard link changes where a node is found, never which node it is.
+
+INVARIANT a node is in its parent's `children` under each of its known names exactly while its
+lookup count is above zero; a child keeps its parent alive. Nodes that were looked up but not
+remembered are found again, as long as somebody holds them, through weak references.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from .layer import Layer, Layers, Place
+
+if TYPE_CHECKING:
+    from .core import MergedTree
+    from .links import Link
+    from .lower import Index
+
+
+class Node:
+    """One file of a merged tree. Read its public attributes; only the overlay changes them."""
+
+    __slots__ = (
+        "__weakref__",
+        "copied",
+        "ino",
+        "layer",
+        "link",
+        "lower_path",
+        "more_names",
+        "name",
+        "nlookup",
+        "parent",
+        "stash",
+        "tree",
+        "type",
+        "up",
+    )
+
+    def __init__(
+        self, tree: MergedTree, ino: int, kind: int, parent: Dir | None, name: bytes
+    ) -> None:
+        self.tree = tree
+        self.ino = ino
+        """The visible inode number, which is the FUSE node id too."""
+        self.type = kind
+        """File type: S_IFMT bits."""
+        self.nlookup = 0
+        """How often the kernel looked this node up and has not forgotten it; kept by Inodes."""
+        self.parent = parent
+        """Directory of one of its names; None for a root and for a file without names."""
+        self.name = name
+        self.more_names: list[tuple[Dir, bytes]] | None = None
+        self.up = False
+        """Its data is in the upper layer (or in the work directory, see `stash`)."""
+        self.copied = False
+        """Its upper file is a copy of a lower one and carries its number as an attribute."""
+        self.stash: bytes | None = None
+        """Name in the work directory to reach the upper file by, when none in the tree will do."""
+        self.layer: Layer | None = None
+        self.lower_path = b""
+        """Where the lower file is, in `layer`. Unused by directories."""
+        self.link: Link | None = None
+        """Bookkeeping of a lower file with several names."""
+
+    @property
+    def is_dir(self) -> bool:
+        return self.type == stat.S_IFDIR
+
+    def names(self) -> list[tuple[Dir, bytes]]:
+        """All names known at the moment."""
+        first = [] if self.parent is None else [(self.parent, self.name)]
+        return first + (self.more_names or [])
+
+    def add_name(self, parent: Dir, name: bytes) -> None:
+        """Note a name of this node; a no-op when it is known."""
+        if self.parent is parent and self.name == name:
+            return
+        if self.parent is None:
+            self.parent, self.name = parent, name
+        elif self.more_names is None:
+            self.more_names = [(parent, name)]
+        elif (parent, name) not in self.more_names:
+            self.more_names.append((parent, name))
+        else:
+            return
+        if self.nlookup:
+            parent.children[name] = self
+
+    def drop_name(self, parent: Dir, name: bytes) -> None:
+        """Strike a name out; `parent` is None afterwards when it was the last one known."""
+        if parent.children.get(name) is self:
+            del parent.children[name]
+        if self.parent is parent and self.name == name:
+            if self.more_names:
+                self.parent, self.name = self.more_names.pop()
+            else:
+                self.parent = None
+        elif self.more_names:
+            self.more_names.remove((parent, name))
+        if not self.more_names:
+            self.more_names = None
+
+
+class Dir(Node):
+    """A directory of a merged tree."""
+
+    __slots__ = (
+        "_prefix",
+        "children",
+        "dead",
+        "epoch",
+        "impure",
+        "index",
+        "inherits",
+        "opaque",
+        "origin",
+        "stack",
+    )
+
+    def __init__(self, tree: MergedTree, ino: int, parent: Dir | None, name: bytes) -> None:
+        super().__init__(tree, ino, stat.S_IFDIR, parent, name)
+        self.children: dict[bytes, Node] = {}
+        self.stack: tuple[Place, ...] = ()
+        """Its directories in the lower layers, topmost first."""
+        self.index: Index | None = None
+        """Merged names of the stack, once read."""
+        self.impure = False
+        """The upper directory is marked: children may carry numbers of lower files."""
+        self.opaque = False
+        """The upper directory is marked opaque."""
+        self.origin: bytes | None = None
+        """Absolute path of the stack in the lower chain, where that differs from the path here."""
+        self.inherits: tuple[int, bytes | None] | None = None
+        """What new entries take over, once read: group id or -1, and the default ACL."""
+        self.dead = False
+        """Removed from the tree, but still known to somebody."""
+        self._prefix = b""
+        self.epoch = -1
+
+    def prefix(self) -> bytes:
+        """Path in the upper layer with a slash behind it; empty for the root."""
+        if self.epoch != self.tree.epoch:
+            if self.parent is not None:
+                self._prefix = b"%s%s/" % (self.parent.prefix(), self.name)
+            self.epoch = self.tree.epoch
+        return self._prefix
+
+    def origin_path(self) -> bytes:
+        """Absolute path at which the lower chain has this directory's stack; empty for the root."""
+        if self.origin is not None:
+            return self.origin
+        if self.parent is None:
+            return b""
+        return b"%s/%s" % (self.parent.origin_path(), self.name)
+
+
+class Inodes:
+    """The nodes of all trees of a lane, by number, and the layers that the trees share."""
+
+    def __init__(self) -> None:
+        self.layers = Layers()
+        self._known: dict[int, Node] = {}
+        self._passing: WeakValueDictionary[int, Node] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        """Number of nodes with a lookup count."""
+        return len(self._known)
+
+    def get(self, ino: int) -> Node:
+        """Return a remembered node; KeyError when the kernel should not know this number."""
+        return self._known[ino]
+
+    def find(self, ino: int) -> Node | None:
+        """Return a node that anybody holds."""
+        return self._known.get(ino) or self._passing.get(ino)
+
+    def enter(self, node: Node) -> None:
+        """Make a new node findable."""
+        self._passing[node.ino] = node
+
+    def leave(self, node: Node) -> None:
+        """Make a node that lost its last name unfindable, so that its number can be used again."""
+        self._passing.pop(node.ino, None)
+
+    def remember(self, node: Node) -> None:
+        """Count one lookup by the kernel."""
+        if not node.nlookup:
+            self._known[node.ino] = node
+            self._passing.pop(node.ino, None)
+            for parent, name in node.names():
+                parent.children[name] = node
+        node.nlookup += 1
+
+    def forget(self, ino: int, count: int) -> None:
+        """Take back `count` lookups; at zero the node goes, with what only it kept alive."""
+        node = self._known[ino]
+        node.nlookup -= count
+        if node.nlookup > 0:
+            return
+        node.nlookup = 0
+        del self._known[ino]
+        for parent, name in node.names():
+            if parent.children.get(name) is node:
+                del parent.children[name]
+        if node.parent is not None or node is node.tree.root:
+            self._passing[ino] = node
+        node.tree.released(node)
+
+    def drop(self, tree: MergedTree) -> list[Node]:
+        """Forget all nodes of a tree at once; returns them for the caller to invalidate."""
+        gone = [node for node in self._known.values() if node.tree is tree]
+        for node in gone:
+            self.forget(node.ino, node.nlookup)
+        return gone

@@ -1,0 +1,119 @@
+"""Removal of names: unlink and rmdir, with whiteouts where the lower layers show the name.
+
+A file that the kernel still knows is moved to the work directory instead, and deleted at forget.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from . import identity
+from .copyup import directory_up, found, stash_name
+from .core import GONE, MergedTree, directory
+from .layer import refuse, scan, stat_or_none
+from .node import Dir, Node
+from .syscalls import RENAME_WHITEOUT, rename
+
+
+def unlink(tree: MergedTree, parent: Dir, name: bytes) -> None:
+    """Remove a name of a file."""
+    node = tree.lookup(parent, name)
+    if isinstance(node, Dir):
+        raise refuse(errno.EISDIR, name)
+    visible_below = tree.lower_entry(parent, name) is not None
+    fd, path = _place(tree, parent, name)
+    if not in_upper(tree, node, fd, path):
+        tree.work.put_whiteout(fd, path)
+        node.drop_name(parent, name)
+        lower_name_gone(tree, node)
+        return
+    last = node.stash is None and len(node.names()) == 1
+    if last and node.nlookup:
+        _keep(tree, node, fd, path, whiteout=visible_below)
+    elif visible_below:
+        tree.work.replace_by_whiteout(fd, path)
+    else:
+        os.unlink(path, dir_fd=fd)
+    node.drop_name(parent, name)
+    if last and node.stash is None:
+        abandon(tree, node)
+
+
+def _place(tree: MergedTree, parent: Dir, name: bytes) -> tuple[int, bytes]:
+    directory_up(tree, parent)
+    return tree.upper_layer.at(parent.prefix() + name)
+
+
+def in_upper(tree: MergedTree, node: Node, fd: int, path: bytes) -> bool:
+    """Whether the upper layer itself has this name of a node."""
+    if node.link is not None:
+        return stat_or_none(fd, path) is not None
+    return node.up
+
+
+def lower_name_gone(tree: MergedTree, node: Node) -> None:
+    """Keep the count of a hard link's names after one that was only in the lower layers went."""
+    if node.link is not None:
+        found(tree, node)
+    elif not node.up:
+        fd, path = tree.where(node)
+        nlink = os.stat(path, dir_fd=fd, follow_symlinks=False).st_nlink
+        if nlink > 1:
+            tree.links.count_removed(node.ino & identity.LOW_MASK, nlink)
+
+
+def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool) -> None:
+    """Move what a known node is to the work directory, leaving a whiteout or nothing."""
+    stash = stash_name(node)
+    flags = RENAME_WHITEOUT if whiteout else 0
+    rename(fd, path, tree.work.layer.fd, stash, flags)
+    node.stash = stash
+
+
+def abandon(tree: MergedTree, node: Node) -> None:
+    """Make a node without a file behind it useless and its number free."""
+    node.stash = GONE
+    tree.inodes.leave(node)
+
+
+def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
+    """Remove a directory in which nothing is visible."""
+    node = directory(tree.lookup(parent, name))
+    if not is_empty(tree, node):
+        raise refuse(errno.ENOTEMPTY, name)
+    visible_below = tree.lower_entry(parent, name) is not None
+    fd, path = _place(tree, parent, name)
+    if not node.up:
+        tree.work.put_whiteout(fd, path)
+        retire(tree, node, parent, name)
+        return
+    if node.nlookup or visible_below or has_entries(tree, node):
+        _keep(tree, node, fd, path, whiteout=visible_below)
+    else:
+        os.rmdir(path, dir_fd=fd)
+    retire(tree, node, parent, name)
+
+
+def retire(tree: MergedTree, node: Dir, parent: Dir, name: bytes) -> None:
+    """Strike out a directory that was removed; it stays readable (and empty) while it is known."""
+    tree.upper_layer.forget_steps()
+    node.drop_name(parent, name)
+    node.dead = True
+    tree.inodes.leave(node)
+    if node.up and not node.nlookup:
+        if node.stash is not None:
+            tree.work.discard(node.stash)
+        node.stash = GONE
+
+
+def is_empty(tree: MergedTree, node: Dir) -> bool:
+    """Whether a merged directory shows nothing."""
+    if not node.up:
+        return not tree.index(node)
+    return not tree.readdir(node)
+
+
+def has_entries(tree: MergedTree, node: Dir) -> bool:
+    """Whether the upper directory holds anything, which in an empty merged one are whiteouts."""
+    return any(True for _ in scan(tree.real_path(node)))

@@ -1,0 +1,143 @@
+"""Tree: the overlay's front. Rules live in the modules it calls."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from . import copyup, create, modify, remove, renames, settle
+from .copyup import CopyUp
+from .core import MergedTree, directory
+from .layer import refuse
+from .node import Node
+from .types import SetAttr
+
+
+class Tree(MergedTree):
+    """A merged tree that can be read and, with an upper layer, changed.
+
+    Not thread-safe: all methods belong to one thread; only CopyUp.run() may run elsewhere. Every
+    change first copies up what it needs. On a view, or once `readonly` is set, each change raises
+    EROFS.
+    """
+
+    def _writable(self, name: bytes = b"") -> None:
+        if self.readonly or self.upper is None:
+            raise refuse(errno.EROFS, name)
+
+    # Entries
+
+    def create(
+        self, parent: Node, name: bytes, mode: int, flags: int, *, uid: int, gid: int, umask: int
+    ) -> tuple[Node, int]:
+        """Make a regular file; returns its node and a descriptor with `flags`' access mode."""
+        self._writable(name)
+        owner = create.Owner(uid, gid, umask)
+        return create.create(self, directory(parent), name, mode, flags, owner)
+
+    def mknod(
+        self, parent: Node, name: bytes, mode: int, rdev: int, *, uid: int, gid: int, umask: int
+    ) -> Node:
+        """Make a device, fifo, socket or empty file of type and permissions `mode`."""
+        self._writable(name)
+        owner = create.Owner(uid, gid, umask)
+        return create.mknod(self, directory(parent), name, mode, rdev, owner)
+
+    def mkdir(
+        self, parent: Node, name: bytes, mode: int, *, uid: int, gid: int, umask: int
+    ) -> Node:
+        """Make a directory."""
+        self._writable(name)
+        return create.mkdir(self, directory(parent), name, mode, create.Owner(uid, gid, umask))
+
+    def symlink(self, parent: Node, name: bytes, target: bytes, *, uid: int, gid: int) -> Node:
+        """Make a symbolic link to `target`."""
+        self._writable(name)
+        owner = create.Owner(uid, gid, 0)
+        return create.symlink(self, directory(parent), name, target, owner)
+
+    def link(self, node: Node, parent: Node, name: bytes) -> None:
+        """Give a file that is no directory another name."""
+        self._writable(name)
+        create.link(self, node, directory(parent), name)
+
+    def unlink(self, parent: Node, name: bytes) -> None:
+        """Remove a name that is no directory's; a node still known stays usable until forgotten."""
+        self._writable(name)
+        remove.unlink(self, directory(parent), name)
+
+    def rmdir(self, parent: Node, name: bytes) -> None:
+        """Remove a directory that shows no entries."""
+        self._writable(name)
+        remove.rmdir(self, directory(parent), name)
+
+    def rename(
+        self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0
+    ) -> None:
+        """Move a name; flags are RENAME_NOREPLACE or RENAME_EXCHANGE of renameat2(2)."""
+        self._writable(name)
+        renames.rename(self, directory(parent), name, directory(new_parent), new_name, flags)
+
+    # Nodes
+
+    def setattr(self, node: Node, change: SetAttr, fd: int | None = None) -> None:
+        """Change attributes; `fd`, open for writing, spares an open when the size changes."""
+        self._writable(node.name)
+        modify.setattr(self, node, change, fd)
+
+    def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute (flags: os.XATTR_CREATE, os.XATTR_REPLACE)."""
+        self._writable(node.name)
+        modify.setxattr(self, node, name, value, flags)
+
+    def removexattr(self, node: Node, name: bytes) -> None:
+        """Remove an extended attribute."""
+        self._writable(node.name)
+        modify.removexattr(self, node, name)
+
+    def open(self, node: Node, flags: int) -> int:
+        """Open a regular file; for writing it is copied up first, without its data for O_TRUNC.
+
+        Of `flags`, only access mode, O_TRUNC, O_SYNC, O_DSYNC and O_NOATIME reach the real file.
+        """
+        if _writes(flags):
+            self._writable(node.name)
+            if node.type == stat.S_IFREG:
+                copyup.copy_up(self, node, data=not flags & os.O_TRUNC)
+        return self.open_real(node, flags)
+
+    # Copy-up in steps
+
+    def needs_copy_up(self, node: Node, flags: int = os.O_RDWR) -> bool:
+        """Whether an open with `flags` (or a change of the node) copies a lower file up."""
+        return not node.up and not node.is_dir and _writes(flags)
+
+    def start_copy_up(self, node: Node, *, data: bool = True) -> CopyUp:
+        """Begin a copy-up; `run` the job in any thread, then finish or abort it here."""
+        self._writable(node.name)
+        return CopyUp(self, node, data=data)
+
+    def finish_copy_up(self, job: CopyUp) -> None:
+        """Publish a job that ran. When this fails nothing has changed; the job is cleaned up."""
+        copyup.finish_or_discard(self, job)
+
+    def abort_copy_up(self, job: CopyUp) -> None:
+        """Clean up a job that failed or is not wanted."""
+        self.work.discard(job.temp)
+
+    # Whole tree
+
+    def settle(self) -> None:
+        """Make the upper layer self-contained before it is committed; works on a read-only tree
+        too.
+
+        Names of copied-up hard links that only the lower layers have are put into the upper layer.
+        Free when there are none; otherwise it walks the directories of the tree.
+        """
+        if self.upper is not None:
+            settle.settle(self)
+
+
+def _writes(flags: int) -> bool:
+    return bool(flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC)

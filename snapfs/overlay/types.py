@@ -1,0 +1,64 @@
+"""The records that cross the overlay's border. Names and paths from the kernel are bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSpec:
+    """What one merged tree is made of."""
+
+    number: int
+    """The snapshot's id, from 1; it marks the tree's inode numbers. Ignored when `single`."""
+    lowers: tuple[bytes | Path, ...]
+    """Committed layers, direct parent first. They must never change while the tree is open."""
+    upper: bytes | Path | None = None
+    """The layer that takes all changes; None makes the tree read-only."""
+    work: bytes | Path | None = None
+    """A directory on the upper's file system for half-made files; needed with `upper`."""
+    single: bool = False
+    """The tree is a mount of its own: its root is inode 1 and numbers carry no snapshot."""
+    sync: bool = True
+    """Make copied-up data durable before it takes the lower file's place, as the kernel does."""
+
+
+class Attributes(NamedTuple):
+    """What stat(2) says of a node. A named tuple because one is made for every request."""
+
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    blksize: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttr:
+    """Attributes to change; None leaves one as it is."""
+
+    mode: int | None = None
+    """Permission bits, with set-id and sticky bits."""
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class DirEntry(NamedTuple):
+    """One name in a merged directory; `.` and `..` are not listed."""
+
+    name: bytes
+    ino: int
+    type: int
+    """File type as in st_mode (S_IFMT bits)."""

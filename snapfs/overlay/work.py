@@ -1,0 +1,116 @@
+"""The work directory: half-made files, removed files still in use, the index of hard links.
+
+All names live in `<work>/snapfs`, beside what the kernel's overlayfs keeps in `<work>/work`:
+
+    t<n>     half made; removed when the tree is opened
+    o<low>   removed from the tree while known (node.stash); removed at forget or when the tree is
+    opened l<low>   a copied-up file that has further names in the lower layers (links.py)
+    r<low>   a symlink whose target counts removed names of a lower hard link (links.py)
+    w        the whiteout that others are hard links to
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+from .layer import Layer, scan
+from .syscalls import rename
+
+_DIRECTORY = b"snapfs"
+_WHITEOUT = b"w"
+
+
+class Work:
+    """Owner of one tree's work directory. Paths are names in it."""
+
+    __slots__ = ("_count", "layer", "sync")
+
+    def __init__(self, path: bytes | Path, *, sync: bool) -> None:
+        directory = os.path.join(os.fsencode(path), _DIRECTORY)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+        self.layer = Layer(directory)
+        self.sync = sync
+        self._count = 0
+
+    def clean(self) -> list[bytes]:
+        """Remove what a predecessor left half made or in use; returns the names of link records."""
+        records = []
+        for entry in list(scan(self.layer.proc(b"."))):
+            if entry.name[:1] in b"to":
+                self.discard(entry.name)
+            elif entry.name[:1] in b"lr":
+                records.append(entry.name)
+        return records
+
+    def temp(self) -> bytes:
+        """A fresh name for something half made."""
+        self._count += 1
+        return b"t%x" % self._count
+
+    def at(self, name: bytes) -> tuple[int, bytes]:
+        return self.layer.fd, name
+
+    def proc(self, name: bytes) -> bytes:
+        return self.layer.proc(name)
+
+    def discard(self, name: bytes) -> None:
+        """Remove a file or a whole directory; it is no error when there is none."""
+        try:
+            os.unlink(name, dir_fd=self.layer.fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):
+                raise
+            self._discard_dir(self.layer.fd, name)
+
+    def _discard_dir(self, fd: int, name: bytes) -> None:
+        """Remove a directory, which holds whiteouts at most unless it is a predecessor's."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        here = os.open(name, flags, dir_fd=fd)
+        try:
+            for entry in list(scan(b"/proc/self/fd/%d" % here)):
+                if entry.is_dir(follow_symlinks=False):
+                    self._discard_dir(here, entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=here)
+        finally:
+            os.close(here)
+        os.rmdir(name, dir_fd=fd)
+
+    def put_whiteout(self, fd: int, path: bytes) -> None:
+        """Make a whiteout at a free name: a link to the shared one, or an inode of its own."""
+        own = self.layer.fd
+        for _ in range(2):
+            try:
+                os.link(_WHITEOUT, path, src_dir_fd=own, dst_dir_fd=fd, follow_symlinks=False)
+                return
+            except FileExistsError:
+                raise
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    self._make_shared_whiteout()
+                elif error.errno == errno.EMLINK:
+                    os.unlink(_WHITEOUT, dir_fd=own)
+                    self._make_shared_whiteout()
+                else:
+                    raise
+        raise OSError(errno.EIO, "cannot make a whiteout", path)
+
+    def _make_shared_whiteout(self) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mknod(_WHITEOUT, stat.S_IFCHR, 0, dir_fd=self.layer.fd)
+
+    def replace_by_whiteout(self, fd: int, path: bytes) -> None:
+        """Put a whiteout in the place of a file that is not a directory."""
+        temp = self.temp()
+        self.put_whiteout(self.layer.fd, temp)
+        rename(self.layer.fd, temp, fd, path)
+
+    def close(self) -> None:
+        self.layer.close()
