@@ -49,6 +49,7 @@ class Environment:
         self._gate = threading.Condition()
         self._views = 0
         self._resizing = False
+        self._closed = False
         with faults.translated(path):
             self._env = _open(path, readonly, map_size_bytes)
             try:
@@ -161,6 +162,7 @@ class Environment:
     def _close(self) -> None:
         """Close it once the views of this process have ended, or after a deadline anyway."""
         with self._gate:
+            self._closed = True
             self._gate.wait_for(lambda: self._views == 0, RESIZE_WAIT_S)
             self._env.close()
 
@@ -168,6 +170,8 @@ class Environment:
         with self._gate:
             if self._resizing:
                 self._await(lambda: not self._resizing, "a change of the map")
+            if self._closed:
+                raise Unavailable(f"store {self.path} is closed; open it again")
             self._views += 1
 
     def _leave(self) -> None:

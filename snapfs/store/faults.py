@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from snapfs.model import (
 )
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_ROOM_BYTES = 1 << 20
 _DAMAGE = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
@@ -27,9 +29,26 @@ _DAMAGE = (
 )
 
 
-def is_no_space(error: lmdb.Error) -> bool:
-    """Say whether the disk, a quota or a file size limit stopped it."""
-    return error.code in NO_SPACE
+def is_no_space(path: Path, error: lmdb.Error) -> bool:
+    """Say whether the disk, a quota or a file size limit stopped it.
+
+    LMDB calls a short write an input/output error, though a full disk is what makes writes short;
+    after one, there is no room for another.
+    """
+    return error.code in NO_SPACE or (error.code == errno.EIO and not _has_room(path))
+
+
+def _has_room(path: Path) -> bool:
+    """Say whether a file like the data file could grow."""
+    try:
+        fd = os.open(path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, (path / "data.mdb").stat().st_size, _ROOM_BYTES)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno not in NO_SPACE
+    return True
 
 
 def from_lmdb(path: Path, error: lmdb.Error) -> SnapfsError:
@@ -40,7 +59,7 @@ def from_lmdb(path: Path, error: lmdb.Error) -> SnapfsError:
         return Unavailable(f"store {path} has all its reader slots in use; end some readers")
     if isinstance(error, lmdb.MapFullError):
         return ResourceExhausted(f"store {path} has reached its map's limit; raise the limit")
-    if is_no_space(error):
+    if is_no_space(path, error):
         return ResourceExhausted(f"no space for the store {path} ({error}); free some and repeat")
     return from_errno(path, error.code, str(error))
 

@@ -9,12 +9,12 @@ the kernel then holds is not known, so every later update is refused until the s
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import lmdb
+import structlog
 
 from snapfs.model import Internal, ResourceExhausted, SnapfsError, Unavailable
 from snapfs.store import faults, retention
@@ -32,7 +32,7 @@ READER_CHECK_S = 60.0
 _GROW_LEAST_BYTES = 1 << 20
 _GROW_MOST_BYTES = 1 << 30
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 _Outcome: TypeAlias = tuple[Request[Any], Any, Exception | None]
 
@@ -171,25 +171,25 @@ class Writer:
             self._environment.resize(wanted)
         except SnapfsError as error:
             return error
-        _log.info("store.map_grown path=%s bytes=%d", self._environment.path, wanted)
+        _log.info("store.map_grown", path=str(self._environment.path), bytes=wanted)
         return None
 
     def _judge(self, error: lmdb.Error) -> SnapfsError:
         """Return the refusal for a failed commit; anything but lack of space breaks the writer."""
         refusal = faults.from_lmdb(self._environment.path, error)
-        if not faults.is_no_space(error):
+        if not isinstance(refusal, ResourceExhausted):
             self._broken = Unavailable(
                 f"store {self._environment.path} takes no updates since a write failed "
                 f"({error}); check the disk and restart"
             )
-            _log.error("store.broken path=%s error=%s", self._environment.path, error)
+            _log.error("store.broken", path=str(self._environment.path), error=str(error))
         return refusal
 
     def _clear_stale_readers(self) -> None:
         try:
             cleared = self._environment.clear_stale_readers()
         except SnapfsError:
-            _log.exception("store.reader_check_failed path=%s", self._environment.path)
+            _log.exception("store.reader_check_failed", path=str(self._environment.path))
             return
         if cleared:
-            _log.info("store.readers_cleared path=%s count=%d", self._environment.path, cleared)
+            _log.info("store.readers_cleared", path=str(self._environment.path), count=cleared)
