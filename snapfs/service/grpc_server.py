@@ -53,7 +53,7 @@ class GrpcServer:
         self.address = address
         self._socket_identity = _identity(address)
 
-    def set_serving(self, serving: bool) -> None:
+    def set_serving(self, *, serving: bool) -> None:
         """Tell health checks whether every service answers; not yet, right after a start."""
         state = health_pb2.HealthCheckResponse
         for name in self._names:
@@ -88,17 +88,16 @@ def build(
         ),
     )
     names = [register(server) for register in services]
-    monitor = health.HealthServicer(
-        experimental_non_blocking=True,
-        experimental_thread_pool=ThreadPoolExecutor(1, thread_name_prefix="health"),
-    )
+    # Not the non-blocking kind, which saves a thread for each Watch: its lock and the server's
+    # are taken in either order, and a client that leaves during a `set` hangs both for ever.
+    monitor = health.HealthServicer(experimental_non_blocking=False)
     health_pb2_grpc.add_HealthServicer_to_server(monitor, server)
     reflection.enable_server_reflection(
         [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
     )
     _bind(server, address)
     built = GrpcServer(server, monitor, names, address)
-    built.set_serving(False)
+    built.set_serving(serving=False)
     return built
 
 

@@ -6,6 +6,7 @@ do not check their strings, containerd 1.6 among them, can send keys that are no
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,7 @@ def _made_safe(handler: Any) -> Any:
 
 
 def _refusing(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    @functools.wraps(behaviour)
     def behave(request: Any, context: Any) -> Any:
         if isinstance(request, _Malformed):
             context.abort(
