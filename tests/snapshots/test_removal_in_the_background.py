@@ -1,0 +1,160 @@
+"""Removals that fail are reported, tried again, and hold up nobody."""
+
+import os
+import subprocess
+import threading
+
+import pytest
+
+from snapfs.model import SnapshotId
+from snapfs.snapshots import NoTrees, Snapshotter, removal
+from snapfs.snapshots.layers import LayerDirectories
+from snapfs.snapshots.removal import Remover
+
+
+class Bench:
+    """A remover over directories of its own, with a clock to turn by hand."""
+
+    def __init__(self, root):
+        self.layers = LayerDirectories(root)
+        self.layers.establish()
+        self.cleared: list[int] = []
+        self.now_s = 0.0
+        self.remover = Remover(
+            self.layers, self.cleared.extend, steps=lambda _: None, clock_s=lambda: self.now_s
+        )
+
+    def promise(self, number):
+        path = self.layers.directory(number)
+        (path / "fs").mkdir(parents=True)
+        self.remover.add(number, SnapshotId(number))
+        return path
+
+
+@pytest.fixture
+def bench(root, monkeypatch):
+    made = Bench(root)
+    yield made
+    made.remover.stop(10)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Ids whose directories cannot be deleted."""
+    ids = set()
+    original = removal.erase
+
+    def erase(path, *, budget_s):
+        if int(path.name) in ids:
+            raise OSError(16, "Device or resource busy", str(path))
+        return original(path, budget_s=budget_s)
+
+    monkeypatch.setattr(removal, "erase", erase)
+    return ids
+
+
+def test_what_was_promised_before_the_start_is_deleted(bench):
+    path = bench.promise(7)
+    bench.remover.start({3: SnapshotId(4)})
+    assert bench.remover.drain(30) == ()
+    assert not path.exists()
+    assert sorted(bench.cleared) == [3, 7]
+
+
+def test_a_failure_is_reported_and_does_not_hold_up_the_others(bench, broken):
+    broken.add(1)
+    stuck = bench.promise(1)
+    paths = [bench.promise(number) for number in range(2, 6)]
+    bench.remover.start({})
+    (left,) = bench.remover.drain(30)
+    assert (left.id, left.path, left.attempts >= 1) == (1, stuck, True)
+    assert "resource busy" in left.error
+    assert not any(path.exists() for path in paths)
+    assert sorted(bench.cleared) == [2, 3, 4, 5]
+    broken.clear()
+    assert bench.remover.drain(30) == ()
+    assert not stuck.exists()
+
+
+def test_retries_back_off(bench, broken):
+    broken.add(1)
+    bench.promise(1)
+    bench.remover.start({})
+    (first,) = bench.remover.drain(30)
+    (second,) = bench.remover.drain(30)
+    assert second.attempts == first.attempts + 1
+    due = [job.due_s - bench.now_s for job in bench.remover._jobs.values()]
+    assert due[0] >= removal.FIRST_RETRY_S * 2
+    for _ in range(12):
+        bench.remover.drain(30)
+    due = [job.due_s - bench.now_s for job in bench.remover._jobs.values()]
+    assert due == [removal.LONGEST_RETRY_S]
+
+
+def test_an_intent_stays_while_the_store_refuses_to_clear_it(root):
+    refusals = [OSError("made to fail")]
+    cleared = []
+
+    def clear(numbers):
+        if refusals:
+            raise refusals.pop()
+        cleared.extend(numbers)
+
+    layers = LayerDirectories(root)
+    layers.establish()
+    remover = Remover(layers, clear, steps=lambda _: None)
+    remover.add(1, SnapshotId(1))
+    remover.start({})
+    remover.drain(30)
+    assert remover.drain(30) == ()
+    assert cleared == [1]
+    remover.stop(10)
+
+
+def test_a_huge_directory_gives_the_others_their_turn(bench, monkeypatch):
+    turns = []
+    small_gone = threading.Event()
+    original = removal.erase
+
+    def erase(path, *, budget_s):
+        turns.append(int(path.name))
+        if path.name == "1" and not small_gone.is_set():
+            return False
+        if path.name == "2":
+            small_gone.set()
+        return original(path, budget_s=budget_s)
+
+    monkeypatch.setattr(removal, "erase", erase)
+    bench.promise(1)
+    bench.promise(2)
+    bench.remover.start({})
+    assert bench.remover.drain(30) == ()
+    assert turns.index(2) < len(turns) - 1 - turns[::-1].index(1)
+
+
+@pytest.mark.root
+def test_an_immutable_file_is_reported_in_status_and_survives_a_restart(root):
+    stuck = root / "layers" / "1" / "fs" / "file"
+    with Snapshotter(root, trees=NoTrees()) as snapshotter:
+        snapshotter.prepare("a")
+        stuck.touch()
+        subprocess.run(["chattr", "+i", stuck], check=True)
+        try:
+            snapshotter.remove("a")
+            snapshotter.prepare("b")
+            snapshotter.remove("b")
+            (left,) = snapshotter.cleanup()
+            assert left.id == 1
+            assert "Operation not permitted" in snapshotter.status().warnings[0]
+            snapshotter.close()
+            with Snapshotter(root, trees=NoTrees()) as opened:
+                (left,) = opened.cleanup()
+                assert left.id == 1
+                subprocess.run(["chattr", "-i", stuck], check=True)
+                assert opened.cleanup() == ()
+                assert opened.status().warnings == ()
+                assert opened.fsck().clean
+        finally:
+            if stuck.exists():
+                subprocess.run(["chattr", "-i", stuck], check=True)
+    assert os.listdir(root / "layers") == []
