@@ -157,13 +157,17 @@ class Remover:
             return erase(path, budget_s=SLICE_S)
         except OSError as error:
             self._fail(job, f"{path}: {error}")
-            return False
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end the others' removals
+            log.exception("snapshot.removal_broke", id=job.id)
+            self._fail(job, f"{path}: {error!r}")
+        return False
 
     def _settle(self, gone: list[_Job]) -> None:
         try:
             sync_directory(self._layers.path)
             self._steps("remove.erased")
             self._clear([job.intent for job in gone])
+            self._steps("remove.cleared")
         except (OSError, SnapfsError) as error:
             for job in gone:
                 self._fail(job, str(error))
