@@ -1,7 +1,8 @@
 """One open LMDB environment of this process: its handles, its map and who reads it.
 
 LMDB forbids opening a file twice in a process, so those who read in the writer's process share its
-environment (`share`); the last `release` closes it. `_open_lock` guards `_open_here`.
+environment (`share`); the last `release` closes it. `opening` guards `_open_here`, and is held from
+looking at a data file to having it open.
 
 Invariants: the map is changed only while no read or write transaction of this process is open
 (LMDB's rule; it would pull the pages from under them). `_gate` guards `_views` and `_resizing`.
@@ -31,7 +32,7 @@ _FOLLOW_ATTEMPTS = 8
 
 Txn: TypeAlias = "lmdb.Transaction[bytes]"
 
-_open_lock = threading.Lock()
+opening = threading.RLock()
 _open_here: dict[tuple[int, int], Environment] = {}
 """The environments open in this process, by device and inode of their data file: LMDB's own rule
 is about the process, so this cannot belong to any one object."""
@@ -63,32 +64,36 @@ class Environment:
     @classmethod
     def share(cls, path: Path) -> Environment | None:
         """Return the environment that this process has open on `path`, one user more; or None."""
-        key = _identity(path)
-        with _open_lock:
-            found = _open_here.get(key) if key else None
+        with opening:
+            try:
+                found = _open_here.get(_identity(path))
+            except OSError:
+                return None  # whoever opens it finds out why
             if found is not None:
                 found._users += 1
             return found
 
     @classmethod
-    def acquire(cls, path: Path, *, readonly: bool, map_size_bytes: int = 0) -> Environment:
-        """Open the sound store in `path`; end it with `release`.
-
-        Raises FailedPrecondition when this process has it open already.
-        """
-        key = _identity(path)
-        with _open_lock:
-            if key is None or key in _open_here:
+    def refuse_if_open(cls, path: Path) -> None:
+        """Raise FailedPrecondition when this process has the store open already."""
+        with faults.translated(path), opening:
+            if _identity(path) in _open_here:
                 raise FailedPrecondition(
                     f"store {path} is open for reading in this process; close that first"
                 )
+
+    @classmethod
+    def acquire(cls, path: Path, *, readonly: bool, map_size_bytes: int = 0) -> Environment:
+        """Open the sound store in `path`, which is not open here; end it with `release`."""
+        with faults.translated(path), opening:
+            key = _identity(path)
             environment = cls(path, key, readonly=readonly, map_size_bytes=map_size_bytes)
             _open_here[key] = environment
             return environment
 
     def release(self) -> None:
         """End one use; the last closes the environment."""
-        with _open_lock:
+        with opening:
             self._users -= 1
             if self._users == 0:
                 _open_here.pop(self._key, None)
@@ -201,11 +206,8 @@ def _open(path: Path, readonly: bool, map_size_bytes: int) -> lmdb.Environment:
     )
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = (path / "data.mdb").stat()
-    except OSError:
-        return None
+def _identity(path: Path) -> tuple[int, int]:
+    found = (path / "data.mdb").stat()
     return found.st_dev, found.st_ino
 
 

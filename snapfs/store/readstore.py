@@ -9,7 +9,7 @@ from typing import Any
 
 from snapfs.model import SnapfsError, Unavailable
 from snapfs.store import inspection, lock
-from snapfs.store.environment import Environment
+from snapfs.store.environment import Environment, opening
 from snapfs.store.tables import Registry, Table
 from snapfs.store.views import Views
 
@@ -30,10 +30,11 @@ class ReadStore(Views):
         file when it opened it; without one, the file is verified here.
         """
         registry = Registry(tables)
-        environment = Environment.share(path)
-        if environment is None:
-            _inspect(path)
-            environment = Environment.acquire(path, readonly=True)
+        with opening:
+            environment = Environment.share(path)
+            if environment is None:
+                _inspect(path)
+                environment = Environment.acquire(path, readonly=True)
         store = cls(environment, registry)
         try:
             with store.view() as tx:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from snapfs.model import FailedPrecondition
 from snapfs.store import checking, creation, inspection, migrations, reshaping, retention
 from snapfs.store.checking import Problem
-from snapfs.store.environment import Environment
+from snapfs.store.environment import Environment, opening
 from snapfs.store.inspection import Inspected
 from snapfs.store.lock import WriterLock
 from snapfs.store.requests import Request
@@ -60,7 +60,7 @@ class Store(Views):
         the data file is damaged. What is refused is left as it was.
         """
         registry = Registry(tables)
-        with ExitStack() as stack:
+        with opening, ExitStack() as stack:
             lock = WriterLock(path)
             stack.callback(lock.release)
             found = _prepare(path, lock, registry, clock_ns)
@@ -127,6 +127,7 @@ def _prepare(
     """
     if inspection.holds_store(path):
         lock.take_existing()
+        Environment.refuse_if_open(path)
         found = inspection.inspect(path)
         lock.take()
         return found

@@ -5,6 +5,7 @@ It prints what it found, one line each, and flushes; it takes orders as lines on
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.store.kit import DOCS, SCOPE, TABLES, Doc
 
 
 def say(text: object) -> None:
-    print(text, flush=True)
+    os.write(1, f"{text}\n".encode())  # one write, so that threads' lines stay whole
 
 
 def hold(path: Path) -> None:
@@ -60,6 +61,15 @@ def stay(path: Path) -> None:
         sys.stdin.readline()
 
 
+def stranger(path: Path) -> None:
+    """Try to read as a user who may not."""
+    os.seteuid(65534)
+    try:
+        ReadStore.open(path, TABLES)
+    except SnapfsError as error:
+        say(f"{type(error).__name__} {error}")
+
+
 def damage(path: Path) -> None:
     """Open and read all there is of each store named on standard input, and say how it went.
 
@@ -98,5 +108,5 @@ def _read_all(store: Store) -> str:
 
 
 if __name__ == "__main__":
-    commands = {"hold": hold, "write": write, "read": read, "stay": stay, "damage": damage}
-    commands[sys.argv[1]](Path(sys.argv[2]))
+    commands = (hold, write, read, stay, stranger, damage)
+    {command.__name__: command for command in commands}[sys.argv[1]](Path(sys.argv[2]))
