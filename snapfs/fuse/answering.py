@@ -1,0 +1,46 @@
+"""From what a handler raises to what the kernel is told: the only place where exceptions become
+errnos."""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import structlog
+
+log = structlog.get_logger(__name__)
+
+Owner = TypeVar("Owner")
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+Handler = Callable[Concatenate[Owner, Parameters], Coroutine[Any, Any, Result]]
+
+
+def answering(handler: Handler[Owner, Parameters, Result]) -> Handler[Owner, Parameters, Result]:
+    """Make an OSError the reply; anything else unexpected is logged and answered with EIO.
+
+    ENOSYS never leaves by this way: the kernel would stop asking, for every file of the mount.
+    """
+
+    @functools.wraps(handler)
+    async def answer(self: Owner, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return await handler(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except OSError as error:
+            number = error.errno or errno.EIO
+            if number == errno.EIO:
+                log.error("fuse.io_error", operation=handler.__name__, error=str(error))
+            raise pyfuse3.FUSEError(
+                errno.EOPNOTSUPP if number == errno.ENOSYS else number
+            ) from None
+        except Exception:
+            log.exception("fuse.unexpected_error", operation=handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return answer  # type: ignore[return-value]  # mypy: `wraps` gives the first argument a name

@@ -1,0 +1,83 @@
+"""Copy-ups in threads: one at a time for a node, others wait for it, nobody else notices.
+
+A copy takes as long as the file is big, so it runs off the loop; only its last step, which makes
+the copy visible, is done on the loop. Descriptors that read the lower file are moved to the copy
+then, so that a reader sees what a writer writes, as on any local file system.
+"""
+
+from __future__ import annotations
+
+import os
+
+import trio
+
+from snapfs.fuse.handles import FileHandle, Handles
+from snapfs.fuse.threads import Threads, blocking
+from snapfs.fuse.trees import Shown
+from snapfs.overlay import Node, Tree
+
+
+class CopyUps:
+    """Runs and awaits the copies of a session."""
+
+    def __init__(self, files: Handles[FileHandle], threads: Threads) -> None:
+        self._files = files
+        self._threads = threads
+        self.under_way = 0
+        self.done = 0
+
+    async def ensure(self, shown: Shown, tree: Tree, node: Node, *, data: bool = True) -> None:
+        """Return when a node can be changed in place; the caller is inside the tree's gate.
+
+        Without `data` the copy is empty: for callers that are about to truncate.
+        """
+        while tree.needs_copy_up(node):
+            running = shown.copying.get(node.ino)
+            if running is None:
+                await self._copy(shown, tree, node, data=data)
+            else:
+                await running.wait()
+
+    async def settled(self, shown: Shown, node: Node | None = None) -> None:
+        """Return when no copy of `node`, or of the whole tree, is under way."""
+        while shown.copying:
+            running = (
+                next(iter(shown.copying.values())) if node is None else shown.copying.get(node.ino)
+            )
+            if running is None:
+                return
+            await running.wait()
+
+    async def _copy(self, shown: Shown, tree: Tree, node: Node, *, data: bool) -> None:
+        finished = shown.copying[node.ino] = trio.Event()
+        self.under_way += 1
+        try:
+            await self._run(tree, node, data=data)
+            self._move_readers(tree, node)
+            self.done += 1
+        finally:
+            self.under_way -= 1
+            del shown.copying[node.ino]
+            finished.set()
+
+    async def _run(self, tree: Tree, node: Node, *, data: bool) -> None:
+        job = tree.start_copy_up(node, data=data)
+        published = False
+        try:
+            if job.size_bytes:
+                await blocking(self._threads.copy_up, job.run)
+            else:
+                job.run()
+            tree.finish_copy_up(job)
+            published = True
+        finally:
+            if not published:
+                tree.abort_copy_up(job)
+
+    def _move_readers(self, tree: Tree, node: Node) -> None:
+        for handle in self._files.of_node(node.ino):
+            if handle.lower:
+                fd = tree.open(node, os.O_RDONLY)
+                os.dup2(fd, handle.fd, inheritable=False)
+                os.close(fd)
+                handle.lower = False

@@ -1,0 +1,107 @@
+"""Open files and directories, by the numbers that the kernel sends back with each request.
+
+INVARIANT: numbers start at a random point in each process and are never reused, so a handle of a
+dead worker is not found here rather than taken for another file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from snapfs.fuse.trees import Shown
+from snapfs.overlay import DirEntry, Node
+
+
+class FileHandle:
+    """One open(2) of a regular file. Owns `fd`, which stays the same number across a copy-up."""
+
+    __slots__ = (
+        "fd",
+        "lower",
+        "node",
+        "pid",
+        "set_id",
+        "shown",
+        "slow",
+        "slow_until_ns",
+        "writable",
+    )
+
+    def __init__(
+        self, shown: Shown, node: Node, fd: int, *, writable: bool, lower: bool, pid: int
+    ) -> None:
+        self.shown = shown
+        self.node = node
+        self.fd = fd
+        self.writable = writable
+        self.lower = lower
+        """Opened before its node was copied up."""
+        self.pid = pid
+        """Who opened it; asked for its rights when it writes to a set-id file."""
+        self.set_id = False
+        """A write may have to take set-id bits away."""
+        self.slow = False
+        """Reads without waiting are not supported here."""
+        self.slow_until_ns = 0
+        """Until then (monotonic) writes go to a thread."""
+
+
+class DirectoryHandle:
+    """One opendir(3). Lists what was there at the first read after an open or a rewind."""
+
+    __slots__ = ("entries", "node", "shown")
+
+    def __init__(self, shown: Shown, node: Node) -> None:
+        self.shown = shown
+        self.node = node
+        self.entries: list[DirEntry] = []
+
+
+AnyHandle = TypeVar("AnyHandle", FileHandle, DirectoryHandle)
+
+
+class Handles(Generic[AnyHandle]):
+    """A table of open handles of one kind."""
+
+    def __init__(self) -> None:
+        self._next = int.from_bytes(os.urandom(4), "little") << 31 | 1
+        self._open: dict[int, AnyHandle] = {}
+        self._of_node: dict[int, set[int]] = {}
+
+    def add(self, handle: AnyHandle) -> int:
+        """Keep a handle and return its number."""
+        number = self._next
+        self._next += 1
+        self._open[number] = handle
+        self._of_node.setdefault(handle.node.ino, set()).add(number)
+        return number
+
+    def get(self, number: int) -> AnyHandle:
+        """Return a handle; ESTALE for one that a dead worker gave out."""
+        try:
+            return self._open[number]
+        except KeyError:
+            raise OSError(errno.ESTALE, "opened by an earlier worker") from None
+
+    def pop(self, number: int) -> AnyHandle | None:
+        """Take a handle out of the table."""
+        handle = self._open.pop(number, None)
+        if handle is not None:
+            siblings = self._of_node[handle.node.ino]
+            siblings.discard(number)
+            if not siblings:
+                del self._of_node[handle.node.ino]
+        return handle
+
+    def of_node(self, ino: int) -> list[AnyHandle]:
+        """Return the open handles of one node."""
+        return [self._open[number] for number in self._of_node.get(ino, ())]
+
+    def __iter__(self) -> Iterator[AnyHandle]:
+        return iter(list(self._open.values()))
+
+    def __len__(self) -> int:
+        return len(self._open)

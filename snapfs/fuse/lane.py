@@ -1,0 +1,230 @@
+"""A lane: a directory of snapshots, each a merged tree that is opened when it is first looked at.
+
+Which snapshots there are is read from the metadata at each lookup, so a new one is found at once
+and its absence is never cached. Bind mounts hold on to a snapshot's root without ever looking it up
+again, so a root is also found by its number alone: what a restarted worker needs. A deeper node
+that is not known answers ESTALE, and the kernel walks down to it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn, Protocol, cast
+
+import structlog
+
+from snapfs.fuse.gate import Gate
+from snapfs.fuse.trees import Forest, Shown
+from snapfs.model import SnapshotId
+from snapfs.overlay import Attributes, DirEntry, Inodes, Node, Tree, TreeSpec, identity
+
+log = structlog.get_logger(__name__)
+
+
+class Layers(Protocol):
+    """What a snapshot's tree is made of (snapshots.Layers)."""
+
+    @property
+    def id(self) -> SnapshotId: ...
+
+    @property
+    def upper(self) -> Path | None: ...
+
+    @property
+    def work(self) -> Path | None: ...
+
+    @property
+    def lowers(self) -> tuple[Path, ...]: ...
+
+
+class Reader(Protocol):
+    """Where a lane learns of snapshots (snapshots.LayerReader)."""
+
+    def layers(self, snapshot_id: SnapshotId, /) -> Layers | None: ...
+
+    def ids(self) -> Sequence[SnapshotId]: ...
+
+
+class LaneRoot:
+    """The lane's own directory as a tree; what it looks up are the roots of other trees."""
+
+    def __init__(self, lane: LaneForest) -> None:
+        self._lane = lane
+        self._born_ns = time.time_ns()
+
+    def lookup(self, parent: Node, name: bytes) -> Node:
+        snapshot_id = _parse_id(name)
+        if snapshot_id is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return self._lane.open(snapshot_id).root
+
+    def getattr(self, node: Node) -> Attributes:
+        if node.ino != identity.LANE_ROOT:
+            return node.tree.getattr(node)
+        now_ns = time.time_ns()
+        return Attributes(
+            ino=identity.LANE_ROOT,
+            mode=stat.S_IFDIR | 0o755,
+            nlink=2,
+            uid=0,
+            gid=0,
+            rdev=0,
+            size=0,
+            blocks=0,
+            blksize=4096,
+            atime_ns=now_ns,
+            mtime_ns=now_ns,
+            ctime_ns=self._born_ns,
+        )
+
+    def readdir(self, node: Node) -> list[DirEntry]:
+        return [
+            DirEntry(str(snapshot_id).encode(), identity.root(snapshot_id), stat.S_IFDIR)
+            for snapshot_id in self._lane.ids()
+        ]
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        _refuse(errno.ENODATA)
+
+    def listxattr(self, node: Node) -> list[bytes]:
+        return []
+
+    def readlink(self, node: Node) -> bytes:
+        _refuse(errno.EINVAL)
+
+    def open(self, node: Node, flags: int) -> int:
+        _refuse(errno.EISDIR)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class LaneForest(Forest):
+    """The trees of a lane, opened at the first lookup and closed after the last forget.
+
+    INVARIANT: a frozen snapshot has its gate in `_frozen`, shown or not; a tree that is opened
+    takes it.
+    """
+
+    def __init__(
+        self, reader: Reader, storage: Path, inodes: Inodes, *, frozen: Iterable[SnapshotId] = ()
+    ) -> None:
+        """`storage` lies on the file system whose free space is shown."""
+        super().__init__(inodes)
+        self._reader = reader
+        self._storage = storage
+        self._frozen = {snapshot_id: Gate(frozen=True) for snapshot_id in frozen}
+        self._ids: dict[int, SnapshotId] = {}
+        self._root = Node(cast(Tree, None), identity.LANE_ROOT, stat.S_IFDIR, None, b"")
+        root = Shown(LaneRoot(self), None, Gate())
+        root.caches_absence = False
+        self._shown[0] = root
+
+    def ids(self) -> Sequence[SnapshotId]:
+        return self._reader.ids()
+
+    @property
+    def shown_ids(self) -> tuple[SnapshotId, ...]:
+        """Snapshots whose trees are open, dropped ones left out."""
+        return tuple(id_ for key, id_ in self._ids.items() if not self._shown[key].dropped)
+
+    @property
+    def dropped_ids(self) -> tuple[SnapshotId, ...]:
+        """Snapshots that were dropped and still have users."""
+        return tuple(id_ for key, id_ in self._ids.items() if self._shown[key].dropped)
+
+    @property
+    def frozen_ids(self) -> tuple[SnapshotId, ...]:
+        return tuple(self._frozen)
+
+    def open(self, snapshot_id: SnapshotId) -> Tree:
+        """Return a snapshot's tree, opening it if need be; FileNotFoundError when it has none."""
+        layers = self._reader.layers(snapshot_id)
+        if layers is None:
+            _refuse(errno.ENOENT)
+        key = identity.root(snapshot_id) >> identity.LOW_BITS
+        shown = self._shown.get(key)
+        if shown is None:
+            return self._open(key, layers)
+        if self._ids[key] != snapshot_id:
+            log.error("lane.number_taken", snapshot=snapshot_id, by=self._ids[key])
+            _refuse(errno.EBUSY)
+        if shown.dropped:
+            _refuse(errno.ENOENT)
+        return cast(Tree, shown.tree)
+
+    def shown(self, snapshot_id: SnapshotId) -> Shown | None:
+        """Return what shows a snapshot, if it is shown."""
+        key = identity.root(snapshot_id) >> identity.LOW_BITS
+        return self._shown[key] if self._ids.get(key) == snapshot_id else None
+
+    async def freeze(self, snapshot_id: SnapshotId) -> None:
+        """Return when no change is in flight; new ones wait from now on, also when cancelled."""
+        shown = self.shown(snapshot_id)
+        gate = self._frozen.get(snapshot_id) or (shown.gate if shown else Gate())
+        self._frozen[snapshot_id] = gate
+        await gate.freeze()
+
+    def thaw(self, snapshot_id: SnapshotId) -> None:
+        gate = self._frozen.pop(snapshot_id, None)
+        if gate is not None:
+            gate.thaw()
+
+    def drop(self, snapshot_id: SnapshotId) -> bool:
+        """Make a tree read-only for good; True when the kernel may know its name."""
+        shown = self.shown(snapshot_id)
+        if shown is not None:
+            shown.drop()
+        self.thaw(snapshot_id)
+        return shown is not None
+
+    def statfs(self) -> os.statvfs_result:
+        return os.statvfs(self._storage)
+
+    def _open(self, key: int, layers: Layers) -> Tree:
+        spec = TreeSpec(layers.id, layers.lowers, layers.upper, layers.work)
+        tree = Tree(spec, self.inodes)
+        gate = self._frozen.get(layers.id) or Gate()
+        changing = None if layers.upper is None else tree
+        self._shown[key] = Shown(tree, changing, gate)
+        self._ids[key] = layers.id
+        log.debug("lane.tree_opened", snapshot=layers.id, layers=len(layers.lowers))
+        return tree
+
+    def _adopt(self, ino: int) -> tuple[Shown, Node]:
+        """Find the lane's root, or a snapshot's root that an earlier worker handed out."""
+        if ino == identity.LANE_ROOT:
+            return self._shown[0], self._root
+        key, low = identity.split(ino)
+        if low == 0 and (snapshot_id := self._id_of(key)) is not None:
+            root = self.open(snapshot_id).root
+            self.remember(root)
+            return self._shown[key], root
+        return super()._adopt(ino)
+
+    def _id_of(self, key: int) -> SnapshotId | None:
+        return next((n for n in self.ids() if identity.root(n) >> identity.LOW_BITS == key), None)
+
+    def _reconsider(self, key: int, shown: Shown) -> None:
+        if shown.lookups or shown.handles or shown.gate.entered or not key:
+            return
+        del self._shown[key]
+        snapshot_id = self._ids.pop(key)
+        shown.tree.close()
+        log.debug("lane.tree_closed", snapshot=snapshot_id)
+
+
+def _parse_id(name: bytes) -> SnapshotId | None:
+    """Read a snapshot's directory name: a decimal number as we write it."""
+    if not name.isdigit() or name.startswith(b"0") or len(name) > 19:
+        return None
+    return SnapshotId(int(name))
+
+
+def _refuse(number: int) -> NoReturn:
+    raise OSError(number, os.strerror(number))

@@ -1,0 +1,95 @@
+"""mount(2) and umount2(2), and what /proc and /sys tell about a mount.
+
+Nothing here asks the mounted file system anything: a worker that is dead must not stall its
+supervisor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_SYNCHRONOUS = 16
+MS_DIRSYNC = 128
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
+
+MNT_FORCE = 1
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountPoint:
+    """One line of /proc/self/mountinfo."""
+
+    device: str
+    """`major:minor` of the super block; for FUSE the minor is the number of the connection."""
+    path: str
+    type: str
+    source: str
+
+
+def mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
+    """Call mount(2); an OSError carries the target."""
+    if _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        kind.encode(),
+        ctypes.c_ulong(flags),
+        data.encode(),
+    ):
+        _raise(target)
+
+
+def unmount(target: Path, flags: int = 0) -> None:
+    """Call umount2(2), not through a symbolic link; may block while dirty pages are written."""
+    if _libc.umount2(os.fsencode(target), flags | UMOUNT_NOFOLLOW):
+        _raise(target)
+
+
+def mounted_at(target: Path) -> list[MountPoint]:
+    """Return the mounts stacked on `target`, lowest first; `target` must be absolute and real."""
+    wanted = str(target)
+    return [found for found in mount_table() if found.path == wanted]
+
+
+def mount_table() -> list[MountPoint]:
+    """Return the mounts of this process's mount name space (proc(5), mountinfo)."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        return [_parse(line) for line in lines]
+
+
+def set_read_ahead(device: str, size_kib: int) -> bool:
+    """Set a super block's read-ahead; False where /sys is read-only or lacks the device."""
+    try:
+        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(size_kib))
+    except OSError:
+        return False
+    return True
+
+
+def _parse(line: str) -> MountPoint:
+    before, _, after = line.rstrip("\n").partition(" - ")
+    fields = before.split(" ")
+    kind, source = after.split(" ")[:2]
+    return MountPoint(fields[2], _plain(fields[4]), kind, _plain(source))
+
+
+def _plain(escaped: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), escaped)
+
+
+def _raise(target: Path) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), str(target))

@@ -1,0 +1,346 @@
+"""The handlers that pyfuse3 calls: translate a request, ask the tree, translate the answer.
+
+No rules live here: what a merged tree is, is in snapfs.overlay. What is here is the order of things
+around it: a change passes the tree's gate, copies in a thread what it needs, then happens in one
+step on the loop. Lookup counts go up exactly when a reply hands a node to the kernel.
+
+pyfuse3's own limits that show: no request tells which node a STATFS is for, directories are read
+with attributes always, and setattr cannot see the kernel's kill-set-id flag (privileges.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+import pyfuse3
+import structlog
+
+from snapfs.fuse import attributes, privileges
+from snapfs.fuse.answering import answering
+from snapfs.fuse.files import FileHandlers
+from snapfs.fuse.handles import DirectoryHandle
+from snapfs.fuse.threads import blocking
+from snapfs.fuse.trees import Shown
+from snapfs.overlay import Dir, DirEntry, Node, SetAttr, Tree
+
+log = structlog.get_logger(__name__)
+
+_DOTS = 2
+"""Entries before the first name of a listing."""
+
+
+class OverlayOperations(FileHandlers):
+    """Handlers for names and attributes, added to those for contents."""
+
+    @answering
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        shown, parent = self.forest.find(parent_inode)
+        try:
+            node = shown.tree.lookup(parent, name)
+        except FileNotFoundError:
+            if shown.caches_absence:
+                return self.view.absent()
+            raise
+        return self._known(shown, node)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            try:
+                self.forest.forget(ino, count)
+            except Exception:
+                log.exception("fuse.forget_failed", inode=ino, count=count)
+
+    @answering
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        shown, node = self.forest.find(inode)
+        return self.view.entry(shown.tree.getattr(node))
+
+    @answering
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        shown, node = self.forest.find(inode)
+        wanted = self.view.wanted(attr, fields)
+        tree = await shown.begin()
+        try:
+            await self.copy_ups.ensure(shown, tree, node, data=wanted.size != 0)
+            if wanted.size is not None:
+                wanted = self._kill_set_id(tree, node, wanted, ctx)
+                await self.truncate(tree, node, wanted.size or 0)
+            tree.setattr(node, wanted, self._writable_fd(fh))
+            self._note_mode(node, wanted)
+            return self.view.entry(tree.getattr(node))
+        finally:
+            shown.end()
+
+    @answering
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        shown, node = self.forest.find(inode)
+        return shown.tree.readlink(node)
+
+    @answering
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        shown, parent = self.forest.find(parent_inode)
+        uid, gid = self.view.caller(ctx)
+        tree = await shown.begin()
+        try:
+            node = tree.mknod(parent, name, mode, rdev, uid=uid, gid=gid, umask=ctx.umask)
+            return self._known(shown, node)
+        finally:
+            shown.end()
+
+    @answering
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        shown, parent = self.forest.find(parent_inode)
+        uid, gid = self.view.caller(ctx)
+        tree = await shown.begin()
+        try:
+            node = tree.mkdir(parent, name, mode, uid=uid, gid=gid, umask=ctx.umask)
+            return self._known(shown, node)
+        finally:
+            shown.end()
+
+    @answering
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        shown, parent = self.forest.find(parent_inode)
+        uid, gid = self.view.caller(ctx)
+        tree = await shown.begin()
+        try:
+            return self._known(shown, tree.symlink(parent, name, target, uid=uid, gid=gid))
+        finally:
+            shown.end()
+
+    @answering
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        shown, node = self.forest.find(inode)
+        to, new_parent = self.forest.find(new_parent_inode)
+        _same_tree(shown, to)
+        tree = await shown.begin()
+        try:
+            await self.copy_ups.ensure(shown, tree, node)
+            tree.link(node, new_parent, new_name)
+            return self._known(shown, node)
+        finally:
+            shown.end()
+
+    @answering
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        shown, parent = self.forest.find(parent_inode)
+        tree = await shown.begin()
+        try:
+            await self.copy_ups.settled(shown, tree.lookup(parent, name))
+            tree.unlink(parent, name)
+        finally:
+            shown.end()
+
+    @answering
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        shown, parent = self.forest.find(parent_inode)
+        tree = await shown.begin()
+        try:
+            tree.rmdir(parent, name)
+        finally:
+            shown.end()
+
+    @answering
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        shown, parent = self.forest.find(parent_inode_old)
+        to, new_parent = self.forest.find(parent_inode_new)
+        _same_tree(shown, to)
+        tree = await shown.begin()
+        try:
+            await self._prepare_move(shown, tree, tree.lookup(parent, name_old))
+            target = _lookup_or_none(tree, new_parent, name_new)
+            if target is not None:
+                await self._prepare_target(shown, tree, target, flags)
+            tree.rename(parent, name_old, new_parent, name_new, flags)
+        finally:
+            shown.end()
+
+    @answering
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        shown, node = self.forest.find(inode)
+        shown.handles += 1
+        return self.directories.add(DirectoryHandle(shown, node))
+
+    @answering
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        handle = self.directories.get(fh)
+        if start_id == 0:
+            handle.entries = list(handle.shown.tree.readdir(handle.node))
+        for position in range(start_id, _DOTS):
+            if not pyfuse3.readdir_reply(token, *_dot(handle.node, position), position + 1):
+                return
+        for position in range(max(start_id, _DOTS), _DOTS + len(handle.entries)):
+            if not self._list(handle, handle.entries[position - _DOTS], token, position + 1):
+                return
+
+    @answering
+    async def releasedir(self, fh: int) -> None:
+        handle = self.directories.pop(fh)
+        if handle is not None:
+            self.forest.released(handle.shown, handle.node.ino)
+
+    @answering
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        handle = self.directories.get(fh)
+        if not handle.node.up:
+            return  # committed layers are durable already
+        at, path = handle.node.tree.where(handle.node)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+        try:
+            await blocking(self.threads.file_io, os.fsync, fd)
+        finally:
+            os.close(fd)
+
+    @answering
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        return attributes.statvfs(await blocking(self.threads.file_io, self.forest.statfs))
+
+    @answering
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        shown, node = self.forest.find(inode)
+        return shown.tree.getxattr(node, name)
+
+    @answering
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        shown, node = self.forest.find(inode)
+        return shown.tree.listxattr(node)
+
+    @answering
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        shown, node = self.forest.find(inode)
+        tree = await shown.begin()
+        try:
+            await self.copy_ups.ensure(shown, tree, node)
+            tree.setxattr(node, name, value, 0)
+        finally:
+            shown.end()
+
+    @answering
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        shown, node = self.forest.find(inode)
+        tree = await shown.begin()
+        try:
+            await self.copy_ups.ensure(shown, tree, node)
+            tree.removexattr(node, name)
+        finally:
+            shown.end()
+
+    def _known(self, shown: Shown, node: Node) -> pyfuse3.EntryAttributes:
+        """Return the reply that hands a node to the kernel, and count it."""
+        entry = self.view.entry(shown.tree.getattr(node))
+        self.forest.remember(node)
+        return entry
+
+    def _list(
+        self, handle: DirectoryHandle, entry: DirEntry, token: pyfuse3.ReaddirToken, next_id: int
+    ) -> bool:
+        """Add one entry to a listing; False when the reply is full. What is gone is left out."""
+        tree = handle.shown.tree
+        try:
+            node = tree.lookup(handle.node, entry.name)
+            reply = self.view.entry(tree.getattr(node))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return True
+            raise
+        if not pyfuse3.readdir_reply(token, entry.name, reply, next_id):
+            return False
+        self.forest.remember(node)
+        return True
+
+    def _kill_set_id(
+        self, tree: Tree, node: Node, wanted: SetAttr, ctx: pyfuse3.RequestContext
+    ) -> SetAttr:
+        """Make a truncation take set-id bits when the caller has no right to keep them."""
+        mode = tree.getattr(node).mode
+        if wanted.mode is not None or not privileges.loses_set_id(mode):
+            return wanted
+        if privileges.keeps_set_id(ctx.pid):
+            return wanted
+        return SetAttr(
+            mode=privileges.without_set_id(mode),
+            uid=wanted.uid,
+            gid=wanted.gid,
+            size=wanted.size,
+            atime_ns=wanted.atime_ns,
+            mtime_ns=wanted.mtime_ns,
+        )
+
+    def _note_mode(self, node: Node, wanted: SetAttr) -> None:
+        """Let open files know that a write may have to take set-id bits away."""
+        if wanted.mode is not None and wanted.mode & (stat.S_ISUID | stat.S_ISGID):
+            for handle in self.files.of_node(node.ino):
+                handle.set_id = True
+
+    def _writable_fd(self, fh: int | None) -> int | None:
+        """Return the descriptor behind a handle that can change its file."""
+        if fh is None:
+            return None
+        handle = self.files.get(fh)
+        return handle.fd if handle.writable else None
+
+    async def _prepare_move(self, shown: Shown, tree: Tree, node: Node) -> None:
+        """Copy up what a rename moves; a directory waits for copies below it, whose paths it
+        changes."""
+        if isinstance(node, Dir):
+            if node.stack and not self.redirects:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            await self.copy_ups.settled(shown)
+        else:
+            await self.copy_ups.ensure(shown, tree, node)
+
+    async def _prepare_target(self, shown: Shown, tree: Tree, node: Node, flags: int) -> None:
+        if flags & pyfuse3.RENAME_EXCHANGE:
+            await self._prepare_move(shown, tree, node)
+        else:
+            await self.copy_ups.settled(shown, node)
+
+
+def _same_tree(one: Shown, other: Shown) -> None:
+    if one is not other:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def _lookup_or_none(tree: Tree, parent: Node, name: bytes) -> Node | None:
+    try:
+        return tree.lookup(parent, name)
+    except FileNotFoundError:
+        return None
+
+
+def _dot(node: Node, position: int) -> tuple[bytes, pyfuse3.EntryAttributes]:
+    """Return `.` or `..` as listed; the kernel takes no reference to these."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_mode = stat.S_IFDIR
+    entry.st_ino = node.ino if position == 0 or node.parent is None else node.parent.ino
+    return (b".", b"..")[position], entry

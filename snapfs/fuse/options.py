@@ -1,0 +1,320 @@
+"""The options of `snapfs-overlay -o`: those of fuse-overlayfs, with its defaults.
+
+Options are separated by commas; a backslash makes the next character plain, also a colon between
+layers (as the kernel's overlayfs has it), and `\\ooo` is a byte in octal (as mount(8) writes it).
+What only tunes fuse-overlayfs is taken and ignored; what we do not know is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from snapfs.fuse import mounts
+from snapfs.fuse.attributes import FOREVER_S
+from snapfs.model import InvalidArgument, NotImplementedYet
+
+_ESCAPE = re.compile(r"\\([0-7]{3}|.)", re.DOTALL)
+_OPTION_END = re.compile(r"((?:[^\\,]|\\.)*)(?:,|$)", re.DOTALL)
+
+_MOUNT_FLAGS = {
+    "ro": (mounts.MS_RDONLY, True),
+    "rw": (mounts.MS_RDONLY, False),
+    "nosuid": (mounts.MS_NOSUID, True),
+    "suid": (mounts.MS_NOSUID, False),
+    "nodev": (mounts.MS_NODEV, True),
+    "dev": (mounts.MS_NODEV, False),
+    "noexec": (mounts.MS_NOEXEC, True),
+    "exec": (mounts.MS_NOEXEC, False),
+    "noatime": (mounts.MS_NOATIME, True),
+    "atime": (mounts.MS_NOATIME, False),
+    "nodiratime": (mounts.MS_NODIRATIME, True),
+    "diratime": (mounts.MS_NODIRATIME, False),
+    "sync": (mounts.MS_SYNCHRONOUS, True),
+    "async": (mounts.MS_SYNCHRONOUS, False),
+    "dirsync": (mounts.MS_DIRSYNC, True),
+}
+_TAKEN = frozenset(
+    [
+        "lowerdir",
+        "upperdir",
+        "workdir",
+        "redirect_dir",
+        "uidmapping",
+        "gidmapping",
+        "squash_to_root",
+        "squash_to_uid",
+        "squash_to_gid",
+        "static_nlink",
+        "timeout",
+        "fsync",
+        "volatile",
+        "noacl",
+        "noxattrs",
+        "xattr_permissions",
+        "plugins",
+        "debug",
+        "fsname",
+        "subtype",
+        "allow_other",
+        "allow_root",
+    ]
+)
+_IGNORED = frozenset(
+    [
+        "clone_fd",
+        "max_threads",
+        "max_idle_threads",
+        "threaded",
+        "fast_ino",
+        "writeback",
+        "default_permissions",
+        "context",
+        "fscontext",
+        "defcontext",
+        "rootcontext",
+        "auto_unmount",
+        "kernel_cache",
+        "auto_cache",
+        "max_read",
+        "max_write",
+        "blkdev",
+        "splice_read",
+        "splice_write",
+        "splice_move",
+        "no_splice_read",
+        "no_splice_write",
+        "no_splice_move",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "lazytime",
+        "nolazytime",
+        "defaults",
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "_netdev",
+        "nofail",
+        "uid",
+        "gid",
+        "umask",
+        "metacopy",
+        "index",
+        "xino",
+        "nfs_export",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """`length` owners from `stored` in the layers are shown from `shown` on."""
+
+    stored: int
+    shown: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayOptions:
+    """What a plain overlay is made of and how it behaves."""
+
+    lowers: tuple[Path, ...] = ()
+    upper: Path | None = None
+    work: Path | None = None
+    mount_flags: int = mounts.MS_NODEV | mounts.MS_NOATIME
+    """As fuse-overlayfs mounts."""
+    source: str = "snapfs-overlay"
+    subtype: str = "snapfs-overlay"
+    allow: str = "allow_other"
+    timeout_s: float = FOREVER_S
+    uid_ranges: tuple[IdRange, ...] = ()
+    gid_ranges: tuple[IdRange, ...] = ()
+    squash_uid: int | None = None
+    squash_gid: int | None = None
+    static_nlink: bool = False
+    durable: bool = True
+    """Off, no fsync reaches the disk (`volatile`, `fsync=0`)."""
+    redirects: bool = False
+    """Directories of lower layers can be renamed; off, EXDEV: diff tools may not know redirects."""
+    acl: bool = True
+    xattrs: bool = True
+    debug: bool = False
+
+
+def parse(texts: Iterable[str]) -> OverlayOptions:
+    """Read the arguments of `-o`; InvalidArgument names the option and the way out."""
+    options = OverlayOptions()
+    for text in texts:
+        for option in _split(text):
+            options = _apply(options, option)
+    if not options.lowers:
+        raise InvalidArgument("lowerdir is missing; give -o lowerdir=DIR[:DIR...]")
+    if options.upper is not None and options.work is None:
+        raise InvalidArgument("workdir is missing; an upperdir needs -o workdir=DIR beside it")
+    if options.upper is None:
+        options = replace(options, mount_flags=options.mount_flags | mounts.MS_RDONLY)
+    return options
+
+
+def _apply(options: OverlayOptions, option: str) -> OverlayOptions:
+    name, given, value = option.partition("=")
+    if name in _MOUNT_FLAGS:
+        bit, on = _MOUNT_FLAGS[name]
+        return replace(
+            options, mount_flags=options.mount_flags | bit if on else options.mount_flags & ~bit
+        )
+    if name in _TAKEN:
+        return replace(options, **_changes(options, name, value if given else None))
+    if name in _IGNORED or name.startswith("x-") or not option:
+        return options
+    raise InvalidArgument(f"option {name!r} is not known{_nearest(name)}")
+
+
+def _changes(options: OverlayOptions, name: str, value: str | None) -> dict[str, Any]:
+    match name:
+        case "lowerdir":
+            return {"lowers": _directories(value)}
+        case "upperdir":
+            return {"upper": _directory(name, value)}
+        case "workdir":
+            return {"work": _directory(name, value)}
+        case "redirect_dir":
+            return {
+                "redirects": _choice(
+                    name, value, {"on": True, "off": False, "follow": False, "nofollow": False}
+                )
+            }
+        case "uidmapping":
+            return {"uid_ranges": _ranges(name, value)}
+        case "gidmapping":
+            return {"gid_ranges": _ranges(name, value)}
+        case "squash_to_root":
+            return {
+                "squash_uid": options.squash_uid if options.squash_uid is not None else 0,
+                "squash_gid": options.squash_gid if options.squash_gid is not None else 0,
+            }
+        case "squash_to_uid":
+            return {"squash_uid": _number(name, value)}
+        case "squash_to_gid":
+            return {"squash_gid": _number(name, value)}
+        case "static_nlink":
+            return {"static_nlink": True}
+        case "timeout":
+            return {"timeout_s": _seconds(name, value)}
+        case "fsync":
+            return {"durable": _switch(name, value)}
+        case "volatile":
+            return {"durable": False}
+        case "noacl":
+            return {"acl": False}
+        case "noxattrs":
+            return {"xattrs": not _switch(name, value)}
+        case "debug":
+            return {"debug": True}
+        case "fsname":
+            return {"source": _plain(value or "")}
+        case "subtype":
+            return {"subtype": _plain(value or "")}
+        case "allow_other" | "allow_root":
+            return {"allow": "allow_other"}
+        case _:
+            return _refused(name, value)
+
+
+def _refused(name: str, value: str | None) -> dict[str, Any]:
+    """Options that would change what is stored: harmless when off, refused when on."""
+    if name == "xattr_permissions" and value not in (None, "0"):
+        raise NotImplementedYet(
+            "xattr_permissions: owners and modes kept in attributes are not supported; run as root"
+        )
+    if name == "plugins" and value:
+        raise NotImplementedYet(
+            "plugins: fuse-overlayfs plugins cannot be loaded; leave the option out"
+        )
+    return {}
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that no backslash precedes; escapes are kept."""
+    return [found for found in _OPTION_END.findall(text) if found]
+
+
+def _directories(value: str | None) -> tuple[Path, ...]:
+    parts = re.findall(r"((?:[^\\:]|\\.)*)(?::|$)", value or "", re.DOTALL)[:-1]
+    if not value or not all(parts):
+        raise InvalidArgument(
+            f"lowerdir {value!r} has an empty path; put one colon between two, \\: in a name"
+        )
+    return tuple(_directory("lowerdir", part) for part in parts)
+
+
+def _directory(name: str, value: str | None) -> Path:
+    path = Path(_plain(value or "")).absolute()
+    if not value:
+        raise InvalidArgument(f"{name} is empty; give a directory")
+    if not path.is_dir():
+        raise InvalidArgument(f"{name} {os.fspath(path)!r} is not a directory; make it first")
+    return path
+
+
+def _ranges(name: str, value: str | None) -> tuple[IdRange, ...]:
+    """Read `SHOWN:STORED:LENGTH`, several joined by colons or commas (user_namespaces(7))."""
+    words = re.split(r"[:,]", (value or "").replace("\\,", ","))
+    if not all(word.isdigit() for word in words) or len(words) % 3:
+        raise InvalidArgument(f"{name} {value!r} is not ID:MAPPED-ID:LENGTH, repeated with colons")
+    numbers = [int(word) for word in words]
+    return tuple(
+        IdRange(stored=numbers[at + 1], shown=numbers[at], length=numbers[at + 2])
+        for at in range(0, len(numbers), 3)
+    )
+
+
+def _number(name: str, value: str | None) -> int:
+    if value is None or not value.isdigit():
+        raise InvalidArgument(f"{name} {value!r} is not a number; give an id")
+    return int(value)
+
+
+def _seconds(name: str, value: str | None) -> float:
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise InvalidArgument(f"{name} {value!r} is not a number of seconds")
+    return seconds
+
+
+def _switch(name: str, value: str | None) -> bool:
+    return bool(_choice(name, value, {"0": False, "1": True}))
+
+
+def _choice(name: str, value: str | None, choices: dict[str, bool]) -> bool:
+    try:
+        return choices[value or ""]
+    except KeyError:
+        raise InvalidArgument(f"{name} {value!r}: choose one of {', '.join(choices)}") from None
+
+
+def _plain(text: str) -> str:
+    """Take escapes out of a value."""
+    return _ESCAPE.sub(lambda found: _escaped(found[1]), text)
+
+
+def _escaped(what: str) -> str:
+    return os.fsdecode(bytes([int(what, 8) & 0xFF])) if len(what) == 3 else what
+
+
+def _nearest(name: str) -> str:
+    known = sorted(_TAKEN | _IGNORED | _MOUNT_FLAGS.keys())
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else "; see snapfs-overlay --help"

@@ -1,0 +1,202 @@
+"""One worker process as its supervisor sees it: started, spoken to, watched, ended.
+
+Thread-safe. Lock: `_lock` guards `_waiting`, `_next` and writes to the channel; it is never held
+across a system call that blocks. The reader thread ends with the worker, or when `close` shuts the
+channel.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from snapfs.fuse import control
+from snapfs.fuse.handover import Connection
+from snapfs.model import DeadlineExceeded, Internal, Unavailable
+
+POLL_S = 0.1
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerProcess:
+    """A running worker. Raises OSError when it cannot be started."""
+
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        root: Path,
+        *,
+        log_level: str,
+        frozen: tuple[int, ...],
+    ) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Future[control.Answer]] = {}
+        self._next = 1
+        self._ready = False
+        self._settled = threading.Event()
+        self.gone = threading.Event()
+        """The worker has ended, or will never speak again."""
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                _command(name, root, connection.fd, theirs.fileno(), log_level),
+                pass_fds=(connection.fd, theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        self.started_s = time.monotonic()
+        self._reader = threading.Thread(target=self._read, name=f"lane-{name}-reader", daemon=True)
+        self._reader.start()
+        self._send(control.Begin.of(connection.init, frozen))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_ready(self) -> bool:
+        return self._ready and not self.gone.is_set()
+
+    def wait_ready(self, deadline_s: float, *, unless: threading.Event) -> None:
+        """Return when the worker serves.
+
+        Raises DeadlineExceeded, or Unavailable when it died or `unless` was set.
+        """
+        while not self._settled.wait(min(POLL_S, _left(deadline_s))):
+            if unless.is_set():
+                raise Unavailable(f"worker {self.pid} is not needed any more")
+            if not _left(deadline_s):
+                raise DeadlineExceeded(f"worker {self.pid} is not ready in time")
+        if not self._ready:
+            raise Unavailable(f"worker {self.pid} ended before it served; its log says why")
+
+    def ended_within(self, timeout_s: float) -> bool:
+        """Say whether the process ends within `timeout_s`."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def reap(self, timeout_s: float) -> int:
+        """Return the exit status (negative: the signal) of a worker that closed its channel."""
+        if not self.ended_within(timeout_s):
+            self._process.kill()
+        return self._process.wait()
+
+    def call(
+        self, build: Callable[[int], control.Request], deadline_s: float
+    ) -> control.WorkerStatus | None:
+        """Send a request and return its answer.
+
+        Raises Unavailable when the worker ends first, DeadlineExceeded, or Internal with its words.
+        """
+        future: Future[control.Answer] = Future()
+        with self._lock:
+            number = self._next
+            self._next += 1
+            self._waiting[number] = future
+        try:
+            self._send(build(number))
+            answer = future.result(_left(deadline_s))
+        except FutureTimeout:
+            raise DeadlineExceeded(f"worker {self.pid} did not answer in time") from None
+        finally:
+            with self._lock:
+                self._waiting.pop(number, None)
+        if answer.late:
+            raise DeadlineExceeded(answer.error or "the worker's deadline passed")
+        if answer.error is not None:
+            raise Internal(f"worker {self.pid}: {answer.error}")
+        return answer.status
+
+    def kill(self) -> None:
+        """End the process at once and reap it."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self, timeout_s: float) -> None:
+        """Close the channel; a worker that still runs goes on serving."""
+        _shut(self._channel)
+        self._reader.join(timeout_s)
+
+    def _send(self, message: control.Message) -> None:
+        try:
+            with self._lock:
+                self._channel.send(
+                    control.encode(message), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                )
+        except OSError as error:
+            raise Unavailable(f"worker {self.pid} cannot be reached: {error.strerror}") from error
+
+    def _read(self) -> None:
+        while packet := self._receive():
+            try:
+                self._take(control.decode(packet))
+            except msgspec.MsgspecError as error:
+                log.error("worker.bad_packet", pid=self.pid, error=str(error))
+        self.gone.set()
+        self._settled.set()
+        with self._lock:
+            self._channel.close()
+            waiting = list(self._waiting.values())
+        for future in waiting:
+            future.set_exception(Unavailable(f"worker {self.pid} ended while it was asked"))
+
+    def _receive(self) -> bytes:
+        try:
+            return self._channel.recv(control.MAX_PACKET_BYTES)
+        except OSError:
+            return b""
+
+    def _take(self, message: control.Message) -> None:
+        match message:
+            case control.Ready():
+                self._ready = True
+                self._settled.set()
+            case control.Answer():
+                with self._lock:
+                    future = self._waiting.pop(message.id, None)
+                if future is not None:
+                    future.set_result(message)
+            case _:
+                log.error("worker.unexpected_message", pid=self.pid, message=str(message))
+
+
+def _command(name: str, root: Path, fd: int, channel: int, log_level: str) -> list[str]:
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "snapfs.fuse.worker",
+        f"--lane={name}",
+        f"--root={os.fspath(root)}",
+        f"--fuse-fd={fd}",
+        f"--control-fd={channel}",
+        f"--log-level={log_level}",
+    ]
+
+
+def _left(deadline_s: float) -> float:
+    return max(0.0, deadline_s - time.monotonic())
+
+
+def _shut(channel: socket.socket) -> None:
+    try:
+        channel.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # the reader has closed it: the worker is gone

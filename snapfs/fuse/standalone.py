@@ -1,0 +1,181 @@
+"""A plain overlay with no daemon and no metadata: what `snapfs-overlay` runs.
+
+The same handover and the same handlers as in a lane, with one tree as the root and this process as
+both ends. Ends when the file system is unmounted, or unmounts it when asked by SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pyfuse3
+import structlog
+import trio
+
+from snapfs.fuse import handover, mounts, session
+from snapfs.fuse.answering import answering
+from snapfs.fuse.attributes import View
+from snapfs.fuse.operations import OverlayOperations
+from snapfs.fuse.options import IdRange, OverlayOptions
+from snapfs.fuse.trees import SingleForest
+from snapfs.overlay import Inodes, Tree, TreeSpec
+
+log = structlog.get_logger(__name__)
+
+MOUNT_TIMEOUT_S = 20.0
+OVERFLOW_ID = 65534
+"""Shown for an owner that no range covers, as the kernel shows nobody."""
+
+
+def serve(options: OverlayOptions, mountpoint: Path, *, ready: Callable[[], None]) -> None:
+    """Mount on `mountpoint` and serve until unmounted; `ready` is called once it is usable.
+
+    Raises OSError with nothing left mounted.
+    """
+    inodes = Inodes()
+    tree = Tree(_spec(options), inodes)
+    try:
+        connection = handover.connect(
+            mountpoint,
+            source=options.source,
+            subtype=options.subtype,
+            flags=options.mount_flags,
+            options=(options.allow,),
+            wanted=_flags(options),
+            timeout_s=MOUNT_TIMEOUT_S,
+        )
+        device = mounts.mounted_at(mountpoint)[-1].device
+        mounts.set_read_ahead(device, handover.MAX_READ_AHEAD_BYTES // 1024)
+        trio.run(_run, options, tree, inodes, connection, mountpoint, ready)
+    finally:
+        tree.close()
+
+
+async def _run(
+    options: OverlayOptions,
+    tree: Tree,
+    inodes: Inodes,
+    connection: handover.Connection,
+    mountpoint: Path,
+    ready: Callable[[], None],
+) -> None:
+    forest = SingleForest(tree, inodes, caches_absence=options.timeout_s > 0)
+    operations = PlainOperations(forest, options)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_unmount_on_signal, mountpoint)
+        await session.serve(operations, connection.fd, connection.init, ready=ready)
+        nursery.cancel_scope.cancel()
+
+
+async def _unmount_on_signal(
+    mountpoint: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("overlay.signal", signal=signal.Signals(number).name)
+            await trio.to_thread.run_sync(_detach, mountpoint, abandon_on_cancel=True)
+
+
+def _detach(mountpoint: Path) -> None:
+    try:
+        mounts.unmount(mountpoint, mounts.MNT_DETACH)
+    except OSError as error:
+        log.error("overlay.unmount_failed", mountpoint=str(mountpoint), error=str(error))
+
+
+class PlainOperations(OverlayOperations):
+    """The handlers, less what options switch off."""
+
+    def __init__(self, forest: SingleForest, options: OverlayOptions) -> None:
+        super().__init__(forest, _view(options), redirects=options.redirects)
+        self._durable = options.durable
+        self._xattrs = options.xattrs
+
+    @answering
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        if self._durable:
+            await super().fsync(fh, datasync)
+
+    @answering
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        if self._durable:
+            await super().fsyncdir(fh, datasync)
+
+    @answering
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        self._check_xattrs()
+        return await super().getxattr(inode, name, ctx)
+
+    @answering
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        self._check_xattrs()
+        await super().setxattr(inode, name, value, ctx)
+
+    def _check_xattrs(self) -> None:
+        if not self._xattrs:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+class MappedOwners:
+    """Owners of the layers as somebody else is to see them: ranges first, then one for all."""
+
+    def __init__(self, options: OverlayOptions) -> None:
+        self._uids = options.uid_ranges
+        self._gids = options.gid_ranges
+        self._uid = options.squash_uid
+        self._gid = options.squash_gid
+
+    def shown(self, uid: int, gid: int) -> tuple[int, int]:
+        return (
+            _shown(self._uids, uid) if self._uid is None else self._uid,
+            _shown(self._gids, gid) if self._gid is None else self._gid,
+        )
+
+    def stored_uid(self, uid: int) -> int:
+        return _stored(self._uids, uid)
+
+    def stored_gid(self, gid: int) -> int:
+        return _stored(self._gids, gid)
+
+
+def _shown(ranges: tuple[IdRange, ...], number: int) -> int:
+    for found in ranges:
+        if found.stored <= number < found.stored + found.length:
+            return number - found.stored + found.shown
+    return OVERFLOW_ID if ranges else number
+
+
+def _stored(ranges: tuple[IdRange, ...], number: int) -> int:
+    for found in ranges:
+        if found.shown <= number < found.shown + found.length:
+            return number - found.shown + found.stored
+    return OVERFLOW_ID if ranges else number
+
+
+def _view(options: OverlayOptions) -> View:
+    translated = options.uid_ranges or options.gid_ranges
+    squashed = options.squash_uid is not None or options.squash_gid is not None
+    mapped = MappedOwners(options) if translated or squashed else None
+    return View(options.timeout_s, mapped, static_nlink=options.static_nlink)
+
+
+def _spec(options: OverlayOptions) -> TreeSpec:
+    return TreeSpec(
+        number=1,
+        lowers=options.lowers,
+        upper=options.upper,
+        work=options.work,
+        single=True,
+        sync=options.durable,
+    )
+
+
+def _flags(options: OverlayOptions) -> handover.Init:
+    return handover.WANTED if options.acl else handover.WANTED & ~handover.Init.POSIX_ACL

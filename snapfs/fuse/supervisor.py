@@ -1,0 +1,415 @@
+"""A lane as the control process has it: one FUSE mount, and a worker that is kept alive under it.
+
+The mount and its descriptor belong to the lane, not to the worker: when a worker dies, the watcher
+starts another on the same descriptor, with the same code as the first. Requests made meanwhile wait
+in the kernel. What a worker must know besides the layers, which snapshots are frozen, is kept here
+and told to each new one. (Handing the descriptor to the service manager, or taking it back after a
+restart of this process, goes into `_open`: nothing else cares where a connection came from.)
+
+Thread-safe. `_changed` (a condition) guards all state; no call to a worker or the kernel is made
+under it. Every method returns within its deadline. No method touches a path inside the mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from snapfs.fuse import control, mounts
+from snapfs.fuse.handover import FS_SUBTYPE, MAX_READ_AHEAD_BYTES, Connection, connect
+from snapfs.fuse.process import WorkerProcess
+from snapfs.model import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    SnapfsError,
+    SnapshotId,
+    Unavailable,
+)
+
+log = structlog.get_logger(__name__)
+
+FS_TYPE = f"fuse.{FS_SUBTYPE}"
+FIRST_DELAY_S = 0.05
+LONGEST_DELAY_S = 5.0
+STEADY_S = 10.0
+"""A worker that lived this long clears the back-off."""
+CALL_TIMEOUT_S = 10.0
+REAP_TIMEOUT_S = 2.0
+"""For a worker to end after it closed its channel."""
+IN_USE_GRACE_S = 0.2
+"""For the kernel to end a connection after the unmount."""
+READY_TIMEOUT_S = 15.0
+
+
+class LaneState(enum.Enum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    SERVING = "serving"
+    RESTARTING = "restarting"
+    UNMOUNTED = "unmounted"
+    """Somebody else unmounted it; the lane must be stopped and started."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """What a lane is doing; `worker` is None when the worker did not answer."""
+
+    name: str
+    mountpoint: Path
+    state: LaneState
+    pid: int | None
+    restarts: int
+    worker: control.WorkerStatus | None
+
+    @property
+    def serving(self) -> bool:
+        return self.state is LaneState.SERVING and self.worker is not None
+
+
+class Lane:
+    """One FUSE mount and its worker; implements snapshots.Trees."""
+
+    def __init__(self, name: str, mountpoint: Path, root: Path, *, log_level: str = "info") -> None:
+        self.name = name
+        self._mountpoint = _real(mountpoint)
+        self._root = root
+        self._log_level = log_level
+        self._changed = threading.Condition()
+        self._state = LaneState.STOPPED
+        self._connection: Connection | None = None
+        self._worker: WorkerProcess | None = None
+        self._watcher: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._frozen: set[SnapshotId] = set()
+        self._left_serving: list[WorkerProcess] = []
+        self._restarts = 0
+
+    def start(self, timeout_s: float) -> None:
+        """Mount, start a worker and return when it serves.
+
+        Raises SnapfsError with nothing left mounted or running.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            if self._state is not LaneState.STOPPED:
+                raise FailedPrecondition(f"lane {self.name} is {self._state.value}; stop it first")
+            self._state = LaneState.STARTING
+            self._stopping.clear()
+        try:
+            self._connection = self._open(timeout_s)
+            worker = self._start_worker(self._connection, deadline_s)
+        except SnapfsError:
+            self._abandon()
+            raise
+        _tune(self._mountpoint)
+        self._watcher = threading.Thread(
+            target=self._watch, args=(worker,), name=f"lane-{self.name}-watcher", daemon=True
+        )
+        self._watcher.start()
+        log.info("lane.started", lane=self.name, mountpoint=str(self._mountpoint), pid=worker.pid)
+
+    def stop(self, timeout_s: float) -> None:
+        """Unmount and end the worker; idempotent.
+
+        A mount in use is unmounted lazily, and its worker goes on serving until the last user is
+        gone.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        self._stopping.set()
+        with self._changed:
+            connection, worker, watcher = self._connection, self._worker, self._watcher
+            self._connection = self._worker = self._watcher = None
+            self._state = LaneState.STOPPED
+            self._changed.notify_all()
+        if connection is None:
+            return
+        self._unmount(timeout_s / 2)
+        if worker is not None:
+            worker.close(1.0)
+            self._end(worker, connection, deadline_s)
+        if watcher is not None:
+            watcher.join(max(1.0, deadline_s - time.monotonic()))
+        os.close(connection.fd)
+        log.info("lane.stopped", lane=self.name)
+
+    def status(self, timeout_s: float = 2.0) -> LaneStatus:
+        """Ask the worker how it is."""
+        worker_status = None
+        with self._changed:
+            worker = self._worker
+        if worker is not None and worker.is_ready:
+            with contextlib.suppress(SnapfsError):  # told by worker=None
+                worker_status = worker.call(control.GetStatus, time.monotonic() + timeout_s)
+        with self._changed:
+            return LaneStatus(
+                self.name,
+                self._mountpoint,
+                self._state,
+                self._worker.pid if self._worker else None,
+                self._restarts,
+                worker_status,
+            )
+
+    def mountpoint(self, snapshot_id: SnapshotId, /) -> Path:
+        """Return the directory that shows a snapshot: what clients bind-mount."""
+        return self._mountpoint / str(snapshot_id)
+
+    def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float) -> None:
+        """Return when no change of the snapshot is in flight and none can begin.
+
+        Dirty pages of shared mappings are written first. A new worker is told of the freeze.
+        Raises DeadlineExceeded with the tree thawed.
+        """
+        with self._changed:
+            self._frozen.add(snapshot_id)
+        try:
+            self._ask(
+                partial(control.Freeze, snapshot=snapshot_id, timeout_s=timeout_s * 0.9), timeout_s
+            )
+        except SnapfsError:
+            self._forget_freeze(snapshot_id)
+            raise
+
+    def thaw(self, snapshot_id: SnapshotId, /) -> None:
+        """Undo `freeze`; a tree that is not frozen is left alone."""
+        with self._changed:
+            self._frozen.discard(snapshot_id)
+        self._ask(partial(control.Thaw, snapshot=snapshot_id), CALL_TIMEOUT_S)
+
+    def drop(self, snapshot_id: SnapshotId, /) -> None:
+        """Make the tree read-only for who still holds it, and let the kernel forget its name."""
+        with self._changed:
+            self._frozen.discard(snapshot_id)
+        self._ask(
+            partial(control.Drop, snapshot=snapshot_id, timeout_s=CALL_TIMEOUT_S * 0.9),
+            CALL_TIMEOUT_S,
+        )
+
+    def _ask(self, build: Callable[[int], control.Request], timeout_s: float) -> None:
+        """Send a request that may be repeated; a worker that dies meanwhile is waited for.
+
+        Nothing to do when no worker runs by intent: a tree that nobody shows holds still.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            worker = self._serving_worker(deadline_s)
+            if worker is None:
+                return
+            try:
+                worker.call(build, deadline_s)
+            except Unavailable:
+                continue
+            return
+
+    def _serving_worker(self, deadline_s: float) -> WorkerProcess | None:
+        with self._changed:
+            while True:
+                if self._state in (LaneState.STOPPED, LaneState.UNMOUNTED):
+                    return None
+                if self._worker is not None and self._worker.is_ready:
+                    return self._worker
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    raise DeadlineExceeded(f"lane {self.name}: its worker is {self._state.value}")
+                self._changed.wait(min(left_s, 0.1))
+
+    def _thaw_late(self, worker: WorkerProcess, snapshots: set[SnapshotId]) -> None:
+        """Undo, in a new worker, the freezes that were given up while it started."""
+        for snapshot_id in snapshots:
+            with contextlib.suppress(SnapfsError):  # it died: the next one is told right
+                worker.call(
+                    partial(control.Thaw, snapshot=snapshot_id), time.monotonic() + CALL_TIMEOUT_S
+                )
+
+    def _forget_freeze(self, snapshot_id: SnapshotId) -> None:
+        with self._changed:
+            self._frozen.discard(snapshot_id)
+            worker = self._worker
+        if worker is not None and worker.is_ready:
+            with contextlib.suppress(SnapfsError):  # it undoes late freezes by itself as well
+                worker.call(partial(control.Thaw, snapshot=snapshot_id), time.monotonic() + 1.0)
+
+    def _open(self, timeout_s: float) -> Connection:
+        clear_stale(self._mountpoint)
+        above = mounts.mounted_at(self._mountpoint)
+        if above:
+            raise FailedPrecondition(
+                f"{self._mountpoint}: a {above[-1].type} is mounted here; unmount it first"
+            )
+        try:
+            self._mountpoint.mkdir(mode=0o711, parents=True, exist_ok=True)
+            return connect(
+                self._mountpoint,
+                source=f"{FS_SUBTYPE}:{self.name}",
+                options=("allow_other",),
+                timeout_s=timeout_s,
+            )
+        except OSError as error:
+            raise Unavailable(_why_no_mount(self._mountpoint, error)) from error
+
+    def _start_worker(self, connection: Connection, deadline_s: float) -> WorkerProcess:
+        with self._changed:
+            frozen = tuple(sorted(self._frozen))
+        try:
+            worker = WorkerProcess(
+                self.name, connection, self._root, log_level=self._log_level, frozen=frozen
+            )
+        except OSError as error:
+            raise Internal(f"lane {self.name}: cannot start a worker: {error}") from error
+        try:
+            worker.wait_ready(deadline_s, unless=self._stopping)
+        except SnapfsError:
+            worker.kill()
+            worker.close(1.0)
+            raise
+        with self._changed:
+            self._worker = worker
+            self._state = LaneState.SERVING
+            given_up = set(frozen) - self._frozen
+            self._changed.notify_all()
+        self._thaw_late(worker, given_up)
+        return worker
+
+    def _abandon(self) -> None:
+        """Undo what `start` did; the mount serves nobody, so it is aborted."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _unmount_all(self._mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
+            os.close(connection.fd)
+        with self._changed:
+            self._state = LaneState.STOPPED
+
+    def _watch(self, worker: WorkerProcess) -> None:
+        """Keep a worker under the mount; runs on a thread of its own until the lane stops."""
+        delay_s = FIRST_DELAY_S
+        while True:
+            worker.gone.wait()
+            with self._changed:
+                connection = self._connection
+                if self._stopping.is_set() or connection is None:
+                    return
+                ended = is_ended(connection.fd)
+                self._state = LaneState.UNMOUNTED if ended else LaneState.RESTARTING
+                self._worker = None
+                self._changed.notify_all()
+            exit_status = worker.reap(REAP_TIMEOUT_S)
+            if ended:
+                log.error("lane.unmounted", lane=self.name, mountpoint=str(self._mountpoint))
+                return
+            log.error("lane.worker_died", lane=self.name, pid=worker.pid, exit_status=exit_status)
+            lived_s = time.monotonic() - worker.started_s
+            delay_s = FIRST_DELAY_S if lived_s > STEADY_S else min(delay_s * 2, LONGEST_DELAY_S)
+            successor = self._succeed(connection, delay_s)
+            if successor is None:
+                return
+            worker = successor
+
+    def _succeed(self, connection: Connection, delay_s: float) -> WorkerProcess | None:
+        """Start the next worker, however often it takes; None when the lane stops first."""
+        while not self._stopping.wait(delay_s):
+            try:
+                worker = self._start_worker(connection, time.monotonic() + READY_TIMEOUT_S)
+            except SnapfsError as error:
+                log.error("lane.restart_failed", lane=self.name, error=str(error))
+                delay_s = min(delay_s * 2, LONGEST_DELAY_S)
+                continue
+            with self._changed:
+                self._restarts += 1
+            log.warning("lane.worker_restarted", lane=self.name, pid=worker.pid)
+            return worker
+        return None
+
+    def _unmount(self, timeout_s: float) -> None:
+        """Unmount, lazily when in use, by force when nobody serves what it still has to write."""
+        attempt = threading.Thread(
+            target=_unmount_all, args=(self._mountpoint, 0), name="lane-unmount", daemon=True
+        )
+        attempt.start()
+        attempt.join(timeout_s)
+        if attempt.is_alive():
+            log.error("lane.unmount_hangs", lane=self.name, mountpoint=str(self._mountpoint))
+            _unmount_all(self._mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
+
+    def _end(self, worker: WorkerProcess, connection: Connection, deadline_s: float) -> None:
+        """Reap a worker whose mount is gone; leave one that still has users."""
+        if worker.ended_within(_left(deadline_s) if is_ended(connection.fd) else IN_USE_GRACE_S):
+            return
+        if is_ended(connection.fd):
+            log.error("lane.worker_killed", lane=self.name, pid=worker.pid)
+            worker.kill()
+            return
+        self._left_serving.append(worker)
+        log.warning("lane.left_serving", lane=self.name, pid=worker.pid, reason="still in use")
+
+
+def clear_stale(mountpoint: Path) -> None:
+    """Lazily unmount what a dead predecessor left at `mountpoint`; other mounts are left alone.
+
+    What containers hold of it stays with them. Asks the old mount nothing, so it cannot hang.
+    """
+    path = _real(mountpoint)
+    while (found := mounts.mounted_at(path)) and found[-1].type == FS_TYPE:
+        log.warning("lane.stale_mount_cleared", mountpoint=str(path))
+        try:
+            mounts.unmount(path, mounts.MNT_DETACH)
+        except OSError as error:
+            raise Unavailable(
+                f"{path}: a stale mount cannot be cleared: {error.strerror}"
+            ) from error
+
+
+def is_ended(fd: int) -> bool:
+    """Say whether the kernel has ended the connection: unmounted everywhere, or aborted."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return any(events & select.POLLERR for _, events in poller.poll(0))
+
+
+def _unmount_all(mountpoint: Path, flags: int) -> None:
+    while (found := mounts.mounted_at(mountpoint)) and found[-1].type == FS_TYPE:
+        try:
+            mounts.unmount(mountpoint, flags)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                log.error("lane.unmount_failed", mountpoint=str(mountpoint), error=str(error))
+                return
+            flags |= mounts.MNT_DETACH
+
+
+def _left(deadline_s: float) -> float:
+    return max(0.0, deadline_s - time.monotonic())
+
+
+def _tune(mountpoint: Path) -> None:
+    found = mounts.mounted_at(mountpoint)
+    if found and not mounts.set_read_ahead(found[-1].device, MAX_READ_AHEAD_BYTES // 1024):
+        log.debug("lane.read_ahead_left", mountpoint=str(mountpoint))
+
+
+def _real(path: Path) -> Path:
+    """Resolve all but the last component, which may be a mount that does not answer."""
+    absolute = path.absolute()
+    return absolute.parent.resolve() / absolute.name
+
+
+def _why_no_mount(mountpoint: Path, error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT | errno.ENXIO | errno.ENODEV:
+            way_out = "load the fuse module (modprobe fuse)"
+        case errno.EPERM | errno.EACCES:
+            way_out = "run as root, with CAP_SYS_ADMIN and /dev/fuse"
+        case _:
+            way_out = "see the kernel's log"
+    return f"{mountpoint}: cannot mount: {error.strerror or error}; {way_out}"

@@ -1,0 +1,34 @@
+"""The one way to a thread for what may block: named limits, never abandoned.
+
+A call is not abandoned when its request is cancelled: it holds descriptors that would be closed
+under it. Its result is then thrown away with the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+Result = TypeVar("Result")
+
+FILE_IO_THREADS = 16
+COPY_UP_THREADS = 4
+NOTIFY_THREADS = 4
+
+
+class Threads:
+    """Limits by purpose, so that slow copies do not take the places of reads."""
+
+    def __init__(self) -> None:
+        self.file_io = trio.CapacityLimiter(FILE_IO_THREADS)
+        self.copy_up = trio.CapacityLimiter(COPY_UP_THREADS)
+        self.notify = trio.CapacityLimiter(NOTIFY_THREADS)
+
+
+async def blocking(
+    limiter: trio.CapacityLimiter, call: Callable[..., Result], *args: object
+) -> Result:
+    """Run `call(*args)` in a thread and return its result."""
+    return await trio.to_thread.run_sync(call, *args, limiter=limiter)

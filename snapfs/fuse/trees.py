@@ -1,0 +1,165 @@
+"""The trees that a session shows, found by node number, and how long each is kept.
+
+A node's number says which tree it belongs to (overlay/identity.py), so one table of nodes serves
+all trees. A `Forest` is a single tree (standalone.py) or a lane of snapshots (lane.py).
+
+INVARIANT: `Shown.lookups` is the sum of `nlookup` over the nodes of that tree. A tree that can be
+opened again is closed when it is zero and no handle is open.
+Everything runs on trio's thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+import trio
+
+from snapfs.fuse.gate import Gate
+from snapfs.overlay import Attributes, DirEntry, Inodes, Node, Tree, identity
+
+log = structlog.get_logger(__name__)
+
+
+class Readable(Protocol):
+    """What can be asked of any tree; see overlay.Tree."""
+
+    def lookup(self, parent: Node, name: bytes) -> Node: ...
+
+    def getattr(self, node: Node) -> Attributes: ...
+
+    def readdir(self, node: Node) -> Sequence[DirEntry]: ...
+
+    def readlink(self, node: Node) -> bytes: ...
+
+    def getxattr(self, node: Node, name: bytes) -> bytes: ...
+
+    def listxattr(self, node: Node) -> Sequence[bytes]: ...
+
+    def open(self, node: Node, flags: int) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Shown:
+    """One tree being shown: its gate, its users, its copies under way."""
+
+    __slots__ = (
+        "_changing",
+        "caches_absence",
+        "copying",
+        "dropped",
+        "gate",
+        "handles",
+        "lookups",
+        "tree",
+    )
+
+    def __init__(self, tree: Readable, changing: Tree | None, gate: Gate) -> None:
+        self.tree = tree
+        self._changing = changing
+        self.gate = gate
+        self.lookups = 0
+        self.handles = 0
+        self.copying: dict[int, trio.Event] = {}
+        """Nodes that are being copied up; set when done."""
+        self.caches_absence = True
+        """The kernel may remember that a name does not exist."""
+        self.dropped = False
+
+    async def begin(self) -> Tree:
+        """Pass the gate and return the tree to change; `end` must follow. Raises EROFS."""
+        if self._changing is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        await self.gate.enter()
+        return self._changing
+
+    def end(self) -> None:
+        self.gate.leave()
+
+    def drop(self) -> None:
+        """Take no more changes, ever."""
+        self.dropped = True
+        if self._changing is not None:
+            self._changing.readonly = True
+            self.gate.close()
+
+
+class Forest:
+    """The trees of one session and the nodes that the kernel knows of them."""
+
+    def __init__(self, inodes: Inodes) -> None:
+        self.inodes = inodes
+        self._shown: dict[int, Shown] = {}
+
+    def find(self, ino: int) -> tuple[Shown, Node]:
+        """Return a node that the kernel names; ESTALE makes it look the name up again."""
+        try:
+            return self._shown[ino >> identity.LOW_BITS], self.inodes.get(ino)
+        except KeyError:
+            return self._adopt(ino)
+
+    def remember(self, node: Node) -> None:
+        """Count one more reference that the kernel holds to a node."""
+        self.inodes.remember(node)
+        self._shown[node.ino >> identity.LOW_BITS].lookups += 1
+
+    def forget(self, ino: int, count: int) -> None:
+        """Count `count` references less; those of a dead worker's time are not known and not
+        missed."""
+        key = ino >> identity.LOW_BITS
+        shown = self._shown.get(key)
+        if shown is None:
+            return
+        try:
+            node = self.inodes.get(ino)
+        except KeyError:
+            return
+        known = min(count, node.nlookup)
+        self.inodes.forget(ino, known)
+        shown.lookups -= known
+        self._reconsider(key, shown)
+
+    def released(self, shown: Shown, ino: int) -> None:
+        """A handle on node `ino` was closed."""
+        shown.handles -= 1
+        self._reconsider(ino >> identity.LOW_BITS, shown)
+
+    @property
+    def lookups(self) -> int:
+        """The kernel's references to all nodes."""
+        return sum(shown.lookups for shown in self._shown.values())
+
+    def statfs(self) -> os.statvfs_result:
+        """Return the figures of the file system that takes the changes."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close every tree."""
+        for shown in self._shown.values():
+            shown.tree.close()
+        self._shown.clear()
+
+    def _adopt(self, ino: int) -> tuple[Shown, Node]:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def _reconsider(self, key: int, shown: Shown) -> None:
+        """Close a tree that nobody uses, where it can be opened again."""
+
+
+class SingleForest(Forest):
+    """One tree whose root is the mount's root."""
+
+    def __init__(self, tree: Tree, inodes: Inodes, *, caches_absence: bool = True) -> None:
+        super().__init__(inodes)
+        self._tree = tree
+        shown = Shown(tree, tree, Gate())
+        shown.caches_absence = caches_absence
+        self._shown[0] = shown
+        self.remember(tree.root)
+
+    def statfs(self) -> os.statvfs_result:
+        return self._tree.statfs()
