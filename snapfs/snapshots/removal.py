@@ -157,7 +157,7 @@ class Remover:
             return erase(path, budget_s=SLICE_S)
         except OSError as error:
             self._fail(job, f"{path}: {error}")
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not end the others' removals
+        except Exception as error:  # a fault of ours must not end the others' removals
             log.exception("snapshot.removal_broke", id=job.id)
             self._fail(job, f"{path}: {error!r}")
         return False

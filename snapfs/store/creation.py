@@ -14,7 +14,7 @@ from pathlib import Path
 
 import lmdb
 
-from snapfs.store import faults, inspection, schema, tables
+from snapfs.store import faults, inspection, schema, space, tables
 from snapfs.store.schema import Sub
 from snapfs.store.tables import Registry
 
@@ -37,6 +37,7 @@ def make_directory(path: Path) -> None:
     """Make the store's directory, private to its owner, if it is not there."""
     with faults.translated(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        space.write_in_place(path)
         sync_directory(path.parent)
 
 

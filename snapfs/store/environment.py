@@ -19,7 +19,7 @@ from typing import TypeAlias
 import lmdb
 
 from snapfs.model import FailedPrecondition, Unavailable
-from snapfs.store import faults
+from snapfs.store import faults, space
 from snapfs.store.schema import Sub
 
 MAX_READERS = 1022
@@ -87,6 +87,8 @@ class Environment:
         """Open the sound store in `path`, which is not open here; end it with `release`."""
         with faults.translated(path), opening:
             key = _identity(path)
+            if not readonly:
+                space.reserve_lock_file(path)
             environment = cls(path, key, readonly=readonly, map_size_bytes=map_size_bytes)
             _open_here[key] = environment
             return environment
