@@ -112,7 +112,7 @@ class Environment:
 
     @property
     def readers(self) -> int:
-        """Slots of the reader table in use, of all processes, dead ones included."""
+        """Slots of the reader table that are or were in use, over all processes."""
         return self._env.info()["num_readers"]
 
     def begin_read(self) -> Txn:

@@ -29,13 +29,19 @@ _DAMAGE = (
 )
 
 
+def os_code(error: lmdb.Error) -> int:
+    """Return the errno behind an error of LMDB's, or 0 when it is of LMDB's own making."""
+    return max(error.code or 0, 0)
+
+
 def is_no_space(path: Path, error: lmdb.Error) -> bool:
     """Say whether the disk, a quota or a file size limit stopped it.
 
     LMDB calls a short write an input/output error, though a full disk is what makes writes short;
     after one, there is no room for another.
     """
-    return error.code in NO_SPACE or (error.code == errno.EIO and not _has_room(path))
+    code = os_code(error)
+    return code in NO_SPACE or (code == errno.EIO and not _has_room(path))
 
 
 def _has_room(path: Path) -> bool:
@@ -61,7 +67,7 @@ def from_lmdb(path: Path, error: lmdb.Error) -> SnapfsError:
         return ResourceExhausted(f"store {path} has reached its map's limit; raise the limit")
     if is_no_space(path, error):
         return ResourceExhausted(f"no space for the store {path} ({error}); free some and repeat")
-    return from_errno(path, error.code, str(error))
+    return from_errno(path, os_code(error), str(error))
 
 
 def from_os(path: Path, error: OSError) -> SnapfsError:

@@ -87,8 +87,8 @@ class ReadTx:
         head = schema.name_prefix(table.tag, number)
         wanted = schema.utf8(prefix, "prefix")
         start = schema.name_key(table.tag, number, schema.utf8(after, "name")) if after else None
-        for _, value in self._walk(Sub.NAME, head + wanted[: schema.NAME_BYTES], after=start):
-            row = self.by_oid(table, schema.U64.unpack(value)[0])
+        for key, value in self._walk(Sub.NAME, head + wanted[: schema.NAME_BYTES], after=start):
+            row = self._named(table, key, value)
             if row is not None and row.name.startswith(prefix):
                 yield row
 
@@ -177,6 +177,16 @@ class ReadTx:
             event = events.decode(self.registry, key, value)
             if event is not None:
                 yield event
+
+    def _named(self, table: Table[B], key: bytes, value: bytes) -> Row[B] | None:
+        """Return the row that a name leads to, or None when it is gone since the name was read."""
+        oid = schema.U64.unpack(value)[0]
+        row = self.by_oid(table, oid)
+        if row is not None and schema.fit(schema.utf8(row.name, "name")) == key[schema.NAME_AT :]:
+            return row
+        if self._get(Sub.NAME, key) != value:
+            return None
+        raise DataLoss(f"name {key.hex()} leads to row {oid}, which is another; run `snapfs fsck`")
 
     def _oid_of(self, table: Table[Any], scope: str, name: str) -> int | None:
         number = self.scope_number(scope)

@@ -93,6 +93,8 @@ U16 = struct.Struct(">H")
 U32 = struct.Struct(">I")
 U64 = struct.Struct(">Q")
 _NAME_PREFIX = struct.Struct(">HI")
+NAME_AT = _NAME_PREFIX.size
+"""Where the fitted name begins in a key of the name sub-database."""
 _INDEX_PREFIX = struct.Struct(">HBI")
 _EDGE = struct.Struct(">BQHQ")
 _EDGE_KIND = struct.Struct(">BQH")
@@ -183,7 +185,7 @@ def name_key(table: int, scope: int, name: bytes) -> bytes:
 def split_name_key(key: bytes) -> tuple[int, int, bytes]:
     """Return table, scope number and the fitted name."""
     table, scope = _NAME_PREFIX.unpack_from(key)
-    return table, scope, key[_NAME_PREFIX.size :]
+    return table, scope, key[NAME_AT:]
 
 
 def index_prefix(table: int, index: int, scope: int, value: bytes) -> bytes:

@@ -28,7 +28,7 @@ class Stats:
     """Address space; the file grows up to it before the map must grow."""
     file_size_bytes: int
     readers: int
-    """Slots of readers in use over all processes."""
+    """Slots of the reader table that are or were in use, over all processes."""
 
 
 class Views:

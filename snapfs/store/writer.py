@@ -148,7 +148,7 @@ class Writer:
             except Exception as error:  # noqa: BLE001  # the update's own error goes to its caller
                 failure = error
             if tx.failure is not None:
-                if tx.failure.code > 0 or isinstance(tx.failure, lmdb.MapFullError):
+                if faults.os_code(tx.failure) or isinstance(tx.failure, lmdb.MapFullError):
                     raise tx.failure
                 failure = faults.from_lmdb(self._environment.path, tx.failure)
             if failure is None and changed:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from snapfs.model import DataLoss, FailedPrecondition, Unavailable
-from snapfs.store import ReadStore, Store, environment
+from snapfs.store import ReadStore, Store, environment, writer
 from tests.store.kit import DOCS, NOTES, SCOPE, TABLES, Doc, child
 
 
@@ -30,10 +31,10 @@ def test_reader_sees_each_commit_and_follows_the_map(path: Path) -> None:
 
 def test_reader_is_consistent_while_another_process_writes(path: Path) -> None:
     Store.open(path, TABLES).close()
-    with child("write", str(path)) as writer:
-        assert writer.stdin is not None
-        assert writer.stdout is not None
-        writer.stdout.readline()
+    with child("write", str(path)) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
         with ReadStore.open(path, TABLES) as reader:
             revision = 0
             while revision < 300:
@@ -44,9 +45,9 @@ def test_reader_is_consistent_while_another_process_writes(path: Path) -> None:
                     assert len(rows) == revision
                     assert all(tx.get(DOCS, SCOPE, row.name) == row for row in rows[::10])
             assert reader.check() == []
-        writer.stdin.close()
-        writer.stdout.close()
-        writer.wait(20)
+        other.stdin.close()
+        other.stdout.close()
+        other.wait(20)
 
 
 def test_reader_works_without_a_writer(path: Path) -> None:
@@ -119,6 +120,28 @@ def test_slots_of_dead_readers_are_freed_at_open(path: Path) -> None:
     with Store.open(path, TABLES) as store:
         store.update(lambda tx: tx.sequence("x"))  # the writer thread is past its first look
         assert store._environment.clear_stale_readers() == 0
+
+
+def test_slots_of_dead_readers_are_freed_while_the_writer_is_idle(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared = threading.Event()
+    clear = environment.Environment.clear_stale_readers
+
+    def watched(self: environment.Environment) -> int:
+        count = clear(self)
+        if count:
+            cleared.set()
+        return count
+
+    monkeypatch.setattr(writer, "READER_CHECK_S", 0.02)
+    monkeypatch.setattr(environment.Environment, "clear_stale_readers", watched)
+    with Store.open(path, TABLES):
+        with child("stay", str(path)) as reader:
+            assert reader.stdout is not None
+            reader.stdout.readline()
+            reader.kill()
+        assert cleared.wait(20)
 
 
 def test_pages_are_used_again_beside_an_idle_reader(path: Path) -> None:

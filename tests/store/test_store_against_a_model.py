@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -358,7 +359,7 @@ def refused(kind: type[Exception], operation: Callable[..., Any], *args: Any, **
     raise AssertionError(f"{operation} was not refused")
 
 
-TestStore = StoreMachine.TestCase
+TestStore = pytest.mark.slow(StoreMachine.TestCase)
 TestStore.settings = settings(
     max_examples=40,
     stateful_step_count=30,
