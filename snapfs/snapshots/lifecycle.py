@@ -42,6 +42,7 @@ from snapfs.model import (
 )
 from snapfs.snapshots import mounts as rules
 from snapfs.snapshots import records, recovery
+from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
 from snapfs.snapshots.examination import Report, examine
 from snapfs.snapshots.faults import refusing
@@ -132,6 +133,7 @@ class Snapshotter:
             raise
         self._store = self._meta.store
         self._reserve = IdReserve(self._store)
+        self._dropper = Dropper(trees)
         self._remover = Remover(self._layers, self._clear_intents, steps=steps)
         try:
             self._remover.start(recovery.recover(self._store, self._layers))
@@ -268,10 +270,15 @@ class Snapshotter:
         """
         kind, identity, intent = self._store.update(lambda tx: self._remove_row(tx, key))
         self._steps("remove.recorded")
-        if kind is not Kind.COMMITTED:
-            self._drop(identity)
-        if intent is not None:
-            self._remover.add(intent, identity)
+
+        def delete() -> None:
+            if intent is not None:
+                self._remover.add(intent, identity)
+
+        if kind is Kind.COMMITTED:
+            delete()
+        else:
+            self._dropper.drop(identity, delete)
         log.info("snapshot.removed", key=key, id=identity, kind=kind.word)
         return Removed(identity, kind)
 
@@ -359,6 +366,7 @@ class Snapshotter:
 
     def cleanup(self) -> tuple[PendingRemoval, ...]:
         """Delete now what removals left for later; return what could not be, after a deadline."""
+        self._dropper.drain(self._deadline_s)
         return self._remover.drain(self._deadline_s)
 
     def status(self) -> Status:
@@ -396,6 +404,7 @@ class Snapshotter:
             if self._closed:
                 return
             self._closed = True
+        self._dropper.stop(self._deadline_s)
         self._remover.stop(self._deadline_s)
         try:
             self._reserve.close()

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 
 from snapfs.model import SnapshotId
-from snapfs.snapshots import NoTrees, Snapshotter, removal
+from snapfs.snapshots import NoTrees, Snapshotter, dropping, removal
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.removal import Remover
 
@@ -130,6 +131,61 @@ def test_a_huge_directory_gives_the_others_their_turn(bench, monkeypatch):
     bench.remover.start({})
     assert bench.remover.drain(30) == ()
     assert turns.index(2) < len(turns) - 1 - turns[::-1].index(1)
+
+
+class StuckTrees(NoTrees):
+    """Trees of a worker that does not answer until it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.answer = threading.Event()
+        self.fault: Exception | None = None
+
+    def drop(self, identity, /):
+        assert self.answer.wait(60)
+        if self.fault is not None:
+            raise self.fault
+
+
+def test_a_worker_that_does_not_answer_costs_removals_a_moment_not_a_deadline_each(root):
+    trees = StuckTrees()
+    with Snapshotter(root, trees=trees) as snapshotter:
+        for number in range(50):
+            snapshotter.prepare(f"k{number}")
+        began = time.monotonic()
+        for number in range(50):
+            snapshotter.remove(f"k{number}")
+        assert time.monotonic() - began < 10 * dropping.PATIENCE_S
+        assert list(snapshotter.walk()) == []
+        assert len(os.listdir(root / "layers")) == 50
+        trees.answer.set()
+        assert snapshotter.cleanup() == ()
+        assert os.listdir(root / "layers") == []
+
+
+def test_a_tree_that_breaks_does_not_end_the_removals(root):
+    trees = StuckTrees()
+    trees.answer.set()
+    trees.fault = RuntimeError("made to break")
+    with Snapshotter(root, trees=trees) as snapshotter:
+        for key in ("a", "b"):
+            snapshotter.prepare(key)
+            snapshotter.remove(key)
+        assert snapshotter.cleanup() == ()
+    assert os.listdir(root / "layers") == []
+
+
+def test_closing_while_a_tree_does_not_answer_leaves_the_rest_to_the_next_start(root):
+    trees = StuckTrees()
+    snapshotter = Snapshotter(root, trees=trees, deadline_s=0.2)
+    snapshotter.prepare("a")
+    snapshotter.remove("a")
+    snapshotter.close()
+    assert os.listdir(root / "layers") == ["1"]
+    trees.answer.set()
+    with Snapshotter(root, trees=NoTrees()) as opened:
+        assert opened.cleanup() == ()
+    assert os.listdir(root / "layers") == []
 
 
 @pytest.mark.root
