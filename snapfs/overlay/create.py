@@ -196,12 +196,17 @@ def mknod(tree: MergedTree, parent: Dir, name: bytes, mode: int, rdev: int, owne
     """Make a device, fifo, socket or empty file; a 0:0 device is refused as in overlayfs."""
     kind = stat.S_IFMT(mode) or stat.S_IFREG
     if kind == stat.S_IFCHR and rdev == 0:
-        raise refuse(errno.EPERM, name)
+        raise _forbidden(tree, parent, name)
 
     def maker(fd: int, path: bytes) -> None:
         os.mknod(path, kind | 0o600, rdev, dir_fd=fd)
 
     return make(tree, parent, name, kind | stat.S_IMODE(mode), owner, maker)
+
+
+def _forbidden(tree: MergedTree, parent: Dir, name: bytes) -> OSError:
+    """EPERM, unless the name is taken: the kernel says that first."""
+    return refuse(errno.EPERM if tree.find(parent, name) is None else errno.EEXIST, name)
 
 
 def mkdir(tree: MergedTree, parent: Dir, name: bytes, mode: int, owner: Owner) -> Node:
@@ -210,7 +215,7 @@ def mkdir(tree: MergedTree, parent: Dir, name: bytes, mode: int, owner: Owner) -
     def maker(fd: int, path: bytes) -> None:
         os.mkdir(path, 0o700, dir_fd=fd)
 
-    return make(tree, parent, name, stat.S_IFDIR | stat.S_IMODE(mode), owner, maker)
+    return make(tree, parent, name, stat.S_IFDIR | (mode & 0o1777), owner, maker)
 
 
 def symlink(tree: MergedTree, parent: Dir, name: bytes, target: bytes, owner: Owner) -> Node:
@@ -225,7 +230,7 @@ def symlink(tree: MergedTree, parent: Dir, name: bytes, target: bytes, owner: Ow
 def link(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
     """Give a file another name, after copying it up."""
     if isinstance(node, Dir):
-        raise refuse(errno.EPERM, name)
+        raise _forbidden(tree, parent, name)
     if node.parent is None and tree.getattr(node).nlink == 0:
         raise refuse(errno.ENOENT, name)
     hides = check_free(tree, parent, name)

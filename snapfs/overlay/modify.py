@@ -50,6 +50,7 @@ def _truncate(tree: MergedTree, node: Node, size_bytes: int, fd: int | None) -> 
 
 def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int) -> None:
     """Set a user-visible attribute."""
+    _check_kind(node, name)
     copy_up(tree, node)
     os.setxattr(tree.real_path(node), xattrs.stored(name), value, flags, follow_symlinks=False)
     _forget_inherited(node, name)
@@ -57,11 +58,18 @@ def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int
 
 def removexattr(tree: MergedTree, node: Node, name: bytes) -> None:
     """Remove a user-visible attribute; OSError(ENODATA), and no copy-up, when it is not there."""
+    _check_kind(node, name)
     if not node.up:
         tree.getxattr(node, name)
         copy_up(tree, node)
     os.removexattr(tree.real_path(node), xattrs.stored(name), follow_symlinks=False)
     _forget_inherited(node, name)
+
+
+def _check_kind(node: Node, name: bytes) -> None:
+    """Only files and directories have user attributes (xattr(7)); refuse before a copy-up."""
+    if name.startswith(b"user.") and node.type not in (stat.S_IFREG, stat.S_IFDIR):
+        raise refuse(errno.EPERM, node.name)
 
 
 def _forget_inherited(node: Node, name: bytes) -> None:
