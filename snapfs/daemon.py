@@ -28,7 +28,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from snapfs import preflight
 from snapfs.config import Config
-from snapfs.fuse.supervisor import Lane, LaneStatus
+from snapfs.fuse.supervisor import Lane, LaneState, LaneStatus
 from snapfs.model import SnapfsError, Unavailable
 from snapfs.overlay import diff
 from snapfs.service import grpc_server, server
@@ -54,6 +54,10 @@ class House:
         self._config = config
         self._stack = ExitStack()
         self._started_ns = time.time_ns()
+        self._server: grpc_server.GrpcServer | None = None
+        self._closing = threading.Event()
+        self._mending = threading.Lock()
+        """Held while the lane is mounted again, so that a close does not overtake it."""
 
     def open(self) -> None:
         """Build and start everything; on an error what was built is ended again."""
@@ -76,19 +80,22 @@ class House:
             stack.callback(self._lane.stop, config.timeouts.stop_s)
             self._lane.start(config.timeouts.start_s)
             self._server = self._build_server()
-            stack.callback(self._stop_server)
+            stack.callback(self._stop_server, self._server)
             self.probe()
-            self._server.set_serving(serving=True)
+            self.set_serving(serving=True)
             _check_socket(config)
             self._stack = stack.pop_all()
 
     def close(self) -> None:
         """End everything in the reverse order."""
-        self._stack.close()
+        self._closing.set()
+        with self._mending:
+            self._stack.close()
 
     def hurry(self) -> None:
         """End calls in flight now; for a second signal, beside a `close` that waits for them."""
-        self._server.stop(grace_s=0)
+        if self._server is not None:
+            self._server.stop(grace_s=0)
 
     def probe(self) -> None:
         """Return when the store's writer and the worker answer; else raise what is wrong."""
@@ -98,9 +105,20 @@ class House:
         if not lane.serving:
             raise Unavailable(f"lane {lane.name} is {lane.state.value}: its worker does not answer")
 
+    def mend(self) -> None:
+        """Mount the lane again if somebody unmounted it behind our back."""
+        timeouts = self._config.timeouts
+        with self._mending:
+            unmounted = self._lane.status().state is LaneState.UNMOUNTED
+            if unmounted and not self._closing.is_set():
+                log.warning("lane.mounted_again", lane=LANE)
+                self._lane.stop(timeouts.stop_s)
+                self._lane.start(timeouts.start_s)
+
     def set_serving(self, *, serving: bool) -> None:
         """Tell health checks how the service is."""
-        self._server.set_serving(serving=serving)
+        if self._server is not None:
+            self._server.set_serving(serving=serving)
 
     def describe(self) -> DaemonRecord:
         """Return what `snapfs status` shows."""
@@ -139,9 +157,9 @@ class House:
             config.address, services=services, max_workers=config.service.max_workers
         )
 
-    def _stop_server(self) -> None:
-        self._server.set_serving(serving=False)
-        self._server.stop(grace_s=self._config.timeouts.drain_s)
+    def _stop_server(self, served: grpc_server.GrpcServer) -> None:
+        served.set_serving(serving=False)
+        served.stop(grace_s=self._config.timeouts.drain_s)
 
 
 def _detach_root(root: Path) -> None:
@@ -251,12 +269,14 @@ class Daemon:
             with trio.move_on_after(every_s):
                 await self._stop.wait()
 
+    def _check(self) -> None:
+        self._house.mend()
+        self._house.probe()
+
     async def _is_well(self, limiter: trio.CapacityLimiter) -> bool:
         with trio.move_on_after(self._config.timeouts.probe_s * 2):
             try:
-                await trio.to_thread.run_sync(
-                    self._house.probe, abandon_on_cancel=True, limiter=limiter
-                )
+                await trio.to_thread.run_sync(self._check, abandon_on_cancel=True, limiter=limiter)
             except (SnapfsError, OSError) as error:
                 log.error("daemon.unwell", error=str(error))
                 return False

@@ -16,7 +16,7 @@ from snapfs.cli.options import (
     json_option,
     resolve,
 )
-from snapfs.model import Unavailable
+from snapfs.model import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,12 @@ def _status_lines(it: DaemonRecord) -> list[tuple[str, str]]:
 @click.command()
 @client_options
 @json_option
-@click.option("--root", type=AbsolutePath(), metavar="DIR", help="Root to check.")
+@click.option(
+    "--root",
+    type=AbsolutePath(),
+    metavar="DIR",
+    help="Root to check.  [default: the service's, or the configured one]",
+)
 @click.option("--repair", is_flag=True, help="Mend what is found; without it nothing changes.")
 def fsck(
     address: Path | None,
@@ -96,14 +101,13 @@ def fsck(
 def _check(
     address: Path | None, config_path: Path | None, root: Path | None, *, repair: bool
 ) -> Sequence[FoundProblem]:
-    settings = resolve(config_path, root=root, address=address).config
     try:
         with connect(address, config_path) as client:
-            if client.status().root == settings.root:
+            if root in (None, client.status().root):
                 return client.fsck(repair=repair)
     except Unavailable:
         pass  # not served: look for ourselves
-    return _check_offline(settings.root, repair=repair)
+    return _check_offline(resolve(config_path, root=root).config.root, repair=repair)
 
 
 def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
@@ -113,6 +117,11 @@ def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
     was_mounted = root.is_mount()
     roots.attach(root)
     try:
+        if not (root / "metadata").exists():
+            raise NotFound(
+                f"root {root} holds no snapshots and no service answers; "
+                "name another root with --root, or start the service"
+            )
         return fsck(root, repair=repair).problems
     finally:
         if not was_mounted:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,9 @@ MAX_STREAMS = 4096
 
 MAX_ADDRESS_BYTES = 107
 """Longest path of a unix socket (sockaddr_un, less its final zero)."""
+
+_CREDENTIALS = struct.Struct("3i")
+"""What SO_PEERCRED answers (unix(7)): pid, uid, gid."""
 
 Register = Callable[[grpc.Server], str]
 """Adds a service to the server and returns the service's full name."""
@@ -134,24 +138,26 @@ def _check_address(address: Path) -> None:
             f"socket address {address}: something that is no socket is there; "
             "move it away or choose another address"
         )
-    if _is_answered(address):
+    if holder := _holder(address):
         raise FailedPrecondition(
-            f"socket address {address}: another server answers there; "
+            f"socket address {address}: {holder} answers there; "
             "stop it first or choose another address"
         )
     _log.info("server.stale_socket_replaced", address=str(address))
 
 
-def _is_answered(address: Path) -> bool:
+def _holder(address: Path) -> str | None:
+    """Return who answers on a socket, with the process where the kernel tells; None: nobody."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(5)
         try:
             probe.connect(os.fspath(address))
         except (ConnectionRefusedError, FileNotFoundError):
-            return False
+            return None
         except TimeoutError:
-            return True
-        return True
+            return "another server"
+        raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return f"another server (pid {_CREDENTIALS.unpack(raw)[0]})"
 
 
 def _identity(address: Path) -> tuple[int, int] | None:

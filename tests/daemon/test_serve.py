@@ -34,6 +34,15 @@ def base(tmp_path: Path) -> Iterator[Path]:
     clear(tmp_path)
 
 
+@pytest.fixture
+def manager(base: Path) -> Iterator[tuple[socket.socket, dict[str, str]]]:
+    """A service manager's socket, and the environment that points to it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(base / "notify"))
+        sock.settimeout(20)
+        yield sock, {"NOTIFY_SOCKET": str(base / "notify")}
+
+
 def health(daemon: RunningDaemon) -> int:
     with grpc.insecure_channel(f"unix:{daemon.address}") as channel:
         request = health_pb2.HealthCheckRequest()
@@ -114,6 +123,24 @@ def test_a_killed_worker_is_replaced_under_the_mount(base: Path) -> None:
         daemon.run("umount", target)
 
 
+def test_a_lane_unmounted_behind_our_back_is_mounted_again(
+    base: Path, manager: tuple[socket.socket, dict[str, str]]
+) -> None:
+    with running(base, environ={**manager[1], "WATCHDOG_USEC": "600000"}) as daemon:
+        target = mount(daemon, "work")
+        (target / "file").write_text("x")
+        daemon.run("umount", target)
+        subprocess.run(["umount", daemon.lane], check=True)
+        eventually(lambda: daemon.events("lane.mounted_again"), what="a new mount")
+        eventually(lambda: mounts_below(base) == [str(daemon.lane)], what="a new mount")
+        eventually(
+            lambda: health(daemon) == health_pb2.HealthCheckResponse.SERVING, what="a good health"
+        )
+        daemon.run("mount", "work", target)
+        assert (target / "file").read_text() == "x"
+        daemon.run("umount", target)
+
+
 @pytest.mark.parametrize("shared", ["root", "state", "address"])
 def test_a_second_daemon_is_refused_naming_the_first(base: Path, shared: str) -> None:
     with running(base) as first:
@@ -169,15 +196,6 @@ def test_a_missing_fuse_device_is_refused_with_the_way_out(tmp_path: Path) -> No
         preflight.check_fuse_device(tmp_path / "fuse")
 
 
-@pytest.fixture
-def manager(base: Path) -> Iterator[tuple[socket.socket, dict[str, str]]]:
-    """A service manager's socket, and the environment that points to it."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(base / "notify"))
-        sock.settimeout(20)
-        yield sock, {"NOTIFY_SOCKET": str(base / "notify")}
-
-
 def receive_until(sock: socket.socket, wanted: bytes) -> list[bytes]:
     got: list[bytes] = []
     while not got or not got[-1].startswith(wanted):
@@ -230,7 +248,7 @@ def drain(sock: socket.socket) -> list[bytes]:
         return got
 
 
-def commit_that_hangs(daemon: RunningDaemon) -> subprocess.Popen[str]:
+def commit_that_hangs(daemon: RunningDaemon) -> subprocess.Popen[bytes]:
     """Stop the worker and begin a commit, which waits for it."""
     target = mount(daemon, "work")
     (target / "file").write_text("x")
@@ -238,8 +256,6 @@ def commit_that_hangs(daemon: RunningDaemon) -> subprocess.Popen[str]:
     begun = subprocess.Popen(
         [str(Path(daemon.command()[0])), "snapshot", "commit", "work", "done"],
         env={**daemon.environ, "SNAPFS_ADDRESS": str(daemon.address)},
-        stderr=subprocess.PIPE,
-        text=True,
     )
     time.sleep(1.0)
     assert begun.poll() is None

@@ -65,7 +65,9 @@ def test_a_dead_servers_socket_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_live_servers_socket_is_left_alone(served: GrpcServer) -> None:
-    with pytest.raises(FailedPrecondition, match=r"snapfs\.sock: another server answers there"):
+    with pytest.raises(
+        FailedPrecondition, match=r"snapfs\.sock: another server \(pid \d+\) answers there"
+    ):
         grpc_server.build(served.address, services=[])
     with Client(served.address, timeout_s=30) as client:
         assert client.mounts("k") == []
