@@ -61,7 +61,13 @@ def try_all(root: Path, contents: Iterator[bytes]) -> list[str]:
 
 
 def is_right(answer: str) -> bool:
-    return answer.startswith((f"ok {DOCS_MADE} ", "unread DataLoss", "refused DataLoss")) or (
+    """Say whether everything was read right, or refused, or at least missed by check().
+
+    A bit flipped in the key of a name can hide its row from the list; only check() can know.
+    """
+    if answer.startswith("ok"):
+        return answer.startswith(f"ok {DOCS_MADE} ") or not answer.endswith("problems=0")
+    return answer.startswith(("unread DataLoss", "refused DataLoss")) or (
         answer == "refused FailedPrecondition"
     )
 

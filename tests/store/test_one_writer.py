@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,21 @@ def test_second_writer_in_the_same_process_is_refused(path: Path) -> None:
     ):
         Store.open(path, TABLES)
     assert store.path == path
+
+
+def test_of_many_that_make_a_store_at_once_one_becomes_its_writer(path: Path) -> None:
+    holders = [child("hold", str(path), stderr=subprocess.PIPE) for _ in range(4)]
+    with ExitStack() as stack:
+        for holder in holders:
+            stack.enter_context(holder)
+            stack.callback(holder.kill)
+        first = [holder.stdout.readline() for holder in holders if holder.stdout is not None]
+        assert sorted(first) == ["", "", "", "open\n"]
+        for holder, line in zip(holders, first, strict=True):
+            _, errors = holder.communicate(timeout=20)
+            assert line or "FailedPrecondition: store" in errors
+    with Store.open(path, TABLES) as store:
+        assert store.check() == []
 
 
 def test_killed_holder_is_no_obstacle(path: Path) -> None:
