@@ -11,8 +11,9 @@ import os
 import stat
 
 from . import identity, xattrs
-from .core import MergedTree
+from .core import GONE, MergedTree
 from .layer import refuse, stat_or_none
+from .links import Link
 from .node import Dir, Node
 from .syscalls import RENAME_NOREPLACE, copy_data, rename, set_times, set_times_of
 
@@ -92,18 +93,25 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
         return
     low = node.ino & identity.LOW_MASK
     xattrs.put(work.proc(job.temp), xattrs.INO, b"%d" % low)
-    if node.parent is None:
-        _stash(tree, node, job.temp)
-        return
-    directory_up(tree, node.parent)
-    mark_impure(tree, node.parent)
+    link = None
     if job.real.st_nlink > 1:
-        node.link = tree.links.begin(low, job.temp, job.real.st_nlink)
-    place(tree, job.temp, node.parent, node.name)
+        named = 0 if node.parent is None else 1
+        link = tree.links.begin(low, job.temp, job.real.st_nlink, named=named)
+    if node.parent is None:
+        _finish_nameless(tree, node, job.temp, link)
+        return
+    try:
+        directory_up(tree, node.parent)
+        times = place(tree, job.temp, node.parent, node.name)
+    except OSError:
+        if link is not None:
+            tree.links.end(link, None)
+        raise
     node.up = node.copied = True
-    if node.link is not None:
-        node.stash = node.link.stash
+    if link is not None:
+        node.link, node.stash = link, link.stash
         found(tree, node)
+    keep_times(tree, node.parent, times)
 
 
 def finish_or_discard(tree: MergedTree, job: CopyUp) -> None:
@@ -116,12 +124,16 @@ def finish_or_discard(tree: MergedTree, job: CopyUp) -> None:
         raise
 
 
-def _stash(tree: MergedTree, node: Node, temp: bytes) -> None:
-    """Keep the copy of a file without a name for as long as the node is known."""
-    stash = stash_name(node)
-    fd = tree.work.layer.fd
-    rename(fd, temp, fd, stash)
-    node.stash = stash
+def _finish_nameless(tree: MergedTree, node: Node, temp: bytes, link: Link | None) -> None:
+    """Keep the copy of a file without a known name, for its other names or while it is known."""
+    if link is not None:
+        tree.work.discard(temp)
+        node.link, node.stash = link, link.stash
+    else:
+        stash = stash_name(node)
+        fd = tree.work.layer.fd
+        rename(fd, temp, fd, stash)
+        node.stash = stash
     node.up = node.copied = True
 
 
@@ -130,12 +142,13 @@ def stash_name(node: Node) -> bytes:
     return b"o%x" % (node.ino & identity.LOW_MASK)
 
 
-def place(tree: MergedTree, temp: bytes, parent: Dir, name: bytes) -> None:
-    """Move a copy to its name in the upper layer; nobody sees a change, so the times stay."""
+def place(tree: MergedTree, temp: bytes, parent: Dir, name: bytes) -> os.stat_result:
+    """Move a copy to its name in the upper layer; returns the parent as it was, for keep_times."""
+    mark_impure(tree, parent)
     fd, path = tree.upper_layer.at(parent.prefix() + name)
     times = os.stat(tree.real_path(parent), follow_symlinks=False)
     rename(tree.work.layer.fd, temp, fd, path, RENAME_NOREPLACE)
-    keep_times(tree, parent, times)
+    return times
 
 
 def keep_times(tree: MergedTree, parent: Dir, real: os.stat_result) -> None:
@@ -153,9 +166,18 @@ def found(tree: MergedTree, node: Node) -> None:
     if node.parent is not None:
         tree.links.end(link, None)
         node.stash = None
+    elif not node.nlookup:
+        tree.links.end(link, None)
+        abandon(tree, node)
     else:
         node.stash = stash_name(node)
         tree.links.end(link, node.stash)
+
+
+def abandon(tree: MergedTree, node: Node) -> None:
+    """Make a node without a file behind it useless and its number free."""
+    node.stash = GONE
+    tree.inodes.leave(node)
 
 
 def mark_impure(tree: MergedTree, parent: Dir) -> None:
@@ -191,18 +213,18 @@ def directory_up(tree: MergedTree, node: Dir) -> None:
     if parent is None:
         raise refuse(errno.EROFS, node.name)
     directory_up(tree, parent)
-    mark_impure(tree, parent)
     work = tree.work
     temp = work.temp()
     try:
         clone_dir(tree, node, temp)
         xattrs.put(work.proc(temp), xattrs.INO, b"%d" % (node.ino & identity.LOW_MASK))
-        place(tree, temp, parent, node.name)
+        times = place(tree, temp, parent, node.name)
     except OSError:
         work.discard(temp)
         raise
     node.up = node.copied = True
     node.epoch = -1
+    keep_times(tree, parent, times)
 
 
 def clone_dir(tree: MergedTree, node: Dir, temp: bytes) -> None:

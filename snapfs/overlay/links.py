@@ -86,11 +86,14 @@ class Links:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(link.record, dir_fd=self._work.layer.fd)
 
-    def begin(self, low: int, temp: bytes, nlink: int) -> Link | None:
-        """Record the copy `temp` of a file of `nlink` lower names; None when only one is left."""
+    def begin(self, low: int, temp: bytes, nlink: int, *, named: int) -> Link | None:
+        """Record the copy `temp` of a file of `nlink` lower names, unless none would be pending.
+
+        `named` of the names will be in the upper layer at once; they count as pending until then.
+        """
         link = self._links.get(low) or Link(low)
         pending = nlink - link.removed
-        if pending <= 1:
+        if pending - named <= 0:
             return None
         xattrs.put(self._work.proc(temp), xattrs.PENDING, b"%d" % pending)
         fd = self._work.layer.fd
@@ -115,6 +118,7 @@ class Links:
         """Drop a record; `keep_as` is a name in the work directory for a file still needed."""
         fd = self._work.layer.fd
         del self._links[link.low]
+        link.upper = False
         if keep_as is None:
             os.unlink(link.stash, dir_fd=fd)
         else:

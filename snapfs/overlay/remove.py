@@ -9,7 +9,7 @@ import errno
 import os
 
 from . import identity
-from .copyup import directory_up, found, stash_name
+from .copyup import abandon, directory_up, found, stash_name
 from .core import GONE, MergedTree, directory
 from .layer import refuse, scan, stat_or_none
 from .node import Dir, Node
@@ -69,12 +69,6 @@ def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool)
     flags = RENAME_WHITEOUT if whiteout else 0
     rename(fd, path, tree.work.layer.fd, stash, flags)
     node.stash = stash
-
-
-def abandon(tree: MergedTree, node: Node) -> None:
-    """Make a node without a file behind it useless and its number free."""
-    node.stash = GONE
-    tree.inodes.leave(node)
 
 
 def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:

@@ -11,11 +11,11 @@ import errno
 import os
 
 from . import xattrs
-from .copyup import clone_dir, directory_up, mark_impure, materialise, stash_name
+from .copyup import abandon, clone_dir, directory_up, mark_impure, materialise, stash_name
 from .core import MergedTree
 from .layer import is_whiteout, refuse, stat_or_none
 from .node import Dir, Node
-from .remove import abandon, has_entries, in_upper, is_empty, lower_name_gone, retire
+from .remove import has_entries, in_upper, is_empty, lower_name_gone, retire
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from .syscalls import rename as rename_real
 
@@ -55,17 +55,18 @@ def _check(
     """Refuse what rename(2) refuses, before anything is copied up."""
     if new_parent.dead:
         raise refuse(errno.ENOENT, new_name)
+    if flags == RENAME_EXCHANGE and target is None:
+        raise refuse(errno.ENOENT, new_name)
+    if flags == RENAME_NOREPLACE and target is not None:
+        raise refuse(errno.EEXIST, new_name)
     if isinstance(node, Dir) and _is_inside(new_parent, node):
         raise refuse(errno.EINVAL, new_name)
-    if flags == RENAME_EXCHANGE:
-        if target is None:
-            raise refuse(errno.ENOENT, new_name)
-        if isinstance(target, Dir) and _is_inside(parent, target):
-            raise refuse(errno.EINVAL, new_name)
-    elif target is not None and flags == RENAME_NOREPLACE:
-        raise refuse(errno.EEXIST, new_name)
-    elif target is not None and target is not node:
+    if target is None or target is node:
+        return
+    if flags != RENAME_EXCHANGE:
         _check_replaced(tree, node, parent, target, new_name)
+    elif isinstance(target, Dir) and _is_inside(parent, target):
+        raise refuse(errno.EINVAL, new_name)
 
 
 def _check_replaced(
@@ -150,14 +151,20 @@ def _replace(
     fd, path = tree.upper_layer.at(parent.prefix() + name)
     new_fd, new_path = tree.upper_layer.at(new_parent.prefix() + new_name)
     target_in_upper = target is not None and in_upper(tree, target, new_fd, new_path)
+    saved = False
     if target is not None and target_in_upper:
-        _save_target(tree, target, new_fd, new_path)
-    if isinstance(node, Dir) and target is None and _has_whiteout(new_fd, new_path):
-        rename_real(fd, path, new_fd, new_path, RENAME_EXCHANGE)
-        if not shown_below:
-            os.unlink(path, dir_fd=fd)
-    else:
-        rename_real(fd, path, new_fd, new_path, RENAME_WHITEOUT if shown_below else 0)
+        saved = _save_target(tree, target, new_fd, new_path)
+    try:
+        if isinstance(node, Dir) and target is None and _has_whiteout(new_fd, new_path):
+            rename_real(fd, path, new_fd, new_path, RENAME_EXCHANGE)
+            if not shown_below:
+                os.unlink(path, dir_fd=fd)
+        else:
+            rename_real(fd, path, new_fd, new_path, RENAME_WHITEOUT if shown_below else 0)
+    except OSError:
+        if target is not None and saved:
+            _give_back(tree, target, new_fd, new_path)
+        raise
     node.drop_name(parent, name)
     if target is not None:
         _replaced(tree, target, new_parent, new_name, in_upper=target_in_upper)
@@ -169,16 +176,28 @@ def _has_whiteout(fd: int, path: bytes) -> bool:
     return real is not None and is_whiteout(real)
 
 
-def _save_target(tree: MergedTree, target: Node, fd: int, path: bytes) -> None:
+def _save_target(tree: MergedTree, target: Node, fd: int, path: bytes) -> bool:
     """Keep a known target usable after it was replaced, and empty a directory of its whiteouts."""
     work = tree.work
     if isinstance(target, Dir):
         if target.nlookup or has_entries(tree, target):
             _swap_for_empty(tree, target, fd, path)
+            return True
     elif target.nlookup and target.stash is None and len(target.names()) == 1:
         stash = stash_name(target)
         os.link(path, stash, src_dir_fd=fd, dst_dir_fd=work.layer.fd, follow_symlinks=False)
         target.stash = stash
+        return True
+    return False
+
+
+def _give_back(tree: MergedTree, target: Node, fd: int, path: bytes) -> None:
+    """Undo _save_target after a rename that failed."""
+    stash = stash_name(target)
+    if isinstance(target, Dir):
+        rename_real(tree.work.layer.fd, stash, fd, path, RENAME_EXCHANGE)
+    tree.work.discard(stash)
+    target.stash = None
 
 
 def _swap_for_empty(tree: MergedTree, target: Dir, fd: int, path: bytes) -> None:

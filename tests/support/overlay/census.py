@@ -19,7 +19,7 @@ RECENT_NS = 1_600_000_000 * 10**9
 
 
 class Seen(NamedTuple):
-    """One path. Sizes of directories, block counts and recent times are left out: they may differ."""
+    """One path, without what may differ: sizes of directories, block counts, recent times."""
 
     kind: int
     mode: int

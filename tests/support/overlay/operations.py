@@ -120,7 +120,7 @@ SEED = (
 
 
 def build_layers(base: Path, layered: Sequence[Iterable[Operation]]) -> list[Path]:
-    """Make one layer a program with kernel overlayfs, each on top of those before; topmost first."""
+    """Make a layer of each program with kernel overlayfs, on those before; topmost first."""
     layers: list[Path] = []
     for number, program in enumerate(layered):
         layer = base / f"layer{number}"
