@@ -91,7 +91,7 @@ INSTALLED := $(addprefix $(BINDIR)/,$(COMMANDS)) $(UNITDIR)/snapfs.service $(DOC
 
 .PHONY: install
 install: $(VENV)/.packages ## install into PREFIX (/usr/local), below DESTDIR
-	rm -rf build $(DESTDIR)$(LIBDIR)
+	rm -rf build/lib build/bdist.* $(DESTDIR)$(LIBDIR)
 	install -d $(DESTDIR)$(LIBDIR)
 	$(INSTALL_PYTHON) -m venv $(DESTDIR)$(LIBDIR)
 	$(DESTDIR)$(LIBDIR)/bin/python -m pip install -q --disable-pip-version-check --no-compile \
@@ -120,7 +120,7 @@ uninstall: ## remove what install put there; snapshots in /var/lib/snapfs stay
 
 .PHONY: dist
 dist: setup ## build a wheel and a source archive into dist/
-	rm -rf build dist && mkdir dist
+	rm -rf build/lib build/bdist.* dist && mkdir dist
 	$(BIN)/pip wheel -q --disable-pip-version-check --no-deps -w dist .
 	version=$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])'); \
 	git archive --format=tar.gz --prefix=snapfs-$$version/ -o dist/snapfs-$$version.tar.gz HEAD

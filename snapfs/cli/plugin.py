@@ -47,4 +47,4 @@ def install(config_path: Path | None, address: Path | None, containerd_config: P
     if not found:
         raise NotFound("the containerd plugin is not installed; install snapfs_containerd")
     (entry,) = found
-    click.echo(entry.load()(containerd_config, settings.address))
+    click.echo(entry.load()(containerd_config, settings.address, root=settings.root))
