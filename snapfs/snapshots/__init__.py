@@ -1,7 +1,7 @@
 """The snapshot metastore and the lifecycle of layer directories.
 
 `MetaStore` is the metastore alone; `Snapshotter` adds layer directories, mounts, recovery and
-fsck; `LayerReader` is what the FUSE worker sees of it. See docs/metastore.md and docs/lifecycle.md.
+fsck; `LayerReader` is what the FUSE worker sees of it. See docs/snapshots.md and docs/lifecycle.md.
 """
 
 from snapfs.snapshots.durability import Durability

@@ -48,7 +48,7 @@ from snapfs.snapshots.examination import Report, examine
 from snapfs.snapshots.faults import refusing
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.locks import KeyedLocks
-from snapfs.snapshots.metastore import MetaStore, Removed
+from snapfs.snapshots.metastore import DEADLINE_S, MetaStore, Removed
 from snapfs.snapshots.removal import PendingRemoval, Remover
 from snapfs.snapshots.reserve import IdReserve
 from snapfs.snapshots.trees import Trees
@@ -65,7 +65,6 @@ Differ: TypeAlias = Callable[[Path, Sequence[Path]], Iterator[Any]]
 Steps: TypeAlias = Callable[[str], None]
 """Called with the name of each gap between two effects; tests stop the process there."""
 
-DEADLINE_S = 30.0
 _INDEX_PARAMETER = Path("/sys/module/overlay/parameters/index")
 
 
@@ -109,7 +108,8 @@ class Snapshotter:
     ) -> None:
         """Open the root, make it when it is missing, and settle what an earlier run left.
 
-        `deadline_s` bounds each wait for a tree or for another call on the same snapshot.
+        `deadline_s` bounds each wait: for a tree, for another call on the same snapshot, for other
+        writers of the store.
         """
         self.root = root
         self._trees = trees
@@ -127,12 +127,12 @@ class Snapshotter:
             self._layers.establish()
             self._sync = DataSync(self._layers.path)
         try:
-            self._meta = MetaStore(root / "metadata", clock_ns=clock_ns)
+            self._meta = MetaStore(root / "metadata", clock_ns=clock_ns, deadline_s=deadline_s)
         except SnapfsError:
             self._sync.close()
             raise
         self._store = self._meta.store
-        self._reserve = IdReserve(self._store)
+        self._reserve = IdReserve(self._meta)
         self._dropper = Dropper(trees)
         self._remover = Remover(self._layers, self._clear_intents, steps=steps)
         try:
@@ -169,7 +169,7 @@ class Snapshotter:
                 with refusing(f"make the layer directory of snapshot {records.shown(key)}"):
                     self._layers.make(identity, SnapshotId(above.body.id) if above else None)
             self._steps("create.made")
-            made = self._store.update(
+            made = self._meta.apply(
                 lambda tx: records.create(tx, kind, key, parent, labels, snapshot_id=identity)
             )
             self._steps("create.recorded")
@@ -198,7 +198,7 @@ class Snapshotter:
             return recovery.promise_removal(tx, identity)
 
         try:
-            intent = self._store.update(promise)
+            intent = self._meta.apply(promise)
         except SnapfsError as error:
             log.warning("snapshot.undo_failed", id=identity, error=str(error))
             return
@@ -228,7 +228,7 @@ class Snapshotter:
                 records.check_commit(tx, key, name, parent)
             with self._frozen(identity):
                 usage = self._settle_data(identity, what)
-                done = self._store.update(
+                done = self._meta.apply(
                     lambda tx: records.commit(tx, key, name, usage, labels, parent)
                 )
             self._steps("commit.recorded")
@@ -268,7 +268,7 @@ class Snapshotter:
         NotFound; FailedPrecondition while it has children. Nothing that goes wrong afterwards is
         the caller's: see `status`.
         """
-        kind, identity, intent = self._store.update(lambda tx: self._remove_row(tx, key))
+        kind, identity, intent = self._meta.apply(lambda tx: self._remove_row(tx, key))
         self._steps("remove.recorded")
 
         def delete() -> None:
@@ -417,7 +417,7 @@ class Snapshotter:
             for number in numbers:
                 tx.clear_intent(number)
 
-        self._store.update(clear)
+        self._meta.apply(clear)
 
     def __enter__(self) -> Self:
         return self

@@ -19,13 +19,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from snapfs import filters as grammar
 from snapfs.model import Committed, Kind, Labels, Mountable, Snapshot, SnapshotId, Usage
 from snapfs.snapshots import records
 from snapfs.snapshots.schema import TABLES
-from snapfs.store import Store
+from snapfs.store import Store, WriteTx
+
+T = TypeVar("T")
+
+DEADLINE_S = 30.0
 
 WALK_BATCH = 100
 """Snapshots that a walk reads in one transaction."""
@@ -42,8 +46,20 @@ class Removed:
 class MetaStore:
     """Snapshots by name, in the LMDB environment at `path` (a directory, made when missing)."""
 
-    def __init__(self, path: Path, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """`deadline_s` bounds the wait for other writers; then DeadlineExceeded, nothing done."""
         self.store = Store.open(path, TABLES, clock_ns=clock_ns)
+        self._deadline_s = deadline_s
+
+    def apply(self, change: Callable[[WriteTx], T]) -> T:
+        """Run `change` on a write transaction (Store.update) within the deadline."""
+        return self.store.update(change, timeout_s=self._deadline_s)
 
     def create(
         self, kind: Kind, key: str, parent: str = "", labels: Labels | None = None
@@ -53,7 +69,7 @@ class MetaStore:
         Parent missing: NotFound; parent not committed: InvalidArgument; key taken, by a snapshot
         of any kind: AlreadyExists; checked in this order.
         """
-        return self.store.update(lambda tx: records.create(tx, kind, key, parent, labels))
+        return self.apply(lambda tx: records.create(tx, kind, key, parent, labels))
 
     def commit(
         self,
@@ -69,7 +85,7 @@ class MetaStore:
         `parent` gives a parentless snapshot one (rebase): missing: NotFound; not committed:
         FailedPrecondition; one that differs from the present parent: InvalidArgument.
         """
-        return self.store.update(lambda tx: records.commit(tx, key, name, usage, labels, parent))
+        return self.apply(lambda tx: records.commit(tx, key, name, usage, labels, parent))
 
     def info(self, key: str) -> Snapshot:
         """Return a snapshot of any kind, or raise NotFound."""
@@ -88,7 +104,7 @@ class MetaStore:
 
     def update(self, key: str, labels: Labels, fieldpaths: Sequence[str] | None = None) -> Snapshot:
         """Change labels: all of them, or those that `fieldpaths` ("labels.NAME") name."""
-        return self.store.update(lambda tx: records.update(tx, key, labels, fieldpaths))
+        return self.apply(lambda tx: records.update(tx, key, labels, fieldpaths))
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Snapshot]:
         """Yield the snapshots that any of `filters` selects, in byte order of names.
@@ -113,7 +129,7 @@ class MetaStore:
 
     def remove(self, key: str) -> Removed:
         """Delete a snapshot of any kind: NotFound, or FailedPrecondition while it has children."""
-        body = self.store.update(lambda tx: records.remove(tx, key))
+        body = self.apply(lambda tx: records.remove(tx, key))
         return Removed(SnapshotId(body.id), Kind(body.kind))
 
     def id_map(self) -> dict[SnapshotId, str]:

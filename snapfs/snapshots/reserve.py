@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from snapfs.model import SnapshotId
 from snapfs.snapshots import records
+from snapfs.snapshots.metastore import MetaStore
 from snapfs.snapshots.schema import Creating, encode_intent
-from snapfs.store import Store, WriteTx
+from snapfs.store import WriteTx
 
 RANGE = 32
 """Ids that one transaction reserves."""
@@ -34,8 +35,8 @@ class _Range:
 class IdReserve:
     """Hands out reserved ids. Thread-safe; `_lock` guards the ranges, also over the update."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, metastore: MetaStore) -> None:
+        self._metastore = metastore
         self._lock = threading.Lock()
         self._ranges: list[_Range] = []
 
@@ -60,7 +61,7 @@ class IdReserve:
         with self._lock:
             idle = [reserved for reserved in self._ranges if not reserved.taken]
             if idle:
-                self._store.update(lambda tx: _clear(tx, idle))
+                self._metastore.apply(lambda tx: _clear(tx, idle))
             self._ranges = [reserved for reserved in self._ranges if reserved.taken]
 
     def intents(self) -> frozenset[int]:
@@ -77,7 +78,7 @@ class IdReserve:
             intent = tx.put_intent(encode_intent(Creating(ids[0], ids[-1])))
             return _Range(intent, ids[::-1])
 
-        made = self._store.update(reserve)
+        made = self._metastore.apply(reserve)
         self._ranges = [it for it in self._ranges if not it.is_done] + [made]
 
 
