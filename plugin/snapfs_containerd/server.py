@@ -16,9 +16,7 @@ from snapfs.service.convert import batches, timestamp
 from snapfs.service.snapshotter import Snapshotter
 from snapfs.service.status import answers
 from snapfs_containerd import mount_pb2, snapshots_pb2, snapshots_pb2_grpc
-
-NAME = "snapfs"
-"""What the stanza in containerd's configuration is called: proxy_plugins.snapfs."""
+from snapfs_containerd.names import NAME, is_accepted
 
 SERVICE = snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"].full_name
 
@@ -121,11 +119,10 @@ class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
 
 def _check_snapshotter(name: str) -> None:
     # containerd's own service says InvalidArgument too for a snapshotter it does not have.
-    # `snapfs-NAME` lets one containerd use several snapfs daemons, each under a stanza of its own.
-    if name != NAME and not name.startswith(f"{NAME}-"):
+    if not is_accepted(name):
         raise InvalidArgument(
             f"snapshotter {name!r} is not served here: call the proxy_plugins stanza "
-            f"{NAME!r}, or {NAME!r} and a suffix as in '{NAME}-test'"
+            f"'{NAME}', or '{NAME}-' and a suffix"
         )
 
 

@@ -1,0 +1,159 @@
+"""Adding snapfs to containerd's configuration file.
+
+Appends one stanza and touches nothing else: comments and layout of the file stay. The file is
+read as TOML before and after; when the result would not be exactly "as before, plus the stanza",
+nothing is written. The old file is kept beside the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from snapfs.model import FailedPrecondition, InvalidArgument
+from snapfs_containerd.names import NAME, is_accepted
+
+KNOWN_VERSIONS = (1, 2, 3)
+"""Versions of the file in which proxy_plugins means the same (containerd 1.6 to 2.x)."""
+
+_NEW_FILE = "version = 2\n"
+"""What a file that is missing starts as; 1.6 to 2.x read version 2."""
+
+
+def install(config: Path, address: Path, *, root: Path | None = None, name: str = NAME) -> str:
+    """Add the stanza `name` for the socket `address` to `config`; return what to tell the user.
+
+    `root`, snapfs's directory, lets containerd 1.6.32 and later report the right file system to
+    Kubernetes. Doing it twice changes nothing. InvalidArgument: the file is no TOML;
+    FailedPrecondition: the stanza exists and differs, or the file's version is unknown.
+    """
+    if not is_accepted(name):
+        raise InvalidArgument(f"snapshotter name {name!r}: use {NAME!r}, or '{NAME}-' and a suffix")
+    config = config.resolve()  # a symbolic link stays one
+    before = config.read_text("utf-8") if config.exists() else ""
+    settings = _parse(before, config)
+    _check_version(settings, config)
+    wanted = _settings(address, root)
+    present = settings.get("proxy_plugins", {}).get(name)
+    if present is not None:
+        _check_same(present, wanted, config, name)
+        return f"{config} has proxy_plugins.{name} already; nothing was changed"
+    after = _appended(before or _NEW_FILE, _stanza(name, wanted))
+    _check_result(_parse(before or _NEW_FILE, config), after, name, wanted, config)
+    backup = _replace(config, after)
+    kept = f"the old file is {backup}" if backup else "the file is new"
+    return (
+        f"added proxy_plugins.{name} to {config}; {kept}\n"
+        "now restart containerd (systemctl restart containerd), "
+        f"then use it: ctr run --snapshotter {name} IMAGE NAME"
+    )
+
+
+def _parse(text: str, config: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgument(
+            f"{config} is not valid TOML ({error}); mend it first, nothing was changed"
+        ) from error
+
+
+def _check_version(settings: Mapping[str, Any], config: Path) -> None:
+    version = settings.get("version", 1)
+    if version not in KNOWN_VERSIONS:
+        raise FailedPrecondition(
+            f"{config} is of version {version}, which this snapfs does not know; "
+            "add the stanza of plugin/config-2.x.toml by hand"
+        )
+
+
+def _settings(address: Path, root: Path | None) -> dict[str, Any]:
+    exports = {"exports": {"root": str(root)}} if root else {}
+    return {"type": "snapshot", "address": str(address), **exports}
+
+
+def _check_same(
+    present: Mapping[str, Any], wanted: Mapping[str, Any], config: Path, name: str
+) -> None:
+    # Other keys (platform, exports, capabilities) are the administrator's to choose.
+    differing = [key for key in ("type", "address") if present.get(key) != wanted[key]]
+    if differing:
+        told = ", ".join(f"{key} is {present.get(key)!r}, not {wanted[key]!r}" for key in differing)
+        raise FailedPrecondition(
+            f"{config} has proxy_plugins.{name}, but its {told}; "
+            "change or remove it by hand, or give its address with --address"
+        )
+
+
+def _stanza(name: str, wanted: Mapping[str, Any]) -> str:
+    lines = [f"[proxy_plugins.{name}]"]
+    lines += [f"  {key} = {_quoted(wanted[key])}" for key in ("type", "address")]
+    if "exports" in wanted:
+        lines += [
+            f"  [proxy_plugins.{name}.exports]",
+            f"    root = {_quoted(wanted['exports']['root'])}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # also a TOML basic string
+
+
+def _appended(text: str, stanza: str) -> str:
+    return f"{text.rstrip()}\n\n{stanza}"
+
+
+def _check_result(
+    before: dict[str, Any], after: str, name: str, wanted: Mapping[str, Any], config: Path
+) -> None:
+    plugins = {**before.get("proxy_plugins", {}), name: wanted}
+    try:
+        is_right = tomllib.loads(after) == {**before, "proxy_plugins": plugins}
+    except tomllib.TOMLDecodeError:
+        is_right = False
+    if not is_right:
+        raise FailedPrecondition(
+            f"{config}: a stanza cannot be added at its end, perhaps since proxy_plugins is "
+            f"written in one line; add it by hand, nothing was changed:\n{_stanza(name, wanted)}"
+        )
+
+
+def _replace(config: Path, text: str) -> Path | None:
+    """Write the file in one step, with owner and mode of the old; return where that is kept."""
+    config.parent.mkdir(parents=True, exist_ok=True)
+    backup = None
+    with tempfile.NamedTemporaryFile("w", dir=config.parent, delete=False) as growing:
+        try:
+            growing.write(text)
+            growing.flush()
+            if config.exists():
+                backup = _back_up(config)
+                status = config.stat()
+                os.fchown(growing.fileno(), status.st_uid, status.st_gid)
+                os.fchmod(growing.fileno(), status.st_mode & 0o7777)
+            else:
+                os.fchmod(growing.fileno(), 0o644)
+            os.fsync(growing.fileno())
+            Path(growing.name).rename(config)
+        except OSError:
+            Path(growing.name).unlink(missing_ok=True)
+            raise
+    return backup
+
+
+def _back_up(config: Path) -> Path:
+    """Copy the file beside itself under a name that is free; older copies stay."""
+    number = 0
+    while True:
+        suffix = f".before-snapfs.{number}" if number else ".before-snapfs"
+        backup = config.with_name(config.name + suffix)
+        if not backup.exists():
+            return Path(shutil.copy2(config, backup))
+        number += 1
