@@ -19,10 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.support.debian import debian_tree
-
 from bench import filesystems, report
 from bench.workloads import WORKLOADS, Workload
+from tests.support.images import debian_tree
 
 
 def main() -> None:

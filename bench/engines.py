@@ -1,0 +1,44 @@
+"""The containerd and the snapfs that the benchmarks drive, and the snapshotters of the two."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support import containerd, daemon
+
+SNAPSHOTTERS = ("overlayfs", "snapfs")
+"""containerd's own first: it is the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """A running containerd that has a snapfs as a snapshotter, and a snapfs beside."""
+
+    scratch: Path
+    alone: daemon.RunningDaemon
+    """Another snapfs, which no containerd knows: its garbage collector would take what it finds."""
+    containerd: containerd.Containerd
+
+
+@contextlib.contextmanager
+def running(*, durability: str = "full") -> Iterator[Engines]:
+    """Start both on a disk of the machine, not on tmpfs, and end them."""
+    with tempfile.TemporaryDirectory(prefix="snapfs-bench-", dir="/var/tmp") as directory:
+        scratch = Path(directory)
+        with (
+            _snapfs(scratch / "alone", durability) as alone,
+            _snapfs(scratch / "snapfs", durability) as serve,
+            containerd.running(scratch / "containerd", {"snapfs": serve.address}) as engine,
+        ):
+            yield Engines(scratch, alone, engine)
+
+
+def _snapfs(base: Path, durability: str) -> contextlib.AbstractContextManager[daemon.RunningDaemon]:
+    base.mkdir()
+    return daemon.running(
+        base, arguments=["--log-level", "info"], environ={"SNAPFS_DURABILITY": durability}
+    )
