@@ -4,8 +4,10 @@ Layers on disk are as kernel overlayfs has them; see docs/overlay.md. A `Tree` m
 holds the nodes of all trees of one mount.
 """
 
+from .check import check_upper
 from .copyup import CopyUp
 from .node import Dir, Inodes, Node
+from .settle import settle_offline
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 from .tree import Tree
 from .types import Attributes, DirEntry, SetAttr, TreeSpec
@@ -22,4 +24,6 @@ __all__ = [
     "SetAttr",
     "Tree",
     "TreeSpec",
+    "check_upper",
+    "settle_offline",
 ]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
+from pathlib import Path
 
 from . import lower
 from .copyup import materialise, stash_name
 from .core import MergedTree
 from .node import Dir
+from .types import TreeSpec
+from .work import has_link_records
 
 
 def settle(tree: MergedTree) -> None:
@@ -22,6 +26,17 @@ def settle(tree: MergedTree) -> None:
             keep = None if node.parent is not None else stash_name(node)
             node.link, node.stash = None, keep
         tree.links.end(link, keep)
+
+
+def settle_offline(upper: Path, work: Path, lowers: Sequence[Path]) -> None:
+    """Settle an upper layer that no tree has open; nearly free when nothing is to be done."""
+    if not has_link_records(work):
+        return
+    tree = MergedTree(TreeSpec(1, tuple(lowers), upper, work))
+    try:
+        settle(tree)
+    finally:
+        tree.close()
 
 
 def _settle_below(tree: MergedTree, top: Dir, wanted: set[int]) -> None:

@@ -24,6 +24,15 @@ _DIRECTORY = b"snapfs"
 _WHITEOUT = b"w"
 
 
+def has_link_records(path: bytes | Path) -> bool:
+    """Whether a work directory holds copied-up hard links that are not settled."""
+    try:
+        names = os.listdir(os.path.join(os.fsencode(path), _DIRECTORY))
+    except FileNotFoundError:
+        return False
+    return any(name.startswith(b"l") for name in names)
+
+
 class Work:
     """Owner of one tree's work directory. Paths are names in it."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ REFERENCE_OPTIONS = "redirect_dir=on,index=on,metacopy=off,xino=off"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _MNT_DETACH = 2
+BUSY_S = 20.0
 
 
 def _check(result: int, what: object) -> None:
@@ -30,6 +33,19 @@ def unmount(target: Path) -> None:
     """Unmount, lazily when something still holds the mount."""
     if _libc.umount2(bytes(target), 0):
         _check(_libc.umount2(bytes(target), _MNT_DETACH), target)
+
+
+def _mount_when_free(target: Path, options: str) -> None:
+    """Mount; a container that starts just now may hold the mount before this one a little longer."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            mount("overlay", target, options)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -58,7 +74,7 @@ def overlay(
     here = Path.cwd()
     os.chdir(base)
     try:
-        mount("overlay", target, ",".join(parts))
+        _mount_when_free(target, ",".join(parts))
     finally:
         os.chdir(here)
     try:
