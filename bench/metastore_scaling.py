@@ -49,6 +49,8 @@ def measure(metastore: MetaStore, samples: int) -> dict[str, float]:
     """Return the median microseconds of each operation."""
     parent = f"base{DEPTH - 1}"
     operations: dict[str, Callable[[int], object]] = {
+        "empty read": lambda _: _empty_read(metastore),
+        "empty update": lambda _: metastore.store.update(lambda _tx: None),
         "create": lambda it: metastore.create(Kind.ACTIVE, f"probe{it}", parent),
         "info": lambda it: metastore.info(f"probe{it}"),
         "get": lambda it: metastore.get(f"probe{it}"),
@@ -60,6 +62,11 @@ def measure(metastore: MetaStore, samples: int) -> dict[str, float]:
         "remove": lambda it: metastore.remove(f"done{it}"),
     }
     return {name: _median(operation, samples) for name, operation in operations.items()}
+
+
+def _empty_read(metastore: MetaStore) -> None:
+    with metastore.store.view():
+        pass
 
 
 def _median(operation: Callable[[int], object], samples: int) -> float:

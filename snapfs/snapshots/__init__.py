@@ -6,10 +6,11 @@ fsck; `LayerReader` is what the FUSE worker sees of it. See docs/snapshots.md an
 
 from snapfs.snapshots.durability import Durability
 from snapfs.snapshots.examination import Problem, Report, fsck
-from snapfs.snapshots.lifecycle import Snapshotter, Status
+from snapfs.snapshots.lifecycle import Snapshotter
 from snapfs.snapshots.metastore import MetaStore, Removed
 from snapfs.snapshots.reader import LayerReader, Layers
 from snapfs.snapshots.removal import PendingRemoval
+from snapfs.snapshots.status import Status
 from snapfs.snapshots.trees import NoTrees, Trees
 
 __all__ = [

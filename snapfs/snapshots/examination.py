@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from snapfs.model import Kind, SnapfsError, SnapshotId
+from snapfs.model import Kind, NotFound, SnapfsError, SnapshotId
 from snapfs.snapshots import records
 from snapfs.snapshots.erase import erase
 from snapfs.snapshots.faults import refusing
@@ -63,11 +63,11 @@ class _Finding:
 def fsck(root: Path, *, repair: bool = False) -> Report:
     """Check a root that no daemon serves; a repair takes the writer's lock for itself.
 
-    Raises Unavailable when there is no store, FailedPrecondition when a daemon holds it (repair).
+    Raises NotFound when there is no root, FailedPrecondition when a daemon holds it (repair).
     """
     layers = LayerDirectories(root)
-    with refusing(f"check root {root}"):
-        root.joinpath("metadata").stat()
+    if not (root / "metadata").is_dir():
+        raise NotFound(f"{root} is not a root of snapfs: it has no metadata; give another --root")
     if repair:
         with Store.open(root / "metadata", TABLES) as store:
             return examine(store, layers, repair=True)

@@ -1,4 +1,8 @@
-"""Operating-system errors as refusals: one table, used wherever this room touches files."""
+"""Operating-system errors as refusals: one table, used wherever this room touches files.
+
+A missing or an unexpected file is a failed precondition, never NotFound or AlreadyExists: those two
+speak of snapshots, and containerd acts on them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from snapfs.model import (
-    AlreadyExists,
     DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
     Internal,
-    NotFound,
     PermissionDenied,
     ResourceExhausted,
     SnapfsError,
@@ -32,8 +34,8 @@ _REFUSALS: dict[int, tuple[type[SnapfsError], str]] = {
     errno.EBUSY: (FailedPrecondition, "unmount what is mounted there"),
     errno.ENOTDIR: (FailedPrecondition, "run `snapfs fsck`"),
     errno.EOPNOTSUPP: (FailedPrecondition, "use a file system with extended attributes"),
-    errno.ENOENT: (NotFound, "run `snapfs fsck`"),
-    errno.EEXIST: (AlreadyExists, "run `snapfs fsck`"),
+    errno.ENOENT: (FailedPrecondition, "run `snapfs fsck`"),
+    errno.EEXIST: (FailedPrecondition, "run `snapfs fsck`"),
     errno.EIO: (DataLoss, "check the disk"),
     errno.ETIMEDOUT: (DeadlineExceeded, "try again"),
     errno.ESHUTDOWN: (Unavailable, "try again when the service is up"),

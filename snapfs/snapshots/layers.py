@@ -9,9 +9,11 @@ A view has no directory: it owns no files. Raises OSError; the callers say what 
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from snapfs.model import SnapshotId
@@ -74,6 +76,26 @@ class LayerDirectories:
             os.chown(upper, uid, gid)
         if stat.S_IMODE(upper.stat().st_mode) != mode:
             upper.chmod(mode)
+
+    def delete(self, snapshot_id: SnapshotId) -> None:
+        """Delete directories that `make` made, in whole or in part; durable on return."""
+        for path in (self.upper(snapshot_id), self.work(snapshot_id), self.directory(snapshot_id)):
+            with suppress(FileNotFoundError):
+                path.rmdir()
+        sync_directory(self.path)
+
+    def set_aside(self, identity: int) -> Path | None:
+        """Rename the directory of an id, if there is one, so that it is no id's; durable."""
+        found = self.directory(identity)
+        if not found.exists():
+            return None
+        for number in itertools.count(1):
+            aside = found.with_name(f"{identity}.unknown-{number}")
+            if not aside.exists():
+                break
+        found.rename(aside)
+        sync_directory(self.path)
+        return aside
 
     def ids(self) -> list[SnapshotId]:
         """Return the ids that have a directory, in order."""

@@ -18,10 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import structlog
 
@@ -51,13 +50,12 @@ from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.metastore import DEADLINE_S, MetaStore, Removed
 from snapfs.snapshots.removal import PendingRemoval, Remover
 from snapfs.snapshots.reserve import IdReserve
+from snapfs.snapshots.status import Status, Unpack
 from snapfs.snapshots.trees import Trees
 from snapfs.snapshots.usage import measure
 from snapfs.store import WriteTx
 
 log = structlog.get_logger(__name__)
-
-Unpack: TypeAlias = Literal["overlay", "fuse"]
 
 Differ: TypeAlias = Callable[[Path, Sequence[Path]], Iterator[Any]]
 """Says how an upper directory differs from the lowers under it; overlay.diff.changes is one."""
@@ -66,29 +64,6 @@ Steps: TypeAlias = Callable[[str], None]
 """Called with the name of each gap between two effects; tests stop the process there."""
 
 _INDEX_PARAMETER = Path("/sys/module/overlay/parameters/index")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What a root holds and what is still to be done."""
-
-    root: Path
-    unpack: Unpack
-    durability: Durability
-    revision: int
-    active: int
-    views: int
-    committed: int
-    pending: tuple[PendingRemoval, ...]
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """One line for each removal that failed and is tried again."""
-        return tuple(
-            f"removal of {it.path} failed {it.attempts} times and is tried again: {it.error}"
-            for it in self.pending
-            if it.attempts
-        )
 
 
 class Snapshotter:
@@ -132,7 +107,7 @@ class Snapshotter:
             self._sync.close()
             raise
         self._store = self._meta.store
-        self._reserve = IdReserve(self._meta)
+        self._reserve = IdReserve(self._meta, self._layers)
         self._dropper = Dropper(trees)
         self._remover = Remover(self._layers, self._clear_intents, steps=steps)
         try:
@@ -190,21 +165,17 @@ class Snapshotter:
                 self._undo_create(identity)
 
     def _undo_create(self, identity: SnapshotId) -> None:
-        """Promise the removal of a directory without a row; if even that fails, recovery will."""
-
-        def promise(tx: WriteTx) -> int | None:
-            if records.by_id(tx, identity) is not None:
-                return None
-            return recovery.promise_removal(tx, identity)
-
+        """Delete a new directory without a row; if that fails, recovery does it."""
         try:
-            intent = self._meta.apply(promise)
+            with self._store.view() as tx:
+                is_recorded = records.by_id(tx, identity) is not None
+            with refusing(f"undo the creation of {self._layers.directory(identity)}"):
+                if not is_recorded:
+                    self._layers.delete(identity)
         except SnapfsError as error:
             log.warning("snapshot.undo_failed", id=identity, error=str(error))
-            return
-        self._reserve.settle(identity)
-        if intent is not None:
-            self._remover.add(intent, identity)
+        else:
+            self._reserve.settle(identity)
 
     # Committing and removing
 
@@ -345,8 +316,15 @@ class Snapshotter:
             case View():
                 return Usage()
             case Active(id=identity):
-                with refusing(f"measure snapshot {records.shown(key)}"):
-                    return measure(self._layers.upper(identity))
+                return self._measure(key, identity)
+
+    def _measure(self, key: str, identity: SnapshotId) -> Usage:
+        with refusing(f"measure snapshot {records.shown(key)}"):
+            try:
+                return measure(self._layers.upper(identity))
+            except FileNotFoundError:
+                self._meta.info(key)  # removed meanwhile: NotFound
+                raise
 
     def diff(self, name: str) -> Iterator[Any]:
         """Yield the paths of a snapshot that differ from its parent's; of a view, none."""

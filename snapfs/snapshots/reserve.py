@@ -10,11 +10,17 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+import structlog
+
 from snapfs.model import SnapshotId
 from snapfs.snapshots import records
+from snapfs.snapshots.faults import refusing
+from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.metastore import MetaStore
-from snapfs.snapshots.schema import Creating, encode_intent
+from snapfs.snapshots.schema import SEQUENCE, Creating, encode_intent
 from snapfs.store import WriteTx
+
+log = structlog.get_logger(__name__)
 
 RANGE = 32
 """Ids that one transaction reserves."""
@@ -33,10 +39,14 @@ class _Range:
 
 
 class IdReserve:
-    """Hands out reserved ids. Thread-safe; `_lock` guards the ranges, also over the update."""
+    """Hands out reserved ids. Thread-safe; `_lock` guards the ranges, also over the update.
 
-    def __init__(self, metastore: MetaStore) -> None:
+    Nothing else draws from the sequence of ids while this is open.
+    """
+
+    def __init__(self, metastore: MetaStore, layers: LayerDirectories) -> None:
         self._metastore = metastore
+        self._layers = layers
         self._lock = threading.Lock()
         self._ranges: list[_Range] = []
 
@@ -70,6 +80,7 @@ class IdReserve:
             return frozenset(reserved.intent for reserved in self._ranges)
 
     def _reserve(self) -> None:
+        self._set_strangers_aside()
         done = [reserved for reserved in self._ranges if reserved.is_done]
 
         def reserve(tx: WriteTx) -> _Range:
@@ -80,6 +91,19 @@ class IdReserve:
 
         made = self._metastore.apply(reserve)
         self._ranges = [it for it in self._ranges if not it.is_done] + [made]
+
+    def _set_strangers_aside(self) -> None:
+        """Rename directories that have the next ids and that this store does not know.
+
+        They are of newer metadata than ours, as after an old copy was restored. As part of a
+        reserved range they would be taken for unfinished creations and be deleted.
+        """
+        with self._metastore.store.view() as tx:
+            first = tx.last_sequence(SEQUENCE) + 1
+        with refusing("set unknown layer directories aside"):
+            for identity in range(first, first + RANGE):
+                if aside := self._layers.set_aside(identity):
+                    log.warning("layer.set_aside", id=identity, path=str(aside))
 
 
 def _clear(tx: WriteTx, ranges: list[_Range]) -> None:

@@ -206,6 +206,32 @@ def test_a_dry_run_works_beside_a_serving_snapshotter_and_a_repair_is_refused(st
             fsck(stocked, repair=True)
 
 
+@pytest.mark.logs("layer.set_aside")
+def test_directories_of_newer_metadata_survive_an_old_copy_of_it(stocked):
+    """Restore old metadata beside newer layers: nothing may take those for its own garbage."""
+    shutil.copytree(stocked / "metadata", stocked / "copy")
+    with Snapshotter(stocked, trees=NoTrees()) as snapshotter:
+        for number in range(40):
+            snapshotter.prepare(f"newer{number}")
+        newer = [snapshotter.stat(f"newer{number}").id for number in range(40)]
+    shutil.rmtree(stocked / "metadata")
+    shutil.move(stocked / "copy", stocked / "metadata")
+    (stocked / "layers" / str(newer[0]) / "fs" / "precious").write_text("data")
+    assert set(kinds(fsck(stocked, repair=True))) == {"unknown-directory"}
+    for _ in range(2):
+        with Snapshotter(stocked, trees=NoTrees()) as snapshotter:
+            for number in range(30):
+                snapshotter.prepare(f"{number}")
+            for number in range(30):
+                snapshotter.remove(f"{number}")
+            assert snapshotter.cleanup() == ()
+    assert set(kinds(fsck(stocked, repair=True))) == {"unknown-directory"}
+    aside = stocked / "layers" / f"{newer[0]}.unknown-1"
+    assert (aside / "fs" / "precious").read_text() == "data"
+    left = [path for path in (stocked / "layers").iterdir() if int(path.name.split(".")[0]) > 4]
+    assert len(left) == 40
+
+
 def test_a_path_without_a_root_is_refused(tmp_path):
     with pytest.raises(NotFound):
         fsck(tmp_path / "absent")

@@ -177,6 +177,7 @@ def test_a_tree_that_does_not_freeze_refuses_the_commit(snapshotter, trees):
     assert isinstance(snapshotter.stat("a"), Active)
 
 
+@pytest.mark.logs("tree.drop_failed")
 def test_a_tree_that_cannot_be_dropped_does_not_undo_what_is_done(snapshotter, trees):
     trees.refuse = {"drop"}
     snapshotter.prepare("a")

@@ -71,6 +71,7 @@ def prepare_many(snapshotter):
         snapshotter.prepare(f"k{number}", "base")
 
 
+@pytest.mark.logs("snapshot.undo_failed", "snapshot.removal_failed")
 def test_a_full_disk_refuses_with_a_way_out_and_serves_again_when_there_is_room(root):
     with Snapshotter(root, trees=NoTrees()) as snapshotter:
         snapshotter.prepare("a")
@@ -79,6 +80,7 @@ def test_a_full_disk_refuses_with_a_way_out_and_serves_again_when_there_is_room(
         with pytest.raises(ResourceExhausted, match="space"):
             prepare_many(snapshotter)
         assert isinstance(snapshotter.stat("base"), Committed)
+        assert len(os.listdir(root / "layers")) == len(list(snapshotter.walk()))
         for found in list(snapshotter.walk(["kind==active"])):
             snapshotter.remove(found.name)
         (root / "filler").unlink()

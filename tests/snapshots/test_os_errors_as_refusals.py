@@ -23,6 +23,8 @@ from snapfs.snapshots.faults import refusing
         (errno.EMFILE, ResourceExhausted, "limit of open files"),
         (errno.EACCES, PermissionDenied, "run as root"),
         (errno.EROFS, FailedPrecondition, "read-write"),
+        (errno.ENOENT, FailedPrecondition, "fsck"),
+        (errno.EEXIST, FailedPrecondition, "fsck"),
         (errno.EIO, DataLoss, "check the disk"),
         (errno.ENOTTY, Internal, "log"),
     ],

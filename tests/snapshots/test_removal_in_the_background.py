@@ -62,6 +62,7 @@ def test_what_was_promised_before_the_start_is_deleted(bench):
     assert sorted(bench.cleared) == [3, 7]
 
 
+@pytest.mark.logs("snapshot.removal_failed")
 def test_a_failure_is_reported_and_does_not_hold_up_the_others(bench, broken):
     broken.add(1)
     stuck = bench.promise(1)
@@ -77,6 +78,7 @@ def test_a_failure_is_reported_and_does_not_hold_up_the_others(bench, broken):
     assert not stuck.exists()
 
 
+@pytest.mark.logs("snapshot.removal_failed")
 def test_retries_back_off(bench, broken):
     broken.add(1)
     bench.promise(1)
@@ -92,6 +94,7 @@ def test_retries_back_off(bench, broken):
     assert due == [removal.LONGEST_RETRY_S]
 
 
+@pytest.mark.logs("snapshot.removal_failed")
 def test_an_intent_stays_while_the_store_refuses_to_clear_it(root):
     refusals = [OSError("made to fail")]
     cleared = []
@@ -163,6 +166,7 @@ def test_a_worker_that_does_not_answer_costs_removals_a_moment_not_a_deadline_ea
         assert os.listdir(root / "layers") == []
 
 
+@pytest.mark.logs("tree.drop_broke")
 def test_a_tree_that_breaks_does_not_end_the_removals(root):
     trees = StuckTrees()
     trees.answer.set()
@@ -189,6 +193,7 @@ def test_closing_while_a_tree_does_not_answer_leaves_the_rest_to_the_next_start(
 
 
 @pytest.mark.root
+@pytest.mark.logs("snapshot.removal_failed")
 def test_an_immutable_file_is_reported_in_status_and_survives_a_restart(root):
     stuck = root / "layers" / "1" / "fs" / "file"
     with Snapshotter(root, trees=NoTrees()) as snapshotter:
