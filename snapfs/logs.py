@@ -61,6 +61,7 @@ def bind_structlog(*, journal: bool = False) -> None:
 
 def _shared(*, journal: bool) -> list[Any]:
     steps: list[Any] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.format_exc_info,

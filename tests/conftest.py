@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,19 @@ class SkipRule:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for nodeid in self._unlisted:
             terminalreporter.write_line(f"UNLISTED SKIP {nodeid}: see .ci/allowed-skips", red=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_unexpected_warning(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """Fail a test in which snapfs logs a warning or an error that `@pytest.mark.logs` lacks."""
+    yield
+    expected = {name for mark in request.node.iter_markers("logs") for name in mark.args}
+    records = (*caplog.get_records("setup"), *caplog.get_records("call"))
+    loud = [it for it in records if it.levelno >= logging.WARNING and it.name.startswith("snapfs")]
+    events = {it.msg["event"] if isinstance(it.msg, dict) else it.getMessage() for it in loud}
+    assert events <= expected, f"unexpected in the log: {sorted(events - expected)}"
 
 
 @pytest.fixture(autouse=True, scope="session")

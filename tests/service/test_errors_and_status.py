@@ -50,6 +50,7 @@ def test_the_status_is_what_containerd_takes_it_for() -> None:
 
 
 @pytest.mark.parametrize("code", Code)
+@pytest.mark.logs("call.failed")
 def test_an_error_arrives_as_it_was_raised(code: Code, client: Client, snapshotter: Any) -> None:
     snapshotter.answer = _raise(_instance(code, f"snapshot 'ä': {code.value}; do otherwise"))
     with pytest.raises(SnapfsError) as caught:
@@ -65,6 +66,7 @@ def test_a_conflict_brings_its_revisions(client: Client, snapshotter: Any) -> No
     assert (caught.value.expected, caught.value.actual) == (3, 5)
 
 
+@pytest.mark.logs("call.failed")
 def test_an_error_in_the_middle_of_a_stream_arrives_after_what_was_sent(
     client: Client, snapshotter: Any
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_very_long_message_is_cut_rather_than_lost(
     assert len(message.encode()) <= MAX_MESSAGE_BYTES
 
 
+@pytest.mark.logs("call.failed")
 def test_a_file_name_that_is_no_utf8_can_be_spoken_of(client: Client, snapshotter: Any) -> None:
     snapshotter.answer = _raise(model.Internal("layer b\udcff is gone"))
     with pytest.raises(model.Internal, match=r"layer b\\udcff is gone"):

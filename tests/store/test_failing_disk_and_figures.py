@@ -31,6 +31,7 @@ class FailingTxn:
         return getattr(self.txn, name)
 
 
+@pytest.mark.logs("store.broken")
 def test_failed_fsync_ends_the_updates_until_the_store_is_opened_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
