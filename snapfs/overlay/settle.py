@@ -6,7 +6,6 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import lower
 from .copyup import materialise, stash_name
 from .core import MergedTree
 from .node import Dir
@@ -16,9 +15,7 @@ from .work import has_link_records
 
 def settle(tree: MergedTree) -> None:
     """Put every name of every copied-up hard link into the upper layer and end the records."""
-    wanted = {link.low for link in tree.links.copied()}
-    if wanted:
-        _settle_below(tree, tree.root, wanted)
+    _settle_names(tree)
     for link in tree.links.copied():
         node = tree.inodes.find(tree.prefix | link.low)
         keep = None
@@ -39,20 +36,17 @@ def settle_offline(upper: Path, work: Path, lowers: Sequence[Path]) -> None:
         tree.close()
 
 
-def _settle_below(tree: MergedTree, top: Dir, wanted: set[int]) -> None:
-    """Walk the directories that have a lower part, without recursion since trees may be deep."""
-    waiting = [top]
-    while waiting:
+def _settle_names(tree: MergedTree) -> None:
+    """Walk the tree until every pending name is found; a moved directory can be anywhere."""
+    waiting = [tree.root]
+    while waiting and tree.links.copied():
         here = waiting.pop()
-        for name, packed in list(lower.tops(tree.index(here))):
-            is_dir = lower.kind_of(packed) == stat.S_IFDIR
-            if not is_dir and lower.low_of(packed) not in wanted:
+        wanted = {tree.prefix | link.low for link in tree.links.copied()}
+        for entry in tree.readdir(here):
+            if entry.type != stat.S_IFDIR and entry.ino not in wanted:
                 continue
-            node = tree.find(here, name)
-            if node is None:
-                continue
+            node = tree.lookup(here, entry.name)
             if isinstance(node, Dir):
-                if node.stack:
-                    waiting.append(node)
+                waiting.append(node)
             elif node.link is not None:
-                materialise(tree, node, here, name)
+                materialise(tree, node, here, entry.name)

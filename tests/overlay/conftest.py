@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -98,3 +99,18 @@ def stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
         one.files.forget()
         assert not len(one.inodes)
         one.tree.close()
+
+
+@pytest.fixture
+def reflink_fs(tmp_path: Path) -> Iterator[Path]:
+    """A small XFS that can clone files."""
+    image, target = tmp_path / "image", tmp_path / "xfs"
+    with image.open("wb") as file:
+        file.truncate(400 << 20)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
+    target.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, target], check=True)
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", target], check=True)

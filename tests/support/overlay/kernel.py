@@ -36,7 +36,7 @@ def unmount(target: Path) -> None:
 
 
 def _mount_when_free(target: Path, options: str) -> None:
-    """Mount; a container that starts just now may hold the mount before this one a little longer."""
+    """Mount; a container that starts just now may hold an earlier mount a little longer."""
     deadline = time.monotonic() + BUSY_S
     while True:
         try:

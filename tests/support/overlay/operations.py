@@ -115,6 +115,7 @@ SEED = (
     _operation("create", b"a/b/c", 0o600, b"seed a/b/c"),
     _operation("create", b"b/a", 0o644, b"seed b/a"),
     _operation("link", b"b/a", b"b/c"),
+    _operation("link", b"b/a", b"a/b/a"),
     _operation("symlink", b"target", b"c"),
 )
 
