@@ -133,8 +133,10 @@ class Client:
         except grpc.RpcError as failure:
             error = error_of(failure)
             if isinstance(error, Unavailable) and not was_answered(failure):
+                # gRPC tells the whole way there; the system's own words come last.
+                reason = str(error).rpartition("error: ")[2].lower()
                 raise Unavailable(
-                    f"nothing answers on socket {self.address} ({error}); "
+                    f"nothing answers on socket {self.address} ({reason}); "
                     "start the service (systemctl start snapfs, or snapfs serve)"
                 ) from failure
             raise error from failure

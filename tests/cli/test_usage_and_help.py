@@ -92,9 +92,10 @@ def test_without_a_service_the_socket_and_the_way_to_start_it_are_named(
 ) -> None:
     refused = CliRunner().invoke(cli, words, env={"SNAPFS_STATE": str(tmp_path)})
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("snapfs: nothing answers on socket ")
-    assert str(tmp_path / "snapfs.sock") in refused.stderr
-    assert "snapfs serve" in refused.stderr
+    assert refused.stderr == (
+        f"snapfs: nothing answers on socket {tmp_path / 'snapfs.sock'} (no such file or directory)"
+        "; start the service (systemctl start snapfs, or snapfs serve)\n"
+    )
     assert refused.stdout == ""
 
 
