@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-
 from snapfs_containerd import install, mount_pb2, snapshots_pb2_grpc
 from snapfs_containerd import snapshots_pb2 as pb
 

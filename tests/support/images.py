@@ -18,7 +18,7 @@ from tests.support.oci import MTIME_NS, Image, Layer
 
 CACHE = Path(__file__).parents[2] / "build" / "cache"
 BUSYBOX = Path("/bin/busybox")
-DEBIAN_PACKAGES = ("python3-minimal", "git", "dpkg")
+DEBIAN_PACKAGES = ("python3", "git", "dpkg")
 DEBIAN_TIMEOUT_S = 900
 LONG_NAME = "n" * 255
 _APPLETS = ("sh", "ls", "cat", "echo", "sleep", "touch", "mkdir", "rm", "mv", "ln", "stat", "sync")
@@ -157,10 +157,14 @@ def renewal_layer() -> bytes:
     return layer.archive()
 
 
+def odd_layers() -> list[bytes]:
+    """Return the layers of `odd_image`."""
+    return [busybox_layer(), odd_layer(), change_layer(), renewal_layer()]
+
+
 def odd_image(name: str = "snapfs.test/odd:1") -> Image:
     """Return a small image (busybox) whose layers hold one of everything; compressed."""
-    layers = [busybox_layer(), odd_layer(), change_layer(), renewal_layer()]
-    return Image(name, layers, compress=True)
+    return Image(name, odd_layers(), compress=True)
 
 
 def debian_image(name: str = "snapfs.test/debian:1") -> Image:

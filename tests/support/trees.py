@@ -26,7 +26,11 @@ class Entry(NamedTuple):
 
 
 def describe(root: Path) -> dict[str, Entry]:
-    """Read a whole tree; sizes and link counts of directories are left out, as they may differ."""
+    """Read a whole tree.
+
+    Left out, as they may rightly differ: sizes and link counts of directories, and the time of the
+    root, which containerd sets nowhere.
+    """
     found = {"": os.lstat(root)}
     for directory, names, files in os.walk(root):
         for name in (*names, *files):
@@ -36,10 +40,12 @@ def describe(root: Path) -> dict[str, Entry]:
     for path, status in found.items():
         if not stat.S_ISDIR(status.st_mode):
             links[status.st_dev, status.st_ino].append(path)
-    return {
+    tree = {
         path: _entry(root / path, status, tuple(sorted(links[status.st_dev, status.st_ino])))
         for path, status in found.items()
     }
+    tree[""] = tree[""]._replace(mtime_ns=0)
+    return tree
 
 
 def _entry(path: Path, status: os.stat_result, links: tuple[str, ...]) -> Entry:
