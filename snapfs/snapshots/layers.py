@@ -58,6 +58,9 @@ class LayerDirectories:
 
         The root of the new layer has owner and mode of the direct parent's root, since it is what
         the merged tree shows; without a parent it is 0755 and root's.
+
+        One fsync is enough: ext4 and xfs log changes in order, so that of the last one covers the
+        others, and btrfs logs the ancestors of a new directory with it.
         """
         directory, upper = self.directory(snapshot_id), self.upper(snapshot_id)
         directory.mkdir(mode=PRIVATE_MODE, exist_ok=exist_ok)
@@ -65,7 +68,6 @@ class LayerDirectories:
         self.work(snapshot_id).mkdir(mode=WORK_MODE, exist_ok=exist_ok)
         self._inherit(upper, parent)
         sync_directory(directory)
-        sync_directory(self.path)
 
     def _inherit(self, upper: Path, parent: SnapshotId | None) -> None:
         wanted = self.upper(parent).stat() if parent is not None else None
