@@ -18,6 +18,7 @@ import lmdb.verify
 
 from snapfs.model import DataLoss, FailedPrecondition
 from snapfs.store import faults, lock, schema
+from snapfs.store.environment import Txn
 from snapfs.store.schema import Sub
 
 DATA_FILE = "data.mdb"
@@ -32,6 +33,10 @@ _PAGE_HEADER_BYTES = 16
 _P_META = 0x08
 _META = struct.Struct("=IIQQ48s48sQQ")
 """Magic, version, address, map size, two trees, last page, transaction (mdb.c, MDB_meta)."""
+_PAGE_SIZES = (4096, 8192, 16384, 32768)
+_META_ATTEMPTS = 20
+_MAX_MAP_BYTES = 1 << 46
+"""More than this process could map."""
 _STABLE_ATTEMPTS = 5
 _SHOWN = 3
 
@@ -86,16 +91,23 @@ def holds_store(path: Path) -> bool:
 def read_meta(path: Path) -> Meta:
     """Read and verify both meta pages of the store in `path`; raise DataLoss for a bad one.
 
-    The file's size is not judged here: LMDB may count free pages behind its end.
+    They are of successive transactions, always: were the newer one's number damaged, LMDB would
+    take the other and the last update be lost in silence. A writer may commit between the reading
+    of the one and of the other, hence more than one attempt. The file's size is not judged here:
+    LMDB may count free pages behind its end.
     """
     data = path / DATA_FILE
-    with faults.translated(path), data.open("rb") as file:
-        first = _parse_meta(data, file.read(_PAGE_HEADER_BYTES + _META.size), 0)
-        file.seek(first.page_bytes)
-        second = _parse_meta(data, file.read(_PAGE_HEADER_BYTES + _META.size), 1)
-    if first.page_bytes != second.page_bytes:
-        raise _damaged(data, "its meta pages disagree on the size of a page")
-    return second if first.transaction < second.transaction else first
+    for _ in range(_META_ATTEMPTS):
+        with faults.translated(path), data.open("rb", buffering=0) as file:
+            head = file.read(2 * max(_PAGE_SIZES))
+        first = _parse_meta(data, head, 0)
+        second = _parse_meta(data, head[first.page_bytes :], 1)
+        if first.page_bytes != second.page_bytes:
+            raise _damaged(data, "its meta pages disagree on the size of a page")
+        older, newer = sorted((first, second), key=lambda meta: meta.transaction)
+        if newer.transaction - older.transaction == (1 if newer.transaction else 0):
+            return newer
+    raise _damaged(data, "its meta pages are not of successive transactions")
 
 
 def structure_problems(path: Path) -> list[str]:
@@ -157,19 +169,43 @@ def check_format(path: Path, version: int | None) -> int:
 
 
 def _read_format(path: Path) -> int | None:
-    """Read the format without LMDB's lock file; right only when nobody writes or pages are kept."""
-    key = schema.FORMAT_KEY
+    """Read the format, and see that what an open needs is there; None when it is not ours.
+
+    Done without LMDB's lock file, so that a refusal leaves none; right because nobody writes now.
+    """
     with faults.translated(path):
-        env = lmdb.open(str(path), readonly=True, lock=False, create=False, max_dbs=1, map_size=0)
+        env = lmdb.open(
+            str(path), readonly=True, lock=False, create=False, max_dbs=len(Sub), map_size=0
+        )
         try:
             with env.begin() as txn:
-                sys = env.open_db(Sub.SYS.value, txn=txn, create=False)
-                value = txn.get(key, db=sys)
-        except (lmdb.NotFoundError, lmdb.IncompatibleError):
-            return None
+                try:
+                    sys = env.open_db(Sub.SYS.value, txn=txn, create=False)
+                except (lmdb.NotFoundError, lmdb.IncompatibleError):
+                    return None
+                version = schema.parse_format(_sealed(txn, sys, schema.FORMAT_KEY))
+                if version == schema.FORMAT:
+                    _check_parts(path, env, txn, sys)
+                return version
         finally:
             env.close()
-    return None if value is None else schema.parse_format(schema.unseal(Sub.SYS, key, value))
+
+
+def _check_parts(path: Path, env: lmdb.Environment, txn: Txn, sys: lmdb._Database) -> None:
+    """Raise DataLoss when the store lacks something without which it cannot be opened."""
+    for key in (schema.REVISION_KEY, schema.TABLES_KEY):
+        if _sealed(txn, sys, key) is None:
+            raise _damaged(path / DATA_FILE, f"it lacks {key.decode()}")
+    for sub in Sub:
+        try:
+            env.open_db(sub.value, txn=txn, create=False)
+        except (lmdb.NotFoundError, lmdb.IncompatibleError):
+            raise _damaged(path / DATA_FILE, f"it lacks its {sub.name.lower()}") from None
+
+
+def _sealed(txn: Txn, sys: lmdb._Database, key: bytes) -> bytes | None:
+    value = txn.get(key, db=sys)
+    return None if value is None else schema.unseal(Sub.SYS, key, value)
 
 
 def _parse_meta(data: Path, raw: bytes, number: int) -> Meta:
@@ -182,8 +218,10 @@ def _parse_meta(data: Path, raw: bytes, number: int) -> Meta:
     if version != _DATA_VERSION:
         raise _damaged(data, f"it is of LMDB's data version {version}, not {_DATA_VERSION}")
     page_bytes = struct.unpack_from("=I", free)[0]
-    if page_bytes not in (4096, 8192, 16384, 32768):
+    if page_bytes not in _PAGE_SIZES:
         raise _damaged(data, f"meta page {number} says a page has {page_bytes} bytes")
+    if map_size > _MAX_MAP_BYTES:
+        raise _damaged(data, f"meta page {number} says the map has {map_size} bytes")
     return Meta(map_size, page_bytes, last, txn)
 
 

@@ -103,7 +103,7 @@ class ReadTx:
         for key, _ in self._walk(Sub.IDX, head):
             if len(key) != len(head) + 8:
                 continue  # a longer value that goes on with 00
-            row = self.by_oid(table, schema.U64.unpack(key[-8:])[0])
+            row = self.by_oid(table, schema.number(key[-8:]))
             if row is not None and value in key_of(row.body):
                 yield row
 
@@ -125,7 +125,7 @@ class ReadTx:
     def intents(self) -> Iterator[tuple[int, bytes]]:
         """Yield number and payload of every intent that is not cleared, oldest first."""
         for key, value in self._walk(Sub.INTENT):
-            yield schema.U64.unpack(key)[0], schema.unseal(Sub.INTENT, key, value)
+            yield schema.number(key), schema.unseal(Sub.INTENT, key, value)
 
     def last_sequence(self, scope: str) -> int:
         """Return the last number that `WriteTx.sequence` gave in a scope, 0 before the first."""
@@ -180,7 +180,7 @@ class ReadTx:
 
     def _named(self, table: Table[B], key: bytes, value: bytes) -> Row[B] | None:
         """Return the row that a name leads to, or None when it is gone since the name was read."""
-        oid = schema.U64.unpack(value)[0]
+        oid = schema.number(value)
         row = self.by_oid(table, oid)
         if row is not None and schema.fit(schema.utf8(row.name, "name")) == key[schema.NAME_AT :]:
             return row
@@ -193,17 +193,17 @@ class ReadTx:
         if number is None:
             return None
         value = self._get(Sub.NAME, schema.name_key(table.tag, number, schema.utf8(name, "name")))
-        return None if value is None else schema.U64.unpack(value)[0]
+        return None if value is None else schema.number(value)
 
     def scope_number(self, scope: str) -> int | None:
         """Return the number that stands for a scope in keys, or None when it has no rows yet."""
         payload = self._sys(schema.scope_key(scope))
-        return None if payload is None else schema.U32.unpack(payload)[0]
+        return None if payload is None else schema.unpack(schema.U32, payload)[0]
 
     def counter(self, key: bytes) -> int:
         """Return a counter of sys; 0 when nothing was counted yet."""
         payload = self._sys(key)
-        return 0 if payload is None else int(schema.U64.unpack(payload)[0])
+        return 0 if payload is None else schema.number(payload)
 
     def _sys(self, key: bytes) -> bytes | None:
         value = self._get(Sub.SYS, key)

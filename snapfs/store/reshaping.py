@@ -66,7 +66,7 @@ class _Reshaper(Keeper):
         for key, _ in self._walk(Sub.IDX, schema.U16.pack(table.tag)):
             self._remove(Sub.IDX, key)
         for _, value in self._walk(Sub.NAME, schema.U16.pack(table.tag)):
-            row = self.by_oid(table, schema.U64.unpack(value)[0])
+            row = self.by_oid(table, schema.number(value))
             if row is None:
                 continue  # a broken name: check() reports it
             values = table.index_values(row.body)

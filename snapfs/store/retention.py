@@ -39,4 +39,4 @@ def trim(txn: Txn, dbs: dict[Sub, Any], keep: int, added: int) -> None:
 
 def _counter(txn: Txn, sys: lmdb._Database, key: bytes) -> int:
     value = txn.get(key, db=sys)
-    return 0 if value is None else int(schema.U64.unpack(schema.unseal(Sub.SYS, key, value))[0])
+    return 0 if value is None else schema.number(schema.unseal(Sub.SYS, key, value))

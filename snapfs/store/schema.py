@@ -138,6 +138,20 @@ def unseal(sub: Sub, key: bytes, value: bytes) -> bytes:
     return payload
 
 
+def unpack(layout: struct.Struct, raw: bytes) -> tuple[int, ...]:
+    """Return the numbers in `raw`, or raise DataLoss when it has not their width."""
+    if len(raw) != layout.size:
+        raise DataLoss(
+            f"{raw.hex()} is not {layout.size} bytes long as its place wants; run `snapfs fsck`"
+        )
+    return layout.unpack(raw)
+
+
+def number(raw: bytes) -> int:
+    """Return the u64 that `raw` is, or raise DataLoss."""
+    return unpack(U64, raw)[0]
+
+
 def format_payload(version: int) -> bytes:
     """Return the payload of "format"."""
     return MAGIC + U32.pack(version)
@@ -184,7 +198,7 @@ def name_key(table: int, scope: int, name: bytes) -> bytes:
 
 def split_name_key(key: bytes) -> tuple[int, int, bytes]:
     """Return table, scope number and the fitted name."""
-    table, scope = _NAME_PREFIX.unpack_from(key)
+    table, scope = unpack(_NAME_PREFIX, key[:NAME_AT])
     return table, scope, key[NAME_AT:]
 
 
@@ -199,8 +213,8 @@ def index_key(table: int, index: int, scope: int, value: bytes, oid: int) -> byt
 
 def split_index_key(key: bytes) -> tuple[int, int, int, bytes, int]:
     """Return table, index, scope number, fitted value and oid."""
-    table, index, scope = _INDEX_PREFIX.unpack_from(key)
-    return table, index, scope, key[_INDEX_PREFIX.size : -9], U64.unpack(key[-8:])[0]
+    table, index, scope = unpack(_INDEX_PREFIX, key[: _INDEX_PREFIX.size])
+    return table, index, scope, key[_INDEX_PREFIX.size : -9], number(key[-8:])
 
 
 def edge_key(direction: int, oid: int, kind: int, other: int) -> bytes:
@@ -209,7 +223,7 @@ def edge_key(direction: int, oid: int, kind: int, other: int) -> bytes:
 
 def split_edge_key(key: bytes) -> tuple[int, int, int, int]:
     """Return direction, near oid, kind and far oid."""
-    direction, oid, kind, other = _EDGE.unpack(key)
+    direction, oid, kind, other = unpack(_EDGE, key)
     return direction, oid, kind, other
 
 
@@ -224,7 +238,7 @@ def log_key(revision: int, number: int) -> bytes:
 
 
 def split_log_key(key: bytes) -> tuple[int, int]:
-    revision, number = _LOG.unpack(key)
+    revision, number = unpack(_LOG, key)
     return revision, number
 
 
@@ -233,7 +247,7 @@ def expiry_key(time_ns: int, oid: int) -> bytes:
 
 
 def split_expiry_key(key: bytes) -> tuple[int, int]:
-    time_ns, oid = _EXPIRY.unpack(key)
+    time_ns, oid = unpack(_EXPIRY, key)
     return time_ns, oid
 
 

@@ -132,9 +132,7 @@ class Table(Generic[B]):
 def decode_tag(oid: int, value: bytes) -> tuple[int, bytes]:
     """Return the table's tag and the msgpack of a stored row, or raise DataLoss."""
     payload = schema.unseal(Sub.ROW, schema.U64.pack(oid), value)
-    if len(payload) < 2:
-        raise DataLoss(f"row {oid} is cut short; run `snapfs fsck`")
-    return schema.U16.unpack_from(payload)[0], payload[2:]
+    return schema.unpack(schema.U16, payload[:2])[0], payload[2:]
 
 
 def decode_row(table: Table[B], oid: int, packed: bytes) -> Row[B]:

@@ -109,6 +109,8 @@ class Writer:
                 refusal = refusal or self._grow()
             except lmdb.Error as error:
                 refusal = self._judge(error)
+            except SnapfsError as error:  # what the core itself reads is damaged
+                return [(request, None, error) for request in group]
             if refusal is None:
                 continue
             if len(group) == 1 or self._broken is not None:

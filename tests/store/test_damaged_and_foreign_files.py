@@ -6,6 +6,7 @@ The damaged stores are opened in a child process, so that a crash of LMDB's woul
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -142,6 +143,41 @@ def test_bad_pages_never_crash_nor_pass_for_data(sound: bytes, tmp_path: Path) -
 
 def test_sound_file_is_sound(sound: bytes, tmp_path: Path) -> None:
     assert try_all(tmp_path, iter([sound])) == [f"ok {DOCS_MADE} problems=0"]
+
+
+def meta_field(sound: bytes, page: int, offset: int, value: int) -> bytes:
+    """Return the file with one u64 of a meta page (mdb.c, MDB_meta) set to `value`."""
+    content = bytearray(sound)
+    struct.pack_into("=Q", content, page * PAGE + 16 + offset, value)
+    return bytes(content)
+
+
+def test_meta_page_that_would_take_the_last_update_back_is_refused(
+    sound: bytes, tmp_path: Path
+) -> None:
+    transactions = [struct.unpack_from("=Q", sound, page * PAGE + 16 + 128)[0] for page in (0, 1)]
+    newer = transactions.index(max(transactions))
+    path = place(tmp_path, 0, meta_field(sound, newer, 128, max(transactions) - 64))
+    refuse(path, DataLoss, "not of successive transactions")
+
+
+def test_meta_page_with_an_absurd_map_is_refused(sound: bytes, tmp_path: Path) -> None:
+    refuse(place(tmp_path, 0, meta_field(sound, 0, 16, 1 << 60)), DataLoss, "says the map has")
+
+
+@pytest.mark.parametrize("lacking", [b"hist", b"sys", b"revision"])
+def test_store_that_lacks_a_part_is_refused(path: Path, lacking: bytes) -> None:
+    Store.open(path, TABLES).close()
+    with lmdb.open(str(path), max_dbs=9) as env, env.begin(write=True) as txn:
+        sys = env.open_db(b"sys", txn=txn)
+        if lacking == b"revision":
+            txn.delete(lacking, db=sys)
+        else:
+            txn.drop(env.open_db(lacking, txn=txn))
+    if lacking == b"sys":
+        refuse(path, FailedPrecondition, "another program")
+    else:
+        refuse(path, DataLoss, f"it lacks (its )?{lacking.decode()}")
 
 
 def tree(path: Path) -> dict[str, bytes]:
