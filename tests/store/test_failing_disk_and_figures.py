@@ -56,6 +56,19 @@ def test_failed_fsync_ends_the_updates_until_the_store_is_opened_again(
         assert store.check() == []
 
 
+def test_damage_that_the_core_meets_fails_the_update_and_not_the_writer(path: Path) -> None:
+    with Store.open(path, TABLES) as store:
+        for _ in range(20):
+            store.update(lambda tx: tx.sequence("x"))
+    with lmdb.open(str(path), max_dbs=9) as env, env.begin(write=True) as txn:
+        txn.put(b"\0short", b"", db=env.open_db(b"log", txn=txn))
+    with Store.open(path, TABLES, keep_revisions=5) as store:
+        for _ in range(2):
+            with pytest.raises(DataLoss, match="is not 12 bytes long"):
+                store.update(lambda tx: tx.sequence("x"))
+        assert store.revision == 20
+
+
 def test_stats_count_what_there_is(path: Path) -> None:
     with Store.open(path, TABLES, map_size_bytes=1 << 21) as store:
         row = store.update(lambda tx: tx.create(DOCS, SCOPE, "a", Doc()))
