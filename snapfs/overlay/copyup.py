@@ -205,15 +205,20 @@ def copy_up(tree: MergedTree, node: Node, *, data: bool = True) -> None:
 
 def directory_up(tree: MergedTree, node: Dir) -> None:
     """Copy up a directory's own attributes, after those of its parents; entries stay below."""
-    if node.up:
-        return
-    if node.dead:
-        raise refuse(errno.ENOENT, node.name)
-    parent = node.parent
+    below = []
+    while not node.up:
+        if node.dead or node.parent is None:
+            raise refuse(errno.ENOENT, node.name)
+        below.append(node)
+        node = node.parent
+    for lower in reversed(below):
+        _one_directory_up(tree, lower)
+
+
+def _one_directory_up(tree: MergedTree, node: Dir) -> None:
+    parent, work = node.parent, tree.work
     if parent is None:
-        raise refuse(errno.EROFS, node.name)
-    directory_up(tree, parent)
-    work = tree.work
+        return
     temp = work.temp()
     try:
         clone_dir(tree, node, temp)
@@ -223,7 +228,6 @@ def directory_up(tree: MergedTree, node: Dir) -> None:
         work.discard(temp)
         raise
     node.up = node.copied = True
-    node.epoch = -1
     keep_times(tree, parent, times)
 
 

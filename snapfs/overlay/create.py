@@ -19,8 +19,8 @@ from .layer import is_whiteout, refuse, stat_or_none
 from .node import Dir, Node
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename
 
-Maker = Callable[[int, bytes], None]
-"""Makes the entry at (directory descriptor, path)."""
+Maker = Callable[[int, bytes, int], None]
+"""Makes the entry at (directory descriptor, path) with permission bits as the umask lets them."""
 
 
 class Owner(NamedTuple):
@@ -95,7 +95,7 @@ def _make_in_place(tree: MergedTree, parent: Dir, name: bytes, new: New, maker: 
     """Make the entry where it belongs; False when a whiteout is there."""
     fd, path = tree.upper_layer.at(parent.prefix() + name)
     try:
-        maker(fd, path)
+        maker(fd, path, new.mode)
     except FileExistsError:
         _check_whiteout(fd, path, name)
         return False
@@ -110,7 +110,7 @@ def _make_aside(
     temp = tree.work.temp()
     is_dir = new.kind == stat.S_IFDIR
     try:
-        maker(tree.work.layer.fd, temp)
+        maker(tree.work.layer.fd, temp, new.mode)
         _dress(tree, temp, new)
         if opaque and is_dir:
             xattrs.put(tree.work.proc(temp), xattrs.OPAQUE, b"y")
@@ -180,8 +180,8 @@ def create(
     opened: list[int] = []
     how = flags & os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-    def maker(fd: int, path: bytes) -> None:
-        opened.append(os.open(path, how, 0o600, dir_fd=fd))
+    def maker(fd: int, path: bytes, bits: int) -> None:
+        opened.append(os.open(path, how, bits, dir_fd=fd))
 
     try:
         node = make(tree, parent, name, stat.S_IFREG | stat.S_IMODE(mode), owner, maker)
@@ -198,8 +198,8 @@ def mknod(tree: MergedTree, parent: Dir, name: bytes, mode: int, rdev: int, owne
     if kind == stat.S_IFCHR and rdev == 0:
         raise _forbidden(tree, parent, name)
 
-    def maker(fd: int, path: bytes) -> None:
-        os.mknod(path, kind | 0o600, rdev, dir_fd=fd)
+    def maker(fd: int, path: bytes, bits: int) -> None:
+        os.mknod(path, kind | bits, rdev, dir_fd=fd)
 
     return make(tree, parent, name, kind | stat.S_IMODE(mode), owner, maker)
 
@@ -212,8 +212,8 @@ def _forbidden(tree: MergedTree, parent: Dir, name: bytes) -> OSError:
 def mkdir(tree: MergedTree, parent: Dir, name: bytes, mode: int, owner: Owner) -> Node:
     """Make a directory, opaque when it takes the place of a removed lower one."""
 
-    def maker(fd: int, path: bytes) -> None:
-        os.mkdir(path, 0o700, dir_fd=fd)
+    def maker(fd: int, path: bytes, bits: int) -> None:
+        os.mkdir(path, bits, dir_fd=fd)
 
     return make(tree, parent, name, stat.S_IFDIR | (mode & 0o1777), owner, maker)
 
@@ -221,7 +221,7 @@ def mkdir(tree: MergedTree, parent: Dir, name: bytes, mode: int, owner: Owner) -
 def symlink(tree: MergedTree, parent: Dir, name: bytes, target: bytes, owner: Owner) -> Node:
     """Make a symbolic link."""
 
-    def maker(fd: int, path: bytes) -> None:
+    def maker(fd: int, path: bytes, _: int) -> None:
         os.symlink(target, path, dir_fd=fd)
 
     return make(tree, parent, name, stat.S_IFLNK | 0o777, owner, maker)

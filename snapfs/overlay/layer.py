@@ -47,7 +47,8 @@ class Layer:
 
     def _step(self, path: bytes) -> tuple[int, bytes]:
         """Walk to a long path through descriptors of directories on the way, kept for reuse."""
-        cut = path.rindex(b"/", 0, _LONG_BYTES)
+        if len(self._steps) >= _STEPS_KEPT:
+            self.forget_steps()
         fd, start = self.fd, 0
         while len(path) - start >= _LONG_BYTES:
             cut = path.rindex(b"/", start, start + _LONG_BYTES)
@@ -58,8 +59,6 @@ class Layer:
     def _kept(self, key: bytes, base: int, rest: bytes) -> int:
         fd = self._steps.get(key)
         if fd is None:
-            if len(self._steps) >= _STEPS_KEPT:
-                self.forget_steps()
             flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = self._steps[key] = os.open(rest, flags, dir_fd=base)
         return fd

@@ -145,19 +145,28 @@ class Dir(Node):
 
     def prefix(self) -> bytes:
         """Path in the upper layer with a slash behind it; empty for the root."""
-        if self.epoch != self.tree.epoch:
-            if self.parent is not None:
-                self._prefix = b"%s%s/" % (self.parent.prefix(), self.name)
-            self.epoch = self.tree.epoch
-        return self._prefix
+        epoch = self.tree.epoch
+        if self.epoch == epoch:
+            return self._prefix
+        stale = []
+        here = self
+        while here.epoch != epoch and here.parent is not None:
+            stale.append(here)
+            here = here.parent
+        prefix = here._prefix
+        for node in reversed(stale):
+            prefix = node._prefix = b"%s%s/" % (prefix, node.name)
+            node.epoch = epoch
+        return prefix
 
     def origin_path(self) -> bytes:
         """Absolute path at which the lower chain has this directory's stack; empty for the root."""
-        if self.origin is not None:
-            return self.origin
-        if self.parent is None:
-            return b""
-        return b"%s/%s" % (self.parent.origin_path(), self.name)
+        names = []
+        here = self
+        while here.origin is None and here.parent is not None:
+            names.append(here.name)
+            here = here.parent
+        return b"/".join([here.origin or b"", *reversed(names)])
 
 
 class Inodes:

@@ -149,7 +149,7 @@ def _see(
     )
 
 
-def differences(left: Census, right: Census, *, leave_out: str = "") -> list[str]:
+def differences(left: Census, right: Census, *, leave_out: tuple[str, ...] = ()) -> list[str]:
     """Say in words how two censuses differ; empty when they are equal."""
     lines = []
     for path in sorted(left.keys() | right.keys()):
@@ -158,6 +158,6 @@ def differences(left: Census, right: Census, *, leave_out: str = "") -> list[str
             continue
         for field in Seen._fields:
             one, other = getattr(left[path], field), getattr(right[path], field)
-            if one != other and field != leave_out:
+            if one != other and field not in leave_out:
                 lines.append(f"{path!r} {field}: {one!r} != {other!r}")
     return lines
