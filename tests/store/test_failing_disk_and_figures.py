@@ -61,7 +61,7 @@ def test_damage_that_the_core_meets_fails_the_update_and_not_the_writer(path: Pa
         for _ in range(20):
             store.update(lambda tx: tx.sequence("x"))
     with lmdb.open(str(path), max_dbs=9) as env, env.begin(write=True) as txn:
-        txn.put(b"\0short", b"", db=env.open_db(b"log", txn=txn))
+        txn.put(b"\0", b"", db=env.open_db(b"log", txn=txn))
     with Store.open(path, TABLES, keep_revisions=5) as store:
         for _ in range(2):
             with pytest.raises(DataLoss, match="is not 12 bytes long"):
