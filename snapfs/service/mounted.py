@@ -1,7 +1,8 @@
 """Where snapshots are mounted, read from a mount table (proc(5), mountinfo). Pure.
 
-A snapshot is mounted where a directory `<id>` of one of our lanes is bind-mounted, or where a
-kernel overlay has its layer directory as upper.
+A snapshot is mounted where a directory `<id>` of one of our lanes is bind-mounted, also of a lane
+that a former daemon had (its source names its mount point), or where a kernel overlay has its
+layer directory as upper.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 class Entry:
     """One line of a mount table; paths as bytes, unescaped."""
 
-    device: bytes
     root: bytes
     """Directory of the file system that forms the mount's root."""
     target: bytes
     type: bytes
+    source: bytes
     options: bytes
     """Those of the file system (its super block)."""
 
@@ -36,13 +37,13 @@ def parse(table: bytes) -> Iterator[Entry]:
     for line in table.splitlines():
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
-        kind, _, rest = after.partition(b" ")
+        kind, source, options = after.split(b" ", 2)
         yield Entry(
-            device=fields[2],
             root=_unescape(fields[3]),
             target=_unescape(fields[4]),
             type=kind,
-            options=_unescape(rest.partition(b" ")[2]),
+            source=_unescape(source),
+            options=_unescape(options),
         )
 
 
@@ -50,16 +51,11 @@ def by_snapshot(
     entries: Iterable[Entry], *, lanes: Path, layers: Path
 ) -> Mapping[SnapshotId, tuple[Path, ...]]:
     """Return where each snapshot is mounted; `lanes` holds the lanes' mount points."""
-    entries = list(entries)
-    devices = {
-        entry.device
-        for entry in entries
-        if entry.root == b"/" and os.path.dirname(entry.target) == os.fsencode(lanes)
-    }
+    lane = b"snapfs:" + os.fsencode(lanes) + b"/"
     upper = re.compile(rb"(?:^|,)upperdir=" + re.escape(os.fsencode(layers)) + rb"/(\d+)/fs(?:,|$)")
     found: defaultdict[SnapshotId, list[Path]] = defaultdict(list)
     for entry in entries:
-        if entry.device in devices:
+        if entry.type == b"fuse.snapfs" and entry.source.startswith(lane):
             match = re.match(rb"/(\d+)(?:/|$)", entry.root)
         elif entry.type == b"overlay":
             match = upper.search(entry.options)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 import grpc
 import structlog
 
-from snapfs.model import Code, Conflict, SnapfsError
+from snapfs.model import Code, Conflict, DeadlineExceeded, SnapfsError
 
 _log = structlog.get_logger(__name__)
 
@@ -68,6 +68,7 @@ _CODE_OF_ERRNO: Mapping[int, Code] = {
 class Context(Protocol):
     """What the decorator needs of a grpc.ServicerContext."""
 
+    def is_active(self) -> bool: ...
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn: ...
     def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None: ...
 
@@ -89,6 +90,7 @@ def _unary(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def answer(self: Any, request: Any, context: Context) -> Any:
         try:
+            _check_wanted(context)
             return method(self, request, context)
         except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
             _refuse(context, error, method.__name__)
@@ -100,11 +102,18 @@ def _stream(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def answer(self: Any, request: Any, context: Context) -> Iterator[Any]:
         try:
+            _check_wanted(context)
             yield from method(self, request, context)
         except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
             _refuse(context, error, method.__name__)
 
     return answer
+
+
+def _check_wanted(context: Context) -> None:
+    """Do nothing for a caller who gave up while the call waited for its turn."""
+    if not context.is_active():
+        raise DeadlineExceeded("the caller gave up before the call had its turn; nothing was done")
 
 
 def _refuse(context: Context, error: Exception, method: str) -> NoReturn:

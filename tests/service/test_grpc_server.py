@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from snapfs.model import FailedPrecondition, InvalidArgument, Mount, Unavailable
-from snapfs.service import grpc_server
+from snapfs.model import DeadlineExceeded, FailedPrecondition, InvalidArgument, Mount, Unavailable
+from snapfs.service import grpc_server, server
 from snapfs.service.client import Client
 from snapfs.service.grpc_server import GrpcServer
+from snapfs.service.records import DaemonRecord
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -179,3 +181,40 @@ def test_calls_under_way_are_finished_by_a_stop(
     caller.join(timeout=30)
     stopper.join(timeout=30)
     assert answers == [[Mount(type="bind", source="x")]]
+
+
+def test_a_call_that_waited_longer_than_its_caller_changes_nothing(
+    tmp_path: Path, snapshotter: Any, status_record: DaemonRecord
+) -> None:
+    register = partial(
+        server.register,
+        snapshotter=snapshotter,
+        describe=lambda: status_record,
+        root=tmp_path,
+        state=tmp_path,
+    )
+    built = grpc_server.build(tmp_path / "s.sock", services=[register], max_workers=1)
+    inside, leave = threading.Event(), threading.Event()
+    called: list[object] = []
+
+    def answer(method: str, key: str, *_: object) -> list[Mount]:
+        called.append(key)
+        inside.set()
+        assert leave.wait(timeout=30)
+        return []
+
+    snapshotter.answer = answer
+    with (
+        Client(built.address, timeout_s=30) as patient,
+        Client(built.address, timeout_s=0.2) as hasty,
+    ):
+        first = threading.Thread(target=patient.mounts, args=("first",))
+        first.start()
+        assert inside.wait(timeout=30)
+        with pytest.raises(DeadlineExceeded):
+            hasty.prepare("second")
+        leave.set()
+        first.join(timeout=30)
+        patient.mounts("third")
+    built.stop(grace_s=0)
+    assert called == ["first", "third"]

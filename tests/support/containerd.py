@@ -12,13 +12,11 @@ what is mounted below `base` unmounted. Needs root, containerd, runc.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 from snapfs_containerd import install, mount_pb2, snapshots_pb2_grpc
@@ -69,12 +67,17 @@ class Containerd:
         self._snapshotters = dict(snapshotters)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Write the configuration, start, and wait until it answers."""
+    def configure(self) -> None:
+        """Write the configuration; `start` does it where there is none."""
         self.base.mkdir(parents=True, exist_ok=True)
         self.config.write_text(_CONFIG.format(base=self.base))
         for name, address in self._snapshotters.items():
             install.install(self.config, address, name=name)
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        if not self.config.exists():
+            self.configure()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["containerd", "--config", self.config, "--log-level", "debug"],
@@ -157,8 +160,11 @@ class Containerd:
         rows = (line.split() for line in lines.splitlines()[1:])
         return {row[0]: row[-1] for row in rows}
 
-    def spec(self, name: str) -> Any:
-        return json.loads(self.ctr("containers", "info", name).stdout)
+    def plugins(self) -> dict[str, str]:
+        """Return the state of each snapshotter plugin."""
+        lines = self.ctr("plugins", "list").stdout.decode().splitlines()
+        rows = (line.split() for line in lines)
+        return {row[1]: row[-1] for row in rows if row[0] == "io.containerd.snapshotter.v1"}
 
     def remove_everything(self) -> None:
         """Delete all containers and images, and collect the garbage."""
