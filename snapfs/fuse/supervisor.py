@@ -252,7 +252,8 @@ class Lane:
             self._mountpoint.mkdir(mode=0o711, parents=True, exist_ok=True)
             return connect(
                 self._mountpoint,
-                source=f"{FS_SUBTYPE}:{self.name}",
+                # Names the lane also in bind mounts that outlive it; see service/mounted.py.
+                source=f"{FS_SUBTYPE}:{self._mountpoint}",
                 options=("allow_other",),
                 timeout_s=timeout_s,
             )

@@ -98,6 +98,21 @@ def test_what_is_in_use_is_served_after_a_stop_until_it_is_let_go(base: Path) ->
     eventually(lambda: not processes_below(base), what="the worker's end")
 
 
+def test_a_mount_that_outlived_a_restart_is_still_known_and_ended(base: Path) -> None:
+    daemon = RunningDaemon(base)
+    daemon.start()
+    target = mount(daemon, "work")
+    (target / "file").write_text("x")
+    worker = daemon.worker_pid()
+    assert daemon.stop() == 0
+    daemon.start()
+    assert daemon.json("snapshot", "info", "work")["mounted_at"] == [str(target)]
+    daemon.run("umount", target)
+    assert mounts_below(base) == [str(daemon.lane)]
+    eventually(lambda: worker not in processes_below(base), what="the old worker's end")
+    assert daemon.stop() == 0
+
+
 def test_a_dead_predecessors_mount_and_socket_are_cleared(base: Path) -> None:
     daemon = RunningDaemon(base)
     daemon.start()
