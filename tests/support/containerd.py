@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -24,7 +24,7 @@ from snapfs_containerd import snapshots_pb2 as pb
 
 from tests.support.daemon import clear, eventually
 
-NAMESPACE = "test"
+NAMESPACE = "snapfs-test"
 _IN_NAMESPACE = (("containerd-namespace", NAMESPACE),)
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -237,3 +237,11 @@ def running(base: Path, snapshotters: Mapping[str, Path]) -> Iterator[Containerd
         engine.stop()
     finally:
         clear(base)
+        _remove_control_groups()
+
+
+def _remove_control_groups() -> None:
+    """Remove the parents of our containers' control groups, which runc leaves."""
+    for parent in Path("/sys/fs/cgroup").glob(f"*/{NAMESPACE}"):
+        with suppress(OSError):  # another containerd of ours uses it
+            parent.rmdir()
