@@ -55,7 +55,8 @@ class CopyUp:
             os.fchown(target, self.real.st_uid, self.real.st_gid)
             xattrs.copy(self._source_proc, self._work.proc(self.temp))
             os.fchmod(target, stat.S_IMODE(self.real.st_mode))
-            mtime_ns = self.real.st_mtime_ns if self.data else None
+            cut = self.real.st_size > 0 and not self.data
+            mtime_ns = None if cut else self.real.st_mtime_ns
             set_times_of(target, self.real.st_atime_ns, mtime_ns)
             if self._work.sync and self.size_bytes:
                 os.fsync(target)

@@ -161,7 +161,18 @@ class MergedTree:
         """Merged names of a directory's lower layers."""
         index = parent.index
         if index is None:
-            index = parent.index = lower.merge(parent.stack, self.numbers)
+            index = parent.index = self._read_index(parent)
+        return index
+
+    def _read_index(self, parent: Dir) -> lower.Index:
+        """Merge a stack's names, or take what another tree of the lane with the same layers has."""
+        if any(place.layer.device != self.numbers.main for place in parent.stack):
+            return lower.merge(parent.stack, self.numbers)
+        shared = self.inodes.layers.indexes
+        key = (self.numbers.main, *((place.layer, place.prefix) for place in parent.stack))
+        index = shared.get(key)
+        if index is None:
+            index = shared[key] = lower.merge(parent.stack, self.numbers)
         return index
 
     def lower_entry(self, parent: Dir, name: bytes) -> lower.Entry | None:

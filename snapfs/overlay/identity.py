@@ -43,16 +43,16 @@ def split(ino: int) -> tuple[int, int]:
 class Numbers:
     """Gives each (device, inode number) of one tree its low part."""
 
-    __slots__ = ("_counted", "_devices", "_main")
+    __slots__ = ("_counted", "_devices", "main")
 
     def __init__(self, main_device: int) -> None:
-        self._main = main_device
+        self.main = main_device
         self._devices: dict[int, int] = {main_device: 0}
         self._counted: dict[tuple[int, int], int] = {}
 
     def low(self, device: int, ino: int) -> int:
         """Return the low part for a real file; 0 and 1 are never given out."""
-        if device == self._main and 1 < ino < _FOREIGN:
+        if device == self.main and 1 < ino < _FOREIGN:
             return ino
         slot = self._devices.setdefault(device, len(self._devices))
         if slot < _COUNTED and ino < 1 << _DEVICE_BITS:

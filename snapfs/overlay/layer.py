@@ -11,8 +11,13 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from . import xattrs
+
+if TYPE_CHECKING:
+    from .lower import Index
 
 _LONG_BYTES = 3800
 """Paths above this are reached in steps; PATH_MAX less room for /proc/self/fd."""
@@ -82,6 +87,8 @@ class Layers:
 
     def __init__(self) -> None:
         self._open: dict[bytes, Layer] = {}
+        self.indexes: WeakValueDictionary[tuple[object, ...], Index] = WeakValueDictionary()
+        """Merged names of stacks of directories, for as long as a node of any tree has them."""
 
     def get(self, path: bytes | Path) -> Layer:
         """Open a layer, or count another user of it."""

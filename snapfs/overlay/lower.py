@@ -23,7 +23,13 @@ from .identity import Numbers
 from .layer import Place, stat_or_none
 
 Entry: TypeAlias = int | tuple[int, ...]
-Index: TypeAlias = dict[bytes, Entry]
+
+
+class Index(dict[bytes, Entry]):
+    """Merged names of a stack of directories; never changed once built."""
+
+    __slots__ = ("__weakref__",)
+
 
 _DIR = stat.S_IFDIR >> 12
 
@@ -69,7 +75,7 @@ def merge(stack: Sequence[Place], numbers: Numbers) -> Index:
             elif name not in ended:
                 packed = pack(numbers.low(device, ino), position, kind) if kind else 0
                 _merge_again(index, ended, name, packed)
-    return {name: entry for name, entry in index.items() if entry is not None}
+    return Index((name, entry) for name, entry in index.items() if entry is not None)
 
 
 def _merge_again(

@@ -38,14 +38,11 @@ def setattr(tree: MergedTree, node: Node, change: SetAttr, fd: int | None) -> No
 
 
 def _truncate(tree: MergedTree, node: Node, size_bytes: int, fd: int | None) -> None:
+    """Cut or extend; by path, as truncate(2), the time stays when the size does."""
     if fd is not None:
         os.ftruncate(fd, size_bytes)
-        return
-    handle = tree.open_real(node, os.O_WRONLY)
-    try:
-        os.ftruncate(handle, size_bytes)
-    finally:
-        os.close(handle)
+    else:
+        os.truncate(tree.real_path(node), size_bytes)
 
 
 def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int) -> None:

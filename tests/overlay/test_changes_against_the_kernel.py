@@ -44,7 +44,7 @@ class TreeMachineOnTmpfs(TreeMachine):
 
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

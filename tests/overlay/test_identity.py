@@ -80,6 +80,19 @@ def test_one_lower_file_in_two_snapshots_is_two_nodes(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+def test_snapshots_of_one_chain_share_what_they_read_of_it(tmp_path: Path) -> None:
+    lowers = tuple(make_layer(tmp_path / str(n), {f"d/{n}": b""}) for n in range(3))
+    inodes = Inodes()
+    trees = [Tree(TreeSpec(number, lowers), inodes) for number in (1, 2)]
+    directories = [tree.lookup(tree.root, b"d") for tree in trees]
+    listed = [tree.readdir(node) for tree, node in zip(trees, directories, strict=True)]
+    assert [entry.name for entry in listed[0]] == [entry.name for entry in listed[1]]
+    assert directories[0].index is directories[1].index  # type: ignore[attr-defined]
+    for tree in trees:
+        tree.close()
+
+
+@pytest.mark.root
 def test_roots_have_numbers_that_need_no_table(tmp_path: Path) -> None:
     lower = make_layer(tmp_path / "lower", {"f": b"f"})
     tree = Tree(TreeSpec(9, (lower,)))

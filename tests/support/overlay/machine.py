@@ -19,14 +19,15 @@ from .census import Census, differences, of_mount
 from .files import Files, Held, OnMount
 from .kernel import overlay
 from .operations import (
-    PATHS,
     SEED,
     Operation,
+    Pick,
     apply,
     build_layers,
+    listing,
     may_follow,
-    operations,
     outcome,
+    picks,
     programs,
 )
 
@@ -82,16 +83,19 @@ class OverlayMachine(RuleBasedStateMachine):
         upper, work = self.base / "own-upper", self.base / "own-work"
         self.candidate = self.open(self.lowers, upper, work)
 
-    @rule(operation=operations())
-    def operate(self, operation: Operation) -> None:
-        if operation.opens is not None and not may_follow(self.reference, operation.opens):
-            return
-        expected = apply(self.expected, operation)
-        got = apply(self.candidate.files, operation)
-        assert got == expected, f"{operation}: {got}, overlayfs says {expected}"
+    @rule(program=programs(min_size=1, max_size=8))
+    def operate(self, program: list[Operation]) -> None:
+        for drawn in program:
+            operation = drawn.resolve(self.reference)
+            if operation is None:
+                continue
+            expected = apply(self.expected, operation)
+            got = apply(self.candidate.files, operation)
+            assert got == expected, f"{operation}: {got}, overlayfs says {expected}"
 
-    @rule(path=st.sampled_from(PATHS))
-    def hold(self, path: bytes) -> None:
+    @rule(pick=picks("file", "file", "any"))
+    def hold(self, pick: Pick) -> None:
+        path = pick.resolve(*listing(self.reference))
         if not may_follow(self.reference, path):
             return
         pair: list[Held] = []
@@ -102,9 +106,9 @@ class OverlayMachine(RuleBasedStateMachine):
             self.held.append((pair[0], pair[1]))
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), content=st.binary(max_size=8))
-    def append_to_held(self, data: st.DataObject, content: bytes) -> None:
-        expected, got = data.draw(st.sampled_from(self.held))
+    @rule(index=st.integers(0, 99), content=st.binary(max_size=8))
+    def append_to_held(self, index: int, content: bytes) -> None:
+        expected, got = self.held[index % len(self.held)]
         expected.append(content)
         got.append(content)
         assert got.content() == expected.content()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from snapfs.overlay import RENAME_EXCHANGE, RENAME_NOREPLACE
+from snapfs.overlay import RENAME_EXCHANGE, RENAME_NOREPLACE, acl
 
 from .files import Files, OnMount
 from .kernel import overlay
@@ -28,60 +28,129 @@ PATHS = tuple(
 )
 XATTRS = (b"user.one", b"trusted.two", b"trusted.overlay.opaque", b"security.three")
 OLD_NS = 1_000_000_000 * 10**9
+ACLS = (
+    bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000100ffffffff"),
+    bytes.fromhex(
+        "02000000 01000700ffffffff 02000600e8030000 04000500ffffffff"
+        "10000500ffffffff 20000000ffffffff"
+    ),
+)
+"""Default ACLs, without and with a named user."""
+
+
+class Pick(NamedTuple):
+    """A path that is chosen when it is needed, among what is there then."""
+
+    how: str
+    index: int
+    name: bytes
+
+    def resolve(self, files: Sequence[bytes], dirs: Sequence[bytes]) -> bytes:
+        """Choose: an existing path, a name in an existing directory, or just any path."""
+        match self.how:
+            case "file" if files:
+                return files[self.index % len(files)]
+            case "dir" if dirs:
+                return dirs[self.index % len(dirs)]
+            case "new":
+                return os.path.join([*dirs, b""][self.index % (len(dirs) + 1)], self.name)
+            case _:
+                return PATHS[self.index % len(PATHS)]
+
+
+def picks(*hows: str) -> st.SearchStrategy[Pick]:
+    """Paths chosen in one of the ways of Pick.resolve."""
+    return st.builds(Pick, st.sampled_from(hows), st.integers(0, 999), st.sampled_from(NAMES))
 
 
 class Operation(NamedTuple):
-    """A method of Files with its arguments."""
+    """A method of Files with its arguments; a Pick stands for a path."""
 
     name: str
     arguments: tuple[Any, ...]
-    opens: bytes | None = None
-    """Path that the operation would open or follow: left out unless it is a file or a directory."""
+    opens: bool = False
+    """The first path is opened or followed: left out unless that leads to a file or directory."""
+
+    def resolve(self, root: Path) -> Operation | None:
+        """The operation with paths of the tree at `root`; None when it is to be left out."""
+        files, dirs = listing(root)
+        arguments = [
+            item.resolve(files, dirs) if isinstance(item, Pick) else item for item in self.arguments
+        ]
+        if self.opens and not may_follow(root, arguments[0]):
+            return None
+        return self._replace(arguments=tuple(arguments))
+
+
+def listing(root: Path) -> tuple[list[bytes], list[bytes]]:
+    """All paths below `root` in a fixed order: what is no directory, and directories."""
+    files: list[bytes] = []
+    dirs: list[bytes] = []
+    base = os.fsencode(root)
+    for top, below, names in os.walk(base):
+        below.sort()
+        here = top[len(base) + 1 :]
+        dirs.extend(os.path.join(here, name) for name in below)
+        files.extend(os.path.join(here, name) for name in sorted(names))
+    return files, dirs
 
 
 def _operation(name: str, *arguments: Any, opens: bool = False) -> Operation:
-    return Operation(name, arguments, arguments[0] if opens else None)
+    return Operation(name, arguments, opens)
 
 
 def operations() -> st.SearchStrategy[Operation]:
-    """One operation on a small set of paths, so that operations meet."""
-    path = st.sampled_from(PATHS)
+    """One operation, mostly one that can succeed, on few names so that operations meet."""
+    file, new = picks("file", "file", "file", "dir", "any"), picks("new", "new", "new", "any")
+    anything = picks("file", "dir", "any")
+    directory = picks("dir", "dir", "dir", "file", "any")
     mode = st.sampled_from((0o644, 0o600, 0o755, 0o4755, 0o2755, 0o1777, 0o2775))
     content = st.binary(max_size=12)
-    xattr = st.sampled_from(XATTRS)
-    flags = st.sampled_from((0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_EXCHANGE))
-    owner = st.sampled_from((-1, 0, 1, 1000))
-    build = st.builds
-    op = st.just
+    name = st.sampled_from(XATTRS)
+    exchange = st.just(RENAME_EXCHANGE)
+    owner = st.sampled_from((0, 1, 1000))
+    size = st.sampled_from((0, 3, 4096, 9000))
     devices = st.sampled_from(
         ((stat.S_IFIFO | 0o640, 0), (stat.S_IFCHR | 0o600, 0), (stat.S_IFCHR | 0o600, 0x103))
     )
+
+    def op(name: str, *arguments: st.SearchStrategy[Any], opens: bool = False) -> Any:
+        return st.builds(_operation, st.just(name), *arguments, opens=st.just(opens))
+
+    moves = [
+        op("rename", anything, new, st.sampled_from((0, 0, RENAME_NOREPLACE))),
+        op("rename", directory, new, st.just(0)),
+        op("rename", directory, directory, st.just(0)),
+        op("rename", file, file, st.just(0)),
+        op("rename", anything, anything, exchange),
+    ]
     return st.one_of(
-        build(_operation, op("create"), path, mode, content),
-        build(_operation, op("mkdir"), path, mode),
-        build(_operation, op("mkdir"), path, mode),
-        build(lambda p, d: _operation("mknod", p, *d), path, devices),
-        build(_operation, op("symlink"), content.map(lambda c: c.hex().encode() or b"x"), path),
-        build(_operation, op("link"), path, path),
-        build(_operation, op("unlink"), path),
-        build(_operation, op("rmdir"), path),
-        build(_operation, op("rename"), path, path, flags),
-        build(_operation, op("rename"), path, path, flags),
-        build(_operation, op("rename"), path, path, flags),
-        build(_operation, op("write"), path, st.integers(0, 9000), content, opens=op(True)),
-        build(_operation, op("rewrite"), path, content, opens=op(True)),
-        build(_operation, op("truncate"), path, st.integers(0, 9000), opens=op(True)),
-        build(_operation, op("chmod"), path, mode, opens=op(True)),
-        build(_operation, op("chown"), path, owner.filter(lambda x: x >= 0), owner.map(abs)),
-        build(lambda p: _operation("utime", p, OLD_NS + 5, OLD_NS + 7), path),
-        build(_operation, op("setxattr"), path, xattr, content, st.sampled_from((0, 1, 2))),
-        build(_operation, op("removexattr"), path, xattr),
+        op("create", new, mode, content),
+        op("mkdir", new, mode),
+        op("mkdir", new, mode),
+        st.builds(lambda p, d: _operation("mknod", p, *d), new, devices),
+        op("symlink", content.map(lambda c: c.hex().encode() or b"x"), new),
+        op("link", file, new),
+        op("unlink", file),
+        op("unlink", file),
+        op("rmdir", directory),
+        *moves,
+        *moves,
+        op("write", file, size, content, opens=True),
+        op("rewrite", file, content, opens=True),
+        op("truncate", file, size, opens=True),
+        op("chmod", anything, mode, opens=True),
+        op("chown", anything, owner, owner),
+        op("utime", anything, st.just(OLD_NS + 5), st.just(OLD_NS + 7)),
+        op("setxattr", anything, name, content, st.sampled_from((0, 0, 1, 2))),
+        op("setxattr", directory, st.just(acl.DEFAULT), st.sampled_from(ACLS), st.just(0)),
+        op("removexattr", anything, name),
     )
 
 
-def programs(max_size: int = 12) -> st.SearchStrategy[list[Operation]]:
+def programs(min_size: int = 0, max_size: int = 15) -> st.SearchStrategy[list[Operation]]:
     """Operations in a row."""
-    return st.lists(operations(), max_size=max_size)
+    return st.lists(operations(), min_size=min_size, max_size=max_size)
 
 
 def outcome(call: Callable[[], object]) -> str:
@@ -133,8 +202,9 @@ def build_layers(base: Path, layered: Sequence[Iterable[Operation]]) -> list[Pat
                 root = stack.enter_context(overlay(base / "build", layers, layer, work))
             files = OnMount(root)
             for operation in program:
-                if operation.opens is None or may_follow(root, operation.opens):
-                    apply(files, operation)
+                resolved = operation.resolve(root)
+                if resolved is not None:
+                    apply(files, resolved)
         age(layer)
         layers.insert(0, layer)
     return layers
