@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable, Coroutine
+import types
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 import structlog
 
+from snapfs.fuse.session import Operations
+
 log = structlog.get_logger(__name__)
 
-Owner = TypeVar("Owner")
+Owner = TypeVar("Owner", bound=Operations)
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -24,12 +27,16 @@ def answering(handler: Handler[Owner, Parameters, Result]) -> Handler[Owner, Par
     """Make an OSError the reply; anything else unexpected is logged and answered with EIO.
 
     ENOSYS never leaves by this way: the kernel would stop asking, for every file of the mount.
+    A handler that has to wait lets another reader go on first.
     """
 
     @functools.wraps(handler)
-    async def answer(self: Owner, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+    @types.coroutine
+    def answer(
+        self: Owner, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Generator[Any, Any, Result]:
         try:
-            return await handler(self, *args, **kwargs)
+            return (yield from _noticing(self, handler(self, *args, **kwargs)))
         except pyfuse3.FUSEError:
             raise
         except OSError as error:
@@ -44,3 +51,18 @@ def answering(handler: Handler[Owner, Parameters, Result]) -> Handler[Owner, Par
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return answer  # type: ignore[return-value]  # mypy: `wraps` gives the first argument a name
+
+
+def _noticing(
+    operations: Operations, handling: Coroutine[Any, Any, Result]
+) -> Generator[Any, Any, Result]:
+    """Drive a handler by hand, to notice when it first waits."""
+    try:
+        wish = handling.send(None)
+        operations.waiting()
+        while True:
+            wish = handling.send((yield wish))
+    except StopIteration as finished:
+        return finished.value  # type: ignore[no-any-return]
+    finally:
+        handling.close()

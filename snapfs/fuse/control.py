@@ -14,6 +14,8 @@ import msgspec
 from snapfs.fuse.handover import Init, InitRequest
 
 MAX_PACKET_BYTES = 128 * 1024
+PROBE_NAME = b".flush"
+"""A file in a lane's root for the supervisor to open; see lane.py."""
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -82,7 +84,9 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     lookups: int
     files: int
     directories: int
-    copy_ups: int
+    copying: int
+    """Copy-ups under way."""
+    copied: int
     trees: tuple[int, ...]
     frozen: tuple[int, ...]
     dropped: tuple[int, ...]

@@ -4,6 +4,9 @@ Which snapshots there are is read from the metadata at each lookup, so a new one
 and its absence is never cached. Bind mounts hold on to a snapshot's root without ever looking it up
 again, so a root is also found by its number alone: what a restarted worker needs. A deeper node
 that is not known answers ESTALE, and the kernel walks down to it again.
+
+The root also has one empty file that it does not list. Opening and closing it once makes the kernel
+learn that a FLUSH is not wanted, before any close(2) could wait for a worker that has died.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import NoReturn, Protocol, cast
 
 import structlog
 
+from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import SnapshotId
@@ -50,6 +54,9 @@ class Reader(Protocol):
     def ids(self) -> Sequence[SnapshotId]: ...
 
 
+_PROBE_INO = 2
+
+
 class LaneRoot:
     """The lane's own directory as a tree; what it looks up are the roots of other trees."""
 
@@ -58,19 +65,21 @@ class LaneRoot:
         self._born_ns = time.time_ns()
 
     def lookup(self, parent: Node, name: bytes) -> Node:
+        if name == PROBE_NAME:
+            return self._lane.probe
         snapshot_id = _parse_id(name)
         if snapshot_id is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return self._lane.open(snapshot_id).root
 
     def getattr(self, node: Node) -> Attributes:
-        if node.ino != identity.LANE_ROOT:
+        if node.ino not in (identity.LANE_ROOT, _PROBE_INO):
             return node.tree.getattr(node)
         now_ns = time.time_ns()
         return Attributes(
-            ino=identity.LANE_ROOT,
-            mode=stat.S_IFDIR | 0o755,
-            nlink=2,
+            ino=node.ino,
+            mode=node.type | (0o755 if node.is_dir else 0o400),
+            nlink=2 if node.is_dir else 1,
             uid=0,
             gid=0,
             rdev=0,
@@ -98,7 +107,7 @@ class LaneRoot:
         _refuse(errno.EINVAL)
 
     def open(self, node: Node, flags: int) -> int:
-        _refuse(errno.EISDIR)
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -121,6 +130,7 @@ class LaneForest(Forest):
         self._frozen = {snapshot_id: Gate(frozen=True) for snapshot_id in frozen}
         self._ids: dict[int, SnapshotId] = {}
         self._root = Node(cast(Tree, None), identity.LANE_ROOT, stat.S_IFDIR, None, b"")
+        self.probe = Node(cast(Tree, None), _PROBE_INO, stat.S_IFREG, None, PROBE_NAME)
         root = Shown(LaneRoot(self), None, Gate())
         root.caches_absence = False
         self._shown[0] = root
@@ -170,6 +180,20 @@ class LaneForest(Forest):
         self._frozen[snapshot_id] = gate
         await gate.freeze()
 
+    def settle(self, snapshot_id: SnapshotId) -> None:
+        """Make a frozen snapshot's layer self-contained, as it is to be committed (Tree.settle)."""
+        layers = self._reader.layers(snapshot_id)
+        if layers is None or layers.work is None:
+            return
+        shown = self.shown(snapshot_id)
+        if shown is not None:
+            cast(Tree, shown.tree).settle()
+        elif layers.work.joinpath("snapfs").exists():  # it was shown at some time
+            tree = self.open(snapshot_id)
+            tree.settle()
+            key = identity.root(snapshot_id) >> identity.LOW_BITS
+            self._reconsider(key, self._shown[key])
+
     def thaw(self, snapshot_id: SnapshotId) -> None:
         gate = self._frozen.pop(snapshot_id, None)
         if gate is not None:
@@ -182,6 +206,10 @@ class LaneForest(Forest):
             shown.drop()
         self.thaw(snapshot_id)
         return shown is not None
+
+    def remember(self, node: Node) -> None:
+        if node is not self.probe:  # always there: not counted
+            super().remember(node)
 
     def statfs(self) -> os.statvfs_result:
         return os.statvfs(self._storage)
@@ -197,9 +225,9 @@ class LaneForest(Forest):
         return tree
 
     def _adopt(self, ino: int) -> tuple[Shown, Node]:
-        """Find the lane's root, or a snapshot's root that an earlier worker handed out."""
-        if ino == identity.LANE_ROOT:
-            return self._shown[0], self._root
+        """Find the lane's own nodes, or a snapshot's root that an earlier worker handed out."""
+        if ino in (identity.LANE_ROOT, _PROBE_INO):
+            return self._shown[0], self._root if ino == identity.LANE_ROOT else self.probe
         key, low = identity.split(ino)
         if low == 0 and (snapshot_id := self._id_of(key)) is not None:
             root = self.open(snapshot_id).root

@@ -92,6 +92,10 @@ class WorkerProcess:
             return False
         return True
 
+    def wait(self) -> None:
+        """Wait for the process to end, however long it takes."""
+        self._process.wait()
+
     def reap(self, timeout_s: float) -> int:
         """Return the exit status (negative: the signal) of a worker that closed its channel."""
         if not self.ended_within(timeout_s):

@@ -1,15 +1,16 @@
 """Run pyfuse3's session on a descriptor that was taken over.
 
-pyfuse3 reaches trio through its module global `trio`, which it documents as replaceable
-(pyfuse3.asyncio does it). The `_Seam` put there keeps trio's structured tasks and changes three
-things:
+pyfuse3 reaches trio through its module global `trio`, which it has its own modules replace
+(pyfuse3.asyncio does). The `_Seam` put there keeps trio's structured tasks and changes who reads:
 
-* a request costs one turn of trio's loop instead of three: the reader's lock does not yield when it
-  is free, and a descriptor that is readable already is read at once;
+* one task reads requests and answers them on the spot, without a turn of the loop in between;
+  only when a handler has to wait is another reader started (`Operations.waiting`), so that however
+  many requests wait, the next one is read;
 * the descriptor is non-blocking, so a request that its caller took back between poll and read does
   not stop the loop: the reader's EAGAIN restarts that reader only;
 * an exception that escapes a handler is logged and costs that one request, not the session.
 
+INVARIANT: after each step of the loop, some reader is waiting for the descriptor.
 One session a process (pyfuse3's globals). Everything runs on trio's thread.
 """
 
@@ -17,10 +18,9 @@ from __future__ import annotations
 
 import errno
 import select
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
 
 import pyfuse3
 import structlog
@@ -28,25 +28,27 @@ import trio
 
 from snapfs.fuse.handover import InitRequest, TakeOver
 
-MAX_TASKS = 4096
-"""Requests in flight; each waits for a thread, a lock or a frozen tree. Beyond it the session
-stalls."""
-_TURNS_BETWEEN_CHECKPOINTS = 16
+TURNS_BETWEEN_CHECKPOINTS = 16
+"""Requests answered in a row before other tasks get their turn."""
 
 log = structlog.get_logger(__name__)
 
 
 class Operations(pyfuse3.Operations):
-    """What a session serves: pyfuse3's handlers and the moment at which the descriptor changes
-    hands."""
+    """What a session serves: pyfuse3's handlers, and how they stand to the session."""
 
     enable_writeback_cache = False
-    enable_acl = False  # the real INIT decides
+    enable_acl = False  # the answer to the real INIT decides
     supports_dot_lookup = False
     take_over: TakeOver
+    seam: Seam
 
     def init(self) -> None:
         self.take_over.finish()
+
+    def waiting(self) -> None:
+        """To be called when a handler is about to wait for something: others must read on."""
+        self.seam.ensure_reader()
 
 
 async def serve(
@@ -57,32 +59,64 @@ async def serve(
     Calls `ready` as soon as requests will be read.
     """
     operations.take_over = TakeOver(fd, init)
-    pyfuse3.trio = _Seam()  # type: ignore[attr-defined]
+    operations.seam = seam = Seam()
+    pyfuse3.trio = seam  # type: ignore[attr-defined]
     pyfuse3.init(operations, operations.take_over.device, set())
     try:
         ready()
-        await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
+        # Readers are ours to start: pyfuse3 is told to keep none in reserve and start none itself.
+        await pyfuse3.main(min_tasks=0, max_tasks=1)
     finally:
         pyfuse3.close(unmount=False)
 
 
-class _Seam:
-    """Stands for the module `trio` in pyfuse3."""
+class Seam:
+    """Stands for the module `trio` in pyfuse3, and starts the readers."""
 
     ClosedResourceError = trio.ClosedResourceError
 
     def __init__(self) -> None:
         self.lowlevel = _Lowlevel()
         self.Lock = _ReaderLock
+        self._nursery: trio.Nursery | None = None
+        self._reader: Callable[[], Awaitable[None]] | None = None
 
     @asynccontextmanager
-    async def open_nursery(self) -> AsyncIterator[_Readers]:
-        async with trio.open_nursery() as nursery:
-            yield _Readers(nursery)
+    async def open_nursery(self) -> AsyncIterator[Seam]:
+        async with trio.open_nursery() as self._nursery:
+            yield self
+
+    def start_soon(
+        self, reader: Callable[..., Awaitable[None]], *args: object, name: str | None = None
+    ) -> None:
+        """Start the first reader; pyfuse3's wish for more is left to `ensure_reader`."""
+        if self._reader is None:
+            self._reader = partial(reader, *args)
+            self.ensure_reader()
+
+    def ensure_reader(self) -> None:
+        """Start a reader unless one is waiting already; pyfuse3 ends those that are too many."""
+        if not self.lowlevel.readers and self._nursery is not None and self._reader is not None:
+            self._nursery.start_soon(self._keep_reading, self._reader, name="fuse-reader")
+
+    async def _keep_reading(self, reader: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await reader()
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    log.exception("fuse.session.read_failed")
+                    raise
+            except Exception:
+                log.exception("fuse.session.handler_failed")
 
 
 class _Lowlevel:
+    """Stands for trio.lowlevel."""
+
     def __init__(self) -> None:
+        self.readers = 0
+        """Tasks that wait for the descriptor."""
         self._poll = select.poll()
         self._known = -1
         self._turns = 0
@@ -95,60 +129,31 @@ class _Lowlevel:
         if fd != self._known:
             self._poll.register(fd, select.POLLIN)
             self._known = fd
-        self._turns += 1
-        if self._turns % _TURNS_BETWEEN_CHECKPOINTS == 0:
-            await trio.lowlevel.checkpoint()
-        if self._poll.poll(0):
-            return
-        await trio.lowlevel.wait_readable(fd)
+        self.readers += 1
+        try:
+            self._turns += 1
+            if not self._turns % TURNS_BETWEEN_CHECKPOINTS:
+                await trio.lowlevel.checkpoint()
+            if not self._poll.poll(0):
+                await trio.lowlevel.wait_readable(fd)
+        finally:
+            self.readers -= 1
 
 
 class _ReaderLock:
-    """A first-come lock that is passed on without a turn of the loop when nobody holds it."""
+    """Keeps a second reader waiting, for the short time that there are two."""
 
     def __init__(self) -> None:
         self._held = False
-        self._waiting: deque[trio.lowlevel.Task] = deque()
+        self._released = trio.Event()
 
     async def __aenter__(self) -> None:
-        if not self._held:
-            self._held = True
-            return
-        task = trio.lowlevel.current_task()
-        self._waiting.append(task)
-
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            self._waiting.remove(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        while self._held:
+            await self._released.wait()
+        self._held = True
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._waiting:
-            trio.lowlevel.reschedule(self._waiting.popleft())
-        else:
-            self._held = False
-
-
-class _Readers:
-    """The nursery of pyfuse3's reader tasks, each of which outlives what goes wrong in it."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-
-    def start_soon(
-        self, reader: Callable[..., Awaitable[None]], *args: object, name: str | None = None
-    ) -> None:
-        self._nursery.start_soon(_keep_reading, reader, args, name=name)
-
-
-async def _keep_reading(reader: Callable[..., Awaitable[None]], args: tuple[object, ...]) -> None:
-    while True:
-        try:
-            return await reader(*args)
-        except OSError as error:
-            if error.errno != errno.EAGAIN:
-                log.exception("fuse.session.read_failed")
-                raise
-        except Exception:
-            log.exception("fuse.session.handler_failed")
+        self._held = False
+        if self._released.statistics().tasks_waiting:
+            self._released.set()
+            self._released = trio.Event()

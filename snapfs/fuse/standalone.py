@@ -51,6 +51,7 @@ def serve(options: OverlayOptions, mountpoint: Path, *, ready: Callable[[], None
         device = mounts.mounted_at(mountpoint)[-1].device
         mounts.set_read_ahead(device, handover.MAX_READ_AHEAD_BYTES // 1024)
         trio.run(_run, options, tree, inodes, connection, mountpoint, ready)
+        tree.settle()
     finally:
         tree.close()
 

@@ -48,6 +48,8 @@ STEADY_S = 10.0
 CALL_TIMEOUT_S = 10.0
 REAP_TIMEOUT_S = 2.0
 """For a worker to end after it closed its channel."""
+ANSWER_TIMEOUT_S = 1.0
+"""For a worker to show that it does not hang."""
 IN_USE_GRACE_S = 0.2
 """For the kernel to end a connection after the unmount."""
 READY_TIMEOUT_S = 15.0
@@ -93,7 +95,6 @@ class Lane:
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
         self._frozen: set[SnapshotId] = set()
-        self._left_serving: list[WorkerProcess] = []
         self._restarts = 0
 
     def start(self, timeout_s: float) -> None:
@@ -114,6 +115,7 @@ class Lane:
             self._abandon()
             raise
         _tune(self._mountpoint)
+        self._settle_flush(_left(deadline_s))
         self._watcher = threading.Thread(
             target=self._watch, args=(worker,), name=f"lane-{self.name}-watcher", daemon=True
         )
@@ -135,7 +137,10 @@ class Lane:
             self._changed.notify_all()
         if connection is None:
             return
-        self._unmount(timeout_s / 2)
+        if worker is not None and _hangs(worker, min(ANSWER_TIMEOUT_S, timeout_s / 4)):
+            self._abort(worker)
+        else:
+            self._unmount(timeout_s / 2)
         if worker is not None:
             worker.close(1.0)
             self._end(worker, connection, deadline_s)
@@ -277,11 +282,22 @@ class Lane:
             raise
         with self._changed:
             self._worker = worker
+            self._restarts += self._state is LaneState.RESTARTING
             self._state = LaneState.SERVING
             given_up = set(frozen) - self._frozen
             self._changed.notify_all()
         self._thaw_late(worker, given_up)
         return worker
+
+    def _settle_flush(self, timeout_s: float) -> None:
+        """Let the kernel learn that nobody wants a FLUSH, so that no close(2) waits for a worker.
+
+        The one time that we use our own mount; on a thread, as nothing else ends a request.
+        """
+        probe = os.fsencode(self._mountpoint) + b"/" + control.PROBE_NAME
+        attempt = threading.Thread(target=_open_and_close, args=(probe,), daemon=True)
+        attempt.start()
+        attempt.join(timeout_s)
 
     def _abandon(self) -> None:
         """Undo what `start` did; the mount serves nobody, so it is aborted."""
@@ -326,11 +342,15 @@ class Lane:
                 log.error("lane.restart_failed", lane=self.name, error=str(error))
                 delay_s = min(delay_s * 2, LONGEST_DELAY_S)
                 continue
-            with self._changed:
-                self._restarts += 1
             log.warning("lane.worker_restarted", lane=self.name, pid=worker.pid)
             return worker
         return None
+
+    def _abort(self, worker: WorkerProcess) -> None:
+        """End a mount whose worker hangs: its users get errors, and do not wait for ever."""
+        log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
+        worker.kill()
+        _unmount_all(self._mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
 
     def _unmount(self, timeout_s: float) -> None:
         """Unmount, lazily when in use, by force when nobody serves what it still has to write."""
@@ -351,7 +371,7 @@ class Lane:
             log.error("lane.worker_killed", lane=self.name, pid=worker.pid)
             worker.kill()
             return
-        self._left_serving.append(worker)
+        threading.Thread(target=worker.wait, name="lane-reaper", daemon=True).start()
         log.warning("lane.left_serving", lane=self.name, pid=worker.pid, reason="still in use")
 
 
@@ -391,6 +411,21 @@ def _unmount_all(mountpoint: Path, flags: int) -> None:
 
 def _left(deadline_s: float) -> float:
     return max(0.0, deadline_s - time.monotonic())
+
+
+def _hangs(worker: WorkerProcess, timeout_s: float) -> bool:
+    try:
+        worker.call(control.GetStatus, time.monotonic() + timeout_s)
+    except SnapfsError:
+        return not worker.ended_within(0.1)
+    return False
+
+
+def _open_and_close(path: bytes) -> None:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError as error:
+        log.error("lane.probe_failed", error=str(error))
 
 
 def _tune(mountpoint: Path) -> None:

@@ -98,6 +98,7 @@ class Worker:
                 if shown is not None:
                     await flush_dirty_pages(self._operations, shown)
                 await self._forest.freeze(snapshot_id)
+                self._forest.settle(snapshot_id)
         except trio.TooSlowError:
             self._forest.thaw(snapshot_id)
             text = f"snapshot {snapshot_id}: changes are still in flight; try again when it is idle"
@@ -135,7 +136,8 @@ class Worker:
             lookups=self._forest.lookups,
             files=len(operations.files),
             directories=len(operations.directories),
-            copy_ups=operations.copy_ups.done,
+            copying=operations.copy_ups.under_way,
+            copied=operations.copy_ups.done,
             trees=self._forest.shown_ids,
             frozen=self._forest.frozen_ids,
             dropped=self._forest.dropped_ids,

@@ -1,0 +1,121 @@
+"""A copy-up that does not end, as its file system is frozen (FIFREEZE), and what goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from snapfs.fuse import mounts
+from snapfs.model import DeadlineExceeded
+from tests.support import lanes
+from tests.support.daemon import eventually
+from tests.support.lanes import House
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+DEADLINE_S = 20.0
+
+
+@contextmanager
+def frozen(path: Path) -> Iterator[None]:
+    """Let every write to a file system wait."""
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.ioctl(fd, FIFREEZE, 0)
+    try:
+        yield
+    finally:
+        fcntl.ioctl(fd, FITHAW, 0)
+        os.close(fd)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    image, target = tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(200 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    target.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, target], check=True)
+    try:
+        yield target
+    finally:
+        if mounts.mounted_at(target):
+            mounts.unmount(target, mounts.MNT_DETACH)
+
+
+@pytest.fixture
+def slow(disk: Path) -> Iterator[House]:
+    with lanes.house(disk) as made:
+        yield made
+
+
+def fill(layer: Path) -> None:
+    (layer / "large").write_bytes(os.urandom(1 << 20))
+    (layer / "other").write_bytes(b"other")
+    (layer / "dir").mkdir()
+    (layer / "dir" / "below").write_bytes(b"below")
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"!")
+
+
+def test_others_are_served_while_a_file_is_copied_up(slow: House) -> None:
+    tree = slow.active(fill)
+    writers = [threading.Thread(target=append, args=(tree / "large",)) for _ in range(2)]
+    (tree / "other").stat()
+    with frozen(slow.base):
+        for writer in writers:
+            writer.start()
+        eventually(lambda: slow.worker().copying == 1, what="the copy-up")
+        assert (tree / "other").stat().st_size == 5
+        assert (tree / "dir" / "below").read_bytes() == b"below"
+        assert (tree / "large").stat().st_size == 1 << 20
+        assert sorted(os.listdir(tree.path)) == ["dir", "large", "other"]
+        assert slow.worker().copying == 1
+        assert all(writer.is_alive() for writer in writers)
+    for writer in writers:
+        writer.join(DEADLINE_S)
+        assert not writer.is_alive()
+    assert (tree / "large").stat().st_size == (1 << 20) + 2
+    assert slow.worker().copied == 1
+
+
+def test_freeze_waits_for_a_copy_up_and_gives_up_at_its_deadline(slow: House) -> None:
+    tree = slow.active(fill)
+    writer = threading.Thread(target=append, args=(tree / "large",))
+    (tree / "other").stat()
+    with frozen(slow.base):
+        writer.start()
+        eventually(lambda: slow.worker().copying == 1, what="the copy-up")
+        with pytest.raises(DeadlineExceeded, match="still in flight"):
+            slow.lane.freeze(tree.id, timeout_s=0.5)
+        assert slow.worker().frozen == ()
+    writer.join(DEADLINE_S)
+    slow.lane.freeze(tree.id, timeout_s=5)
+    slow.lane.thaw(tree.id)
+
+
+def test_full_disk_fails_the_copy_and_leaves_the_lower_file_in_place(slow: House) -> None:
+    def big(layer: Path) -> None:
+        (layer / "big").write_bytes(os.urandom(60 << 20))
+
+    tree = slow.active(big)
+    (slow.base / "ballast").write_bytes(bytes(110 << 20))
+    with pytest.raises(OSError, match="No space left"):
+        append(tree / "big")
+    assert (tree / "big").stat().st_size == 60 << 20
+    assert not list((tree.upper.parent / "work" / "snapfs").glob("t*"))
+    (slow.base / "ballast").unlink()
+    append(tree / "big")
+    assert (tree / "big").stat().st_size == (60 << 20) + 1

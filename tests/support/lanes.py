@@ -1,0 +1,161 @@
+"""A real lane over a real root, in a test's directory, with every way to get rid of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from snapfs.fuse import mounts
+from snapfs.fuse.control import WorkerStatus
+from snapfs.fuse.supervisor import Lane
+from snapfs.model import SnapshotId
+from snapfs.snapshots import Snapshotter
+from tests.support.daemon import clear, eventually, processes_below
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 15.0
+
+Fill = Callable[[Path], None]
+
+
+class House:
+    """A root, its snapshotter and a lane that shows its snapshots."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.root = base / "root"
+        self.mountpoint = base / "mnt"
+        self.lane = Lane("test", self.mountpoint, self.root, log_level="debug")
+        self.snapshots = Snapshotter(self.root, trees=self.lane)
+        self._names = 0
+
+    def start(self) -> None:
+        self.lane.start(timeout_s=START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        self.lane.stop(timeout_s=STOP_TIMEOUT_S)
+
+    def name(self) -> str:
+        self._names += 1
+        return f"s{self._names}"
+
+    def layer(self, snapshot_id: SnapshotId) -> Path:
+        """The directory with a snapshot's own files."""
+        return self.root / "layers" / str(snapshot_id) / "fs"
+
+    def base_layers(self, *fills: Fill) -> str:
+        """Commit a chain, lowest layer first, each filled directly; return its top's name."""
+        parent = ""
+        for fill in fills:
+            key = self.name()
+            self.snapshots.prepare(key, parent)
+            fill(self.layer(self.snapshots.stat(key).id))
+            parent = self.name()
+            self.snapshots.commit(key, parent)
+        return parent
+
+    def active(self, *fills: Fill, key: str | None = None) -> Tree:
+        """Prepare an active snapshot on a new chain."""
+        key = key or self.name()
+        self.snapshots.prepare(key, self.base_layers(*fills))
+        return Tree(self, key)
+
+    def on(self, parent: str) -> Tree:
+        """Prepare an active snapshot on a committed one."""
+        key = self.name()
+        self.snapshots.prepare(key, parent)
+        return Tree(self, key)
+
+    def view(self, parent: str) -> Tree:
+        key = self.name()
+        self.snapshots.view(key, parent)
+        return Tree(self, key)
+
+    def worker(self) -> WorkerStatus:
+        """Ask the worker how it is; wait for one that is being restarted."""
+        status: WorkerStatus = eventually(lambda: self.lane.status().worker, what="the worker")
+        return status
+
+    def kill_worker(self) -> int:
+        """Kill the worker as a crash would; return the pid it had."""
+        pid = self.worker().pid
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not Path(f"/proc/{pid}").exists(), what="the worker's end")
+        return pid
+
+
+class Tree:
+    """An active or view snapshot as the lane shows it."""
+
+    def __init__(self, house: House, key: str) -> None:
+        self.house = house
+        self.key = key
+        self.id = house.snapshots.stat(key).id
+        self.path = house.lane.mountpoint(self.id)
+
+    @property
+    def upper(self) -> Path:
+        return self.house.layer(self.id)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+@contextmanager
+def house(base: Path) -> Iterator[House]:
+    """A running house; whatever happened in it, nothing of it is left."""
+    made = House(base)
+    try:
+        made.start()
+        yield made
+    finally:
+        try:
+            made.stop()
+        finally:
+            made.snapshots.close()
+            abort(base)
+            clear(base)
+
+
+@contextmanager
+def bind_mount(source: Path, target: Path) -> Iterator[Path]:
+    """What a container runtime does with an answer of Mounts."""
+    target.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", source, target], check=True)
+    try:
+        yield target
+    finally:
+        mounts.unmount(target, mounts.MNT_DETACH)
+
+
+def abort(base: Path) -> None:
+    """End all workers and FUSE connections below a directory: who waits gets an error."""
+    for pid in processes_below(base):
+        if b"snapfs.fuse.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    for found in reversed(mounts.mount_table()):
+        if found.path.startswith(f"{base}/") and found.type.startswith("fuse."):
+            mounts.unmount(Path(found.path), mounts.MNT_FORCE | mounts.MNT_DETACH)
+
+
+@contextmanager
+def aborting_after(base: Path, timeout_s: float) -> Iterator[None]:
+    """Break a test that is stuck in a system call on a mount, which no signal can."""
+    timer = threading.Timer(timeout_s, abort, (base,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def drop_dentries() -> None:
+    """Make the kernel forget names and inodes that nobody uses, and wait for its FORGETs."""
+    Path("/proc/sys/vm/drop_caches").write_text("2")
