@@ -7,6 +7,7 @@ Prints microseconds per operation on a tree of eight layers; run as root on a fi
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from snapfs.overlay import Inodes, Node, Tree, TreeSpec
 
@@ -36,7 +38,7 @@ def build(base: Path) -> TreeSpec:
     return TreeSpec(1, tuple(lowers), base / "upper", base / "work")
 
 
-def measure(label: str, call: Callable[[object], object], items: Iterable[object]) -> None:
+def measure(label: str, call: Callable[[Any], object], items: Iterable[Any]) -> None:
     """Print the cost of calling `call` once for each item."""
     items = list(items)
     start = time.perf_counter()
@@ -76,19 +78,15 @@ def run(base: Path) -> None:
     nodes = [tree.lookup(directory, name) for name in names]
     measure("lookup + remember + getattr, known node", look, names)
     measure("getattr", tree.getattr, nodes)
-    measure("readdir, per entry", lambda _: tree.readdir(directory), [0])
+    measure(f"readdir of {FILES} entries", lambda _: tree.readdir(directory), [0])
 
     def missing(name: bytes) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             tree.lookup(directory, b"no" + name)
-        except FileNotFoundError:
-            pass
 
     measure("negative lookup in a lower directory", missing, names)
     measure("open + close, reading", lambda n: os.close(tree.open(n, os.O_RDONLY)), nodes)
     measure("forget", lambda n: inodes.forget(n.ino, n.nlookup), nodes)
-    measure("copy-up of 100 bytes (synced)", lambda n: tree.start(n), []) if False else None
-
     nodes = [tree.lookup(directory, name) for name in names[:500]]
     measure(
         "copy-up of 100 bytes, open + close", lambda n: os.close(tree.open(n, os.O_RDWR)), nodes

@@ -14,6 +14,7 @@ from . import identity, xattrs
 from .core import GONE, MergedTree
 from .layer import refuse, stat_or_none
 from .links import Link
+from .metacopy import data_of
 from .node import Dir, Node
 from .syscalls import RENAME_NOREPLACE, copy_data, rename, set_times, set_times_of
 
@@ -33,6 +34,15 @@ class CopyUp:
         self.temp = self._work.temp()
         fd, path = self._source
         self.real = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        if data and self.real.st_blocks * 512 < self.real.st_size:
+            self._find_data(tree)
+
+    def _find_data(self, tree: MergedTree) -> None:
+        """A sparse file may be a copy of metadata only: then read its data where that is."""
+        found = data_of(tree, self.node)
+        if found is not None:
+            layer, path = found
+            self._source = layer.at(path)
 
     @property
     def size_bytes(self) -> int:

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from . import identity, lower, xattrs
+from . import identity, lower, metacopy, xattrs
 from .layer import (
     Layer,
     Place,
@@ -373,7 +373,11 @@ class MergedTree:
             raise refuse(number, node.name)
         fd, path = self.where(node)
         kept = flags & _OPEN_KEPT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(path, kept if node.up else kept | os.O_NOATIME, dir_fd=fd)
+        handle = os.open(path, kept if node.up else kept | os.O_NOATIME, dir_fd=fd)
+        real = os.fstat(handle)
+        if real.st_blocks * 512 >= real.st_size:
+            return handle
+        return metacopy.data_handle(self, node, handle, kept)
 
     def fsync_dir(self, node: Node) -> None:
         """Make a directory's entries durable; what lies in lower layers is so already."""

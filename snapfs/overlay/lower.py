@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from . import xattrs
 from .identity import Numbers
-from .layer import Place, stat_or_none
+from .layer import Layer, Place, stat_or_none
 
 Entry: TypeAlias = int | tuple[int, ...]
 
@@ -95,15 +95,17 @@ def _merge_again(
 class Search:
     """One directory looked for through the layers, as ovl_lookup_data."""
 
-    __slots__ = ("found", "is_dir", "name", "roots", "stop")
+    __slots__ = ("data", "for_data", "found", "name", "roots", "stop")
 
-    def __init__(self, roots: Sequence[Place], name: bytes, *, is_dir: bool) -> None:
+    def __init__(self, roots: Sequence[Place], name: bytes, *, for_data: bool = False) -> None:
         self.roots = roots
         self.name = name
         """A name in the parent, or a path from the roots when it starts with a slash."""
-        self.is_dir = is_dir
         self.stop = False
         self.found: list[Place] = []
+        self.for_data = for_data
+        """Look for a file's data instead of for directories (metacopy)."""
+        self.data: tuple[Layer, bytes] | None = None
 
     def run(self, stack: Sequence[Place], position: int = 0) -> tuple[Place, ...]:
         """Look through `stack` from `position`; through the roots once the name is absolute."""
@@ -149,12 +151,25 @@ class Search:
             return None
         if not stat.S_ISDIR(real.st_mode):
             self.stop = True
+            if self.for_data and not post and stat.S_ISREG(real.st_mode):
+                self._take_data(base, path, before)
             return None
-        if not post:
-            self.is_dir = True
+        if self.for_data and not post:
+            self.stop = True
+            return None
         place = base.below(name)
         self.read_marks(place, before, post)
         return place
+
+    def _take_data(self, base: Place, path: bytes, before: int) -> None:
+        """A file was found: its data is here, or below when this is a copy of metadata only."""
+        own = base.own(path)
+        if xattrs.METACOPY not in own:
+            self.data = base.layer, path
+            return
+        self.stop = False
+        if xattrs.REDIRECT in own:
+            self._redirect(read_redirect(base.layer.proc(path)), before, b"")
 
     def read_marks(self, place: Place, before: int, post: bytes) -> None:
         """Take in what a directory's own attributes say of the layers below it."""
@@ -204,7 +219,7 @@ def stack_of(
     """
     found: list[Place] = []
     for packed in (entry,) if isinstance(entry, int) else entry:
-        search = Search(roots, name, is_dir=True)
+        search = Search(roots, name)
         place = parent[position_of(packed)].below(name)
         found.append(place)
         search.read_marks(place, 0, b"")
@@ -221,4 +236,20 @@ def stack_of(
 
 def walk(roots: Sequence[Place], path: bytes) -> tuple[Place, ...]:
     """The lower directories at an absolute path of the lower chain, as a redirect names them."""
-    return Search(roots, path, is_dir=True).run(roots)
+    return Search(roots, path).run(roots)
+
+
+def find_data(
+    roots: Sequence[Place], parent: Sequence[Place], position: int, name: bytes
+) -> tuple[Layer, bytes] | None:
+    """Layer and path of the data that a metadata-only copy of `name` in `parent` stands for.
+
+    The copy lies above `position` of the parent's stack; `name` may be an absolute redirect.
+    """
+    search = Search(roots, name, for_data=True)
+    if name.startswith(b"/"):
+        depth = parent[position].depth if position < len(parent) else len(roots)
+        search.run(roots, depth)
+    else:
+        search.run(parent, position)
+    return search.data

@@ -19,6 +19,10 @@ def setattr(tree: MergedTree, node: Node, change: SetAttr, fd: int | None) -> No
     """Apply a change in the order size, owner, mode, times: each survives those before it."""
     if change.size is not None and node.type != stat.S_IFREG:
         raise refuse(errno.EISDIR if node.is_dir else errno.EINVAL, node.name)
+    if change.mode is not None and node.type == stat.S_IFLNK:
+        raise refuse(errno.EOPNOTSUPP, node.name)
+    if change == SetAttr():
+        return
     copy_up(tree, node, data=change.size != 0)
     if isinstance(node, Dir):
         node.inherits = None
@@ -30,8 +34,6 @@ def setattr(tree: MergedTree, node: Node, change: SetAttr, fd: int | None) -> No
         gid = -1 if change.gid is None else change.gid
         os.chown(path, uid, gid, dir_fd=at, follow_symlinks=False)
     if change.mode is not None:
-        if node.type == stat.S_IFLNK:
-            raise refuse(errno.EOPNOTSUPP, node.name)
         os.chmod(path, stat.S_IMODE(change.mode), dir_fd=at)
     if change.atime_ns is not None or change.mtime_ns is not None:
         set_times(at, path, change.atime_ns, change.mtime_ns)

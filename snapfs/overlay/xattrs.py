@@ -12,6 +12,7 @@ import os
 OPAQUE = b"trusted.overlay.opaque"
 REDIRECT = b"trusted.overlay.redirect"
 WHITEOUT = b"trusted.overlay.whiteout"
+METACOPY = b"trusted.overlay.metacopy"
 IMPURE = b"trusted.overlay.snapfs.impure"
 """On an upper directory: a child may carry INO or be a redirected directory."""
 INO = b"trusted.overlay.snapfs.ino"

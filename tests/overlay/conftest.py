@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from snapfs.overlay import Inodes, Node, Tree, TreeSpec
 from tests.support.overlay.census import Census, of_mount, of_tree
 from tests.support.overlay.files import OnTree
-from tests.support.overlay.kernel import overlay
+from tests.support.overlay.kernel import image_fs, overlay
 from tests.support.overlay.layers import make_layer
 
 WHO = {"uid": 0, "gid": 0, "umask": 0o22}
@@ -104,13 +103,5 @@ def stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 @pytest.fixture
 def reflink_fs(tmp_path: Path) -> Iterator[Path]:
     """A small XFS that can clone files."""
-    image, target = tmp_path / "image", tmp_path / "xfs"
-    with image.open("wb") as file:
-        file.truncate(400 << 20)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
-    target.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, target], check=True)
-    try:
-        yield target
-    finally:
-        subprocess.run(["umount", target], check=True)
+    with image_fs(tmp_path, "xfs") as mounted:
+        yield mounted

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from snapfs.overlay import Tree, TreeSpec
 from tests.support.overlay.census import Census, of_tree
 from tests.support.overlay.files import OnTree
+from tests.support.overlay.kernel import image_fs, tmpfs
 from tests.support.overlay.machine import Candidate, OverlayMachine
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -39,17 +41,23 @@ class TreeMachine(OverlayMachine):
         return TreeCandidate(lowers, upper, work)
 
 
-class TreeMachineOnTmpfs(TreeMachine):
-    base_directory = "/dev/shm"
-
-
 SETTINGS = settings(
-    max_examples=150,
-    stateful_step_count=40,
+    max_examples=100,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 TestTreeBehavesAsOverlayfs = TreeMachine.TestCase
 TestTreeBehavesAsOverlayfs.settings = SETTINGS
-TestTreeBehavesAsOverlayfsOnTmpfs = TreeMachineOnTmpfs.TestCase
-TestTreeBehavesAsOverlayfsOnTmpfs.settings = SETTINGS
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "xfs", "btrfs"])
+def test_a_tree_behaves_as_overlayfs_on_other_file_systems(tmp_path: Path, kind: str) -> None:
+    mounted = tmpfs(tmp_path / kind) if kind == "tmpfs" else image_fs(tmp_path, kind)
+
+    class Machine(TreeMachine):
+        pass
+
+    with mounted as directory:
+        Machine.base_directory = str(directory)
+        run_state_machine_as_test(Machine, settings=settings(SETTINGS, max_examples=40))

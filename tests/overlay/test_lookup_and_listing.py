@@ -204,3 +204,33 @@ def test_a_tree_made_read_only_refuses_changes_and_still_settles(stack: Build) -
     with pytest.raises(OSError, match="Read-only"):
         tree.files.unlink(b"a")
     tree.tree.settle()
+
+
+def test_the_data_of_metadata_only_copies_is_found_as_by_the_kernel(tmp_path: Path) -> None:
+    big = os.urandom(70_000)
+    base = make_layer(tmp_path / "base", {"f": big, "d/g": big[::-1], "d/h": big, "s/i": big})
+    lowers = [base]
+    options = "metacopy=on,redirect_dir=on,index=off,xino=off"
+    for number in range(2):
+        layer = tmp_path / f"l{number}"
+        layer.mkdir()
+        work = tmp_path / f"w{number}"
+        with overlay(tmp_path / "m", lowers, layer, work, options=options) as mounted:
+            (mounted / "f").chmod(0o600 + number)
+            (mounted / f"{'d' * (number + 1)}/g").chmod(0o640 + number)
+            (mounted / ("d" * (number + 1))).rename(mounted / ("d" * (number + 2)))
+            (mounted / ("s/i", "top")[number]).rename(mounted / ("top", "s/j")[number])
+        lowers.insert(0, layer)
+        assert "trusted.overlay.metacopy" in os.listxattr(layer / "f")
+    (tmp_path / "upper").mkdir()
+    (tmp_path / "work").mkdir()
+    with overlay(tmp_path / "m", lowers, options=options) as mounted:
+        expected = of_mount(mounted)
+    view = Tree(TreeSpec(1, tuple(lowers)))
+    assert not differences(expected, of_tree(view))
+    view.close()
+    tree = Tree(TreeSpec(1, tuple(lowers), tmp_path / "upper", tmp_path / "work"))
+    os.close(tree.open(tree.lookup(tree.root, b"f"), os.O_RDWR))
+    assert (tmp_path / "upper/f").read_bytes() == big
+    assert "trusted.overlay.metacopy" not in os.listxattr(tmp_path / "upper/f")
+    tree.close()

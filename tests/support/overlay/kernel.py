@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,21 @@ def tmpfs(target: Path, options: str = "size=512m") -> Iterator[Path]:
     """Mount an empty tmpfs; yields `target`."""
     target.mkdir(exist_ok=True)
     mount("tmpfs", target, options)
+    try:
+        yield target
+    finally:
+        unmount(target)
+
+
+@contextmanager
+def image_fs(base: Path, kind: str, size_bytes: int = 400 << 20) -> Iterator[Path]:
+    """Make and mount a small file system of type `kind`; yields its root."""
+    image, target = base / f"{kind}.image", base / kind
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
+    target.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, target], check=True)
     try:
         yield target
     finally:
