@@ -1,5 +1,4 @@
-"""Rename. A merged or lower directory moves by a redirect; what was visible below leaves a
-whiteout.
+"""Rename. A lower or merged directory moves by a redirect; a name shown below leaves a whiteout.
 
 Everything that can fail comes before the one rename that users see. What is prepared (copies, a
 redirect to where a directory is anyway, an empty target cleared of its whiteouts) changes no view.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import NamedTuple
 
 from . import xattrs
 from .copyup import abandon, clone_dir, directory_up, mark_impure, materialise, stash_name
@@ -22,65 +22,64 @@ from .syscalls import rename as rename_real
 _TOO_LONG = (errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.ENAMETOOLONG)
 
 
-def rename(
-    tree: MergedTree, parent: Dir, name: bytes, new_parent: Dir, new_name: bytes, flags: int
-) -> None:
+class Spot(NamedTuple):
+    """A name in a directory, whether or not there is anything."""
+
+    parent: Dir
+    name: bytes
+
+    def real(self, tree: MergedTree) -> tuple[int, bytes]:
+        """Directory descriptor and path in the upper layer."""
+        return tree.upper_layer.at(self.parent.prefix() + self.name)
+
+
+def rename(tree: MergedTree, old: Spot, new: Spot, flags: int) -> None:
     """Move a name, as renameat2(2) with NOREPLACE or EXCHANGE."""
     if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
-        raise refuse(errno.EINVAL, name)
-    node = tree.lookup(parent, name)
-    target = tree.find(new_parent, new_name)
-    _check(tree, node, parent, target, new_parent, new_name, flags)
+        raise refuse(errno.EINVAL, old.name)
+    node = tree.lookup(*old)
+    target = tree.find(*new)
+    _check(tree, node, old, target, new, flags)
     if target is node:
         return
-    directory_up(tree, parent)
-    directory_up(tree, new_parent)
-    materialise(tree, node, parent, name)
-    _prepare(tree, node, new_parent, new_name)
+    directory_up(tree, old.parent)
+    directory_up(tree, new.parent)
+    materialise(tree, node, *old)
+    _prepare(tree, node, new)
     if flags == RENAME_EXCHANGE and target is not None:
-        _exchange(tree, node, parent, name, target, new_parent, new_name)
+        _exchange(tree, node, old, target, new)
     else:
-        _replace(tree, node, parent, name, target, new_parent, new_name)
+        _replace(tree, node, old, target, new)
 
 
 def _check(
-    tree: MergedTree,
-    node: Node,
-    parent: Dir,
-    target: Node | None,
-    new_parent: Dir,
-    new_name: bytes,
-    flags: int,
+    tree: MergedTree, node: Node, old: Spot, target: Node | None, new: Spot, flags: int
 ) -> None:
     """Refuse what rename(2) refuses, before anything is copied up."""
-    if new_parent.dead:
-        raise refuse(errno.ENOENT, new_name)
-    if flags == RENAME_EXCHANGE and target is None:
-        raise refuse(errno.ENOENT, new_name)
+    if new.parent.dead or (flags == RENAME_EXCHANGE and target is None):
+        raise refuse(errno.ENOENT, new.name)
     if flags == RENAME_NOREPLACE and target is not None:
-        raise refuse(errno.EEXIST, new_name)
-    if isinstance(node, Dir) and _is_inside(new_parent, node):
-        raise refuse(errno.EINVAL, new_name)
+        raise refuse(errno.EEXIST, new.name)
+    if isinstance(node, Dir) and _is_inside(new.parent, node):
+        raise refuse(errno.EINVAL, new.name)
     if target is None or target is node:
         return
     if flags != RENAME_EXCHANGE:
-        _check_replaced(tree, node, parent, target, new_name)
-    elif isinstance(target, Dir) and _is_inside(parent, target):
-        raise refuse(errno.EINVAL, new_name)
+        _check_replaced(tree, node, old, target, new)
+    elif isinstance(target, Dir) and _is_inside(old.parent, target):
+        raise refuse(errno.EINVAL, new.name)
 
 
-def _check_replaced(
-    tree: MergedTree, node: Node, parent: Dir, target: Node, new_name: bytes
-) -> None:
+def _check_replaced(tree: MergedTree, node: Node, old: Spot, target: Node, new: Spot) -> None:
     if isinstance(target, Dir):
-        if _is_inside(parent, target):
-            raise refuse(errno.ENOTEMPTY, new_name)
+        if _is_inside(old.parent, target):
+            raise refuse(errno.ENOTEMPTY, new.name)
         if not isinstance(node, Dir):
-            raise refuse(errno.EISDIR, new_name)
+            raise refuse(errno.EISDIR, new.name)
         if not is_empty(tree, target):
-            raise refuse(errno.ENOTEMPTY, new_name)
+            raise refuse(errno.ENOTEMPTY, new.name)
     elif isinstance(node, Dir):
-        raise refuse(errno.ENOTDIR, new_name)
+        raise refuse(errno.ENOTDIR, new.name)
 
 
 def _is_inside(node: Dir | None, ancestor: Dir) -> bool:
@@ -92,16 +91,18 @@ def _is_inside(node: Dir | None, ancestor: Dir) -> bool:
     return False
 
 
-def _prepare(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
+def _prepare(tree: MergedTree, node: Node, new: Spot) -> None:
     """Mark a node and its new parent so that it will mean the same under its new name."""
+    merged = False
     if isinstance(node, Dir):
-        if node.stack:
-            _set_redirect(tree, node, parent)
-        elif not node.opaque and tree.lower_entry(parent, name) is not None:
+        merged = bool(node.stack)
+        if merged:
+            _set_redirect(tree, node, new.parent)
+        elif not node.opaque and tree.lower_entry(*new) is not None:
             xattrs.put(tree.real_path(node), xattrs.OPAQUE, b"y")
             node.opaque = True
-    if node.copied or (isinstance(node, Dir) and node.stack):
-        mark_impure(tree, parent)
+    if node.copied or merged:
+        mark_impure(tree, new.parent)
 
 
 def _set_redirect(tree: MergedTree, node: Dir, parent: Dir) -> None:
@@ -118,57 +119,42 @@ def _set_redirect(tree: MergedTree, node: Dir, parent: Dir) -> None:
     node.origin = origin
 
 
-def _exchange(
-    tree: MergedTree,
-    node: Node,
-    parent: Dir,
-    name: bytes,
-    target: Node,
-    new_parent: Dir,
-    new_name: bytes,
-) -> None:
-    materialise(tree, target, new_parent, new_name)
-    _prepare(tree, target, parent, name)
-    fd, path = tree.upper_layer.at(parent.prefix() + name)
-    new_fd, new_path = tree.upper_layer.at(new_parent.prefix() + new_name)
-    rename_real(fd, path, new_fd, new_path, RENAME_EXCHANGE)
-    node.drop_name(parent, name)
-    target.drop_name(new_parent, new_name)
-    _moved(tree, node, new_parent, new_name)
-    _moved(tree, target, parent, name)
+def _exchange(tree: MergedTree, node: Node, old: Spot, target: Node, new: Spot) -> None:
+    materialise(tree, target, *new)
+    _prepare(tree, target, old)
+    rename_real(*old.real(tree), *new.real(tree), RENAME_EXCHANGE)
+    node.drop_name(*old)
+    target.drop_name(*new)
+    _moved(tree, node, new)
+    _moved(tree, target, old)
 
 
-def _replace(
-    tree: MergedTree,
-    node: Node,
-    parent: Dir,
-    name: bytes,
-    target: Node | None,
-    new_parent: Dir,
-    new_name: bytes,
-) -> None:
-    shown_below = tree.lower_entry(parent, name) is not None
-    fd, path = tree.upper_layer.at(parent.prefix() + name)
-    new_fd, new_path = tree.upper_layer.at(new_parent.prefix() + new_name)
-    target_in_upper = target is not None and in_upper(tree, target, new_fd, new_path)
-    saved = False
-    if target is not None and target_in_upper:
-        saved = _save_target(tree, target, new_fd, new_path)
+def _replace(tree: MergedTree, node: Node, old: Spot, target: Node | None, new: Spot) -> None:
+    in_upper_layer = target is not None and in_upper(tree, target, *new.real(tree))
+    saved = target is not None and in_upper_layer and _save_target(tree, target, new)
     try:
-        if isinstance(node, Dir) and target is None and _has_whiteout(new_fd, new_path):
-            rename_real(fd, path, new_fd, new_path, RENAME_EXCHANGE)
-            if not shown_below:
-                os.unlink(path, dir_fd=fd)
-        else:
-            rename_real(fd, path, new_fd, new_path, RENAME_WHITEOUT if shown_below else 0)
+        _rename_real(tree, node, old, target, new)
     except OSError:
         if target is not None and saved:
-            _give_back(tree, target, new_fd, new_path)
+            _give_back(tree, target, new)
         raise
-    node.drop_name(parent, name)
+    node.drop_name(*old)
     if target is not None:
-        _replaced(tree, target, new_parent, new_name, in_upper=target_in_upper)
-    _moved(tree, node, new_parent, new_name)
+        _replaced(tree, target, new, in_upper_layer=in_upper_layer)
+    _moved(tree, node, new)
+
+
+def _rename_real(tree: MergedTree, node: Node, old: Spot, target: Node | None, new: Spot) -> None:
+    """The one rename; where the lower layers show the old name, a whiteout stays there."""
+    shown_below = tree.lower_entry(*old) is not None
+    fd, path = old.real(tree)
+    new_fd, new_path = new.real(tree)
+    if isinstance(node, Dir) and target is None and _has_whiteout(new_fd, new_path):
+        rename_real(fd, path, new_fd, new_path, RENAME_EXCHANGE)
+        if not shown_below:
+            os.unlink(path, dir_fd=fd)
+    else:
+        rename_real(fd, path, new_fd, new_path, RENAME_WHITEOUT if shown_below else 0)
 
 
 def _has_whiteout(fd: int, path: bytes) -> bool:
@@ -176,37 +162,28 @@ def _has_whiteout(fd: int, path: bytes) -> bool:
     return real is not None and is_whiteout(real)
 
 
-def _save_target(tree: MergedTree, target: Node, fd: int, path: bytes) -> bool:
-    """Keep a known target usable after it was replaced, and empty a directory of its whiteouts."""
-    work = tree.work
+def _save_target(tree: MergedTree, target: Node, new: Spot) -> bool:
+    """Keep a known target usable after it is replaced, and empty a directory of its whiteouts."""
     if isinstance(target, Dir):
         if target.nlookup or has_entries(tree, target):
-            _swap_for_empty(tree, target, fd, path)
+            _swap_for_empty(tree, target, new)
             return True
     elif target.nlookup and target.stash is None and len(target.names()) == 1:
-        stash = stash_name(target)
-        os.link(path, stash, src_dir_fd=fd, dst_dir_fd=work.layer.fd, follow_symlinks=False)
+        stash, work = stash_name(target), tree.work.layer.fd
+        fd, path = new.real(tree)
+        os.link(path, stash, src_dir_fd=fd, dst_dir_fd=work, follow_symlinks=False)
         target.stash = stash
         return True
     return False
 
 
-def _give_back(tree: MergedTree, target: Node, fd: int, path: bytes) -> None:
-    """Undo _save_target after a rename that failed."""
-    stash = stash_name(target)
-    if isinstance(target, Dir):
-        rename_real(tree.work.layer.fd, stash, fd, path, RENAME_EXCHANGE)
-    tree.work.discard(stash)
-    target.stash = None
-
-
-def _swap_for_empty(tree: MergedTree, target: Dir, fd: int, path: bytes) -> None:
+def _swap_for_empty(tree: MergedTree, target: Dir, new: Spot) -> None:
     """Exchange an empty merged directory for an opaque one without whiteouts (ovl_clear_empty)."""
     work, temp = tree.work, tree.work.temp()
     try:
         clone_dir(tree, target, temp)
         xattrs.put(work.proc(temp), xattrs.OPAQUE, b"y")
-        rename_real(work.layer.fd, temp, fd, path, RENAME_EXCHANGE)
+        rename_real(work.layer.fd, temp, *new.real(tree), RENAME_EXCHANGE)
     except OSError:
         work.discard(temp)
         raise
@@ -215,21 +192,30 @@ def _swap_for_empty(tree: MergedTree, target: Dir, fd: int, path: bytes) -> None
     target.stash = stash
 
 
-def _replaced(tree: MergedTree, target: Node, parent: Dir, name: bytes, *, in_upper: bool) -> None:
+def _give_back(tree: MergedTree, target: Node, new: Spot) -> None:
+    """Undo _save_target after a rename that failed."""
+    stash = stash_name(target)
+    if isinstance(target, Dir):
+        rename_real(tree.work.layer.fd, stash, *new.real(tree), RENAME_EXCHANGE)
+    tree.work.discard(stash)
+    target.stash = None
+
+
+def _replaced(tree: MergedTree, target: Node, new: Spot, *, in_upper_layer: bool) -> None:
     """Book a name that another node took over."""
     if isinstance(target, Dir):
-        retire(tree, target, parent, name)
+        retire(tree, target, *new)
         return
-    target.drop_name(parent, name)
-    if not in_upper:
+    target.drop_name(*new)
+    if not in_upper_layer:
         lower_name_gone(tree, target)
     elif target.parent is None and target.stash is None:
         abandon(tree, target)
 
 
-def _moved(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
+def _moved(tree: MergedTree, node: Node, new: Spot) -> None:
     """Book a node's new name; cached paths below a directory are stale from now on."""
-    node.add_name(parent, name)
+    node.add_name(*new)
     if isinstance(node, Dir):
         tree.epoch += 1
         tree.upper_layer.forget_steps()

@@ -77,7 +77,8 @@ class Tree(MergedTree):
     ) -> None:
         """Move a name; flags are RENAME_NOREPLACE or RENAME_EXCHANGE of renameat2(2)."""
         self._writable(name)
-        renames.rename(self, directory(parent), name, directory(new_parent), new_name, flags)
+        old = renames.Spot(directory(parent), name)
+        renames.rename(self, old, renames.Spot(directory(new_parent), new_name), flags)
 
     # Nodes
 
