@@ -80,9 +80,9 @@ def examine(
     layers: LayerDirectories,
     *,
     repair: bool,
-    under_way: frozenset[int] | None = None,
+    under_way: Callable[[], frozenset[int]] | None = None,
 ) -> Report:
-    """Check everything; `under_way` are a serving process's own intents, None when none serves.
+    """Check everything; `under_way` says a serving process's own intents, None when none serves.
 
     What changes while it is looked at is looked at again before it is reported.
     """
@@ -111,16 +111,20 @@ class _Examination:
     """One look at a root; directories are listed before the metadata is read."""
 
     def __init__(
-        self, store: Store | ReadStore, layers: LayerDirectories, under_way: frozenset[int] | None
+        self,
+        store: Store | ReadStore,
+        layers: LayerDirectories,
+        under_way: Callable[[], frozenset[int]] | None,
     ) -> None:
         self._store = store
         self._layers = layers
-        self._under_way = under_way
         self._present = layers.ids() if layers.path.exists() else []
         with store.view() as tx:
             self._promises = promises(tx)
             self._last_id = tx.last_sequence(SEQUENCE)
             self._rows: Mapping[int, SnapshotRow] = {row.oid: row for row in records.rows(tx)}
+        # Asked after the intents were read: what was promised since is not among them.
+        self._under_way = under_way() if under_way is not None else None
 
     def findings(self) -> Iterator[_Finding]:
         yield from self._directories()
@@ -155,7 +159,10 @@ class _Examination:
         return self._promises.covers(identity)
 
     def _delete(self, store: Store, identity: SnapshotId) -> None:
-        """Delete an orphan under a removal intent, after making sure once more that it is one."""
+        """Delete an orphan under a removal intent, after making sure once more that it is one.
+
+        When that fails the intent goes too: the next look then finds the orphan again.
+        """
 
         def promise(tx: WriteTx) -> int | None:
             if records.by_id(tx, identity) is not None:
@@ -163,8 +170,11 @@ class _Examination:
             return promise_removal(tx, identity)
 
         intent = store.update(promise)
-        if intent is not None:
+        if intent is None:
+            return
+        try:
             self._erase(identity)
+        finally:
             store.update(lambda tx: tx.clear_intent(intent))
 
     def _erase(self, identity: SnapshotId) -> None:
@@ -178,7 +188,7 @@ class _Examination:
     def _intents(self) -> Iterator[_Finding]:
         ours = self._under_way if self._under_way is not None else frozenset()
         for number, reserved in self._promises.creating.items():
-            if number not in ours:
+            if number not in ours and self._is_promised(number):
                 yield self._stale(
                     number,
                     f"ids {reserved.first} to {reserved.last} are reserved for snapshots "
@@ -191,6 +201,11 @@ class _Examination:
                     f"the removal of {self._layers.directory(identity)} was promised; "
                     "the next start does it",
                 )
+
+    def _is_promised(self, number: int) -> bool:
+        """Say whether an intent is still there."""
+        with self._store.view() as tx:
+            return any(number == found for found, _ in tx.intents())
 
     def _stale(self, number: int, message: str) -> _Finding:
         problem = Problem("stale-intent", f"intent {number}", message)

@@ -32,6 +32,7 @@ from snapfs.model import (
     Labels,
     Mount,
     Mountable,
+    NotFound,
     SnapfsError,
     Snapshot,
     SnapshotId,
@@ -53,7 +54,7 @@ from snapfs.snapshots.reserve import IdReserve
 from snapfs.snapshots.status import Status, Unpack
 from snapfs.snapshots.trees import Trees
 from snapfs.snapshots.usage import measure
-from snapfs.store import WriteTx
+from snapfs.store import ReadTx, WriteTx
 
 log = structlog.get_logger(__name__)
 
@@ -195,13 +196,16 @@ class Snapshotter:
         what = f"snapshot {records.shown(key)}"
         with self._busy.hold(identity, what, self._deadline_s):
             with self._store.view() as tx:
-                records.find(tx, key)
+                _check_same(tx, key, identity)
                 records.check_commit(tx, key, name, parent)
             with self._frozen(identity):
-                usage = self._settle_data(identity, what)
-                done = self._meta.apply(
-                    lambda tx: records.commit(tx, key, name, usage, labels, parent)
-                )
+                usage = self._settle_data(key, identity)
+
+                def record(tx: WriteTx) -> Committed:
+                    _check_same(tx, key, identity)
+                    return records.commit(tx, key, name, usage, labels, parent)
+
+                done = self._meta.apply(record)
             self._steps("commit.recorded")
             self._drop(identity)
         self._steps("commit.dropped")
@@ -222,14 +226,19 @@ class Snapshotter:
             if not is_done:
                 self._thaw(identity)
 
-    def _settle_data(self, identity: SnapshotId, what: str) -> Usage:
+    def _settle_data(self, key: str, identity: SnapshotId) -> Usage:
         """Make a frozen layer durable, then measure it: blocks are allocated only when written."""
         upper = self._layers.upper(identity)
-        with refusing(f"commit {what}"):
-            if self._durability == "full":
-                self._sync.sync(upper)
-            self._steps("commit.durable")
-            usage = measure(upper)
+        with refusing(f"commit snapshot {records.shown(key)}"):
+            try:
+                if self._durability == "full":
+                    self._sync.sync(upper)
+                self._steps("commit.durable")
+                usage = measure(upper)
+            except FileNotFoundError:
+                with self._store.view() as tx:
+                    _check_same(tx, key, identity)  # removed meanwhile: NotFound
+                raise
         self._steps("commit.measured")
         return usage
 
@@ -373,7 +382,7 @@ class Snapshotter:
             self._store,
             self._layers,
             repair=repair,
-            under_way=self._reserve.intents(),
+            under_way=self._reserve.intents,
         )
 
     def close(self) -> None:
@@ -407,3 +416,12 @@ class Snapshotter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_same(tx: ReadTx, key: str, identity: SnapshotId) -> None:
+    """Raise NotFound when `key` is gone, or is another snapshot made under it since."""
+    if records.find(tx, key).body.id != identity:
+        raise NotFound(
+            f"snapshot {records.shown(key)} was removed, and another made under its key, while it "
+            "was being committed; commit that one"
+        )

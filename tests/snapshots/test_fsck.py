@@ -1,15 +1,19 @@
 """fsck finds what is out of step, mends what is safe to mend, and changes nothing unless asked."""
 
+import errno
 import os
 import shutil
+import threading
 
 import msgspec
 import pytest
 
 from snapfs.model import FailedPrecondition, NotFound, SnapfsError, SnapshotId
-from snapfs.snapshots import NoTrees, Snapshotter, fsck, records, recovery
+from snapfs.snapshots import NoTrees, Snapshotter, examination, fsck, records, recovery
 from snapfs.snapshots.metastore import MetaStore
+from snapfs.snapshots.reserve import RANGE
 from snapfs.snapshots.schema import Creating, encode_intent
+from snapfs.store import Store
 
 
 @pytest.fixture
@@ -196,6 +200,50 @@ def test_a_serving_snapshotter_checks_itself_and_its_work_under_way_is_no_proble
         assert kinds(snapshotter.fsck()) == ["missing-directory"]
         assert snapshotter.fsck(repair=True).problems[0].repaired
         assert snapshotter.fsck().clean
+
+
+def test_a_repair_leaves_alone_what_is_being_created_since_it_began(root, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(step):
+        if step == "create.made":
+            begun.set()
+            assert go_on.wait(30)
+
+    def check_later(store):
+        """Begin a creation, the first of its range of ids, after fsck has begun."""
+        thread.start()
+        assert begun.wait(30)
+        return []
+
+    with Snapshotter(root, trees=NoTrees(), steps=wait) as snapshotter:
+        thread = threading.Thread(target=snapshotter.prepare, args=("a",))
+        monkeypatch.setattr(Store, "check", check_later)
+        try:
+            assert snapshotter.fsck(repair=True).clean
+        finally:
+            go_on.set()
+            thread.join(30)
+        assert (root / "layers" / str(snapshotter.stat("a").id) / "fs").is_dir()
+        for number in range(2 * RANGE):
+            snapshotter.view(f"view{number}", "")
+
+
+def test_an_orphan_that_a_serving_snapshotter_cannot_delete_is_found_again(stocked, monkeypatch):
+    with Snapshotter(stocked, trees=NoTrees()) as snapshotter:
+        snapshotter.remove("view")
+        (stocked / "layers/4/fs").mkdir(parents=True)
+        with monkeypatch.context() as broken:
+            broken.setattr(examination, "erase", refuse)
+            found = snapshotter.fsck(repair=True).problems
+            assert [(it.kind, it.repaired) for it in found] == [("orphan-directory", False)]
+        assert kinds(snapshotter.fsck()) == ["orphan-directory"]
+        assert snapshotter.fsck(repair=True).problems[0].repaired
+        assert snapshotter.fsck().clean
+
+
+def refuse(path, *, budget_s):
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
 
 
 def test_a_dry_run_works_beside_a_serving_snapshotter_and_a_repair_is_refused(stocked):

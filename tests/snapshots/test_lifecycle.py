@@ -188,6 +188,35 @@ def test_a_tree_that_cannot_be_dropped_does_not_undo_what_is_done(snapshotter, t
         snapshotter.stat("v")
 
 
+def test_a_commit_does_not_take_another_snapshot_made_under_its_key_meanwhile(root, trees):
+    def replace(step):
+        if step == "commit.measured":
+            snapshotter.remove("a")
+            snapshotter.prepare("a")
+
+    with Snapshotter(root, trees=trees, steps=replace) as snapshotter:
+        snapshotter.prepare("a")
+        with pytest.raises(NotFound, match="another made under its key"):
+            snapshotter.commit("a", "base")
+        assert snapshotter.stat("a").id == 2
+        assert isinstance(snapshotter.stat("a"), Active)
+        assert ("freeze", 2) not in trees.calls
+        with pytest.raises(NotFound):
+            snapshotter.stat("base")
+
+
+def test_a_snapshot_removed_while_it_is_committed_is_not_found(root, trees):
+    def remove(step):
+        if step == "commit.frozen":
+            snapshotter.remove("a")
+            assert snapshotter.cleanup() == ()
+
+    with Snapshotter(root, trees=trees, steps=remove) as snapshotter:
+        snapshotter.prepare("a")
+        with pytest.raises(NotFound):
+            snapshotter.commit("a", "base")
+
+
 def test_two_commits_of_one_key_at_once_give_one_snapshot(snapshotter, trees):
     snapshotter.prepare("a")
     outcomes = []
