@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/overlay_operations.py [DIRECTORY]
 
-Prints microseconds per operation on a tree of eight layers; run as root on a file system with xattrs.
+Prints microseconds per operation on a tree of eight layers. Run as root.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def run(base: Path) -> None:
     measure("forget", lambda n: inodes.forget(n.ino, n.nlookup), nodes)
     nodes = [tree.lookup(directory, name) for name in names[:500]]
     measure(
-        "copy-up of 100 bytes, open + close", lambda n: os.close(tree.open(n, os.O_RDWR)), nodes
+        "copy-up of 100 bytes, synced", lambda n: os.close(tree.open(n, os.O_RDWR)), nodes
     )
     measure("negative lookup in a merged directory", missing, names)
     measure("lookup of an upper file, copied up", lambda n: tree.lookup(directory, n), names[:500])

@@ -12,7 +12,9 @@ never too low: settling would look for one name in vain, and never lose one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from collections.abc import Iterator
 
 from . import xattrs
 from .work import Work
@@ -38,6 +40,16 @@ class Link:
     @property
     def record(self) -> bytes:
         return b"r%x" % self.low
+
+
+@contextlib.contextmanager
+def _where_there_is_room() -> Iterator[None]:
+    """Let a count stay too high on disk when it does not fit: the change it follows is done."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 class Links:
@@ -73,14 +85,15 @@ class Links:
     def count_removed(self, low: int, nlink: int) -> None:
         """A name of a lower file that has no copy was whited out; `nlink` is the lower count."""
         link = self._links.setdefault(low, Link(low))
-        fd, temp = self._work.layer.fd, self._work.temp()
-        if link.removed + 1 >= nlink:
+        link.removed += 1
+        if link.removed >= nlink:
             self._forget_record(link)
             del self._links[low]
             return
-        os.symlink(b"%d" % (link.removed + 1), temp, dir_fd=fd)
-        os.rename(temp, link.record, src_dir_fd=fd, dst_dir_fd=fd)
-        link.removed += 1
+        fd, temp = self._work.layer.fd, self._work.temp()
+        with _where_there_is_room():
+            os.symlink(b"%d" % link.removed, temp, dir_fd=fd)
+            os.rename(temp, link.record, src_dir_fd=fd, dst_dir_fd=fd)
 
     def _forget_record(self, link: Link) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -111,7 +124,8 @@ class Links:
             link.removed = 0
         if link.pending <= 0:
             return True
-        xattrs.put(self._work.proc(link.stash), xattrs.PENDING, b"%d" % link.pending)
+        with _where_there_is_room():
+            xattrs.put(self._work.proc(link.stash), xattrs.PENDING, b"%d" % link.pending)
         return False
 
     def end(self, link: Link, keep_as: bytes | None) -> None:
