@@ -40,6 +40,7 @@ class WorkerProcess:
         root: Path,
         *,
         log_level: str,
+        log_format: str,
         frozen: tuple[int, ...],
     ) -> None:
         self._lock = threading.Lock()
@@ -52,7 +53,7 @@ class WorkerProcess:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                _command(name, root, connection.fd, theirs.fileno(), log_level),
+                _command(name, root, connection.fd, theirs.fileno(), log_level, log_format),
                 pass_fds=(connection.fd, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 cwd="/",
@@ -181,7 +182,9 @@ class WorkerProcess:
                 log.error("worker.unexpected_message", pid=self.pid, message=str(message))
 
 
-def _command(name: str, root: Path, fd: int, channel: int, log_level: str) -> list[str]:
+def _command(
+    name: str, root: Path, fd: int, channel: int, log_level: str, log_format: str
+) -> list[str]:
     return [
         sys.executable,
         "-P",
@@ -192,6 +195,7 @@ def _command(name: str, root: Path, fd: int, channel: int, log_level: str) -> li
         f"--fuse-fd={fd}",
         f"--control-fd={channel}",
         f"--log-level={log_level}",
+        f"--log-format={log_format}",
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyfuse3
@@ -96,6 +96,7 @@ class PlainOperations(OverlayOperations):
         super().__init__(forest, _view(options), redirects=options.redirects)
         self._durable = options.durable
         self._xattrs = options.xattrs
+        self._acl = options.acl
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -109,18 +110,27 @@ class PlainOperations(OverlayOperations):
 
     @answering
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        self._check_xattrs()
+        self._check_xattr(name)
         return await super().getxattr(inode, name, ctx)
 
     @answering
     async def setxattr(
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
-        self._check_xattrs()
+        self._check_xattr(name)
         await super().setxattr(inode, name, value, ctx)
 
-    def _check_xattrs(self) -> None:
-        if not self._xattrs:
+    @answering
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._check_xattr(name)
+        await super().removexattr(inode, name, ctx)
+
+    @answering
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        return await super().listxattr(inode, ctx) if self._xattrs else []
+
+    def _check_xattr(self, name: bytes) -> None:
+        if not self._xattrs or (not self._acl and name.startswith(b"system.posix_acl_")):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 

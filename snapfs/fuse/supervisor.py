@@ -83,11 +83,20 @@ class LaneStatus:
 class Lane:
     """One FUSE mount and its worker; implements snapshots.Trees."""
 
-    def __init__(self, name: str, mountpoint: Path, root: Path, *, log_level: str = "info") -> None:
+    def __init__(
+        self,
+        name: str,
+        mountpoint: Path,
+        root: Path,
+        *,
+        log_level: str = "info",
+        log_format: str = "text",
+    ) -> None:
         self.name = name
         self._mountpoint = _real(mountpoint)
         self._root = root
         self._log_level = log_level
+        self._log_format = log_format
         self._changed = threading.Condition()
         self._state = LaneState.STOPPED
         self._connection: Connection | None = None
@@ -270,7 +279,12 @@ class Lane:
             frozen = tuple(sorted(self._frozen))
         try:
             worker = WorkerProcess(
-                self.name, connection, self._root, log_level=self._log_level, frozen=frozen
+                self.name,
+                connection,
+                self._root,
+                log_level=self._log_level,
+                log_format=self._log_format,
+                frozen=frozen,
             )
         except OSError as error:
             raise Internal(f"lane {self.name}: cannot start a worker: {error}") from error

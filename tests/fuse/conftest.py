@@ -14,8 +14,12 @@ STUCK_AFTER_S = 60.0
 
 
 @pytest.fixture(autouse=True)
-def _never_stuck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with lanes.aborting_after(tmp_path_factory.getbasetemp(), STUCK_AFTER_S):
+def _never_stuck(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    longer = request.node.get_closest_marker("timeout")
+    limit_s = longer.args[0] / 2 if longer else STUCK_AFTER_S
+    with lanes.aborting_after(tmp_path_factory.getbasetemp(), limit_s):
         yield
 
 

@@ -1,0 +1,265 @@
+"""snapfs-overlay as a person, mount(8) and fuse-overlayfs's users run it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snapfs.fuse import mounts
+from tests.support import lanes
+from tests.support.daemon import eventually, processes_below
+from tests.support.overlay.kernel import overlay
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+
+COMMAND = Path(sys.executable).with_name("snapfs-overlay")
+DEADLINE_S = 30.0
+
+
+class Place:
+    """Directories to merge, and where."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.low, self.below, self.upper, self.work, self.mnt = (
+            base / name for name in ("low", "below", "upper", "work", "mnt")
+        )
+        for path in (self.low, self.below, self.upper, self.work, self.mnt):
+            path.mkdir()
+        (self.below / "base").write_text("base")
+        (self.below / "both").write_text("below")
+        (self.low / "both").write_text("low")
+        (self.low / "dir").mkdir()
+        (self.low / "dir" / "inner").write_text("inner")
+        os.chown(self.low / "both", 1000, 2000)
+
+    @property
+    def layers(self) -> str:
+        return f"lowerdir={self.low}:{self.below},upperdir={self.upper},workdir={self.work}"
+
+    def run(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *map(str, arguments)],
+            check=check,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        )
+
+    def mount(self, extra: str = "", **options: object) -> Path:
+        self.run("-o", self.layers + extra, self.mnt, **options)
+        return self.mnt
+
+    def ended(self) -> bool:
+        return not processes_below(self.base) and not mounts.mounted_at(self.mnt)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    (tmp_path / "place").mkdir()
+    made = Place(tmp_path / "place")
+    yield made
+    lanes.abort(made.base)
+    eventually(lambda: not processes_below(made.base), what="the end of the process")
+
+
+def test_mounts_in_the_background_and_ends_with_the_mount(place: Place) -> None:
+    merged = place.mount()
+    assert (merged / "both").read_text() == "low"
+    assert (merged / "base").read_text() == "base"
+    (merged / "base").write_text("changed")
+    assert (place.upper / "base").read_text() == "changed"
+    (merged / "both").unlink()
+    (found,) = mounts.mounted_at(merged)
+    assert (found.type, found.source) == ("fuse.snapfs-overlay", "snapfs-overlay")
+    subprocess.run(["fusermount3", "-u", merged], check=True)
+    eventually(place.ended, what="the end of the process")
+    with overlay(place.base / "kernel", [place.upper, place.low, place.below]) as kernel:
+        assert sorted(os.listdir(kernel)) == ["base", "dir"]
+        assert (kernel / "base").read_text() == "changed"
+
+
+def test_what_was_changed_is_there_at_the_next_mount(place: Place) -> None:
+    merged = place.mount()
+    (merged / "dir" / "new").write_text("new")
+    number = (merged / "dir" / "inner").stat().st_ino
+    (merged / "dir" / "inner").write_text("copied up")
+    mounts.unmount(merged)
+    eventually(place.ended, what="the end of the process")
+    place.mount()
+    assert (merged / "dir" / "new").read_text() == "new"
+    assert (merged / "dir" / "inner").stat().st_ino == number
+    mounts.unmount(merged)
+
+
+def test_root_is_inode_1(place: Place) -> None:
+    assert place.mount().stat().st_ino == 1
+    mounts.unmount(place.mnt)
+
+
+def test_foreground_and_signal(place: Place) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "-f", "-o", place.layers, place.mnt], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        eventually(lambda: mounts.mounted_at(place.mnt), what="the mount")
+        assert (place.mnt / "base").read_text() == "base"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=DEADLINE_S)[1].strip() == ""
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert place.ended()
+
+
+def test_debug_stays_in_the_foreground_and_logs(place: Place) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "-d", "-o", place.layers, place.mnt], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        eventually(lambda: mounts.mounted_at(place.mnt), what="the mount")
+        os.listdir(place.mnt)
+        mounts.unmount(place.mnt)
+        assert "DEBUG" in process.communicate(timeout=DEADLINE_S)[1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_mount_command_finds_it(place: Place) -> None:
+    """mount(8) looks in the system's directories only, so it is put there, in a name space."""
+    steps = """
+        mount -t tmpfs none /usr/local/bin && ln -s "$0" /usr/local/bin/snapfs-overlay
+        mount -t fuse.snapfs-overlay -o "$1" overlay "$2"
+        cat "$2/both"
+        umount "$2"
+    """
+    arguments = [COMMAND, place.layers, place.mnt]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", steps, *arguments],
+        check=True,
+        timeout=DEADLINE_S,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "low"
+    eventually(place.ended, what="the end of the process")
+
+
+def test_without_an_upper_directory_nothing_can_be_changed(place: Place) -> None:
+    place.run("-o", f"lowerdir={place.low}:{place.below}", place.mnt)
+    assert (place.mnt / "both").read_text() == "low"
+    with pytest.raises(OSError, match="Read-only file system"):
+        (place.mnt / "new").touch()
+    mounts.unmount(place.mnt)
+
+
+def test_read_only_mount_of_a_writable_overlay(place: Place) -> None:
+    place.mount(",ro")
+    with pytest.raises(OSError, match="Read-only file system"):
+        (place.mnt / "new").touch()
+    mounts.unmount(place.mnt)
+
+
+def test_owners_are_squashed(place: Place) -> None:
+    merged = place.mount(",squash_to_uid=7,squash_to_gid=8")
+    assert ((merged / "both").stat().st_uid, (merged / "both").stat().st_gid) == (7, 8)
+    mounts.unmount(merged)
+
+
+def test_owners_are_mapped_both_ways(place: Place) -> None:
+    merged = place.mount(",uidmapping=0:1000:10,gidmapping=0:2000:10")
+    found = (merged / "both").stat()
+    assert (found.st_uid, found.st_gid) == (0, 0)
+    assert (merged / "base").stat().st_uid == 65534
+    (merged / "new").touch()
+    os.chown(merged / "both", 3, 4)
+    assert ((merged / "both").stat().st_uid, (merged / "both").stat().st_gid) == (3, 4)
+    mounts.unmount(merged)
+    assert ((place.upper / "new").stat().st_uid, (place.upper / "new").stat().st_gid) == (
+        1000,
+        2000,
+    )
+    assert (place.upper / "both").stat().st_uid == 1003
+
+
+def test_directories_of_lower_layers_move_only_with_redirects_on(place: Place) -> None:
+    merged = place.mount()
+    with pytest.raises(OSError, match="cross-device"):
+        os.rename(merged / "dir", merged / "moved")
+    (merged / "own").mkdir()
+    os.rename(merged / "own", merged / "moved")
+    mounts.unmount(merged)
+    eventually(place.ended, what="the end of the process")
+    place.mount(",redirect_dir=on")
+    os.rename(merged / "dir", merged / "far")
+    assert (merged / "far" / "inner").read_text() == "inner"
+    mounts.unmount(merged)
+
+
+def test_static_link_counts_and_no_acl_and_no_attributes(place: Place) -> None:
+    merged = place.mount(",static_nlink,noacl,noxattrs=1")
+    assert (merged / "dir").stat().st_nlink == 1
+    with pytest.raises(OSError, match="not supported"):
+        os.setxattr(merged / "base", "user.x", b"")
+    with pytest.raises(OSError, match="not supported"):
+        os.setxattr(merged / "base", "system.posix_acl_access", b"")
+    mounts.unmount(merged)
+
+
+def test_short_timeouts_still_show_everything(place: Place) -> None:
+    merged = place.mount(",timeout=0,volatile")
+    with (merged / "base").open("a") as file:
+        file.write("+")
+        file.flush()
+        os.fsync(file.fileno())
+    assert (merged / "base").read_text() == "base+"
+    mounts.unmount(merged)
+
+
+def test_hard_links_are_whole_in_the_upper_directory_after_the_unmount(place: Place) -> None:
+    os.link(place.below / "base", place.below / "again")
+    merged = place.mount()
+    (merged / "base").write_text("changed")
+    mounts.unmount(merged)
+    eventually(place.ended, what="the end of the process")
+    assert (place.upper / "again").read_text() == "changed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["-o", "lowerdri=x"], 2, "did you mean 'lowerdir'?"),
+        (["-o", "lowerdir=/", "a", "b", "c"], 2, "one argument too many"),
+        (["-o", "lowerdir=/", "/no/such/place"], 2, "is not a directory; make it first"),
+        (["-o", "lowerdir=/,xattr_permissions=1"], 1, "not supported; run as root"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_wrong_use_is_refused(place: Place, arguments: list[str], status: int, words: str) -> None:
+    target = [] if not arguments or len(arguments) > 2 else [place.mnt]
+    done = place.run(*arguments, *target, check=False)
+    assert done.returncode == status
+    assert words in done.stderr
+    assert not mounts.mounted_at(place.mnt)
+
+
+def test_layers_that_cannot_be_opened_fail_before_anything_is_mounted(place: Place) -> None:
+    place.work.rmdir()
+    place.work.symlink_to("/proc")
+    done = place.run("-o", place.layers, place.mnt, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("snapfs-overlay: ")
+    assert place.ended()
+
+
+def test_help_shows_an_example_and_version_a_number(place: Place) -> None:
+    assert "lowerdir=/base,upperdir=/up,workdir=/work" in place.run("--help").stdout
+    assert place.run("-V").stdout.startswith("snapfs-overlay, version ")
