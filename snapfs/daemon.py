@@ -179,7 +179,13 @@ def _lane_record(it: LaneStatus) -> LaneRecord:
 
 def _lane(config: Config) -> Lane:
     mountpoint = config.state / "mnt" / LANE
-    return Lane(LANE, mountpoint, config.root, log_level=config.log_level)
+    return Lane(
+        LANE,
+        mountpoint,
+        config.root,
+        log_level=config.log_level,
+        log_format=config.log_format,
+    )
 
 
 def _check_socket(config: Config) -> None:

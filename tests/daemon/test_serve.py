@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -68,6 +69,18 @@ def test_a_ready_service_is_mounted_answers_and_ends_with_nothing_left(base: Pat
     assert mounts_below(base) == []
     assert not daemon.address.exists()
     eventually(lambda: not processes_below(base), what="the worker's end")
+
+
+def test_every_line_of_a_json_log_is_json_the_workers_too(base: Path) -> None:
+    daemon = RunningDaemon(base, arguments=["--log-format", "json"])
+    daemon.ready_mark = '"event": "daemon.ready"'
+    daemon.start()
+    mount(daemon, "work")
+    daemon.run("umount", base / "at-work")
+    assert daemon.stop() == 0
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    assert {"daemon.ready", "lane.tree_opened", "daemon.stopped"} <= {it["event"] for it in lines}
+    assert {it["lane"] for it in lines if it["event"] == "lane.tree_opened"} == {"main"}
 
 
 def test_snapshots_survive_a_restart(base: Path) -> None:
