@@ -88,9 +88,7 @@ def run(base: Path) -> None:
     measure("open + close, reading", lambda n: os.close(tree.open(n, os.O_RDONLY)), nodes)
     measure("forget", lambda n: inodes.forget(n.ino, n.nlookup), nodes)
     nodes = [tree.lookup(directory, name) for name in names[:500]]
-    measure(
-        "copy-up of 100 bytes, synced", lambda n: os.close(tree.open(n, os.O_RDWR)), nodes
-    )
+    measure("copy-up of 100 bytes, synced", lambda n: os.close(tree.open(n, os.O_RDWR)), nodes)
     measure("negative lookup in a merged directory", missing, names)
     measure("lookup of an upper file, copied up", lambda n: tree.lookup(directory, n), names[:500])
     work = tree.mkdir(tree.root, b"work", 0o755, **who)
