@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 LANE = "main"
 SERVICES_GROUP = "snapfs.services"
 HEALTH_INTERVAL_S = 10.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The last comes when a terminal closes over a service in the foreground."""
 FORCED_EXIT_S = 3.0
 """After a second signal, for what can still be ended in order."""
 MARGIN_S = 5.0
@@ -249,7 +251,7 @@ class Daemon:
         log.info("daemon.stopped")
 
     async def _signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name

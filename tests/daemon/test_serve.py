@@ -94,7 +94,8 @@ def test_snapshots_survive_a_restart(base: Path) -> None:
     daemon.run("mount", "work", target)
     assert (target / "file").read_text() == "kept"
     daemon.run("umount", target)
-    assert daemon.stop() == 0
+    assert daemon.stop(signal.SIGHUP) == 0
+    assert mounts_below(base) == []
 
 
 def test_what_is_in_use_is_served_after_a_stop_until_it_is_let_go(base: Path) -> None:
