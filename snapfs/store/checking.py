@@ -125,7 +125,10 @@ class _Check:
             self._row_in_scope(key, table, row, scope)
 
     def _row_in_scope(self, key: bytes, table: Table[Any], row: Row[Any], scope: int) -> None:
-        if self._tx.item(Sub.NAME, schema.name_key(table.tag, scope, row.name.encode())) != key:
+        if (
+            self._tx.item(Sub.NAME, schema.name_key(table.tag, scope, table.name_bytes(row.name)))
+            != key
+        ):
             self._say(Sub.ROW, key, f"{table.name} {row.name[:64]!r} is not found by its name")
         for which, value in table.index_values(row.body):
             if not self._has(Sub.IDX, schema.index_key(table.tag, which, scope, value, row.oid)):
@@ -165,7 +168,11 @@ class _Check:
         if found is None:
             return
         table, row = found
-        expected = (table.tag, self._tx.scope_number(row.scope), schema.fit(row.name.encode()))
+        expected = (
+            table.tag,
+            self._tx.scope_number(row.scope),
+            schema.fit(table.name_bytes(row.name)),
+        )
         if schema.split_name_key(key) != expected:
             self._say(Sub.NAME, key, f"leads to row {oid}, which has another name")
 

@@ -43,8 +43,9 @@ class Keeper(ReadTx):
         if table.validate is not None:
             table.validate(body)
 
-    def _check_name_free(self, table: Table[Any], scope: str, name: str) -> None:
-        if self._oid_of(table, scope, name) is not None:
+    def _check_name_free(self, table: Table[Any], scope: str, name: str, own: int = 0) -> None:
+        """Raise AlreadyExists when another row than `own` has the name."""
+        if self._oid_of(table, scope, name) not in (None, own):
             raise AlreadyExists(f"{table.name} {name[:64]!r} already exists; choose another name")
 
     def _check_unique(self, table: Table[B], row: Row[B], new: set[tuple[int, bytes]]) -> None:
@@ -105,7 +106,7 @@ class Keeper(ReadTx):
 
     def _name_key(self, table: Table[Any], row: Row[Any]) -> bytes:
         scope = self._make_scope(row.scope)
-        return schema.name_key(table.tag, scope, schema.utf8(row.name, "name"))
+        return schema.name_key(table.tag, scope, table.name_bytes(row.name))
 
     def _change_indexes(
         self,

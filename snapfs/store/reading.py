@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import lmdb
 
 from snapfs.model import Compacted, DataLoss, Internal, InvalidArgument
-from snapfs.store import events, schema, tables
+from snapfs.store import events, finding, schema, tables
 from snapfs.store.environment import Txn
 from snapfs.store.events import Event
+from snapfs.store.finding import By
 from snapfs.store.schema import FORWARD, REVERSE, Sub
 from snapfs.store.tables import Registry, Row, Table
 
@@ -55,7 +56,7 @@ class ReadTx:
         row = self.by_oid(table, oid)
         if row is None:
             raise DataLoss(f"{table.name} {name[:64]!r} has no row {oid}; run `snapfs fsck`")
-        if row.name != name:
+        if table.name_form(row.name) != table.name_form(name):
             raise DataLoss(
                 f"{table.name} {name[:64]!r} leads to row {oid}, which is {row.name[:64]!r}; "
                 "run `snapfs fsck`"
@@ -85,27 +86,36 @@ class ReadTx:
         if number is None:
             return
         head = schema.name_prefix(table.tag, number)
-        wanted = schema.utf8(prefix, "prefix")
-        start = schema.name_key(table.tag, number, schema.utf8(after, "name")) if after else None
-        for key, value in self._walk(Sub.NAME, head + wanted[: schema.NAME_BYTES], after=start):
+        wanted = table.name_form(prefix)
+        begin = schema.utf8(wanted, "prefix")[: schema.NAME_BYTES]
+        start = schema.name_key(table.tag, number, table.name_bytes(after)) if after else None
+        for key, value in self._walk(Sub.NAME, head + begin, after=start):
             row = self._named(table, key, value)
-            if row is not None and row.name.startswith(prefix):
+            if row is not None and table.name_form(row.name).startswith(wanted):
                 yield row
 
     def find(self, table: Table[B], index: str, value: bytes, *, scope: str) -> Iterator[Row[B]]:
-        """Yield the rows of a scope that the index has under exactly `value`, in order of oid."""
-        number = self.scope_number(scope)
-        if number is None:
-            return
-        which = table.index_number(index)
-        head = schema.index_prefix(table.tag, which, number, value)
-        key_of = table.indexes[which].key
-        for key, _ in self._walk(Sub.IDX, head):
-            if len(key) != len(head) + 8:
-                continue  # a longer value that goes on with 00
-            row = self.by_oid(table, schema.number(key[-8:]))
-            if row is not None and value in key_of(row.body):
-                yield row
+        """Yield the rows of a scope that the index has under exactly `value`, in order of oid.
+
+        Raises InvalidFindBy at once when the table has no such index.
+        """
+        return self._find(table, table.index_number(index), value, scope)
+
+    def find_prefix(
+        self, table: Table[B], index: str, prefix: bytes, *, scope: str
+    ) -> Iterator[Row[B]]:
+        """Yield each row of a scope once that the index has under values beginning with `prefix`.
+
+        They come in order of their least such value. Raises InvalidFindBy as `find` does.
+        """
+        return self._find_prefix(table, table.index_number(index), prefix, scope)
+
+    def select(self, table: Table[B], by: By, *, scope: str) -> Iterator[Row[B]]:
+        """Yield the rows of a scope that `by` describes, each once; see finding.py.
+
+        Raises InvalidFindBy at once when it names an index that the table has not.
+        """
+        return finding.select(self, table, by, scope)
 
     def referrers(self, oid: int, kind: int) -> Iterator[int]:
         """Yield the oids of the rows with an edge of `kind` to `oid`, in order."""
@@ -171,6 +181,35 @@ class ReadTx:
         except lmdb.Error as error:
             raise _ended(error) from error
 
+    def _find(self, table: Table[B], which: int, value: bytes, scope: str) -> Iterator[Row[B]]:
+        number = self.scope_number(scope)
+        if number is None:
+            return
+        head = schema.index_prefix(table.tag, which, number, value)
+        key_of = table.indexes[which].key
+        for key, _ in self._walk(Sub.IDX, head):
+            if len(key) != len(head) + 8:
+                continue  # a longer value that goes on with 00
+            row = self.by_oid(table, schema.number(key[-8:]))
+            if row is not None and value in key_of(row.body):
+                yield row
+
+    def _find_prefix(
+        self, table: Table[B], which: int, prefix: bytes, scope: str
+    ) -> Iterator[Row[B]]:
+        number = self.scope_number(scope)
+        if number is None:
+            return
+        head = schema.index_values_prefix(table.tag, which, number, prefix)
+        key_of = table.indexes[which].key
+        for key, _ in self._walk(Sub.IDX, head):
+            row = self.by_oid(table, schema.number(key[-8:]))
+            if row is None:
+                continue
+            wanted = [schema.fit(v) + b"\0" for v in key_of(row.body) if v.startswith(prefix)]
+            if wanted and schema.split_index_key(key)[3] + b"\0" == min(wanted):
+                yield row  # at its least value only, so once
+
     def _events(self, after_rev: int) -> Iterator[Event]:
         start = schema.log_key(after_rev, (1 << 32) - 1)
         for key, value in self._walk(Sub.LOG, after=start):
@@ -182,7 +221,7 @@ class ReadTx:
         """Return the row that a name leads to, or None when it is gone since the name was read."""
         oid = schema.number(value)
         row = self.by_oid(table, oid)
-        if row is not None and schema.fit(schema.utf8(row.name, "name")) == key[schema.NAME_AT :]:
+        if row is not None and schema.fit(table.name_bytes(row.name)) == key[schema.NAME_AT :]:
             return row
         if self._get(Sub.NAME, key) != value:
             return None
@@ -192,7 +231,7 @@ class ReadTx:
         number = self.scope_number(scope)
         if number is None:
             return None
-        value = self._get(Sub.NAME, schema.name_key(table.tag, number, schema.utf8(name, "name")))
+        value = self._get(Sub.NAME, schema.name_key(table.tag, number, table.name_bytes(name)))
         return None if value is None else schema.number(value)
 
     def scope_number(self, scope: str) -> int | None:

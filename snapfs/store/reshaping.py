@@ -54,13 +54,30 @@ class _Reshaper(Keeper):
         if new == stored:
             return False
         for tag in wanted:
-            if tag in stored and _derived(stored[tag]) != _derived(wanted[tag]):
+            if tag not in stored:
+                continue
+            if stored[tag].fold_case != wanted[tag].fold_case:
+                self._rename(self.registry.by_tag[tag])
+            if _derived(stored[tag]) != _derived(wanted[tag]):
                 self._rebuild(self.registry.by_tag[tag])
         self._put_sys(schema.TABLES_KEY, tables.encode_shapes([new[tag] for tag in sorted(new)]))
         return True
 
     def _has_rows(self, tag: int) -> bool:
         return next(self._walk(Sub.NAME, schema.U16.pack(tag), batch=1), None) is not None
+
+    def _rename(self, table: Table[Any]) -> None:
+        """Make the table's names anew; raise AlreadyExists when two rows would have one."""
+        oids = []
+        for key, value in self._walk(Sub.NAME, schema.U16.pack(table.tag)):
+            oids.append(schema.number(value))
+            self._remove(Sub.NAME, key)
+        for oid in oids:
+            row = self.by_oid(table, oid)
+            if row is None:
+                continue  # a broken name: check() reports it
+            self._check_name_free(table, row.scope, row.name)
+            self._change_name(table, None, row)
 
     def _rebuild(self, table: Table[Any]) -> None:
         for key, _ in self._walk(Sub.IDX, schema.U16.pack(table.tag)):

@@ -25,7 +25,7 @@ transaction that also holds the row's change; callers never touch them.
             The object. oid is from 1 and never reused; key, row.oid and the table agree with it;
             create_rev <= spec_rev <= mod_rev <= "revision".
 
-    name    key    table u16, scope u32, name (utf-8; see `name_part`)
+    name    key    table u16, scope u32, name (see `fit`; utf-8, folded if the table folds case)
             value  oid u64
             Exactly one for each row, and each leads to a row of that table, scope and name.
 
@@ -205,6 +205,11 @@ def split_name_key(key: bytes) -> tuple[int, int, bytes]:
 def index_prefix(table: int, index: int, scope: int, value: bytes) -> bytes:
     """Return what the keys of all rows with this value begin with; an oid makes one whole."""
     return _INDEX_PREFIX.pack(table, index, scope) + fit(value) + b"\0"
+
+
+def index_values_prefix(table: int, index: int, scope: int, prefix: bytes) -> bytes:
+    """Return what the keys of all rows begin with whose value begins with `prefix`."""
+    return _INDEX_PREFIX.pack(table, index, scope) + prefix[:NAME_BYTES]
 
 
 def index_key(table: int, index: int, scope: int, value: bytes, oid: int) -> bytes:

@@ -25,6 +25,10 @@ MAX_ROW_BYTES = 16 * 1024 * 1024
 _encoder = msgspec.msgpack.Encoder()
 
 
+class InvalidFindBy(InvalidArgument):
+    """A search over an index that the table does not declare."""
+
+
 class Row(msgspec.Struct, Generic[B], frozen=True, array_like=True):
     """One object as a transaction saw it; the order of fields is the order on disk."""
 
@@ -72,7 +76,10 @@ class Reference(Generic[B]):
 
 @dataclass(frozen=True, eq=False)
 class Table(Generic[B]):
-    """A kind of object. The tag is for ever; `validate` raises InvalidArgument for a bad body."""
+    """A kind of object. The tag is for ever; `validate` raises InvalidArgument for a bad body.
+
+    `fold_case`: names that differ only in case are one name, found in any case, kept as given.
+    """
 
     tag: int
     name: str
@@ -80,6 +87,7 @@ class Table(Generic[B]):
     indexes: tuple[Index[B], ...] = ()
     references: tuple[Reference[B], ...] = ()
     validate: Callable[[B], None] | None = None
+    fold_case: bool = False
     _tag_bytes: bytes = field(init=False, repr=False, default=b"")
 
     def __post_init__(self) -> None:
@@ -105,11 +113,20 @@ class Table(Generic[B]):
             )
         return schema.seal(schema.U64.pack(row.oid), payload)
 
+    def name_form(self, name: str) -> str:
+        """Return `name` as it is compared: folded where the table's names have no case."""
+        return name.casefold() if self.fold_case else name
+
+    def name_bytes(self, name: str) -> bytes:
+        """Return `name` as it is compared, in UTF-8; raise InvalidArgument when it has none."""
+        return schema.utf8(self.name_form(name), f"{self.name} name")
+
     def index_number(self, name: str) -> int:
         for number, index in enumerate(self.indexes):
             if index.name == name:
                 return number
-        raise InvalidArgument(f"table {self.name} has no index {name!r}")
+        known = ", ".join(index.name for index in self.indexes) or "none"
+        raise InvalidFindBy(f"table {self.name} has no index {name!r}; it has: {known}")
 
     def index_values(self, body: B) -> set[tuple[int, bytes]]:
         """Return every (index number, value) under which a row with `body` is found."""
@@ -159,6 +176,8 @@ class Shape(msgspec.Struct, frozen=True, array_like=True):
     name: str
     indexes: list[tuple[str, bool]]
     references: list[tuple[int, bool]]
+    fold_case: bool = False
+    """Absent in what was written before there were such tables."""
 
 
 class Registry:
@@ -181,6 +200,7 @@ class Registry:
                 table.name,
                 [(index.name, index.unique) for index in table.indexes],
                 [(reference.kind, reference.strong) for reference in table.references],
+                table.fold_case,
             )
             for _, table in sorted(self.by_tag.items())
         ]

@@ -115,7 +115,7 @@ class WriteTx(Keeper):
         renamed = changed.name != old.name
         if renamed:
             _check_name(table, changed.name)
-            self._check_name_free(table, old.scope, changed.name)
+            self._check_name_free(table, old.scope, changed.name, own=old.oid)
         old_values, new_values = table.index_values(old.body), table.index_values(body)
         self._check_unique(table, changed, new_values - old_values)
         self._check_targets(table, changed)
