@@ -14,7 +14,7 @@ import time
 
 import pyfuse3
 
-from snapfs.fuse import privileges
+from snapfs.fuse import mounts, privileges
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.copyup import CopyUps
@@ -46,6 +46,7 @@ class FileHandlers(Operations):
         self.files: Handles[FileHandle] = Handles()
         self.directories: Handles[DirectoryHandle] = Handles()
         self.copy_ups = CopyUps(self.files, self.threads)
+        self._in_memory: dict[int, bool] = {}
         self._buffer = memoryview(bytearray(MAX_WRITE_BYTES))
         """Of reads on the loop: the reply is sent before anything else runs."""
 
@@ -89,10 +90,10 @@ class FileHandlers(Operations):
             return await blocking(self.threads.file_io, os.pread, handle.fd, size, off)
         target = self._buffer[:size]
         try:
-            done = os.preadv(handle.fd, [target], off, os.RWF_NOWAIT)
+            done = os.preadv(handle.fd, [target], off, handle.read_flags)
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
-                handle.slow = True
+                self._choose_reads(handle)
             elif error.errno != errno.EAGAIN:
                 raise
             return await blocking(self.threads.file_io, os.pread, handle.fd, size, off)
@@ -154,6 +155,14 @@ class FileHandlers(Operations):
         handle = FileHandle(shown, node, fd, writable=writable, lower=not node.up, pid=pid)
         shown.handles += 1
         return pyfuse3.FileInfo(fh=self.files.add(handle), keep_cache=True)
+
+    def _choose_reads(self, handle: FileHandle) -> None:
+        """Read on where the data is in memory always; where it is not, use threads."""
+        device = os.fstat(handle.fd).st_dev
+        if device not in self._in_memory:
+            self._in_memory[device] = mounts.is_in_memory(device)
+        handle.read_flags = 0
+        handle.slow = not self._in_memory[device]
 
     async def truncate(self, tree: Tree, node: Node, size_bytes: int) -> None:
         """Cut a big file in a thread; small ones are left to the caller."""

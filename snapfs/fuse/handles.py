@@ -23,6 +23,7 @@ class FileHandle:
         "lower",
         "node",
         "pid",
+        "read_flags",
         "set_id",
         "shown",
         "slow",
@@ -44,7 +45,8 @@ class FileHandle:
         self.set_id = False
         """A write may have to take set-id bits away."""
         self.slow = False
-        """Reads without waiting are not supported here."""
+        """Reads may wait and cannot be told not to."""
+        self.read_flags = os.RWF_NOWAIT
         self.slow_until_ns = 0
         """Until then (monotonic) writes go to a thread."""
 

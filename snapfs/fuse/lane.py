@@ -26,6 +26,7 @@ from snapfs.fuse.gate import Gate
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import SnapshotId
 from snapfs.overlay import Attributes, DirEntry, Inodes, Node, Tree, TreeSpec, identity
+from snapfs.snapshots import claims
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +79,7 @@ class LaneRoot:
         now_ns = time.time_ns()
         return Attributes(
             ino=node.ino,
-            mode=node.type | (0o755 if node.is_dir else 0o400),
+            mode=node.type | (0o700 if node.is_dir else 0o400),
             nlink=2 if node.is_dir else 1,
             uid=0,
             gid=0,
@@ -215,6 +216,8 @@ class LaneForest(Forest):
         return os.statvfs(self._storage)
 
     def _open(self, key: int, layers: Layers) -> Tree:
+        if layers.work is not None and not claims.show(layers.work):
+            _refuse(errno.ENOENT)  # it is being committed, or was just now
         spec = TreeSpec(layers.id, layers.lowers, layers.upper, layers.work)
         tree = Tree(spec, self.inodes)
         gate = self._frozen.get(layers.id) or Gate()

@@ -70,6 +70,12 @@ def mount_table() -> list[MountPoint]:
         return [_parse(line) for line in lines]
 
 
+def is_in_memory(device: int) -> bool:
+    """Say whether a file system (st_dev) keeps its files in memory, so that reads never wait."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(it.device == number and it.type in ("tmpfs", "ramfs") for it in mount_table())
+
+
 def set_read_ahead(device: str, size_kib: int) -> bool:
     """Set a super block's read-ahead; False where /sys is read-only or lacks the device."""
     try:

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import assert_never
 
 import msgspec
 import pyfuse3
@@ -57,8 +58,8 @@ class Worker:
                 except msgspec.MsgspecError as error:
                     log.error("worker.bad_packet", error=str(error))
                     continue
-                nursery.start_soon(self._obey, message)
-        log.warning("worker.supervisor_gone", effect="serving on")
+                nursery.start_soon(self._handle, message)
+        log.info("worker.supervisor_gone", effect="serving on while the mount is in use")
 
     async def say(self, message: control.Message) -> None:
         """Send a message; a supervisor that is gone does not matter."""
@@ -71,24 +72,33 @@ class Worker:
         except OSError:
             return b""
 
-    async def _obey(self, message: control.Message) -> None:
+    async def _handle(self, message: control.Message) -> None:
+        try:
+            answer = await self._obey(message)
+        except Exception as error:
+            log.exception("worker.request_failed", request=str(message))
+            answer = control.Answer(getattr(message, "id", 0), error=f"{error!r}; see the log")
+        if answer is not None:
+            await self.say(answer)
+
+    async def _obey(self, message: control.Message) -> control.Answer | None:
         match message:
             case control.Freeze():
-                answer = await self._freeze(message)
+                return await self._freeze(message)
             case control.Thaw():
                 self._forest.thaw(SnapshotId(message.snapshot))
-                answer = control.Answer(message.id)
             case control.Drop():
-                answer = await self._drop(message)
+                return await self._drop(message)
             case control.GetStatus():
-                answer = control.Answer(message.id, status=self._status())
+                return control.Answer(message.id, status=self._status())
             case control.Stop():
                 pyfuse3.terminate()
-                answer = control.Answer(message.id)
-            case _:
+            case control.Begin() | control.Ready() | control.Answer():
                 log.error("worker.unexpected_message", message=str(message))
-                return
-        await self.say(answer)
+                return None
+            case _:
+                assert_never(message)
+        return control.Answer(message.id)
 
     async def _freeze(self, wish: control.Freeze) -> control.Answer:
         snapshot_id = SnapshotId(wish.snapshot)

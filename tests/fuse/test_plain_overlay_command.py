@@ -14,7 +14,7 @@ import pytest
 from snapfs.fuse import mounts
 from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
-from tests.support.overlay.kernel import overlay
+from tests.support.overlay.kernel import overlay, tmpfs
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -263,3 +263,16 @@ def test_layers_that_cannot_be_opened_fail_before_anything_is_mounted(place: Pla
 def test_help_shows_an_example_and_version_a_number(place: Place) -> None:
     assert "lowerdir=/base,upperdir=/up,workdir=/work" in place.run("--help").stdout
     assert place.run("-V").stdout.startswith("snapfs-overlay, version ")
+
+
+def test_layers_in_memory_are_read_and_changed(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "memory") as memory:
+        place = Place(memory)
+        merged = place.mount()
+        (merged / "base").write_bytes(bytes(range(256)) * 1000)
+        with (merged / "base").open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert file.readall() == bytes(range(256)) * 1000
+        assert (merged / "both").read_text() == "low"
+        mounts.unmount(merged)
+        eventually(place.ended, what="the end of the process")
