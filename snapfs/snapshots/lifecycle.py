@@ -4,6 +4,7 @@
             -> one transaction writes the row
     commit  freeze the tree -> data durable -> usage measured -> one transaction turns key into name
             -> the tree is dropped; on a failure before the transaction it is thawed
+            (what nobody ever looked at is claimed instead: claims.py)
     remove  one transaction removes the row and writes an intent -> the tree is dropped
             -> the directory is deleted in the background, then the intent cleared
 
@@ -40,8 +41,8 @@ from snapfs.model import (
     Usage,
     View,
 )
+from snapfs.snapshots import claims, records, recovery
 from snapfs.snapshots import mounts as rules
-from snapfs.snapshots import records, recovery
 from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
 from snapfs.snapshots.examination import Report, examine
@@ -198,7 +199,7 @@ class Snapshotter:
             with self._store.view() as tx:
                 _check_same(tx, key, identity)
                 records.check_commit(tx, key, name, parent)
-            with self._frozen(identity):
+            with self._still(identity):
                 usage = self._settle_data(key, identity)
 
                 def record(tx: WriteTx) -> Committed:
@@ -206,12 +207,36 @@ class Snapshotter:
                     return records.commit(tx, key, name, usage, labels, parent)
 
                 done = self._meta.apply(record)
-            self._steps("commit.recorded")
-            self._drop(identity)
         self._steps("commit.dropped")
         dur_ms = round((time.monotonic() - began) * 1000)
         log.info("snapshot.committed", key=key, name=name, id=identity, dur_ms=dur_ms)
         return done
+
+    @contextmanager
+    def _still(self, identity: SnapshotId) -> Iterator[None]:
+        """Let nothing change a tree from now on, unless the block fails."""
+        is_claimed = claims.claim(self._layers.work(identity))
+        hold = self._claimed if is_claimed else self._frozen
+        with hold(identity):
+            self._steps("commit.frozen")
+            yield
+        self._steps("commit.recorded")
+        if not is_claimed:
+            self._drop(identity)
+
+    @contextmanager
+    def _claimed(self, identity: SnapshotId) -> Iterator[None]:
+        """Keep the claim on a tree for good, unless the block fails.
+
+        A worker may have read that the snapshot is active and find the claim only afterwards.
+        """
+        is_done = False
+        try:
+            yield
+            is_done = True
+        finally:
+            if not is_done:
+                self._release(identity)
 
     @contextmanager
     def _frozen(self, identity: SnapshotId) -> Iterator[None]:
@@ -219,7 +244,6 @@ class Snapshotter:
         self._trees.freeze(identity, timeout_s=self._deadline_s)
         is_done = False
         try:
-            self._steps("commit.frozen")
             yield
             is_done = True
         finally:
@@ -268,6 +292,12 @@ class Snapshotter:
         has_directory = kind is not Kind.VIEW
         intent = recovery.promise_removal(tx, identity) if has_directory else None
         return kind, identity, intent
+
+    def _release(self, identity: SnapshotId) -> None:
+        try:
+            claims.release(self._layers.work(identity))
+        except OSError as error:
+            log.error("tree.release_failed", id=identity, error=str(error))
 
     def _thaw(self, identity: SnapshotId) -> None:
         try:

@@ -1,8 +1,8 @@
 """What an earlier process promised and did not finish, settled before anything else happens.
 
 A directory of a reserved range without a row is an unfinished creation: it was never visible, so
-it is undone, by promising its removal. Promised removals go on. Commit needs nothing: its one
-transaction either happened, or the snapshot is still active.
+it is undone, by promising its removal. Promised removals go on. Of a commit, whose one transaction
+either happened or did not, only the claim on the tree is given back.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from snapfs.model import SnapshotId
-from snapfs.snapshots import records
+from snapfs.model import Kind, SnapshotId
+from snapfs.snapshots import claims, records
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.schema import Creating, Removing, decode_intent, encode_intent
 from snapfs.store import ReadTx, Store, WriteTx
@@ -49,6 +49,9 @@ def recover(store: Store, layers: LayerDirectories) -> Mapping[int, SnapshotId]:
     with store.view() as tx:
         left = promises(tx)
         undone = unfinished(tx, left, layers.ids())
+        active = [row.body.id for row in records.rows(tx) if row.body.kind == Kind.ACTIVE.value]
+    for identity in active:
+        claims.release(layers.work(identity))
     if not left.creating:
         return left.removing
 

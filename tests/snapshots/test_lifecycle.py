@@ -18,7 +18,7 @@ from snapfs.model import (
     Usage,
     View,
 )
-from snapfs.snapshots import LayerReader, NoTrees, Snapshotter, fsck
+from snapfs.snapshots import LayerReader, NoTrees, Snapshotter, claims, fsck
 
 
 def layer(root, snapshotter, name):
@@ -115,6 +115,7 @@ def test_commit_freezes_measures_and_drops_in_this_order(root, trees):
     with Snapshotter(root, trees=trees, steps=steps.append) as snapshotter:
         snapshotter.prepare("a")
         (layer(root, snapshotter, "a") / "fs" / "file").write_bytes(b"x" * 10_000)
+        assert claims.show(layer(root, snapshotter, "a") / "work")
         steps.clear()
         done = snapshotter.commit("a", "base", {"k": "v"})
         assert steps == [
@@ -161,6 +162,7 @@ def test_a_commit_that_fails_after_the_freeze_thaws_and_can_be_repeated(root, tr
     done = []
     with Snapshotter(root, trees=trees, steps=fail) as snapshotter:
         snapshotter.prepare("a")
+        assert claims.show(layer(root, snapshotter, "a") / "work")
         with pytest.raises(OSError, match="made to fail"):
             snapshotter.commit("a", "base")
         assert trees.calls == [("freeze", 1), ("thaw", 1)]
@@ -169,8 +171,9 @@ def test_a_commit_that_fails_after_the_freeze_thaws_and_can_be_repeated(root, tr
         snapshotter.commit("a", "base")
 
 
-def test_a_tree_that_does_not_freeze_refuses_the_commit(snapshotter, trees):
+def test_a_tree_that_does_not_freeze_refuses_the_commit(root, snapshotter, trees):
     snapshotter.prepare("a")
+    assert claims.show(layer(root, snapshotter, "a") / "work")
     trees.refuse = {"freeze"}
     with pytest.raises(DeadlineExceeded, match="freeze of tree 1"):
         snapshotter.commit("a", "base")
@@ -178,9 +181,10 @@ def test_a_tree_that_does_not_freeze_refuses_the_commit(snapshotter, trees):
 
 
 @pytest.mark.logs("tree.drop_failed")
-def test_a_tree_that_cannot_be_dropped_does_not_undo_what_is_done(snapshotter, trees):
+def test_a_tree_that_cannot_be_dropped_does_not_undo_what_is_done(root, snapshotter, trees):
     trees.refuse = {"drop"}
     snapshotter.prepare("a")
+    assert claims.show(layer(root, snapshotter, "a") / "work")
     assert snapshotter.commit("a", "base").name == "base"
     snapshotter.view("v", "base")
     snapshotter.remove("v")
@@ -217,8 +221,9 @@ def test_a_snapshot_removed_while_it_is_committed_is_not_found(root, trees):
             snapshotter.commit("a", "base")
 
 
-def test_two_commits_of_one_key_at_once_give_one_snapshot(snapshotter, trees):
+def test_two_commits_of_one_key_at_once_give_one_snapshot(root, snapshotter, trees):
     snapshotter.prepare("a")
+    assert claims.show(layer(root, snapshotter, "a") / "work")
     outcomes = []
 
     def commit(number):
