@@ -3,8 +3,7 @@
 The mount and its descriptor belong to the lane, not to the worker: when a worker dies, the watcher
 starts another on the same descriptor, with the same code as the first. Requests made meanwhile wait
 in the kernel. What a worker must know besides the layers, which snapshots are frozen, is kept here
-and told to each new one. (Handing the descriptor to the service manager, or taking it back after a
-restart of this process, goes into `_open`: nothing else cares where a connection came from.)
+and told to each new one.
 
 Thread-safe. `_changed` (a condition) guards all state; no call to a worker or the kernel is made
 under it. Every method returns within its deadline. No method touches a path inside the mount.
@@ -14,20 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
-import os
-import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from snapfs.fuse import control, mounts
-from snapfs.fuse.handover import FS_SUBTYPE, MAX_READ_AHEAD_BYTES, Connection, connect
+from snapfs.fuse import control
+from snapfs.fuse.lanemount import LaneMount, real_mountpoint
 from snapfs.fuse.process import WorkerProcess
 from snapfs.model import (
     DeadlineExceeded,
@@ -40,12 +36,12 @@ from snapfs.model import (
 
 log = structlog.get_logger(__name__)
 
-FS_TYPE = f"fuse.{FS_SUBTYPE}"
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 5.0
 STEADY_S = 10.0
 """A worker that lived this long clears the back-off."""
 CALL_TIMEOUT_S = 10.0
+ASK_AGAIN_S = 0.02
 REAP_TIMEOUT_S = 2.0
 """For a worker to end after it closed its channel."""
 ANSWER_TIMEOUT_S = 1.0
@@ -93,13 +89,13 @@ class Lane:
         log_format: str = "text",
     ) -> None:
         self.name = name
-        self._mountpoint = _real(mountpoint)
+        self._mountpoint = real_mountpoint(mountpoint)
         self._root = root
         self._log_level = log_level
         self._log_format = log_format
         self._changed = threading.Condition()
         self._state = LaneState.STOPPED
-        self._connection: Connection | None = None
+        self._mount: LaneMount | None = None
         self._worker: WorkerProcess | None = None
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -118,13 +114,12 @@ class Lane:
             self._state = LaneState.STARTING
             self._stopping.clear()
         try:
-            self._connection = self._open(timeout_s)
-            worker = self._start_worker(self._connection, deadline_s)
+            mount = self._mount = LaneMount.open(self._mountpoint, timeout_s=timeout_s)
+            worker = self._start_worker(mount, deadline_s)
         except SnapfsError:
             self._abandon()
             raise
-        _tune(self._mountpoint)
-        self._settle_flush(_left(deadline_s))
+        mount.settle(_left(deadline_s))
         self._watcher = threading.Thread(
             target=self._watch, args=(worker,), name=f"lane-{self.name}-watcher", daemon=True
         )
@@ -140,22 +135,24 @@ class Lane:
         deadline_s = time.monotonic() + timeout_s
         self._stopping.set()
         with self._changed:
-            connection, worker, watcher = self._connection, self._worker, self._watcher
-            self._connection = self._worker = self._watcher = None
+            mount, worker, watcher = self._mount, self._worker, self._watcher
+            self._mount = self._worker = self._watcher = None
             self._state = LaneState.STOPPED
             self._changed.notify_all()
-        if connection is None:
+        if mount is None:
             return
         if worker is not None and _hangs(worker, min(ANSWER_TIMEOUT_S, timeout_s / 4)):
-            self._abort(worker)
+            log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
+            worker.kill()
+            mount.abort()
         else:
-            self._unmount(timeout_s / 2)
+            mount.unmount(timeout_s / 2)
         if worker is not None:
             worker.close(1.0)
-            self._end(worker, connection, deadline_s)
+            self._end(worker, mount, deadline_s)
         if watcher is not None:
-            watcher.join(max(1.0, deadline_s - time.monotonic()))
-        os.close(connection.fd)
+            watcher.join(max(1.0, _left(deadline_s)))
+        mount.close()
         log.info("lane.stopped", lane=self.name)
 
     def status(self, timeout_s: float = 2.0) -> LaneStatus:
@@ -224,6 +221,7 @@ class Lane:
             try:
                 worker.call(build, deadline_s)
             except Unavailable:
+                self._stopping.wait(ASK_AGAIN_S)
                 continue
             return
 
@@ -255,32 +253,13 @@ class Lane:
             with contextlib.suppress(SnapfsError):  # it undoes late freezes by itself as well
                 worker.call(partial(control.Thaw, snapshot=snapshot_id), time.monotonic() + 1.0)
 
-    def _open(self, timeout_s: float) -> Connection:
-        clear_stale(self._mountpoint)
-        above = mounts.mounted_at(self._mountpoint)
-        if above:
-            raise FailedPrecondition(
-                f"{self._mountpoint}: a {above[-1].type} is mounted here; unmount it first"
-            )
-        try:
-            self._mountpoint.mkdir(mode=0o711, parents=True, exist_ok=True)
-            return connect(
-                self._mountpoint,
-                # Names the lane also in bind mounts that outlive it; see service/mounted.py.
-                source=f"{FS_SUBTYPE}:{self._mountpoint}",
-                options=("allow_other",),
-                timeout_s=timeout_s,
-            )
-        except OSError as error:
-            raise Unavailable(_why_no_mount(self._mountpoint, error)) from error
-
-    def _start_worker(self, connection: Connection, deadline_s: float) -> WorkerProcess:
+    def _start_worker(self, mount: LaneMount, deadline_s: float) -> WorkerProcess:
         with self._changed:
             frozen = tuple(sorted(self._frozen))
         try:
             worker = WorkerProcess(
                 self.name,
-                connection,
+                mount.connection,
                 self._root,
                 log_level=self._log_level,
                 log_format=self._log_format,
@@ -290,35 +269,31 @@ class Lane:
             raise Internal(f"lane {self.name}: cannot start a worker: {error}") from error
         try:
             worker.wait_ready(deadline_s, unless=self._stopping)
+            given_up = self._take_on(worker, frozen)
         except SnapfsError:
             worker.kill()
             worker.close(1.0)
             raise
-        with self._changed:
-            self._worker = worker
-            self._restarts += self._state is LaneState.RESTARTING
-            self._state = LaneState.SERVING
-            given_up = set(frozen) - self._frozen
-            self._changed.notify_all()
         self._thaw_late(worker, given_up)
         return worker
 
-    def _settle_flush(self, timeout_s: float) -> None:
-        """Let the kernel learn that nobody wants a FLUSH, so that no close(2) waits for a worker.
-
-        The one time that we use our own mount; on a thread, as nothing else ends a request.
-        """
-        probe = os.fsencode(self._mountpoint) + b"/" + control.PROBE_NAME
-        attempt = threading.Thread(target=_open_and_close, args=(probe,), daemon=True)
-        attempt.start()
-        attempt.join(timeout_s)
+    def _take_on(self, worker: WorkerProcess, frozen: Iterable[SnapshotId]) -> set[SnapshotId]:
+        """Make a ready worker the lane's; return what it froze and need not any more."""
+        with self._changed:
+            if self._stopping.is_set():
+                raise Unavailable(f"lane {self.name} is being stopped")
+            self._worker = worker
+            self._restarts += self._state is LaneState.RESTARTING
+            self._state = LaneState.SERVING
+            self._changed.notify_all()
+            return set(frozen) - self._frozen
 
     def _abandon(self) -> None:
         """Undo what `start` did; the mount serves nobody, so it is aborted."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            _unmount_all(self._mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
-            os.close(connection.fd)
+        mount, self._mount = self._mount, None
+        if mount is not None:
+            mount.abort()
+            mount.close()
         with self._changed:
             self._state = LaneState.STOPPED
 
@@ -328,10 +303,10 @@ class Lane:
         while True:
             worker.gone.wait()
             with self._changed:
-                connection = self._connection
-                if self._stopping.is_set() or connection is None:
+                mount = self._mount
+                if self._stopping.is_set() or mount is None:
                     return
-                ended = is_ended(connection.fd)
+                ended = mount.ended
                 self._state = LaneState.UNMOUNTED if ended else LaneState.RESTARTING
                 self._worker = None
                 self._changed.notify_all()
@@ -342,16 +317,16 @@ class Lane:
             log.error("lane.worker_died", lane=self.name, pid=worker.pid, exit_status=exit_status)
             lived_s = time.monotonic() - worker.started_s
             delay_s = FIRST_DELAY_S if lived_s > STEADY_S else min(delay_s * 2, LONGEST_DELAY_S)
-            successor = self._succeed(connection, delay_s)
+            successor = self._succeed(mount, delay_s)
             if successor is None:
                 return
             worker = successor
 
-    def _succeed(self, connection: Connection, delay_s: float) -> WorkerProcess | None:
+    def _succeed(self, mount: LaneMount, delay_s: float) -> WorkerProcess | None:
         """Start the next worker, however often it takes; None when the lane stops first."""
         while not self._stopping.wait(delay_s):
             try:
-                worker = self._start_worker(connection, time.monotonic() + READY_TIMEOUT_S)
+                worker = self._start_worker(mount, time.monotonic() + READY_TIMEOUT_S)
             except SnapfsError as error:
                 log.error("lane.restart_failed", lane=self.name, error=str(error))
                 delay_s = min(delay_s * 2, LONGEST_DELAY_S)
@@ -360,67 +335,16 @@ class Lane:
             return worker
         return None
 
-    def _abort(self, worker: WorkerProcess) -> None:
-        """End a mount whose worker hangs: its users get errors, and do not wait for ever."""
-        log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
-        worker.kill()
-        _unmount_all(self._mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
-
-    def _unmount(self, timeout_s: float) -> None:
-        """Unmount, lazily when in use, by force when nobody serves what it still has to write."""
-        attempt = threading.Thread(
-            target=_unmount_all, args=(self._mountpoint, 0), name="lane-unmount", daemon=True
-        )
-        attempt.start()
-        attempt.join(timeout_s)
-        if attempt.is_alive():
-            log.error("lane.unmount_hangs", lane=self.name, mountpoint=str(self._mountpoint))
-            _unmount_all(self._mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
-
-    def _end(self, worker: WorkerProcess, connection: Connection, deadline_s: float) -> None:
+    def _end(self, worker: WorkerProcess, mount: LaneMount, deadline_s: float) -> None:
         """Reap a worker whose mount is gone; leave one that still has users."""
-        if worker.ended_within(_left(deadline_s) if is_ended(connection.fd) else IN_USE_GRACE_S):
+        if worker.ended_within(_left(deadline_s) if mount.ended else IN_USE_GRACE_S):
             return
-        if is_ended(connection.fd):
+        if mount.ended:
             log.error("lane.worker_killed", lane=self.name, pid=worker.pid)
             worker.kill()
             return
         threading.Thread(target=worker.wait, name="lane-reaper", daemon=True).start()
         log.warning("lane.left_serving", lane=self.name, pid=worker.pid, reason="still in use")
-
-
-def clear_stale(mountpoint: Path) -> None:
-    """Lazily unmount what a dead predecessor left at `mountpoint`; other mounts are left alone.
-
-    What containers hold of it stays with them. Asks the old mount nothing, so it cannot hang.
-    """
-    path = _real(mountpoint)
-    while (found := mounts.mounted_at(path)) and found[-1].type == FS_TYPE:
-        log.warning("lane.stale_mount_cleared", mountpoint=str(path))
-        try:
-            mounts.unmount(path, mounts.MNT_DETACH)
-        except OSError as error:
-            raise Unavailable(
-                f"{path}: a stale mount cannot be cleared: {error.strerror}"
-            ) from error
-
-
-def is_ended(fd: int) -> bool:
-    """Say whether the kernel has ended the connection: unmounted everywhere, or aborted."""
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return any(events & select.POLLERR for _, events in poller.poll(0))
-
-
-def _unmount_all(mountpoint: Path, flags: int) -> None:
-    while (found := mounts.mounted_at(mountpoint)) and found[-1].type == FS_TYPE:
-        try:
-            mounts.unmount(mountpoint, flags)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                log.error("lane.unmount_failed", mountpoint=str(mountpoint), error=str(error))
-                return
-            flags |= mounts.MNT_DETACH
 
 
 def _left(deadline_s: float) -> float:
@@ -433,33 +357,3 @@ def _hangs(worker: WorkerProcess, timeout_s: float) -> bool:
     except SnapfsError:
         return not worker.ended_within(0.1)
     return False
-
-
-def _open_and_close(path: bytes) -> None:
-    try:
-        os.close(os.open(path, os.O_RDONLY))
-    except OSError as error:
-        log.error("lane.probe_failed", error=str(error))
-
-
-def _tune(mountpoint: Path) -> None:
-    found = mounts.mounted_at(mountpoint)
-    if found and not mounts.set_read_ahead(found[-1].device, MAX_READ_AHEAD_BYTES // 1024):
-        log.debug("lane.read_ahead_left", mountpoint=str(mountpoint))
-
-
-def _real(path: Path) -> Path:
-    """Resolve all but the last component, which may be a mount that does not answer."""
-    absolute = path.absolute()
-    return absolute.parent.resolve() / absolute.name
-
-
-def _why_no_mount(mountpoint: Path, error: OSError) -> str:
-    match error.errno:
-        case errno.ENOENT | errno.ENXIO | errno.ENODEV:
-            way_out = "load the fuse module (modprobe fuse)"
-        case errno.EPERM | errno.EACCES:
-            way_out = "run as root, with CAP_SYS_ADMIN and /dev/fuse"
-        case _:
-            way_out = "see the kernel's log"
-    return f"{mountpoint}: cannot mount: {error.strerror or error}; {way_out}"

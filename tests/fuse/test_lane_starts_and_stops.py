@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse import mounts
-from snapfs.fuse.supervisor import Lane, LaneState, clear_stale
+from snapfs.fuse.lanemount import clear_stale
+from snapfs.fuse.supervisor import Lane, LaneState
 from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable
 from tests.support.daemon import eventually, processes_below
 from tests.support.lanes import House

@@ -1,0 +1,149 @@
+"""The mount of a lane: made, looked after and ended by the control process.
+
+Owns the descriptor of the connection, which keeps the mount alive whatever happens to workers.
+Nothing here waits for the mounted file system without a deadline. (A descriptor that comes from
+elsewhere, such as the service manager's store, would enter in `open`: nobody else cares where it
+came from.)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+from pathlib import Path
+
+import structlog
+
+from snapfs.fuse import control, mounts
+from snapfs.fuse.handover import FS_SUBTYPE, MAX_READ_AHEAD_BYTES, Connection, connect
+from snapfs.model import FailedPrecondition, Unavailable
+
+log = structlog.get_logger(__name__)
+
+FS_TYPE = f"fuse.{FS_SUBTYPE}"
+
+
+class LaneMount:
+    """One mounted FUSE connection, from `open` to `close`."""
+
+    def __init__(self, mountpoint: Path, connection: Connection) -> None:
+        self.path = mountpoint
+        self.connection = connection
+
+    @classmethod
+    def open(cls, mountpoint: Path, *, timeout_s: float) -> LaneMount:
+        """Mount at `mountpoint`, which is made and cleared of a stale mount of ours.
+
+        Raises FailedPrecondition when something else is mounted there, Unavailable when mounting
+        fails.
+        """
+        path = real_mountpoint(mountpoint)
+        clear_stale(path)
+        above = mounts.mounted_at(path)
+        if above:
+            raise FailedPrecondition(
+                f"{path}: a {above[-1].type} is mounted here; unmount it first"
+            )
+        try:
+            path.mkdir(mode=0o711, parents=True, exist_ok=True)
+            connection = connect(
+                path,
+                # Names the lane also in bind mounts that outlive it; see service/mounted.py.
+                source=f"{FS_SUBTYPE}:{path}",
+                options=("allow_other",),
+                timeout_s=timeout_s,
+            )
+        except OSError as error:
+            raise Unavailable(_why_no_mount(path, error)) from error
+        return cls(path, connection)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the kernel has ended the connection: unmounted everywhere, or aborted."""
+        poller = select.poll()
+        poller.register(self.connection.fd, select.POLLIN)
+        return any(events & select.POLLERR for _, events in poller.poll(0))
+
+    def settle(self, timeout_s: float) -> None:
+        """Finish what needs a worker: read-ahead, and that nobody wants a FLUSH.
+
+        The kernel asks for a FLUSH at each close(2) until it is told not to; a close that waits for
+        a worker which has died would hang. The one time that we use our own mount, so on a thread:
+        nothing else ends a request.
+        """
+        found = mounts.mounted_at(self.path)
+        if found and not mounts.set_read_ahead(found[-1].device, MAX_READ_AHEAD_BYTES // 1024):
+            log.debug("lane.read_ahead_left", mountpoint=str(self.path))
+        probe = os.fsencode(self.path) + b"/" + control.PROBE_NAME
+        attempt = threading.Thread(target=_open_and_close, args=(probe,), daemon=True)
+        attempt.start()
+        attempt.join(timeout_s)
+
+    def unmount(self, timeout_s: float) -> None:
+        """Unmount, lazily when in use, by force when nobody serves what it still has to write."""
+        attempt = threading.Thread(target=self._unmount, args=(0,), daemon=True)
+        attempt.start()
+        attempt.join(timeout_s)
+        if attempt.is_alive():
+            log.error("lane.unmount_hangs", mountpoint=str(self.path))
+            self.abort()
+
+    def abort(self) -> None:
+        """End the connection and unmount: users get errors, and do not wait for ever."""
+        self._unmount(mounts.MNT_FORCE | mounts.MNT_DETACH)
+
+    def close(self) -> None:
+        """Let go of the descriptor; without a worker that has one too, the connection ends."""
+        os.close(self.connection.fd)
+
+    def _unmount(self, flags: int) -> None:
+        while (found := mounts.mounted_at(self.path)) and found[-1].type == FS_TYPE:
+            try:
+                mounts.unmount(self.path, flags)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    log.error("lane.unmount_failed", mountpoint=str(self.path), error=str(error))
+                    return
+                flags |= mounts.MNT_DETACH
+
+
+def clear_stale(mountpoint: Path) -> None:
+    """Lazily unmount what a dead predecessor left at `mountpoint`; other mounts are left alone.
+
+    What containers hold of it stays with them. Asks the old mount nothing, so it cannot hang.
+    """
+    path = real_mountpoint(mountpoint)
+    while (found := mounts.mounted_at(path)) and found[-1].type == FS_TYPE:
+        log.warning("lane.stale_mount_cleared", mountpoint=str(path))
+        try:
+            mounts.unmount(path, mounts.MNT_DETACH)
+        except OSError as error:
+            raise Unavailable(
+                f"{path}: a stale mount cannot be cleared: {error.strerror}"
+            ) from error
+
+
+def real_mountpoint(path: Path) -> Path:
+    """Resolve all but the last component, which may be a mount that does not answer."""
+    absolute = path.absolute()
+    return absolute.parent.resolve() / absolute.name
+
+
+def _open_and_close(path: bytes) -> None:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError as error:
+        log.error("lane.probe_failed", error=str(error))
+
+
+def _why_no_mount(mountpoint: Path, error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT | errno.ENXIO | errno.ENODEV:
+            way_out = "load the fuse module (modprobe fuse)"
+        case errno.EPERM | errno.EACCES:
+            way_out = "run as root, with CAP_SYS_ADMIN and /dev/fuse"
+        case _:
+            way_out = "see the kernel's log"
+    return f"{mountpoint}: cannot mount: {error.strerror or error}; {way_out}"
