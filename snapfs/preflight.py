@@ -15,7 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from snapfs.model import FailedPrecondition, PermissionDenied
+
+log = structlog.get_logger(__name__)
 
 FUSE_DEVICE = Path("/dev/fuse")
 _PROBE_XATTR = "trusted.overlay.opaque"
@@ -45,7 +49,9 @@ def check_fuse_device(device: Path = FUSE_DEVICE) -> None:
 def check_layers_filesystem(root: Path) -> None:
     """Refuse a root whose filesystem cannot hold layers: trusted attributes and whiteouts.
 
-    Creates `root` when it is missing. Tries the real thing in a directory of its own.
+    Creates `root` when it is missing. Tries the real thing in a directory of its own; a full disk
+    leaves nothing to try with, and is no reason to refuse a root that holds layers: somebody must
+    be able to remove some.
     """
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     way_out = (
@@ -57,6 +63,9 @@ def check_layers_filesystem(root: Path) -> None:
             os.setxattr(probe, _PROBE_XATTR, b"y")
             os.mknod(Path(probe, "whiteout"), stat.S_IFCHR | 0o600, os.makedev(0, 0))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and (root / "metadata").is_dir():
+            log.warning("root.full", root=str(root), error=error.strerror)
+            return
         if error.errno in (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         raise FailedPrecondition(

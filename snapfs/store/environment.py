@@ -58,7 +58,7 @@ class Environment:
             except lmdb.Error:
                 self._env.close()
                 raise
-
+        self._ballast: space.Ballast | None = None
         self._users = 1
 
     @classmethod
@@ -138,6 +138,16 @@ class Environment:
         finally:
             self._leave()
 
+    def has_room(self) -> bool:
+        """Say whether the disk has room for something new, not only for removals (`Ballast`).
+
+        Only the writer thread asks.
+        """
+        with faults.translated(self.path):
+            if self._ballast is None:
+                self._ballast = space.Ballast(self.path)
+            return self._ballast.secure()
+
     def begin_write(self) -> Txn:
         """Begin the write transaction; only the writer thread does, and ends it there."""
         return self._env.begin(write=True)
@@ -172,6 +182,9 @@ class Environment:
             self._closed = True
             self._gate.wait_for(lambda: self._views == 0, RESIZE_WAIT_S)
             self._env.close()
+        if self._ballast is not None:
+            self._ballast.close()
+            self._ballast = None
 
     def _enter(self) -> None:
         with self._gate:

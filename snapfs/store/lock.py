@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from snapfs.model import FailedPrecondition
@@ -55,7 +57,8 @@ class WriterLock:
             try:
                 if not _flock(fd, fcntl.LOCK_EX):
                     raise FailedPrecondition(_held(self._path, fd))
-                _sign(fd)
+                with _unless_full():
+                    _sign(fd)
             except (OSError, FailedPrecondition):
                 os.close(fd)
                 raise
@@ -87,6 +90,16 @@ def _flock(fd: int, kind: int) -> bool:
         else:
             return True
     return False
+
+
+@contextmanager
+def _unless_full() -> Iterator[None]:
+    """Go on when the disk is full: a lock without a name holds as well."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in faults.NO_SPACE:
+            raise
 
 
 def _sign(fd: int) -> None:

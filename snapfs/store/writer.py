@@ -121,10 +121,11 @@ class Writer:
         """Run the group in one transaction and commit it durably; raise lmdb.Error if it fails."""
         outcomes: list[_Outcome] = []
         wrote = 0
+        has_room = self._environment.has_room()
         txn = self._environment.begin_write()
         try:
             for request in group:
-                result, failure, changed = self._run_one(txn, request)
+                result, failure, changed = self._run_one(txn, request, has_room=has_room)
                 outcomes.append((request, result, failure))
                 wrote += changed
             if wrote:
@@ -134,7 +135,9 @@ class Writer:
             txn.abort()
         return outcomes
 
-    def _run_one(self, parent: Txn, request: Request[Any]) -> tuple[Any, Exception | None, bool]:
+    def _run_one(
+        self, parent: Txn, request: Request[Any], *, has_room: bool
+    ) -> tuple[Any, Exception | None, bool]:
         """Run one update in a child transaction that is kept only if it succeeds and wrote.
 
         Returns its result, its own error, whether it wrote. Raises lmdb.Error for what concerns
@@ -143,7 +146,13 @@ class Writer:
         result, failure, changed = None, None, False
         child = self._environment.begin_child(parent)
         try:
-            tx = WriteTx(child, self._environment.dbs, self._registry, now_ns=self._clock_ns())
+            tx = WriteTx(
+                child,
+                self._environment.dbs,
+                self._registry,
+                now_ns=self._clock_ns(),
+                has_room=has_room,
+            )
             try:
                 result = request.function(tx)
                 changed = tx.finish()

@@ -17,6 +17,7 @@ from snapfs.model import (
     Conflict,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     TooLarge,
     check_name,
 )
@@ -34,9 +35,16 @@ class WriteTx(Keeper):
     """A state of the store that this update changes; it sees its own changes."""
 
     def __init__(
-        self, txn: Txn, dbs: dict[Sub, lmdb._Database], registry: Registry, *, now_ns: int
+        self,
+        txn: Txn,
+        dbs: dict[Sub, lmdb._Database],
+        registry: Registry,
+        *,
+        now_ns: int,
+        has_room: bool = True,
     ) -> None:
         super().__init__(txn, dbs, registry)
+        self._has_room = has_room
         self.now_ns = now_ns
         """The time of this update; it stamps every row that it writes."""
 
@@ -53,11 +61,13 @@ class WriteTx(Keeper):
         """Create a row and return it; its oid is the next free one unless given.
 
         Raises AlreadyExists when the name, the oid or a unique index's value is taken, NotFound
-        for a strong reference to nothing, InvalidArgument for a bad name, scope or body.
+        for a strong reference to nothing, InvalidArgument for a bad name, scope or body,
+        ResourceExhausted when the disk has room for removals only.
         """
         _check_name(table, name)
         self._check_body(table, body)
         self._check_name_free(table, scope, name)
+        self._check_room(table, name)
         row = Row(
             table=table.tag,
             oid=self._free_oid(oid),
@@ -208,6 +218,13 @@ class WriteTx(Keeper):
         value = table.encode(row)
         self._put(Sub.ROW, schema.U64.pack(row.oid), value)
         self._log(Stored(events.UPDATE, row.oid, new=value, old=old_value))
+
+    def _check_room(self, table: Table[Any], name: str) -> None:
+        if not self._has_room:
+            raise ResourceExhausted(
+                f"no space for the store to take {table.name} {name[:64]!r}: the disk is full, and "
+                "what is left is for removals; free some and repeat"
+            )
 
     def _free_oid(self, oid: int | None) -> int:
         if oid is None:

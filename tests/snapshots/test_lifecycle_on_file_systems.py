@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from snapfs import preflight
 from snapfs.model import Committed, ResourceExhausted
 from snapfs.snapshots import NoTrees, Snapshotter, fsck, roots
 
@@ -67,20 +68,29 @@ def fill(path):
 
 
 def prepare_many(snapshotter):
+    """Prepare snapshots that take much room in the metadata, until that is refused."""
+    labels = {f"label{number}": "x" * 4000 for number in range(10)}
     for number in range(20_000):
-        snapshotter.prepare(f"k{number}", "base")
+        snapshotter.prepare(f"k{number}", "base", labels)
 
 
-@pytest.mark.logs("snapshot.undo_failed", "snapshot.removal_failed")
+@pytest.mark.logs("snapshot.undo_failed", "snapshot.removal_failed", "root.full")
 def test_a_full_disk_refuses_with_a_way_out_and_serves_again_when_there_is_room(root):
     with Snapshotter(root, trees=NoTrees()) as snapshotter:
         snapshotter.prepare("a")
         snapshotter.commit("a", "base")
-        fill(root / "filler")
+        before = [f"before{number}" for number in range(20)]
+        for key in before:
+            snapshotter.prepare(key, "base")
+    fill(root / "filler")
+    # A full disk is when a service is restarted, and when garbage must be collected.
+    preflight.check_layers_filesystem(root)
+    with Snapshotter(root, trees=NoTrees()) as snapshotter:
         with pytest.raises(ResourceExhausted, match="space"):
             prepare_many(snapshotter)
         assert isinstance(snapshotter.stat("base"), Committed)
         assert len(os.listdir(root / "layers")) == len(list(snapshotter.walk()))
+        assert {found.name for found in snapshotter.walk()} >= {*before, "base"}
         for found in list(snapshotter.walk(["kind==active"])):
             snapshotter.remove(found.name)
         (root / "filler").unlink()

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,32 @@ def test_full_disk_refuses_and_the_store_stays_usable(small_disk: Path) -> None:
         subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
         store.update(lambda tx: tx.create(DOCS, SCOPE, "after", Doc("x" * 20_000)))
         assert store.check() == []
+
+
+@pytest.mark.root
+def test_full_disk_takes_nothing_new_and_lets_everything_be_deleted(small_disk: Path) -> None:
+    with Store.open(small_disk / "metadata", TABLES) as store:
+        rows = [
+            store.update(lambda tx, n=number: tx.create(DOCS, SCOPE, f"old{n}", Doc("x" * 2000)))
+            for number in range(100)
+        ]
+    fill_up(small_disk / "filler")
+    with Store.open(small_disk / "metadata", TABLES) as store:
+        with pytest.raises(ResourceExhausted, match=r"what is left is for removals; free some"):
+            fill(store, [])
+        for row in rows:
+            store.update(lambda tx, it=row: tx.delete(it))
+    with Store.open(small_disk / "metadata", TABLES) as store:
+        assert store.check() == []
+        (small_disk / "filler").unlink()
+        store.update(lambda tx: tx.create(DOCS, SCOPE, "after", Doc()))
+
+
+def fill_up(path: Path) -> None:
+    """Write a file until the disk is full to the last page."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
 
 
 @pytest.mark.root
