@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 from snapfs.model import DataLoss
 
@@ -55,10 +55,14 @@ def syncfs(fd: int) -> None:
 
 def sync_tree(layer: Path) -> None:
     """Sync each file and directory below `layer`; DataLoss names the first that fails."""
-    for directory, _, files, fd in os.fwalk(layer, follow_symlinks=False):
+    for directory, _, files, fd in os.fwalk(layer, onerror=_refuse, follow_symlinks=False):
         for name in files:
             _sync_file(name, fd, directory)
         _sync(fd, directory)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise error
 
 
 def _sync_file(name: str, directory_fd: int, directory: str) -> None:

@@ -1,7 +1,8 @@
 """Deleting a directory tree of any depth, in slices of time.
 
 Subdirectories are moved up to the top before they are emptied, so neither depth nor the length of
-paths matters, two descriptors do, and a run that stopped half-way is simply run again. The kernel
+paths matters, two descriptors do, and a run that stopped half-way is simply run again. Files go
+while their directory is read, so a run gets on however long a directory is. The kernel
 refuses to move or delete a mount point (EBUSY), so nothing mounted inside is ever entered.
 """
 
@@ -25,8 +26,8 @@ class OutOfTime(Exception):
 def erase(path: Path, *, budget_s: float, clock_s: Callable[[], float] = time.monotonic) -> bool:
     """Delete the directory at `path`; say whether it is gone, or time ran out first.
 
-    A path that does not exist is gone. OSError when something cannot be deleted; what could be
-    before that is.
+    Each call gets on, also when `budget_s` is over before anything was found. A path that does not
+    exist is gone. OSError when something cannot be deleted; what could be before that is.
     """
     try:
         top = os.open(path, _DIRECTORY)
@@ -49,6 +50,7 @@ class _Eraser:
         self._top = top
         self._clock_s = clock_s
         self._until_s = until_s
+        self._has_begun = False
         self._numbers = itertools.count()
         self._waiting: list[str] = []
 
@@ -59,6 +61,7 @@ class _Eraser:
             with suppress(FileNotFoundError):
                 self._empty(name)
                 os.rmdir(name, dir_fd=self._top)
+                self._has_begun = True
 
     def _empty(self, name: str) -> None:
         fd = os.open(name, _DIRECTORY, dir_fd=self._top)
@@ -70,19 +73,23 @@ class _Eraser:
 
     def _unlink_files(self, fd: int) -> list[str]:
         """Delete all but directories in the directory open as `fd`; return those."""
+        directories = []
         with os.scandir(fd) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for name, is_directory in found:
-            if not is_directory:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.name)
+                    continue
                 self._check_time()
                 with suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=fd)
-        return [name for name, is_directory in found if is_directory]
+                    os.unlink(entry.name, dir_fd=fd)
+                    self._has_begun = True
+        return directories
 
     def _remove_or_move_up(self, fd: int, name: str) -> None:
         self._check_time()
         try:
             os.rmdir(name, dir_fd=fd)
+            self._has_begun = True
         except FileNotFoundError:
             return
         except OSError as error:
@@ -99,8 +106,9 @@ class _Eraser:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
             else:
+                self._has_begun = True
                 return moved
 
     def _check_time(self) -> None:
-        if self._clock_s() >= self._until_s:
+        if self._has_begun and self._clock_s() >= self._until_s:
             raise OutOfTime

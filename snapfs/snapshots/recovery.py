@@ -26,9 +26,11 @@ class Promises:
 
     def covers(self, snapshot_id: SnapshotId) -> bool:
         """Say whether an intent explains a directory of this id that has no row."""
-        return snapshot_id in self.removing.values() or any(
-            snapshot_id in reserved for reserved in self.creating.values()
-        )
+        return snapshot_id in self.removing.values() or self.reserves(snapshot_id)
+
+    def reserves(self, snapshot_id: SnapshotId) -> bool:
+        """Say whether this id is one that a creation may have taken."""
+        return any(snapshot_id in reserved for reserved in self.creating.values())
 
 
 def promises(tx: ReadTx) -> Promises:
@@ -71,7 +73,7 @@ def unfinished(tx: ReadTx, left: Promises, present: Iterable[SnapshotId]) -> lis
         identity
         for identity in present
         if identity not in promised
-        and left.covers(identity)
+        and left.reserves(identity)
         and records.by_id(tx, identity) is None
     ]
 

@@ -34,6 +34,12 @@ FORMAT = 1
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
+class _AnyRecord(msgspec.Struct, frozen=True):
+    """What a record of whatever format says first."""
+
+    format: int = 1
+
+
 class RootRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a root with a file system of its own is made of."""
 
@@ -148,12 +154,13 @@ def read_record(root: Path) -> RootRecord | None:
     except FileNotFoundError:
         return None
     try:
-        record = msgspec.json.decode(raw, type=RootRecord)
+        written = msgspec.json.decode(raw, type=_AnyRecord).format
+        record = msgspec.json.decode(raw, type=RootRecord) if written <= FORMAT else None
     except msgspec.MsgspecError as error:
         raise DataLoss(f"{path} is not what `snapfs init` wrote ({error}); restore it") from error
-    if record.format > FORMAT:
+    if record is None:
         raise FailedPrecondition(
-            f"{path} has format {record.format}, newer than {FORMAT}; use a newer snapfs"
+            f"{path} has format {written}, newer than {FORMAT}; use a newer snapfs"
         )
     return record
 

@@ -108,6 +108,15 @@ class TestErase:
         assert slices > DEEP // 50
         assert not (tmp_path / "deep").exists()
 
+    def test_gets_on_though_reading_a_directory_takes_all_the_time(self, varied):
+        for number in range(20):
+            (varied / f"file{number}").touch()
+        entries = measure(varied).inodes
+        slices = 1
+        while not erase(varied, budget_s=0):
+            slices += 1
+            assert slices <= 2 * entries
+
     @settings(max_examples=50, deadline=None)
     @given(st.lists(st.lists(st.sampled_from("ab0"), min_size=1, max_size=6), max_size=20))
     def test_deletes_any_tree_however_its_names_collide(self, paths):
@@ -169,3 +178,15 @@ class TestDataSync:
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(DataLoss, match="did not reach the disk"):
             durability.sync_tree(varied)
+
+    def test_a_directory_that_cannot_be_read_is_not_passed_over(self, tmp_path, monkeypatch):
+        def open_none_below(path, *args, **kwargs):
+            if path == "below":
+                raise OSError(5, "Input/output error", path)
+            return original(path, *args, **kwargs)
+
+        (tmp_path / "below").mkdir()
+        original = os.open
+        monkeypatch.setattr(os, "open", open_none_below)
+        with pytest.raises(OSError, match="Input/output error"):
+            durability.sync_tree(tmp_path)

@@ -230,3 +230,10 @@ def test_a_damaged_record_is_data_loss(root):
     (root / roots.RECORD).write_text("{}")
     with pytest.raises(DataLoss, match=r"snapfs\.json"):
         roots.attach(root)
+
+
+def test_a_record_of_a_newer_format_is_not_called_damaged(root):
+    root.mkdir()
+    (root / roots.RECORD).write_text('{"format": 2, "file_system": "bcachefs", "new": 1}')
+    with pytest.raises(FailedPrecondition, match="use a newer snapfs"):
+        roots.attach(root)
