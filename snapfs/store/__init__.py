@@ -4,8 +4,10 @@ Tables declare their bodies, indexes and references; the store keeps the rest. O
 (`Store`), any number read (`ReadStore`).
 """
 
+from snapfs.store.changes import Change
 from snapfs.store.checking import Problem
 from snapfs.store.events import Event, RowCreated, RowDeleted, RowUpdated, UpdateCommitted
+from snapfs.store.feed import Overflow, WatchClosed
 from snapfs.store.finding import (
     All,
     By,
@@ -19,14 +21,19 @@ from snapfs.store.finding import (
     Or,
     custom,
 )
+from snapfs.store.proposer import LocalProposer, Proposer
 from snapfs.store.reading import ReadTx
 from snapfs.store.readstore import ReadStore
+from snapfs.store.specifiers import Action, Specifier
 from snapfs.store.store import Store
 from snapfs.store.tables import Index, InvalidFindBy, Reference, Row, Table
 from snapfs.store.views import Stats
+from snapfs.store.watchdog import Wedge
+from snapfs.store.watching import News, Watch
 from snapfs.store.writing import WriteTx
 
 __all__ = [
+    "Action",
     "All",
     "By",
     "ByCustom",
@@ -36,11 +43,16 @@ __all__ = [
     "ByOid",
     "ByValue",
     "ByValuePrefix",
+    "Change",
     "Event",
     "Index",
     "InvalidFindBy",
+    "LocalProposer",
+    "News",
     "Or",
+    "Overflow",
     "Problem",
+    "Proposer",
     "ReadStore",
     "ReadTx",
     "Reference",
@@ -48,10 +60,14 @@ __all__ = [
     "RowCreated",
     "RowDeleted",
     "RowUpdated",
+    "Specifier",
     "Stats",
     "Store",
     "Table",
     "UpdateCommitted",
+    "Watch",
+    "WatchClosed",
+    "Wedge",
     "WriteTx",
     "custom",
 ]

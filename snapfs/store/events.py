@@ -74,8 +74,11 @@ def decode_stored(key: bytes, value: bytes) -> Stored:
 
 def decode(registry: Registry, key: bytes, value: bytes) -> Event | None:
     """Return the event at `key`, or None for a row of a table that this process does not know."""
-    stored = decode_stored(key, value)
-    revision, _ = schema.split_log_key(key)
+    return event(registry, schema.split_log_key(key)[0], decode_stored(key, value))
+
+
+def event(registry: Registry, revision: int, stored: Stored) -> Event | None:
+    """Return what `stored` is, or None for a row of a table that this process does not know."""
     if stored.kind == COMMIT:
         return UpdateCommitted(revision)
     new = _row(registry, stored.oid, stored.new)
@@ -86,7 +89,7 @@ def decode(registry: Registry, key: bytes, value: bytes) -> Event | None:
         return RowUpdated(revision, new, old) if new and old else None
     if stored.kind == DELETE:
         return RowDeleted(revision, old) if old else None
-    raise DataLoss(f"event {key.hex()} is of unknown kind {stored.kind}; run `snapfs fsck`")
+    raise DataLoss(f"an event of revision {revision} is of unknown kind {stored.kind}; see fsck")
 
 
 def _row(registry: Registry, oid: int, value: bytes) -> Row[Any] | None:

@@ -30,7 +30,7 @@ class Keeper(ReadTx):
     def __init__(self, txn: Txn, dbs: dict[Sub, lmdb._Database], registry: Registry) -> None:
         super().__init__(txn, dbs, registry)
         self._new_revision = self.revision + 1
-        self._event_count = 0
+        self._logged: list[Stored] = []
         self._wrote = False
         self.failure: lmdb.Error | None = None
         """First error of LMDB in a write; the update fails whatever its function made of it."""
@@ -150,8 +150,8 @@ class Keeper(ReadTx):
         return number
 
     def _log(self, event: Stored) -> None:
-        key = schema.log_key(self._new_revision, self._event_count)
-        self._event_count += 1
+        key = schema.log_key(self._new_revision, len(self._logged))
+        self._logged.append(event)
         self._put(Sub.LOG, key, events.encode(key, event))
 
     def _put_sys(self, key: bytes, payload: bytes) -> None:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import lmdb
 
 from snapfs.model import Compacted, DataLoss, Internal, InvalidArgument
-from snapfs.store import events, finding, schema, tables
+from snapfs.store import changes, events, finding, schema, tables
+from snapfs.store.changes import Change
 from snapfs.store.environment import Txn
 from snapfs.store.events import Event
 from snapfs.store.finding import By
@@ -155,7 +156,17 @@ class ReadTx:
         Raises Compacted when some of it is gone from the log: read the rows anew, then go on from
         `revision`. Raises InvalidArgument for a revision that is still to come.
         """
-        if after_rev > self.revision:
+        self.check_position(after_rev)
+        return self._events(after_rev)
+
+    def changes(self, after_rev: int) -> Iterator[Change]:
+        """Yield the same as `events`, by revision and not decoded; raises what that raises."""
+        self.check_position(after_rev)
+        return changes.from_log(self._walk(Sub.LOG, after=_behind(after_rev)))
+
+    def check_position(self, after_rev: int) -> None:
+        """Raise Compacted or InvalidArgument when the log cannot be read from this revision."""
+        if after_rev > self.revision or after_rev < 0:
             raise InvalidArgument(
                 f"revision {after_rev} is still to come; the store is at {self.revision}"
             )
@@ -164,7 +175,6 @@ class ReadTx:
                 f"events after revision {after_rev} are gone up to {self.compacted_revision}; "
                 "read the rows anew and go on from the revision of that read"
             )
-        return self._events(after_rev)
 
     def items(self, sub: Sub) -> Iterator[tuple[bytes, bytes]]:
         """Yield the raw keys and values of a sub-database; for checks and repair only."""
@@ -211,8 +221,7 @@ class ReadTx:
                 yield row  # at its least value only, so once
 
     def _events(self, after_rev: int) -> Iterator[Event]:
-        start = schema.log_key(after_rev, (1 << 32) - 1)
-        for key, value in self._walk(Sub.LOG, after=start):
+        for key, value in self._walk(Sub.LOG, after=_behind(after_rev)):
             event = events.decode(self.registry, key, value)
             if event is not None:
                 yield event
@@ -285,6 +294,11 @@ class ReadTx:
         except lmdb.Error as error:
             raise _ended(error) from error
         return found
+
+
+def _behind(revision: int) -> bytes:
+    """Return a key behind the last event of `revision` in the log."""
+    return schema.log_key(revision, (1 << 32) - 1)
 
 
 def _ended(error: lmdb.Error) -> Internal | DataLoss:

@@ -14,11 +14,16 @@ from snapfs.model import FailedPrecondition
 from snapfs.store import checking, creation, inspection, migrations, reshaping, retention
 from snapfs.store.checking import Problem
 from snapfs.store.environment import Environment, opening
+from snapfs.store.feed import Feed
 from snapfs.store.inspection import Inspected
 from snapfs.store.lock import WriterLock
+from snapfs.store.proposer import LocalProposer, Proposer
 from snapfs.store.requests import Request
+from snapfs.store.specifiers import Specifier
 from snapfs.store.tables import Registry, Table
 from snapfs.store.views import Views
+from snapfs.store.watchdog import WEDGED_AFTER_S, Watchdog, Wedge
+from snapfs.store.watching import LIMIT, Watch
 from snapfs.store.writer import Writer
 from snapfs.store.writing import WriteTx
 
@@ -36,9 +41,20 @@ class Store(Views):
     Thread-safe. `view` never waits for writers; `update` waits until its change is durable.
     """
 
-    def __init__(self, environment: Environment, registry: Registry, writer: Writer) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        registry: Registry,
+        writer: Writer,
+        feed: Feed,
+        proposer: Proposer,
+        watchdog: Watchdog,
+    ) -> None:
         super().__init__(environment, registry)
         self._writer = writer
+        self._feed = feed
+        self.proposer = proposer
+        self._watchdog = watchdog
         self._closing = threading.Lock()
         self._resources = ExitStack()
 
@@ -51,6 +67,8 @@ class Store(Views):
         map_size_bytes: int = MAP_SIZE_BYTES,
         max_map_size_bytes: int = MAX_MAP_SIZE_BYTES,
         keep_revisions: int = retention.KEEP_REVISIONS,
+        proposer: Proposer | None = None,
+        wedged_after_s: float = WEDGED_AFTER_S,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> Store:
         """Open the store in the directory `path`, and make it if there is none.
@@ -69,16 +87,27 @@ class Store(Views):
             environment = Environment.acquire(path, readonly=False, map_size_bytes=size)
             stack.callback(environment.release)
             reshaping.run(environment, registry)
+            views = Views(environment, registry)
+            feed = Feed(registry, views.revision)
+            stack.callback(feed.close)
+            proposer = proposer or LocalProposer(views)
             writer = Writer(
                 environment,
                 registry,
                 clock_ns=clock_ns,
                 max_map_size_bytes=max_map_size_bytes,
                 keep_revisions=keep_revisions,
+                feed=feed,
+                proposer=proposer,
             )
             writer.start()
             stack.callback(writer.stop)
-            store = cls(environment, registry, writer)
+            watchdog = Watchdog(
+                path, lambda: writer.holding, lambda: writer.thread_id, after_s=wedged_after_s
+            )
+            watchdog.start()
+            stack.callback(watchdog.stop)
+            store = cls(environment, registry, writer, feed, proposer, watchdog)
             store._resources = stack.pop_all()
         return store
 
@@ -96,6 +125,27 @@ class Store(Views):
         request = Request(function)
         self._writer.queue.put(cast("Request[object]", request))
         return self._writer.queue.await_answer(request, timeout_s)
+
+    def watch(
+        self,
+        after_rev: int | None,
+        *specifiers: Specifier[Any],
+        limit: int = LIMIT,
+        commits: bool = True,
+    ) -> Watch:
+        """Watch what happens after a revision: first out of the log, then live; None is from now.
+
+        A revision that a read transaction saw joins the two without gap or lock: what was read,
+        then all that came later. With specifiers only what one of them is for, and with `commits`
+        the end of every revision, whatever it changed. Close it, or use it in a `with` block.
+        Raises Compacted when the log does not reach back so far, InvalidArgument for a revision
+        still to come.
+        """
+        return Watch(self, self._feed, after_rev, specifiers, limit=limit, commits=commits)
+
+    def wedged(self) -> Wedge | None:
+        """Return what holds the writer for longer than `wedged_after_s`, None when all is well."""
+        return self._watchdog.wedged()
 
     def check(self) -> list[Problem]:
         """Verify the data file's structure and every invariant of the schema."""

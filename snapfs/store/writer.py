@@ -10,17 +10,22 @@ the kernel then holds is not known, so every later update is refused until the s
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import lmdb
 import structlog
 
-from snapfs.model import Internal, ResourceExhausted, SnapfsError, Unavailable
+from snapfs.model import Internal, ResourceExhausted, SnapfsError, TooLarge, Unavailable
 from snapfs.store import faults, retention
+from snapfs.store.changes import Change
 from snapfs.store.environment import Environment, Txn
+from snapfs.store.feed import Feed
+from snapfs.store.proposer import Proposer
 from snapfs.store.requests import Queue, Request
 from snapfs.store.tables import Registry
+from snapfs.store.watchdog import Holding
 from snapfs.store.writing import WriteTx
 
 MAX_GROUP = 256
@@ -48,17 +53,27 @@ class Writer:
         clock_ns: Callable[[], int],
         max_map_size_bytes: int,
         keep_revisions: int,
+        feed: Feed,
+        proposer: Proposer,
     ) -> None:
         self._environment = environment
         self._registry = registry
         self._clock_ns = clock_ns
         self._max_map_size_bytes = max_map_size_bytes
         self._keep_revisions = keep_revisions
+        self._feed = feed
+        self._proposer = proposer
         self._broken: SnapfsError | None = None
+        self.holding: Holding | None = None
+        """What has the write transaction now; read by the watchdog."""
         self.queue = Queue()
         self._thread = threading.Thread(
             target=self._run, name=f"snapfs-store {environment.path}", daemon=True
         )
+
+    @property
+    def thread_id(self) -> int | None:
+        return self._thread.ident
 
     def start(self) -> None:
         self._thread.start()
@@ -88,6 +103,7 @@ class Writer:
         try:
             outcomes = self._run_group(group)
         finally:  # also when an update ends the thread (SystemExit): nobody may wait for ever
+            self.holding = None
             for request, result, failure in outcomes:
                 request.answer(result, failure)
             for request in group:
@@ -120,30 +136,54 @@ class Writer:
     def _attempt(self, group: list[Request[Any]]) -> list[_Outcome]:
         """Run the group in one transaction and commit it durably; raise lmdb.Error if it fails."""
         outcomes: list[_Outcome] = []
-        wrote = 0
+        changes: list[Change] = []
+        self.holding = Holding(time.monotonic(), None)
         has_room = self._environment.has_room()
         txn = self._environment.begin_write()
         try:
             for request in group:
-                result, failure, changed = self._run_one(txn, request, has_room=has_room)
+                self.holding = Holding(self.holding.since_s, request.function)
+                result, failure, change = self._run_one(txn, request, has_room=has_room)
                 outcomes.append((request, result, failure))
-                wrote += changed
-            if wrote:
-                retention.trim(txn, self._environment.dbs, self._keep_revisions, wrote)
-                txn.commit()
+                if change is not None:
+                    changes.append(change)
+            self.holding = Holding(self.holding.since_s, None)
+            if changes:
+                retention.trim(txn, self._environment.dbs, self._keep_revisions, len(changes))
+                self._commit(txn, changes)
         finally:
             txn.abort()
+        if changes:
+            self._feed.publish(changes)
         return outcomes
+
+    def _commit(self, txn: Txn, changes: list[Change]) -> None:
+        """Propose the changes and commit when they are agreed; what is committed stands."""
+        committed = False
+
+        def commit() -> None:
+            nonlocal committed
+            txn.commit()
+            committed = True
+
+        try:
+            self._proposer.propose(changes, commit)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the commit is durable
+            if not committed:
+                raise
+            _log.warning("store.proposal_failed_after_commit", error=str(error))
+        if not committed:
+            raise Internal("the changes were proposed and neither committed nor refused; try again")
 
     def _run_one(
         self, parent: Txn, request: Request[Any], *, has_room: bool
-    ) -> tuple[Any, Exception | None, bool]:
+    ) -> tuple[Any, Exception | None, Change | None]:
         """Run one update in a child transaction that is kept only if it succeeds and wrote.
 
-        Returns its result, its own error, whether it wrote. Raises lmdb.Error for what concerns
+        Returns its result, its own error, what it changed. Raises lmdb.Error for what concerns
         the whole group: a full map, a failing disk.
         """
-        result, failure, changed = None, None, False
+        result, failure, change = None, None, None
         child = self._environment.begin_child(parent)
         try:
             tx = WriteTx(
@@ -155,18 +195,27 @@ class Writer:
             )
             try:
                 result = request.function(tx)
-                changed = tx.finish()
+                change = tx.finish()
+                self._check_size(change)
             except Exception as error:  # noqa: BLE001  # the update's own error goes to its caller
                 failure = error
             if tx.failure is not None:
                 if faults.os_code(tx.failure) or isinstance(tx.failure, lmdb.MapFullError):
                     raise tx.failure
                 failure = faults.from_lmdb(self._environment.path, tx.failure)
-            if failure is None and changed:
+            if failure is None and change is not None:
                 child.commit()
         finally:
             child.abort()
-        return result, failure, changed and failure is None
+        return result, failure, change if failure is None else None
+
+    def _check_size(self, change: Change | None) -> None:
+        most = self._proposer.max_change_bytes
+        if change is not None and most is not None and change.size_bytes > most:
+            raise TooLarge(
+                f"an update changes {change.size_bytes} bytes; at most {most} can be agreed on at "
+                "once: use a batch"
+            )
 
     def _grow(self) -> SnapfsError | None:
         """Grow the map; return the refusal when it may not or cannot grow."""

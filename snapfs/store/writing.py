@@ -22,6 +22,7 @@ from snapfs.model import (
     check_name,
 )
 from snapfs.store import events, schema
+from snapfs.store.changes import Change
 from snapfs.store.environment import Txn
 from snapfs.store.events import Stored
 from snapfs.store.keeping import Keeper
@@ -190,13 +191,17 @@ class WriteTx(Keeper):
         """Return the scope's next number, from 1; one whose update took effect never recurs."""
         return self._count(schema.sequence_key(scope))
 
-    def finish(self) -> bool:
-        """Write the end of this update and say whether it wrote anything; only the writer calls."""
+    def finish(self) -> Change | None:
+        """Write the end of this update; return what it changed, None when it wrote nothing.
+
+        Only the writer calls.
+        """
         if not self._wrote:
-            return False
+            return None
+        change = Change(self._new_revision, tuple(self._logged))
         self._log(Stored(events.COMMIT))
         self._put_sys(schema.REVISION_KEY, schema.U64.pack(self._new_revision))
-        return True
+        return change
 
     def _table_of(self, row: Row[Any]) -> Table[Any]:
         table = self.registry.by_tag.get(row.table)

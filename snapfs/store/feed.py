@@ -1,0 +1,221 @@
+"""The feed: the changes of late, in memory, from the one writer to any number of watches.
+
+All watches share one ring of changes; each has its own place in it. So a writer's cost does not
+depend on how many watch, and the memory is bounded once, by RING_BYTES and the largest limit, also
+when a watch is not read. What is not in the ring is in the log.
+
+Waking threads is what watches cost, so news is announced by a thread of the feed's, at once after a
+pause and then at a pace that keeps it to WAKEUPS_PER_S; what comes meanwhile is announced together.
+
+`_lock` guards all state. Invariants: the ring has every change after `_floor` up to `_head`, and
+`_floor <= _announced <= _head`. Without a watch the ring is empty.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from snapfs.model import ResourceExhausted, Unavailable
+from snapfs.store.changes import Change, Decoded
+from snapfs.store.tables import Registry
+
+RING_BYTES = 64 << 20
+"""Most bytes of rows, new and old, that are kept for watches."""
+
+WAKEUPS_PER_S = 2000
+"""Most watches woken in a second, over all."""
+
+
+class Overflow(ResourceExhausted):
+    """A watch that was not read fast enough; go on from the log with `watch(last_rev)`."""
+
+    def __init__(self, message: str, *, last_rev: int) -> None:
+        super().__init__(message)
+        self.last_rev = last_rev
+
+
+class WatchClosed(Unavailable):
+    """The watch was closed by its own consumer."""
+
+
+class Place(Protocol):
+    """A watch as the feed sees it; its consumer moves `revision`, the feed only reads it."""
+
+    revision: int
+    limit: int
+    live: bool
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    decoded: Decoded
+    total: int
+    """Events published up to and with this change."""
+    size_bytes: int
+
+
+class Feed:
+    """Changes from `publish` to `take`; `close` ends every wait."""
+
+    def __init__(self, registry: Registry, revision: int) -> None:
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._published = threading.Condition(self._lock)
+        self._news = threading.Condition(self._lock)
+        self._stopping = threading.Event()
+        self._ring: deque[_Entry] = deque()
+        self._places: set[Place] = set()
+        self._floor = self._announced = self._head = revision
+        self._floor_total = self._total = 0
+        self._bytes = 0
+        self._herald: threading.Thread | None = None
+
+    def publish(self, changes: Sequence[Change]) -> None:
+        """Add durable changes, in order; only the writer calls."""
+        with self._lock:
+            if not self._places:
+                self._clear(changes[-1].revision)
+                return
+            for change in changes:
+                self._add(change)
+            self._bound()
+            self._published.notify()
+
+    def restart(self, revision: int) -> None:
+        """Go on from a revision to which no changes lead; only the writer calls."""
+        with self._lock:
+            self._clear(revision)
+            self._news.notify_all()
+
+    def attach(self, place: Place) -> None:
+        with self._lock:
+            self._refuse_closed(place)
+            self._places.add(place)
+            self._is_here(place)  # from here on it may overflow
+            if self._herald is None:
+                self._herald = threading.Thread(target=self._announce, name="snapfs-store feed")
+                self._herald.daemon = True
+                self._herald.start()
+
+    def detach(self, place: Place) -> None:
+        with self._lock:
+            place.closed = True
+            self._places.discard(place)
+            if not self._places:
+                self._clear(self._head)
+            self._news.notify_all()
+
+    def take(self, place: Place, timeout_s: float | None) -> list[Decoded] | None:
+        """Return the changes behind `place`, waiting for the first; [] when none came in time.
+
+        None means that they are in the log only, for a place that is not live yet. Raises Overflow
+        for a live one that is too far behind, WatchClosed or Unavailable when all is over.
+        """
+        with self._lock:
+            if not self._is_here(place):
+                return None
+            self._news.wait_for(lambda: self._has_news(place), timeout_s)
+            self._refuse_closed(place)
+            self._is_here(place)
+            begin, end = place.revision - self._floor, self._announced - self._floor
+            return [entry.decoded for entry in islice(self._ring, max(begin, 0), max(end, 0))]
+
+    def close(self) -> None:
+        """End every wait with Unavailable."""
+        self._stopping.set()
+        with self._lock:
+            self._published.notify_all()
+            self._news.notify_all()
+        if self._herald is not None:
+            self._herald.join()
+
+    def _has_news(self, place: Place) -> bool:
+        return (
+            self._announced > place.revision
+            or place.revision < self._floor
+            or place.closed
+            or self._stopping.is_set()
+        )
+
+    def _is_here(self, place: Place) -> bool:
+        """Say whether the ring has all that is behind `place`; raise when it had and has not."""
+        self._refuse_closed(place)
+        behind = self._behind(place)
+        if behind is None or behind > place.limit:
+            if place.live:
+                raise Overflow(
+                    f"the watch fell more than {place.limit} events behind and ended; "
+                    f"watch again from revision {place.revision}",
+                    last_rev=place.revision,
+                )
+            return False
+        place.live = True
+        return True
+
+    def _behind(self, place: Place) -> int | None:
+        """Return how many events are behind `place`, None when the ring has not all of them."""
+        index = place.revision - self._floor
+        if index < 0:
+            return None
+        if index >= len(self._ring):
+            return 0
+        seen = self._ring[index - 1].total if index else self._floor_total
+        return self._total - seen
+
+    def _refuse_closed(self, place: Place) -> None:
+        if place.closed:
+            raise WatchClosed("the watch is closed; watch again from its revision")
+        if self._stopping.is_set():
+            raise Unavailable(
+                f"the store is closed; open it and watch from revision {place.revision}"
+            )
+
+    def _add(self, change: Change) -> None:
+        self._total += len(change.stored) + 1
+        entry = _Entry(Decoded(change, self._registry), self._total, change.size_bytes)
+        self._bytes += entry.size_bytes
+        self._ring.append(entry)
+        self._head = change.revision
+
+    def _bound(self) -> None:
+        """Drop what is beyond the bounds; whose place was there finds it out at its next take."""
+        limit = max(place.limit for place in self._places)
+        while self._ring and (self._bytes > RING_BYTES or self._total - self._floor_total > limit):
+            self._drop()
+
+    def _drop(self) -> None:
+        entry = self._ring.popleft()
+        self._bytes -= entry.size_bytes
+        self._floor_total = entry.total
+        self._floor = entry.decoded.revision
+        self._announced = max(self._announced, self._floor)
+
+    def _clear(self, revision: int) -> None:
+        self._ring.clear()
+        self._bytes = 0
+        self._floor = self._announced = self._head = revision
+        self._floor_total = self._total
+
+    def _announce(self) -> None:
+        while not self._stopping.is_set():
+            with self._lock:
+                self._published.wait_for(
+                    lambda: self._announced < self._head or self._stopping.is_set()
+                )
+                self._announced = self._head
+                self._forget_seen()
+                self._news.notify_all()
+                pause_s = len(self._places) / WAKEUPS_PER_S
+            self._stopping.wait(pause_s)
+
+    def _forget_seen(self) -> None:
+        """Drop the changes that every watch has taken."""
+        least = min((place.revision for place in self._places), default=self._head)
+        while self._ring and self._ring[0].decoded.revision <= least:
+            self._drop()
