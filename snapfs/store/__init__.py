@@ -4,6 +4,7 @@ Tables declare their bodies, indexes and references; the store keeps the rest. O
 (`Store`), any number read (`ReadStore`).
 """
 
+from snapfs.store.batch import Done, Failed, Outcome
 from snapfs.store.changes import Change
 from snapfs.store.checking import Problem
 from snapfs.store.events import Event, RowCreated, RowDeleted, RowUpdated, UpdateCommitted
@@ -44,12 +45,15 @@ __all__ = [
     "ByValue",
     "ByValuePrefix",
     "Change",
+    "Done",
     "Event",
+    "Failed",
     "Index",
     "InvalidFindBy",
     "LocalProposer",
     "News",
     "Or",
+    "Outcome",
     "Overflow",
     "Problem",
     "Proposer",

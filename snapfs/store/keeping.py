@@ -31,9 +31,16 @@ class Keeper(ReadTx):
         super().__init__(txn, dbs, registry)
         self._new_revision = self.revision + 1
         self._logged: list[Stored] = []
+        self.bytes_changed = 0
+        """Bytes of all rows, new and old, that this update changed so far."""
         self._wrote = False
         self.failure: lmdb.Error | None = None
         """First error of LMDB in a write; the update fails whatever its function made of it."""
+
+    @property
+    def changes_made(self) -> int:
+        """How many rows this update created, changed or deleted so far."""
+        return len(self._logged)
 
     def _check_body(self, table: Table[B], body: B) -> None:
         if not isinstance(body, table.body):
@@ -152,6 +159,7 @@ class Keeper(ReadTx):
     def _log(self, event: Stored) -> None:
         key = schema.log_key(self._new_revision, len(self._logged))
         self._logged.append(event)
+        self.bytes_changed += len(event.new) + len(event.old)
         self._put(Sub.LOG, key, events.encode(key, event))
 
     def _put_sys(self, key: bytes, payload: bytes) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from snapfs.model import FailedPrecondition
-from snapfs.store import checking, creation, inspection, migrations, reshaping, retention
+from snapfs.store import batch, checking, creation, inspection, migrations, reshaping, retention
+from snapfs.store.batch import Outcome
 from snapfs.store.checking import Problem
 from snapfs.store.environment import Environment, opening
 from snapfs.store.feed import Feed
@@ -125,6 +127,19 @@ class Store(Views):
         request = Request(function)
         self._writer.queue.put(cast("Request[object]", request))
         return self._writer.queue.await_answer(request, timeout_s)
+
+    def batch(
+        self, items: Iterable[Callable[[WriteTx], T]], *, timeout_s: float | None = None
+    ) -> list[Outcome[T]]:
+        """Run many functions, each as an update would be, in few transactions; say how each went.
+
+        An item takes effect whole or raises and leaves nothing, which does not stop the others.
+        They share revisions, up to 200 changes and 1.1 MiB in each; between those other updates
+        have their turn. Items must be pure, and are taken from the iterator as they are needed.
+        What it raises, and what `update` raises, ends the batch: revisions that were committed
+        stay, later items do nothing. `timeout_s` limits the wait for the beginning of each.
+        """
+        return list(batch.run(partial(self.update, timeout_s=timeout_s), items))
 
     def watch(
         self,

@@ -168,7 +168,7 @@ class Writer:
 
         try:
             self._proposer.propose(changes, commit)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the commit is durable
+        except Exception as error:  # whatever it is, the commit is durable
             if not committed:
                 raise
             _log.warning("store.proposal_failed_after_commit", error=str(error))
@@ -192,6 +192,7 @@ class Writer:
                 self._registry,
                 now_ns=self._clock_ns(),
                 has_room=has_room,
+                nest=self._environment.begin_child,
             )
             try:
                 result = request.function(tx)

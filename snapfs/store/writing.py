@@ -7,6 +7,7 @@ through an intent. An operation that raises has written nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import lmdb
@@ -30,6 +31,7 @@ from snapfs.store.schema import Sub
 from snapfs.store.tables import MAX_ROW_BYTES, Registry, Row, Table
 
 B = TypeVar("B")
+T = TypeVar("T")
 
 
 class WriteTx(Keeper):
@@ -43,8 +45,10 @@ class WriteTx(Keeper):
         *,
         now_ns: int,
         has_room: bool = True,
+        nest: Callable[[Txn], Txn],
     ) -> None:
         super().__init__(txn, dbs, registry)
+        self._nest = nest
         self._has_room = has_room
         self.now_ns = now_ns
         """The time of this update; it stamps every row that it writes."""
@@ -191,6 +195,23 @@ class WriteTx(Keeper):
         """Return the scope's next number, from 1; one whose update took effect never recurs."""
         return self._count(schema.sequence_key(scope))
 
+    def atomic(self, function: Callable[[WriteTx], T]) -> T:
+        """Run `function` on this transaction; when it raises, nothing that it did remains."""
+        outer = (self._txn, self._wrote, len(self._logged), self.bytes_changed)
+        done = False
+        self._txn = self._begin_nested()
+        try:
+            result = function(self)
+            self._commit_nested()
+            done = True
+            return result
+        finally:
+            self._txn.abort()
+            self._txn = outer[0]
+            if not done:
+                _, self._wrote, count, self.bytes_changed = outer
+                del self._logged[count:]
+
     def finish(self) -> Change | None:
         """Write the end of this update; return what it changed, None when it wrote nothing.
 
@@ -202,6 +223,20 @@ class WriteTx(Keeper):
         self._log(Stored(events.COMMIT))
         self._put_sys(schema.REVISION_KEY, schema.U64.pack(self._new_revision))
         return change
+
+    def _begin_nested(self) -> Txn:
+        try:
+            return self._nest(self._txn)
+        except lmdb.Error as error:
+            self.failure = self.failure or error
+            raise
+
+    def _commit_nested(self) -> None:
+        try:
+            self._txn.commit()
+        except lmdb.Error as error:
+            self.failure = self.failure or error
+            raise
 
     def _table_of(self, row: Row[Any]) -> Table[Any]:
         table = self.registry.by_tag.get(row.table)
