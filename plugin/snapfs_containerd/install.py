@@ -36,7 +36,7 @@ def install(config: Path, address: Path, *, root: Path | None = None, name: str 
     if not is_accepted(name):
         raise InvalidArgument(f"snapshotter name {name!r}: use {NAME!r}, or '{NAME}-' and a suffix")
     config = config.resolve()  # a symbolic link stays one
-    before = config.read_text("utf-8") if config.exists() else ""
+    before = _read(config)
     settings = _parse(before, config)
     _check_version(settings, config)
     wanted = _settings(address, root)
@@ -53,6 +53,16 @@ def install(config: Path, address: Path, *, root: Path | None = None, name: str 
         "now restart containerd (systemctl restart containerd), "
         f"then use it: ctr run --snapshotter {name} IMAGE NAME"
     )
+
+
+def _read(config: Path) -> str:
+    """Return what the file says, nothing when it is missing."""
+    try:
+        return config.read_text("utf-8") if config.exists() else ""
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(
+            f"{config} is not UTF-8 ({error.reason}); mend it first, nothing was changed"
+        ) from error
 
 
 def _parse(text: str, config: Path) -> dict[str, Any]:

@@ -81,13 +81,14 @@ def umount(address: Path | None, config_path: Path | None, lazy: bool, target: P
     """
     place = Path(os.path.realpath(target))
     with connect(address, config_path) as client:
-        here = [it for it in client.list() if _is_at(it, place)]
+        here = _found_at(client, place)
         if not here:
             raise NotFound(
                 f"no snapshot is mounted at {place}; `snapfs snapshot tree` shows what is mounted"
             )
         if any(place in it.mounted_at for it in here):
             _unmount(place, lazy=lazy)
+            here = _found_at(client, place)
         for it in here:
             _let_go(client, it, place)
 
@@ -143,12 +144,18 @@ def _unmount(place: Path, *, lazy: bool) -> None:
         ) from error
 
 
+def _found_at(client: Client, place: Path) -> list[Record]:
+    return [it for it in client.list() if _is_at(it, place)]
+
+
 def _let_go(client: Client, it: Record, place: Path) -> None:
-    if it.snapshot.labels.get(MOUNTED_AT) != str(place):
+    """Undo what `mount` made for `place`, unless another mount was above it there."""
+    if it.snapshot.labels.get(MOUNTED_AT) != str(place) or place in it.mounted_at:
         return
     name = it.snapshot.name
     if isinstance(it.snapshot, View):
-        client.remove(name)
+        if not it.mounted_at:
+            client.remove(name)
         return
     client.update(name, {}, [f"labels.{MOUNTED_AT}"])
     click.echo(

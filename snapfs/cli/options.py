@@ -21,9 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AbsolutePath(click.Path):
-    """A path made absolute against the working directory; symbolic links stay."""
+    """A path made absolute against the working directory; symbolic links stay.
+
+    An empty one, as of an unset variable, is wrong usage: it would mean the working directory.
+    """
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        if not os.fspath(value):
+            self.fail("the path is empty; give one, or leave the option out", param, ctx)
         return Path(os.path.abspath(os.fsdecode(super().convert(value, param, ctx))))
 
 

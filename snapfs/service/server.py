@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import assert_never
 
 import grpc
+import structlog
 
 from snapfs import model
-from snapfs.model import Active, Committed, Labels, NotFound, Snapshot, SnapshotId, View
+from snapfs.model import (
+    Active,
+    Committed,
+    Labels,
+    NotFound,
+    SnapfsError,
+    Snapshot,
+    SnapshotId,
+    View,
+)
 from snapfs.service import mounted, snapfs_v1_pb2, snapfs_v1_pb2_grpc, wire
 from snapfs.service.convert import batches
 from snapfs.service.records import DaemonRecord, Record
@@ -17,6 +27,8 @@ from snapfs.service.snapshotter import Administered
 from snapfs.service.status import answers
 
 SERVICE = snapfs_v1_pb2.DESCRIPTOR.services_by_name["Snapfs"].full_name
+
+_log = structlog.get_logger(__name__)
 
 _MOUNT_TABLE = Path("/proc/self/mountinfo")
 
@@ -182,6 +194,9 @@ class SnapfsServicer(snapfs_v1_pb2_grpc.SnapfsServicer):
         try:
             return self._snapshotter.usage(snapshot.name)
         except NotFound:  # removed or committed since it was read
+            return None
+        except SnapfsError as error:  # one that cannot be measured must not hide the others
+            _log.warning("snapshot.not_measured", key=snapshot.name, error=str(error))
             return None
 
     def _targets(self) -> Mapping[SnapshotId, tuple[Path, ...]]:

@@ -282,3 +282,30 @@ def test_fsck_asks_the_service_and_exits_1_for_what_it_finds(daemon: RunningDaem
     assert "snapfs fsck --repair" in shown.stderr
     stray.rmdir()
     assert daemon.run("fsck", "--root", daemon.root).exit_code == 0
+
+
+def test_umount_leaves_alone_what_is_mounted_below_or_elsewhere(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    daemon.run("mount", base, target, "--key", "below")
+    daemon.run("mount", base, target, "--key", "above")
+    daemon.run("umount", target)
+    assert [it["name"] for it in daemon.json("snapshot", "list")] == [base, "below"]
+    assert (target / "kept").read_text() == "kept"
+    daemon.run("umount", target)
+    assert [it["name"] for it in daemon.json("snapshot", "list")] == [base]
+
+
+def test_a_snapshot_without_its_layer_does_not_hide_the_others(
+    daemon: RunningDaemon, base: str
+) -> None:
+    daemon.run("snapshot", "prepare", "broken")
+    layer = Path(daemon.json("snapshot", "info", "broken")["layer"])
+    layer.rename(layer.with_name("aside"))
+    try:
+        names = [it["name"] for it in daemon.json("snapshot", "tree")]
+        info = daemon.json("snapshot", "info", "broken")
+    finally:
+        layer.with_name("aside").rename(layer)
+    assert names == [base, "broken"]
+    assert info["usage"] is None

@@ -68,6 +68,8 @@ def test_an_unknown_option_is_wrong_usage(words: tuple[str, ...]) -> None:
         ["snapshot", "prepare", "--label", "=x", "k"],
         ["serve", "--log-level", "loud"],
         ["completion", "tcsh"],
+        ["serve", "--root", ""],
+        ["umount", ""],
         ["nothing"],
     ],
 )

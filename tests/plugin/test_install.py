@@ -134,6 +134,14 @@ def test_a_file_that_is_no_toml_is_left_alone(config: Path) -> None:
     assert config.read_text() == "version = \n"
 
 
+def test_a_file_that_is_not_utf8_is_left_alone(config: Path) -> None:
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_bytes(b"# caf\xe9\n")
+    with pytest.raises(InvalidArgument, match=r"config\.toml is not UTF-8"):
+        install(config, ADDRESS)
+    assert config.read_bytes() == b"# caf\xe9\n"
+
+
 @pytest.mark.parametrize("version", ["4", '"2"', "0"])
 def test_a_version_that_is_unknown_is_refused(version: str, config: Path) -> None:
     _written(config, f"version = {version}\n")
