@@ -55,8 +55,8 @@ test: setup lint type ## run every check and every test (as root)
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: setup ## compare with overlayfs and fuse-overlayfs, side by side (as root)
-	$(BIN)/python bench/files.py $(BENCH_ARGS)
+bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints a page (as root)
+	@$(BIN)/python -m bench
 
 # Each proto is named by the import path of the module made from it, so that the generated
 # imports and the names in protobuf's descriptor pool need no mending.
