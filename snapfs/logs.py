@@ -39,6 +39,9 @@ def configure(
             ],
         )
     )
+    # No line says where in the code it was logged or by which thread: do not find that out.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
