@@ -24,6 +24,9 @@ from snapfs.snapshots.erase import erase
 from snapfs.snapshots.layers import LayerDirectories, sync_directory
 
 SLICE_S = 1.0
+GATHER_S = 0.1
+"""How long a removal waits for others, to share an fsync and a transaction with them: who removes
+a row of snapshots waits for the disk at each, and need not wait for ours as well."""
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 300.0
 
@@ -86,7 +89,7 @@ class Remover:
     def add(self, intent: int, snapshot_id: SnapshotId) -> None:
         """Delete the directory of `snapshot_id` soon; its intent is durable already."""
         with self._changed:
-            self._jobs[intent] = _Job(intent, snapshot_id)
+            self._jobs[intent] = _Job(intent, snapshot_id, self._clock_s() + GATHER_S)
             self._changed.notify_all()
 
     def pending(self) -> tuple[PendingRemoval, ...]:
@@ -122,7 +125,9 @@ class Remover:
         )
 
     def stop(self, timeout_s: float) -> None:
-        """Stop after the slice in hand; what is left is for the next start."""
+        """Try what is new, for a slice of time, and stop; what is left is for the next start."""
+        if self._thread.ident is not None:
+            self.drain(min(SLICE_S, timeout_s))
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -136,14 +141,14 @@ class Remover:
                 self._settle(gone)
 
     def _wait_for_work(self) -> list[_Job] | None:
-        """Return the jobs that are due, or None when it is time to stop."""
+        """Return the jobs that are due, with all new ones, or None when it is time to stop."""
         with self._changed:
             while not self._stopping:
                 now_s = self._clock_s()
-                due = [job for job in self._jobs.values() if job.due_s <= now_s]
-                if due:
-                    return due
                 soonest_s = min((job.due_s for job in self._jobs.values()), default=None)
+                if soonest_s is not None and soonest_s <= now_s:
+                    jobs = self._jobs.values()
+                    return [job for job in jobs if job.due_s <= now_s or not job.attempts]
                 self._changed.wait(None if soonest_s is None else soonest_s - now_s)
             return None
 

@@ -11,6 +11,7 @@ from snapfs.model import SnapshotId
 from snapfs.snapshots import NoTrees, Snapshotter, dropping, removal
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.removal import Remover
+from tests.support.daemon import eventually
 
 
 class Bench:
@@ -60,6 +61,29 @@ def test_what_was_promised_before_the_start_is_deleted(bench):
     assert bench.remover.drain(30) == ()
     assert not path.exists()
     assert sorted(bench.cleared) == [3, 7]
+
+
+def test_removals_in_a_row_share_one_transaction(root):
+    transactions = []
+    layers = LayerDirectories(root)
+    layers.establish()
+    remover = Remover(layers, lambda numbers: transactions.append(list(numbers)), steps=str)
+    remover.start({})
+    for number in range(1, 21):
+        (layers.directory(number) / "fs").mkdir(parents=True)
+        remover.add(number, SnapshotId(number))
+    eventually(lambda: not remover.pending())
+    remover.stop(10)
+    assert sorted(it for numbers in transactions for it in numbers) == list(range(1, 21))
+    assert len(transactions) < 5
+
+
+def test_what_is_new_when_it_stops_is_deleted_first(bench):
+    bench.remover.start({})
+    path = bench.promise(1)
+    bench.remover.stop(10)
+    assert not path.exists()
+    assert bench.cleared == [1]
 
 
 @pytest.mark.logs("snapshot.removal_failed")
