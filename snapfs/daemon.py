@@ -26,12 +26,12 @@ import structlog
 import trio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from snapfs import preflight
+from snapfs import anchors, preflight
 from snapfs.config import Config
 from snapfs.fuse.supervisor import Lane, LaneState, LaneStatus
 from snapfs.model import SnapfsError, Unavailable
 from snapfs.overlay import diff
-from snapfs.service import grpc_server, server
+from snapfs.service import anchor_server, grpc_server, server
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.snapshots import Snapshotter, roots
 from snapfs.systemd import Notifier
@@ -76,6 +76,7 @@ class House:
                 unpack=config.unpack,
                 durability=config.durability,
                 differ=diff.changes,
+                tables=anchors.TABLES,
                 deadline_s=config.timeouts.tree_s,
             )
             stack.callback(self._snapshotter.close)
@@ -150,7 +151,8 @@ class House:
                 describe=self.describe,
                 root=config.root,
                 state=config.state,
-            )
+            ),
+            partial(anchor_server.register, anchors=anchors.Anchors(self._snapshotter.store)),
         ]
         for entry in entry_points(group=SERVICES_GROUP):
             services.append(partial(entry.load(), snapshotter=self._snapshotter))

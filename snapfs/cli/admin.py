@@ -112,6 +112,7 @@ def _check(
 
 def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
     """Mount the root's own file system if it has one, check, and leave it as it was."""
+    from snapfs import anchors
     from snapfs.snapshots import fsck, roots
 
     was_mounted = root.is_mount()
@@ -122,7 +123,7 @@ def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
                 f"root {root} holds no snapshots and no service answers; "
                 "name another root with --root, or start the service"
             )
-        return fsck(root, repair=repair).problems
+        return fsck(root, tables=anchors.TABLES, repair=repair).problems
     finally:
         if not was_mounted:
             roots.detach(root)

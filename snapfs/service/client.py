@@ -2,59 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
 
-import grpc
-from google.protobuf.message import Message
-
-from snapfs.model import Labels, Mount, Unavailable, Usage
+from snapfs.model import Labels, Mount, Usage
 from snapfs.service import snapfs_v1_pb2 as pb
 from snapfs.service import snapfs_v1_pb2_grpc, wire
-from snapfs.service.grpc_server import MAX_MESSAGE_BYTES
+from snapfs.service.connection import Connection
 from snapfs.service.records import Change, DaemonRecord, Problem, Record
-from snapfs.service.status import error_of, was_answered
-
-_Answer = TypeVar("_Answer", bound=Message)
 
 
-class Client:
-    """A connection to `snapfs serve`; made on the first call, usable from many threads.
-
-    Each call waits at most `timeout_s` (fsck and streams: for the whole answer).
-    """
+class Client(Connection):
+    """snapfs.v1 over one connection."""
 
     def __init__(self, address: Path, *, timeout_s: float = 60) -> None:
-        self.address = address
-        self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
-            f"unix:{address}",
-            options=(
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                # A proxy named in the environment is not for a local socket.
-                ("grpc.enable_http_proxy", 0),
-            ),
-        )
+        super().__init__(address, timeout_s=timeout_s)
         self._stub = snapfs_v1_pb2_grpc.SnapfsStub(self._channel)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the connection; twice is fine."""
-        self._channel.close()
 
     def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> list[Mount]:
         """Make a writable snapshot over `parent`; return how to mount it."""
@@ -87,10 +50,9 @@ class Client:
 
     def list(self, filters: Sequence[str] = (), *, measure: bool = False) -> Iterator[Record]:
         """Yield the snapshots that match any filter; `measure` walks active ones for usage."""
-        with self._errors():
-            request = pb.ListRequest(filters=filters, measure=measure)
-            for answer in self._stub.List(request, timeout=self._timeout_s):
-                yield from map(wire.record_from_wire, answer.snapshots)
+        request = pb.ListRequest(filters=filters, measure=measure)
+        for answer in self._stream(self._stub.List, request):
+            yield from map(wire.record_from_wire, answer.snapshots)
 
     def update(self, name: str, labels: Labels, fieldpaths: Sequence[str] = ()) -> Record:
         """Set labels: all of them, or those that `fieldpaths` (`labels.KEY`) name."""
@@ -105,9 +67,8 @@ class Client:
 
     def diff(self, name: str) -> Iterator[Change]:
         """Yield the paths of a snapshot that differ from its parent's."""
-        with self._errors():
-            for answer in self._stub.Diff(pb.DiffRequest(name=name), timeout=self._timeout_s):
-                yield from map(wire.change_from_wire, answer.changes)
+        for answer in self._stream(self._stub.Diff, pb.DiffRequest(name=name)):
+            yield from map(wire.change_from_wire, answer.changes)
 
     def status(self) -> DaemonRecord:
         """Return what the daemon says of itself."""
@@ -121,22 +82,3 @@ class Client:
     def cleanup(self) -> None:
         """Delete now what removals left for later."""
         self._call(self._stub.Cleanup, pb.CleanupRequest())
-
-    def _call(self, method: Callable[..., _Answer], request: Message) -> _Answer:
-        with self._errors():
-            return method(request, timeout=self._timeout_s)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as failure:
-            error = error_of(failure)
-            if isinstance(error, Unavailable) and not was_answered(failure):
-                # gRPC tells the whole way there; the system's own words come last.
-                reason = str(error).rpartition("error: ")[2].lower()
-                raise Unavailable(
-                    f"nothing answers on socket {self.address} ({reason}); "
-                    "start the service (systemctl start snapfs, or snapfs serve)"
-                ) from failure
-            raise error from failure

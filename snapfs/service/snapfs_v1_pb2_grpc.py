@@ -619,3 +619,298 @@ class Snapfs:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class AnchorsStub:
+    """Names with a time history.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Put = channel.unary_unary(
+                '/snapfs.v1.Anchors/Put',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.PutAnchorRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.PutAnchorResponse.FromString,
+                _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/snapfs.v1.Anchors/Get',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.GetAnchorRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.GetAnchorResponse.FromString,
+                _registered_method=True)
+        self.List = channel.unary_stream(
+                '/snapfs.v1.Anchors/List',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.ListAnchorsRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.ListAnchorsResponse.FromString,
+                _registered_method=True)
+        self.History = channel.unary_stream(
+                '/snapfs.v1.Anchors/History',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.AnchorHistoryRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.AnchorHistoryResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/snapfs.v1.Anchors/Delete',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.DeleteAnchorRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.DeleteAnchorResponse.FromString,
+                _registered_method=True)
+        self.Expire = channel.unary_unary(
+                '/snapfs.v1.Anchors/Expire',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.ExpireAnchorsRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.ExpireAnchorsResponse.FromString,
+                _registered_method=True)
+
+
+class AnchorsServicer:
+    """Names with a time history.
+    """
+
+    def Put(self, request, context):
+        """Let a name stand for a reference from a time on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """What each name of a prefix stood for at a time, in the order of names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def History(self, request, context):
+        """The entries of a name, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Let a name stand for nothing from a time on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Expire(self, request, context):
+        """Take away old entries, but for what was in force at the limit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AnchorsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Put': grpc.unary_unary_rpc_method_handler(
+                    servicer.Put,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.PutAnchorRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.PutAnchorResponse.SerializeToString,
+            ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.GetAnchorRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.GetAnchorResponse.SerializeToString,
+            ),
+            'List': grpc.unary_stream_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.ListAnchorsRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.ListAnchorsResponse.SerializeToString,
+            ),
+            'History': grpc.unary_stream_rpc_method_handler(
+                    servicer.History,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.AnchorHistoryRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.AnchorHistoryResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.DeleteAnchorRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.DeleteAnchorResponse.SerializeToString,
+            ),
+            'Expire': grpc.unary_unary_rpc_method_handler(
+                    servicer.Expire,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.ExpireAnchorsRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.ExpireAnchorsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'snapfs.v1.Anchors', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('snapfs.v1.Anchors', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Anchors:
+    """Names with a time history.
+    """
+
+    @staticmethod
+    def Put(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Anchors/Put',
+            snapfs_dot_service_dot_snapfs__v1__pb2.PutAnchorRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.PutAnchorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Anchors/Get',
+            snapfs_dot_service_dot_snapfs__v1__pb2.GetAnchorRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.GetAnchorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/snapfs.v1.Anchors/List',
+            snapfs_dot_service_dot_snapfs__v1__pb2.ListAnchorsRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.ListAnchorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def History(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/snapfs.v1.Anchors/History',
+            snapfs_dot_service_dot_snapfs__v1__pb2.AnchorHistoryRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.AnchorHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Anchors/Delete',
+            snapfs_dot_service_dot_snapfs__v1__pb2.DeleteAnchorRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.DeleteAnchorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Expire(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Anchors/Expire',
+            snapfs_dot_service_dot_snapfs__v1__pb2.ExpireAnchorsRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.ExpireAnchorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

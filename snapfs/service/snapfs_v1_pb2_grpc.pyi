@@ -179,3 +179,91 @@ class SnapfsServicer(metaclass=_abc_1.ABCMeta):
         """Delete now what removals left for later."""
 
 def add_SnapfsServicer_to_server(servicer: SnapfsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AnchorsStub:
+    """Names with a time history."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AnchorsAsyncStub: ...
+    Put: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.PutAnchorRequest, _snapfs_v1_pb2.PutAnchorResponse]
+    """Let a name stand for a reference from a time on."""
+    Get: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.GetAnchorRequest, _snapfs_v1_pb2.GetAnchorResponse]
+    List: _grpc.UnaryStreamMultiCallable[_snapfs_v1_pb2.ListAnchorsRequest, _snapfs_v1_pb2.ListAnchorsResponse]
+    """What each name of a prefix stood for at a time, in the order of names."""
+    History: _grpc.UnaryStreamMultiCallable[_snapfs_v1_pb2.AnchorHistoryRequest, _snapfs_v1_pb2.AnchorHistoryResponse]
+    """The entries of a name, newest first."""
+    Delete: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.DeleteAnchorRequest, _snapfs_v1_pb2.DeleteAnchorResponse]
+    """Let a name stand for nothing from a time on."""
+    Expire: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.ExpireAnchorsRequest, _snapfs_v1_pb2.ExpireAnchorsResponse]
+    """Take away old entries, but for what was in force at the limit."""
+
+@_typing.type_check_only
+class AnchorsAsyncStub(AnchorsStub):
+    """Names with a time history."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Put: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.PutAnchorRequest, _snapfs_v1_pb2.PutAnchorResponse]  # type: ignore[assignment]
+    """Let a name stand for a reference from a time on."""
+    Get: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.GetAnchorRequest, _snapfs_v1_pb2.GetAnchorResponse]  # type: ignore[assignment]
+    List: _aio.UnaryStreamMultiCallable[_snapfs_v1_pb2.ListAnchorsRequest, _snapfs_v1_pb2.ListAnchorsResponse]  # type: ignore[assignment]
+    """What each name of a prefix stood for at a time, in the order of names."""
+    History: _aio.UnaryStreamMultiCallable[_snapfs_v1_pb2.AnchorHistoryRequest, _snapfs_v1_pb2.AnchorHistoryResponse]  # type: ignore[assignment]
+    """The entries of a name, newest first."""
+    Delete: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.DeleteAnchorRequest, _snapfs_v1_pb2.DeleteAnchorResponse]  # type: ignore[assignment]
+    """Let a name stand for nothing from a time on."""
+    Expire: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.ExpireAnchorsRequest, _snapfs_v1_pb2.ExpireAnchorsResponse]  # type: ignore[assignment]
+    """Take away old entries, but for what was in force at the limit."""
+
+class AnchorsServicer(metaclass=_abc_1.ABCMeta):
+    """Names with a time history."""
+
+    @_abc_1.abstractmethod
+    def Put(
+        self,
+        request: _snapfs_v1_pb2.PutAnchorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapfs_v1_pb2.PutAnchorResponse, _abc.Awaitable[_snapfs_v1_pb2.PutAnchorResponse]]:
+        """Let a name stand for a reference from a time on."""
+
+    @_abc_1.abstractmethod
+    def Get(
+        self,
+        request: _snapfs_v1_pb2.GetAnchorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapfs_v1_pb2.GetAnchorResponse, _abc.Awaitable[_snapfs_v1_pb2.GetAnchorResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _snapfs_v1_pb2.ListAnchorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapfs_v1_pb2.ListAnchorsResponse], _abc.AsyncIterator[_snapfs_v1_pb2.ListAnchorsResponse]]:
+        """What each name of a prefix stood for at a time, in the order of names."""
+
+    @_abc_1.abstractmethod
+    def History(
+        self,
+        request: _snapfs_v1_pb2.AnchorHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapfs_v1_pb2.AnchorHistoryResponse], _abc.AsyncIterator[_snapfs_v1_pb2.AnchorHistoryResponse]]:
+        """The entries of a name, newest first."""
+
+    @_abc_1.abstractmethod
+    def Delete(
+        self,
+        request: _snapfs_v1_pb2.DeleteAnchorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapfs_v1_pb2.DeleteAnchorResponse, _abc.Awaitable[_snapfs_v1_pb2.DeleteAnchorResponse]]:
+        """Let a name stand for nothing from a time on."""
+
+    @_abc_1.abstractmethod
+    def Expire(
+        self,
+        request: _snapfs_v1_pb2.ExpireAnchorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapfs_v1_pb2.ExpireAnchorsResponse, _abc.Awaitable[_snapfs_v1_pb2.ExpireAnchorsResponse]]:
+        """Take away old entries, but for what was in force at the limit."""
+
+def add_AnchorsServicer_to_server(servicer: AnchorsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

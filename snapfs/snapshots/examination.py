@@ -7,9 +7,10 @@ without its directory is reported, for a person to remove.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,7 +23,7 @@ from snapfs.snapshots.records import SnapshotRow, shown
 from snapfs.snapshots.recovery import Promises, promise_removal, promises
 from snapfs.snapshots.schema import SEQUENCE, SNAPSHOTS, TABLES, SnapshotBody
 from snapfs.snapshots.usage import measure
-from snapfs.store import ReadStore, Store, WriteTx
+from snapfs.store import ReadStore, Store, Table, WriteTx
 
 ERASE_S = 3600.0
 """Longest time that a repair works at one orphan."""
@@ -60,8 +61,10 @@ class _Finding:
     """Mends it, or raises SnapfsError; None where a person must decide."""
 
 
-def fsck(root: Path, *, repair: bool = False) -> Report:
+def fsck(root: Path, *, tables: Sequence[Table[Any]] = (), repair: bool = False) -> Report:
     """Check a root that no daemon serves; a repair takes the writer's lock for itself.
+
+    `tables` are those of other rooms that keep their rows in the same store.
 
     Raises NotFound when there is no root, FailedPrecondition when a daemon holds it (repair).
     """
@@ -69,9 +72,9 @@ def fsck(root: Path, *, repair: bool = False) -> Report:
     if not (root / "metadata").is_dir():
         raise NotFound(f"{root} is not a root of snapfs: it has no metadata; give another --root")
     if repair:
-        with Store.open(root / "metadata", TABLES) as store:
+        with Store.open(root / "metadata", (*TABLES, *tables)) as store:
             return examine(store, layers, repair=True)
-    with ReadStore.open(root / "metadata", TABLES) as reader:
+    with ReadStore.open(root / "metadata", (*TABLES, *tables)) as reader:
         return examine(reader, layers, repair=False)
 
 

@@ -55,7 +55,7 @@ from snapfs.snapshots.reserve import IdReserve
 from snapfs.snapshots.status import Status, Unpack
 from snapfs.snapshots.trees import Trees
 from snapfs.snapshots.usage import measure
-from snapfs.store import ReadTx, WriteTx
+from snapfs.store import ReadTx, Store, Table, WriteTx
 
 log = structlog.get_logger(__name__)
 
@@ -79,12 +79,14 @@ class Snapshotter:
         unpack: Unpack = "overlay",
         durability: Durability = "full",
         differ: Differ | None = None,
+        tables: Sequence[Table[Any]] = (),
         deadline_s: float = DEADLINE_S,
         clock_ns: Callable[[], int] = time.time_ns,
         steps: Steps = lambda _name: None,
     ) -> None:
         """Open the root, make it when it is missing, and settle what an earlier run left.
 
+        `tables` are those of other rooms that keep their rows in the same store.
         `deadline_s` bounds each wait: for a tree, for another call on the same snapshot, for other
         writers of the store.
         """
@@ -104,7 +106,9 @@ class Snapshotter:
             self._layers.establish()
             self._sync = DataSync(self._layers.path)
         try:
-            self._meta = MetaStore(root / "metadata", clock_ns=clock_ns, deadline_s=deadline_s)
+            self._meta = MetaStore(
+                root / "metadata", tables=tables, clock_ns=clock_ns, deadline_s=deadline_s
+            )
         except SnapfsError:
             self._sync.close()
             raise
@@ -117,6 +121,11 @@ class Snapshotter:
         except SnapfsError:
             self.close()
             raise
+
+    @property
+    def store(self) -> Store:
+        """The root's store, for the rooms whose tables it was opened with."""
+        return self._store
 
     # Creating
 

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from snapfs import filters as grammar
 from snapfs.model import Committed, Kind, Labels, Mountable, Snapshot, SnapshotId, Usage
 from snapfs.snapshots import records
 from snapfs.snapshots.schema import TABLES
-from snapfs.store import Store, WriteTx
+from snapfs.store import Store, Table, WriteTx
 
 T = TypeVar("T")
 
@@ -50,11 +50,15 @@ class MetaStore:
         self,
         path: Path,
         *,
+        tables: Sequence[Table[Any]] = (),
         clock_ns: Callable[[], int] = time.time_ns,
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        """`deadline_s` bounds the wait for other writers; then DeadlineExceeded, nothing done."""
-        self.store = Store.open(path, TABLES, clock_ns=clock_ns)
+        """`tables` are those of other rooms in the same store.
+
+        `deadline_s` bounds the wait for other writers; then DeadlineExceeded, nothing done.
+        """
+        self.store = Store.open(path, (*TABLES, *tables), clock_ns=clock_ns)
         self._deadline_s = deadline_s
 
     def apply(self, change: Callable[[WriteTx], T]) -> T:

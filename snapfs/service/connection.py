@@ -1,0 +1,78 @@
+"""A client's connection to the service: calls with a deadline, errors as they were raised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from snapfs.model import Unavailable
+from snapfs.service.grpc_server import MAX_MESSAGE_BYTES
+from snapfs.service.status import error_of, was_answered
+
+_Answer = TypeVar("_Answer", bound=Message)
+
+
+class Connection:
+    """A connection to `snapfs serve`; made on the first call, usable from many threads.
+
+    Each call waits at most `timeout_s` (fsck and streams: for the whole answer).
+    """
+
+    def __init__(self, address: Path, *, timeout_s: float = 60) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(
+            f"unix:{address}",
+            options=(
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                # A proxy named in the environment is not for a local socket.
+                ("grpc.enable_http_proxy", 0),
+            ),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; twice is fine."""
+        self._channel.close()
+
+    def _call(self, method: Callable[..., _Answer], request: Message) -> _Answer:
+        with self._errors():
+            return method(request, timeout=self._timeout_s)
+
+    def _stream(
+        self, method: Callable[..., Iterable[_Answer]], request: Message
+    ) -> Iterator[_Answer]:
+        with self._errors():
+            yield from method(request, timeout=self._timeout_s)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as failure:
+            error = error_of(failure)
+            if isinstance(error, Unavailable) and not was_answered(failure):
+                # gRPC tells the whole way there; the system's own words come last.
+                reason = str(error).rpartition("error: ")[2].lower()
+                raise Unavailable(
+                    f"nothing answers on socket {self.address} ({reason}); "
+                    "start the service (systemctl start snapfs, or snapfs serve)"
+                ) from failure
+            raise error from failure

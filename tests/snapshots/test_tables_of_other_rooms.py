@@ -1,0 +1,34 @@
+"""Other rooms keep rows in the root's store; opening and checking it knows their tables."""
+
+import pytest
+
+from snapfs import anchors
+from snapfs.anchors import Anchors, Ref
+from snapfs.model import FailedPrecondition
+from snapfs.snapshots import MetaStore, NoTrees, Snapshotter, fsck
+
+
+@pytest.fixture
+def stocked(root):
+    """A root with an anchor in its store."""
+    with Snapshotter(root, trees=NoTrees(), tables=anchors.TABLES) as snapshotter:
+        snapshotter.prepare("work")
+        Anchors(snapshotter.store).put("n", Ref("snapshot", "work"))
+    return root
+
+
+def test_snapshots_and_anchors_share_one_store(stocked):
+    with Snapshotter(stocked, trees=NoTrees(), tables=anchors.TABLES) as snapshotter:
+        assert Anchors(snapshotter.store).get("n").ref.value == snapshotter.stat("work").name
+        assert snapshotter.fsck().clean
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_fsck_of_a_root_that_nobody_serves_knows_the_tables(stocked, repair):
+    assert fsck(stocked, tables=anchors.TABLES, repair=repair).clean
+
+
+def test_program_without_the_tables_is_refused_and_changes_nothing(stocked):
+    with pytest.raises(FailedPrecondition, match="rows of table anchor"):
+        MetaStore(stocked / "metadata")
+    assert fsck(stocked, tables=anchors.TABLES).clean
