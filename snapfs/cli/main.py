@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from snapfs.cli.admin import fsck, init, status
+from snapfs.cli.anchor import anchor
 from snapfs.cli.mount import mount, umount
 from snapfs.cli.plugin import plugin
 from snapfs.cli.serve import serve
@@ -62,6 +63,7 @@ for _command in (
     mount,
     umount,
     snapshot,
+    anchor,
     fsck,
     status,
     config,
