@@ -25,6 +25,7 @@ from snapfs.store.finding import (
 from snapfs.store.proposer import LocalProposer, Proposer
 from snapfs.store.reading import ReadTx
 from snapfs.store.readstore import ReadStore
+from snapfs.store.restoring import Restored
 from snapfs.store.specifiers import Action, Specifier
 from snapfs.store.store import Store
 from snapfs.store.tables import Index, InvalidFindBy, Reference, Row, Table
@@ -60,6 +61,7 @@ __all__ = [
     "ReadStore",
     "ReadTx",
     "Reference",
+    "Restored",
     "Row",
     "RowCreated",
     "RowDeleted",

@@ -83,15 +83,14 @@ class Feed:
                 self._clear(changes[-1].revision)
                 return
             for change in changes:
-                self._add(change)
+                if change.revision == self._head + 1:
+                    self._add(change)
+                else:  # a restored store went on from elsewhere: whoever is live finds a gap
+                    self._clear(change.revision)
             self._bound()
+            if not self._ring:
+                self._news.notify_all()
             self._published.notify()
-
-    def restart(self, revision: int) -> None:
-        """Go on from a revision to which no changes lead; only the writer calls."""
-        with self._lock:
-            self._clear(revision)
-            self._news.notify_all()
 
     def attach(self, place: Place) -> None:
         with self._lock:

@@ -34,6 +34,7 @@ class Keeper(ReadTx):
         self.bytes_changed = 0
         """Bytes of all rows, new and old, that this update changed so far."""
         self._wrote = False
+        self._jumped = False
         self.failure: lmdb.Error | None = None
         """First error of LMDB in a write; the update fails whatever its function made of it."""
 
@@ -104,6 +105,42 @@ class Keeper(ReadTx):
             if self.by_oid(table, oid) is not None:
                 return table
         return None
+
+    def _strip(self, table: Table[B], row: Row[B]) -> None:
+        """Remove all that is kept for a row, but not the row."""
+        self._change_name(table, row, None)
+        self._change_indexes(table, row, table.index_values(row.body), set())
+        self._change_edges(row.oid, table.edges(row.body), {})
+        if row.expires_ns is not None:
+            self._remove(Sub.EXP, schema.expiry_key(row.expires_ns, row.oid))
+
+    def _dress(self, table: Table[B], row: Row[B], value: bytes) -> None:
+        """Write a row, which has nothing yet, with all that is kept for it.
+
+        Raises AlreadyExists when its name or a unique value is another row's.
+        """
+        self._check_body(table, row.body)
+        self._check_name_free(table, row.scope, row.name)
+        values = table.index_values(row.body)
+        self._check_unique(table, row, values)
+        self._use_oid(row.oid)
+        self._put(Sub.ROW, schema.U64.pack(row.oid), value)
+        self._change_name(table, None, row)
+        self._change_indexes(table, row, set(), values)
+        self._change_edges(row.oid, {}, table.edges(row.body))
+        if row.expires_ns is not None:
+            self._put(Sub.EXP, schema.expiry_key(row.expires_ns, row.oid), b"")
+
+    def _use_oid(self, oid: int) -> None:
+        if oid > self.counter(schema.OID_KEY):
+            self._put_sys(schema.OID_KEY, schema.U64.pack(oid))
+
+    def _jump(self, revision: int) -> None:
+        """Have this update be `revision`, with no events, and nothing in the log before it."""
+        self._wrote = True
+        self._jumped = True
+        self._new_revision = revision
+        self._put_sys(schema.COMPACTED_KEY, schema.U64.pack(revision))
 
     def _change_name(self, table: Table[Any], old: Row[Any] | None, new: Row[Any] | None) -> None:
         if old is not None:

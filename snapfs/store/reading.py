@@ -19,7 +19,7 @@ from snapfs.store.environment import Txn
 from snapfs.store.events import Event
 from snapfs.store.finding import By
 from snapfs.store.schema import FORWARD, REVERSE, Sub
-from snapfs.store.tables import Registry, Row, Table
+from snapfs.store.tables import Registry, Row, Shape, Table
 
 B = TypeVar("B")
 
@@ -43,6 +43,21 @@ class ReadTx:
     def compacted_revision(self) -> int:
         """Events up to and including this revision are gone."""
         return self.counter(schema.COMPACTED_KEY)
+
+    @property
+    def uuid(self) -> bytes:
+        """What tells this store from every other."""
+        return self._sys(schema.UUID_KEY) or b""
+
+    def stored_shapes(self) -> list[Shape]:
+        """Return the tables of the store, also those that this process does not know."""
+        return tables.decode_shapes(self._sys(schema.TABLES_KEY) or b"\x90")
+
+    def sequences(self) -> Iterator[tuple[str, int]]:
+        """Yield every scope that has a sequence, and the last number given in it."""
+        for key, value in self._walk(Sub.SYS, schema.SEQUENCE_PREFIX):
+            scope = key[len(schema.SEQUENCE_PREFIX) :].decode()
+            yield scope, schema.number(schema.unseal(Sub.SYS, key, value))
 
     @property
     def format(self) -> int | None:

@@ -42,7 +42,7 @@ def _attempt(environment: Environment, registry: Registry) -> None:
 class _Reshaper(Keeper):
     def reshape(self, environment: Environment) -> bool:
         """Do what is to be done and say whether anything was."""
-        stored = {s.tag: s for s in tables.decode_shapes(self._sys(schema.TABLES_KEY) or b"\x90")}
+        stored = {shape.tag: shape for shape in self.stored_shapes()}
         wanted = {shape.tag: shape for shape in self.registry.shapes()}
         for tag, shape in stored.items():
             if tag not in wanted and self._has_rows(tag):

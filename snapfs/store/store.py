@@ -7,13 +7,24 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from snapfs.model import FailedPrecondition
-from snapfs.store import batch, checking, creation, inspection, migrations, reshaping, retention
+from snapfs.store import (
+    batch,
+    checking,
+    creation,
+    inspection,
+    migrations,
+    reshaping,
+    retention,
+    stream,
+)
 from snapfs.store.batch import Outcome
+from snapfs.store.changes import Change
 from snapfs.store.checking import Problem
 from snapfs.store.environment import Environment, opening
 from snapfs.store.feed import Feed
@@ -21,6 +32,7 @@ from snapfs.store.inspection import Inspected
 from snapfs.store.lock import WriterLock
 from snapfs.store.proposer import LocalProposer, Proposer
 from snapfs.store.requests import Request
+from snapfs.store.restoring import Restored
 from snapfs.store.specifiers import Specifier
 from snapfs.store.tables import Registry, Table
 from snapfs.store.views import Views
@@ -141,6 +153,37 @@ class Store(Views):
         """
         return list(batch.run(partial(self.update, timeout_s=timeout_s), items))
 
+    def restore(self, source: BinaryIO, tables: Sequence[Table[Any]] | None = None) -> Restored:
+        """Make the store, or some tables of it, what `save` wrote to `source`; durable on return.
+
+        All or nothing, in one update, after the stream was verified to its end. A new store
+        becomes a copy, revisions included; in another one, what differs is created, updated and
+        deleted with events. Raises DataLoss for a damaged stream, InvalidArgument for another
+        file, FailedPrecondition or NotFound when tables not restored refer to what would go, or
+        are referred to and lack it.
+        """
+        tags = None if tables is None else frozenset(table.tag for table in tables)
+        with stream.spool(self.path) as kept:
+            received = stream.receive(source, kept, self._registry, self.path)
+            return self.update(lambda tx: tx.restore(received, tags))
+
+    def apply(self, changes: Iterable[Change]) -> int:
+        """Do what was done elsewhere, revision by revision; return the revision reached.
+
+        The store must be a copy of the other as of the revision before the first: restored from
+        it when new, changed by nothing but `apply` since. Changes come from its `Proposer`, and
+        are durable here up to the one that is refused. Raises Conflict when a change is not the
+        next, or finds another row than it found there.
+        """
+        source = iter(changes)
+        while window := list(islice(source, batch.CHANGES)):
+            requests = [Request(partial(_apply, change)) for change in window]
+            for request in requests:
+                self._writer.queue.put(cast("Request[object]", request))
+            for request in requests:
+                self._writer.queue.await_answer(request, None)
+        return self.revision
+
     def watch(
         self,
         after_rev: int | None,
@@ -181,6 +224,10 @@ class Store(Views):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _apply(change: Change, tx: WriteTx) -> None:
+    tx.apply(change)
 
 
 def _prepare(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from snapfs.store import checking
+from snapfs.store import checking, faults, stream
 from snapfs.store.checking import Problem
 from snapfs.store.environment import Environment
 from snapfs.store.reading import ReadTx
@@ -29,6 +31,9 @@ class Stats:
     file_size_bytes: int
     readers: int
     """Slots of the reader table that are or were in use, over all processes."""
+
+
+_COPY_BYTES = 1 << 20
 
 
 class Views:
@@ -73,6 +78,19 @@ class Views:
                 file_size_bytes=self._environment.file_size_bytes,
                 readers=self._environment.readers,
             )
+
+    def save(self, out: BinaryIO) -> int:
+        """Write the whole store to `out` as one portable stream; return the revision that it is.
+
+        It is copied aside first, to a file without a name beside the data, so that a slow `out`
+        does not hold a view. The caller syncs `out`. Raises what writing raises (OSError).
+        """
+        with stream.spool(self.path) as kept:
+            with faults.translated(self.path), self.view() as tx:
+                head = stream.save(tx, kept)
+                kept.seek(0)
+            shutil.copyfileobj(kept, out, _COPY_BYTES)
+        return head.revision
 
     def check(self) -> list[Problem]:
         """Verify every invariant of the schema in one read transaction; an empty list is good."""

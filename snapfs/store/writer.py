@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import lmdb
 import structlog
@@ -40,6 +40,16 @@ _GROW_MOST_BYTES = 1 << 30
 _log = structlog.get_logger(__name__)
 
 _Outcome: TypeAlias = tuple[Request[Any], Any, Exception | None]
+
+
+class _Ran(NamedTuple):
+    """What became of one update in its child transaction."""
+
+    result: Any = None
+    failure: Exception | None = None
+    change: Change | None = None
+    """Kept only when there was no failure."""
+    proposed: bool = True
 
 
 class Writer:
@@ -137,28 +147,33 @@ class Writer:
         """Run the group in one transaction and commit it durably; raise lmdb.Error if it fails."""
         outcomes: list[_Outcome] = []
         changes: list[Change] = []
+        proposals: list[Change] = []
         self.holding = Holding(time.monotonic(), None)
         has_room = self._environment.has_room()
         txn = self._environment.begin_write()
         try:
             for request in group:
                 self.holding = Holding(self.holding.since_s, request.function)
-                result, failure, change = self._run_one(txn, request, has_room=has_room)
-                outcomes.append((request, result, failure))
-                if change is not None:
-                    changes.append(change)
+                ran = self._run_one(txn, request, has_room=has_room)
+                outcomes.append((request, ran.result, ran.failure))
+                if ran.change is not None:
+                    changes.append(ran.change)
+                    proposals += [ran.change] if ran.proposed else []
             self.holding = Holding(self.holding.since_s, None)
             if changes:
                 retention.trim(txn, self._environment.dbs, self._keep_revisions, len(changes))
-                self._commit(txn, changes)
+                self._commit(txn, proposals)
         finally:
             txn.abort()
         if changes:
             self._feed.publish(changes)
         return outcomes
 
-    def _commit(self, txn: Txn, changes: list[Change]) -> None:
-        """Propose the changes and commit when they are agreed; what is committed stands."""
+    def _commit(self, txn: Txn, proposals: list[Change]) -> None:
+        """Propose changes, if there are any, and commit at once or when they are agreed to."""
+        if not proposals:
+            txn.commit()
+            return
         committed = False
 
         def commit() -> None:
@@ -167,7 +182,7 @@ class Writer:
             committed = True
 
         try:
-            self._proposer.propose(changes, commit)
+            self._proposer.propose(proposals, commit)
         except Exception as error:  # whatever it is, the commit is durable
             if not committed:
                 raise
@@ -175,15 +190,11 @@ class Writer:
         if not committed:
             raise Internal("the changes were proposed and neither committed nor refused; try again")
 
-    def _run_one(
-        self, parent: Txn, request: Request[Any], *, has_room: bool
-    ) -> tuple[Any, Exception | None, Change | None]:
+    def _run_one(self, parent: Txn, request: Request[Any], *, has_room: bool) -> _Ran:
         """Run one update in a child transaction that is kept only if it succeeds and wrote.
 
-        Returns its result, its own error, what it changed. Raises lmdb.Error for what concerns
-        the whole group: a full map, a failing disk.
+        Raises lmdb.Error for what concerns the whole group: a full map, a failing disk.
         """
-        result, failure, change = None, None, None
         child = self._environment.begin_child(parent)
         try:
             tx = WriteTx(
@@ -194,21 +205,26 @@ class Writer:
                 has_room=has_room,
                 nest=self._environment.begin_child,
             )
-            try:
-                result = request.function(tx)
-                change = tx.finish()
-                self._check_size(change)
-            except Exception as error:  # noqa: BLE001  # the update's own error goes to its caller
-                failure = error
+            ran = self._call(tx, request)
             if tx.failure is not None:
                 if faults.os_code(tx.failure) or isinstance(tx.failure, lmdb.MapFullError):
                     raise tx.failure
-                failure = faults.from_lmdb(self._environment.path, tx.failure)
-            if failure is None and change is not None:
+                return _Ran(failure=faults.from_lmdb(self._environment.path, tx.failure))
+            if ran.change is not None:
                 child.commit()
+            return ran
         finally:
             child.abort()
-        return result, failure, change if failure is None else None
+
+    def _call(self, tx: WriteTx, request: Request[Any]) -> _Ran:
+        try:
+            result = request.function(tx)
+            change = tx.finish()
+            if tx.proposed:
+                self._check_size(change)
+        except Exception as error:  # noqa: BLE001  # the update's own error goes to its caller
+            return _Ran(failure=error)
+        return _Ran(result, None, change, tx.proposed)
 
     def _check_size(self, change: Change | None) -> None:
         most = self._proposer.max_change_bytes

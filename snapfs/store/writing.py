@@ -26,7 +26,7 @@ from snapfs.store import events, schema
 from snapfs.store.changes import Change
 from snapfs.store.environment import Txn
 from snapfs.store.events import Stored
-from snapfs.store.keeping import Keeper
+from snapfs.store.restoring import Restorer
 from snapfs.store.schema import Sub
 from snapfs.store.tables import MAX_ROW_BYTES, Registry, Row, Table
 
@@ -34,7 +34,7 @@ B = TypeVar("B")
 T = TypeVar("T")
 
 
-class WriteTx(Keeper):
+class WriteTx(Restorer):
     """A state of the store that this update changes; it sees its own changes."""
 
     def __init__(
@@ -107,16 +107,19 @@ class WriteTx(Keeper):
         spec: bool = True,
         created_ns: int | None = None,
         expect_mod_rev: int | None = None,
+        expect_spec_rev: int | None = None,
     ) -> Row[B]:
         """Give the row another body, and another name if one is given; return it as it is now.
 
         Only `row.oid` is taken from `row`: what is stored counts. `spec=False` leaves spec_rev, for
-        a change of status. Raises NotFound when the row is gone, Conflict when `expect_mod_rev` is
-        not its revision any more, and what `create` raises.
+        a change of status; so who changes the spec and gives `expect_spec_rev` is not disturbed by
+        those. Raises NotFound when the row is gone, Conflict when one of the expected revisions is
+        not the row's any more, and what `create` raises.
         """
         table: Table[B] = self._table_of(row)
         old, old_value = self._current(table, row.oid, row.name)
-        _check_revision(table, old, expect_mod_rev)
+        _check_revision(table, old, old.mod_rev, expect_mod_rev)
+        _check_revision(table, old, old.spec_rev, expect_spec_rev)
         self._check_body(table, body)
         changed = msgspec.structs.replace(
             old,
@@ -149,11 +152,7 @@ class WriteTx(Keeper):
         table = self._table_of(row)
         old, old_value = self._current(table, row.oid, row.name)
         self._check_unreferred(table, old)
-        self._change_name(table, old, None)
-        self._change_indexes(table, old, table.index_values(old.body), set())
-        self._change_edges(old.oid, table.edges(old.body), {})
-        if old.expires_ns is not None:
-            self._remove(Sub.EXP, schema.expiry_key(old.expires_ns, old.oid))
+        self._strip(table, old)
         self._remove(Sub.ROW, schema.U64.pack(old.oid))
         self._log(Stored(events.DELETE, old.oid, old=old_value))
 
@@ -220,7 +219,8 @@ class WriteTx(Keeper):
         if not self._wrote:
             return None
         change = Change(self._new_revision, tuple(self._logged))
-        self._log(Stored(events.COMMIT))
+        if not self._jumped:
+            self._log(Stored(events.COMMIT))
         self._put_sys(schema.REVISION_KEY, schema.U64.pack(self._new_revision))
         return change
 
@@ -275,20 +275,16 @@ class WriteTx(Keeper):
             raise AlreadyExists(f"row {oid} already exists; let the store choose the oid")
         return oid
 
-    def _use_oid(self, oid: int) -> None:
-        if oid > self.counter(schema.OID_KEY):
-            self._put_sys(schema.OID_KEY, schema.U64.pack(oid))
-
 
 def _check_name(table: Table[Any], name: str) -> None:
     schema.utf8(check_name(name, f"{table.name} name"), f"{table.name} name")
 
 
-def _check_revision(table: Table[Any], row: Row[Any], expected: int | None) -> None:
-    if expected is not None and row.mod_rev != expected:
+def _check_revision(table: Table[Any], row: Row[Any], actual: int, expected: int | None) -> None:
+    if expected is not None and actual != expected:
         raise Conflict(
-            f"{table.name} {row.name[:64]!r} is at revision {row.mod_rev}, not at {expected}; "
+            f"{table.name} {row.name[:64]!r} is at revision {actual}, not at {expected}; "
             "read it again and repeat the change",
             expected=expected,
-            actual=row.mod_rev,
+            actual=actual,
         )
