@@ -77,6 +77,7 @@ class House:
                 durability=config.durability,
                 differ=diff.changes,
                 tables=anchors.TABLES,
+                checks=anchors.CHECKS,
                 deadline_s=config.timeouts.tree_s,
             )
             stack.callback(self._snapshotter.close)

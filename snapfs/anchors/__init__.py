@@ -1,10 +1,12 @@
 """Names with a time history; see docs/anchors.md.
 
 `Anchors` is for programs; `reading`, `writing` and `merging` are the same as functions of a
-transaction, for rooms whose own changes write anchors. `TABLES` is what the store must know.
+transaction, for rooms whose own changes write anchors. `TABLES` is what the store must know,
+`CHECKS` what verifies it.
 """
 
 from snapfs.anchors.anchors import Anchors, Expired
+from snapfs.anchors.checking import CHECKS
 from snapfs.anchors.entries import Deleted, Entry, Put
 from snapfs.anchors.facts import Fact, History, Key, Ref, parse_ref
 from snapfs.anchors.merging import Merged
@@ -12,6 +14,7 @@ from snapfs.anchors.schema import TABLES, TARGET_EDGE
 from snapfs.anchors.writing import Statement
 
 __all__ = [
+    "CHECKS",
     "TABLES",
     "TARGET_EDGE",
     "Anchors",

@@ -28,3 +28,7 @@ def _check_anchor(tx: ReadTx, row: AnchorRow) -> Iterator[str]:
     horizon = row.body.horizon
     if horizon is not None and tx.get(FACTS, SCOPE, fact_name(row.oid, horizon)) is None:
         yield f"anchor {shown(row.name)} lacks its oldest fact, of {shown_time(horizon.at_ns)}"
+
+
+CHECKS = {"anchor": check}
+"""By kind of problem, as an fsck of the root wants it."""

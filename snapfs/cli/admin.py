@@ -123,7 +123,8 @@ def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
                 f"root {root} holds no snapshots and no service answers; "
                 "name another root with --root, or start the service"
             )
-        return fsck(root, tables=anchors.TABLES, repair=repair).problems
+        report = fsck(root, tables=anchors.TABLES, checks=anchors.CHECKS, repair=repair)
+        return report.problems
     finally:
         if not was_mounted:
             roots.detach(root)

@@ -7,10 +7,10 @@ without its directory is reported, for a person to remove.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -23,7 +23,7 @@ from snapfs.snapshots.records import SnapshotRow, shown
 from snapfs.snapshots.recovery import Promises, promise_removal, promises
 from snapfs.snapshots.schema import SEQUENCE, SNAPSHOTS, TABLES, SnapshotBody
 from snapfs.snapshots.usage import measure
-from snapfs.store import ReadStore, Store, Table, WriteTx
+from snapfs.store import ReadStore, ReadTx, Store, Table, WriteTx
 
 ERASE_S = 3600.0
 """Longest time that a repair works at one orphan."""
@@ -35,12 +35,18 @@ class Problem:
 
     kind: str
     """store, orphan-directory, unknown-directory, missing-directory, stale-intent, broken-chain
-    or wrong-usage."""
+    or wrong-usage; or the kind of another room's check."""
     subject: str
     """The snapshot, directory or intent."""
     message: str
     """What is wrong and what can be done."""
     repaired: bool = False
+
+
+Checks: TypeAlias = Mapping[str, Callable[[ReadTx], Iterable[str]]]
+"""What other rooms verify of their rows: by kind of problem, a function that says what is wrong."""
+
+NO_CHECKS: Checks = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +67,16 @@ class _Finding:
     """Mends it, or raises SnapfsError; None where a person must decide."""
 
 
-def fsck(root: Path, *, tables: Sequence[Table[Any]] = (), repair: bool = False) -> Report:
+def fsck(
+    root: Path,
+    *,
+    tables: Sequence[Table[Any]] = (),
+    checks: Checks = NO_CHECKS,
+    repair: bool = False,
+) -> Report:
     """Check a root that no daemon serves; a repair takes the writer's lock for itself.
 
-    `tables` are those of other rooms that keep their rows in the same store.
+    `tables` and `checks` are those of other rooms that keep their rows in the same store.
 
     Raises NotFound when there is no root, FailedPrecondition when a daemon holds it (repair).
     """
@@ -73,15 +85,16 @@ def fsck(root: Path, *, tables: Sequence[Table[Any]] = (), repair: bool = False)
         raise NotFound(f"{root} is not a root of snapfs: it has no metadata; give another --root")
     if repair:
         with Store.open(root / "metadata", (*TABLES, *tables)) as store:
-            return examine(store, layers, repair=True)
+            return examine(store, layers, checks=checks, repair=True)
     with ReadStore.open(root / "metadata", (*TABLES, *tables)) as reader:
-        return examine(reader, layers, repair=False)
+        return examine(reader, layers, checks=checks, repair=False)
 
 
 def examine(
     store: Store | ReadStore,
     layers: LayerDirectories,
     *,
+    checks: Checks = NO_CHECKS,
     repair: bool,
     under_way: Callable[[], frozenset[int]] | None = None,
 ) -> Report:
@@ -93,6 +106,9 @@ def examine(
         Problem("store", f"{found.where} {found.key}".strip(), found.what)
         for found in store.check()
     ]
+    with store.view() as tx:
+        for kind, check in checks.items():
+            problems += [Problem(kind, "", what) for what in check(tx)]
     with refusing(f"check {layers.root}"):
         for finding in _Examination(store, layers, under_way).findings():
             problems.append(_settled(finding, store, repair=repair))

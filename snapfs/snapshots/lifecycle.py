@@ -45,7 +45,7 @@ from snapfs.snapshots import claims, records, recovery
 from snapfs.snapshots import mounts as rules
 from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
-from snapfs.snapshots.examination import Report, examine
+from snapfs.snapshots.examination import NO_CHECKS, Checks, Report, examine
 from snapfs.snapshots.faults import refusing
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.locks import KeyedLocks
@@ -80,13 +80,15 @@ class Snapshotter:
         durability: Durability = "full",
         differ: Differ | None = None,
         tables: Sequence[Table[Any]] = (),
+        checks: Checks = NO_CHECKS,
         deadline_s: float = DEADLINE_S,
         clock_ns: Callable[[], int] = time.time_ns,
         steps: Steps = lambda _name: None,
     ) -> None:
         """Open the root, make it when it is missing, and settle what an earlier run left.
 
-        `tables` are those of other rooms that keep their rows in the same store.
+        `tables` are those of other rooms that keep their rows in the same store, `checks` what
+        they verify of them in an fsck.
         `deadline_s` bounds each wait: for a tree, for another call on the same snapshot, for other
         writers of the store.
         """
@@ -95,6 +97,7 @@ class Snapshotter:
         self._unpack: Unpack = unpack
         self._durability: Durability = durability
         self._differ = differ
+        self._checks = checks
         self._deadline_s = deadline_s
         self._steps = steps
         self._index_off = _INDEX_PARAMETER.exists()
@@ -420,6 +423,7 @@ class Snapshotter:
         return examine(
             self._store,
             self._layers,
+            checks=self._checks,
             repair=repair,
             under_way=self._reserve.intents,
         )

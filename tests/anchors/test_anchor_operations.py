@@ -1,5 +1,6 @@
 """Each operation: what it takes, refuses, keeps alive and leaves."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -134,6 +135,22 @@ def test_compare_and_set_with_zero_wants_the_name_unused_or_deleted(anchors):
         anchors.put("n", ref("B"), expect_rev=0)
     anchors.delete("n")
     anchors.put("n", ref("B"), expect_rev=0)
+
+
+def test_one_of_many_compare_and_sets_at_once_succeeds(store):
+    anchors = Anchors(store)
+    seen = anchors.put("n", ref("old"))
+
+    def attempt(number):
+        try:
+            return anchors.put("n", ref(str(number)), expect_rev=seen.revision)
+        except Conflict:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        (won,) = [put for put in pool.map(attempt, range(32)) if put]
+    assert anchors.get("n") == won
+    assert len(anchors.history("n")) == 2
 
 
 def test_delete_with_a_stale_revision_is_refused_as_a_conflict(anchors):

@@ -4,6 +4,7 @@ import pytest
 
 from snapfs import anchors
 from snapfs.anchors import Anchors, Ref
+from snapfs.anchors.schema import FACTS, SCOPE
 from snapfs.model import FailedPrecondition
 from snapfs.snapshots import MetaStore, NoTrees, Snapshotter, fsck
 
@@ -32,3 +33,16 @@ def test_program_without_the_tables_is_refused_and_changes_nothing(stocked):
     with pytest.raises(FailedPrecondition, match="rows of table anchor"):
         MetaStore(stocked / "metadata")
     assert fsck(stocked, tables=anchors.TABLES).clean
+
+
+def test_fsck_says_what_other_rooms_find(stocked):
+    tables, checks = anchors.TABLES, anchors.CHECKS
+    with Snapshotter(stocked, trees=NoTrees(), tables=tables, checks=checks) as snapshotter:
+        assert snapshotter.fsck().clean
+        with snapshotter.store.view() as tx:
+            (fact,) = tx.rows(FACTS, SCOPE)
+        snapshotter.store.update(lambda tx: tx.delete(fact))
+        (served,) = snapshotter.fsck().problems
+    (found,) = fsck(stocked, tables=tables, checks=checks).problems
+    assert found == served
+    assert (found.kind, found.message) == ("anchor", "anchor 'n' has no fact")
