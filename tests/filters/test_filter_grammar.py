@@ -128,3 +128,9 @@ def test_any_text_is_parsed_or_refused_and_matching_never_fails(text):
         return
     chosen.matches(lambda _path: "ab")
     chosen.matches(lambda _path: None)
+
+
+def test_no_expression_takes_more_than_linear_time() -> None:
+    """Python's own engine would need longer than the universe for this one."""
+    names = filters.parse(['name~="^(a+)+$"'])
+    assert not names.matches({("name",): "a" * 5000 + "b"}.get)
