@@ -53,7 +53,7 @@ transaction that also holds the row's change; callers never touch them.
             value  checksummed: payload as given
             Side effects promised but not known to be done. Numbers are never reused.
 
-    hist    key    reserved for names with a history (name, time, seq); empty in this format
+    hist    key    reserved; empty in this format (names with a history are tables: anchors)
 """
 
 from __future__ import annotations
