@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import msgspec
 
 from snapfs.model import DataLoss
 from snapfs.store import events, schema, tables
 from snapfs.store.events import Event, Stored, UpdateCommitted
-from snapfs.store.schema import Sub
-from snapfs.store.tables import Registry
+from snapfs.store.tables import Registry, Table
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
@@ -29,6 +29,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
         return _encoder.encode(self)
 
 
+_COMMIT = Stored(events.COMMIT)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Change)
 
@@ -53,39 +54,62 @@ def from_log(items: Iterable[tuple[bytes, bytes]]) -> Iterator[Change]:
             found.append(stored)
 
 
-class Decoded:
-    """A change with its events, decoded when first asked for and then shared by all who ask."""
+class Slab:
+    """Successive changes with their events, which are decoded when first asked for and then shared.
 
-    def __init__(self, change: Change, registry: Registry) -> None:
-        self.change = change
-        self.revision = change.revision
+    Events are numbered in order, the commits among them; who wants few finds them by their numbers.
+    """
+
+    def __init__(self, changes: Sequence[Change], registry: Registry) -> None:
+        self.revision = changes[-1].revision if changes else 0
+        """The last one's."""
         self._registry = registry
+        self._stored: list[tuple[int, Stored]] = []
+        self.commits: list[int] = []
+        """Numbers of the commits."""
+        self._of_tag: dict[int, list[int]] = {}
+        for change in changes:
+            for each in change.stored:
+                tag = tables.peek_tag(each.new or each.old)
+                self._of_tag.setdefault(tag, []).append(len(self._stored))
+                self._stored.append((change.revision, each))
+            self.commits.append(len(self._stored))
+            self._stored.append((change.revision, _COMMIT))
+        self._events: dict[int, Event | None] = {}
+        self._named: dict[int, dict[str, list[int]]] = {}
+
+    def of_table(self, table: Table[Any]) -> Sequence[int]:
+        """Return the numbers of the events of a table's rows."""
+        return self._of_tag.get(table.tag, ())
+
+    def of_name(self, table: Table[Any], name: str) -> Sequence[int]:
+        """Return the numbers of the events of the rows of a name, in any scope."""
+        named = self._named.get(table.tag)
+        if named is None:
+            named = {}
+            for number in self.of_table(table):
+                event = self.event(number)
+                if event is not None and not isinstance(event, UpdateCommitted):
+                    named.setdefault(table.name_form(event.row.name), []).append(number)
+            self._named[table.tag] = named
+        return named.get(table.name_form(name), ())
+
+    def event(self, number: int) -> Event | None:
+        """Return an event; None for a row of a table that we do not know."""
+        if number not in self._events:
+            self._events[number] = events.event(self._registry, *self._stored[number])
+        return self._events[number]
 
     @cached_property
-    def tags(self) -> frozenset[int]:
-        """The tables whose rows it changed."""
-        return frozenset(
-            tables.decode_tag(each.oid, each.new or each.old)[0] for each in self.change.stored
-        )
+    def all(self) -> Sequence[Event]:
+        """All events that we know."""
+        return self.pick(range(len(self._stored)))
 
     @cached_property
-    def rows(self) -> tuple[Event, ...]:
-        """Its events without the commit; rows of tables that we do not know are left out."""
-        found = (events.event(self._registry, self.revision, it) for it in self.change.stored)
-        return tuple(each for each in found if each is not None)
+    def rows(self) -> Sequence[Event]:
+        """All but the commits."""
+        return [event for event in self.all if not isinstance(event, UpdateCommitted)]
 
-    @cached_property
-    def commit(self) -> UpdateCommitted:
-        return UpdateCommitted(self.revision)
-
-    @cached_property
-    def events(self) -> tuple[Event, ...]:
-        return (*self.rows, self.commit)
-
-
-def check_sealed(change: Change) -> None:
-    """Raise DataLoss when a row in a change from elsewhere is not whole."""
-    for each in change.stored:
-        for value in (each.new, each.old):
-            if value:
-                schema.unseal(Sub.ROW, schema.U64.pack(each.oid), value)
+    def pick(self, numbers: Iterable[int]) -> list[Event]:
+        found = (self.event(number) for number in numbers)
+        return [event for event in found if event is not None]

@@ -21,13 +21,13 @@ from itertools import islice
 from typing import Protocol
 
 from snapfs.model import ResourceExhausted, Unavailable
-from snapfs.store.changes import Change, Decoded
+from snapfs.store.changes import Change, Slab
 from snapfs.store.tables import Registry
 
 RING_BYTES = 64 << 20
 """Most bytes of rows, new and old, that are kept for watches."""
 
-WAKEUPS_PER_S = 2000
+WAKEUPS_PER_S = 500
 """Most watches woken in a second, over all."""
 
 
@@ -54,7 +54,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    decoded: Decoded
+    change: Change
     total: int
     """Events published up to and with this change."""
     size_bytes: int
@@ -74,6 +74,7 @@ class Feed:
         self._floor = self._announced = self._head = revision
         self._floor_total = self._total = 0
         self._bytes = 0
+        self._last: tuple[tuple[int, int], Slab] | None = None
         self._herald: threading.Thread | None = None
 
     def publish(self, changes: Sequence[Change]) -> None:
@@ -110,8 +111,8 @@ class Feed:
                 self._clear(self._head)
             self._news.notify_all()
 
-    def take(self, place: Place, timeout_s: float | None) -> list[Decoded] | None:
-        """Return the changes behind `place`, waiting for the first; [] when none came in time.
+    def take(self, place: Place, timeout_s: float | None) -> Slab | None:
+        """Return the changes behind `place`, waiting for the first; none when none came in time.
 
         None means that they are in the log only, for a place that is not live yet. Raises Overflow
         for a live one that is too far behind, WatchClosed or Unavailable when all is over.
@@ -122,8 +123,7 @@ class Feed:
             self._news.wait_for(lambda: self._has_news(place), timeout_s)
             self._refuse_closed(place)
             self._is_here(place)
-            begin, end = place.revision - self._floor, self._announced - self._floor
-            return [entry.decoded for entry in islice(self._ring, max(begin, 0), max(end, 0))]
+            return self._slab(place.revision - self._floor, self._announced - self._floor)
 
     def close(self) -> None:
         """End every wait with Unavailable."""
@@ -133,6 +133,14 @@ class Feed:
             self._news.notify_all()
         if self._herald is not None:
             self._herald.join()
+
+    def _slab(self, begin: int, end: int) -> Slab:
+        """Return a part of the ring, the last one again if it is the same: watches go in step."""
+        key = (self._floor + begin, self._floor + end)
+        if self._last is None or self._last[0] != key:
+            part = [entry.change for entry in islice(self._ring, max(begin, 0), max(end, 0))]
+            self._last = (key, Slab(part, self._registry))
+        return self._last[1]
 
     def _has_news(self, place: Place) -> bool:
         return (
@@ -177,7 +185,7 @@ class Feed:
 
     def _add(self, change: Change) -> None:
         self._total += len(change.stored) + 1
-        entry = _Entry(Decoded(change, self._registry), self._total, change.size_bytes)
+        entry = _Entry(change, self._total, change.size_bytes)
         self._bytes += entry.size_bytes
         self._ring.append(entry)
         self._head = change.revision
@@ -192,7 +200,7 @@ class Feed:
         entry = self._ring.popleft()
         self._bytes -= entry.size_bytes
         self._floor_total = entry.total
-        self._floor = entry.decoded.revision
+        self._floor = entry.change.revision
         self._announced = max(self._announced, self._floor)
 
     def _clear(self, revision: int) -> None:
@@ -200,6 +208,7 @@ class Feed:
         self._bytes = 0
         self._floor = self._announced = self._head = revision
         self._floor_total = self._total
+        self._last = None
 
     def _announce(self) -> None:
         while not self._stopping.is_set():
@@ -216,5 +225,5 @@ class Feed:
     def _forget_seen(self) -> None:
         """Drop the changes that every watch has taken."""
         least = min((place.revision for place in self._places), default=self._head)
-        while self._ring and self._ring[0].decoded.revision <= least:
+        while self._ring and self._ring[0].change.revision <= least:
             self._drop()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from snapfs.model import InvalidArgument
-from snapfs.store.changes import Decoded
-from snapfs.store.events import Event, RowCreated, RowDeleted, RowUpdated, UpdateCommitted
+from snapfs.store.changes import Slab
+from snapfs.store.events import Event, RowCreated, RowDeleted, RowUpdated
 from snapfs.store.tables import Row, Table
 
 B = TypeVar("B")
@@ -85,24 +85,31 @@ class Selection:
 
     def __init__(self, specifiers: Sequence[Specifier[Any]], *, commits: bool) -> None:
         self._specifiers = tuple(specifiers)
-        self._tags = frozenset(each.table.tag for each in specifiers)
         self._commits = commits
 
-    def of(self, decoded: Decoded) -> Sequence[Event]:
-        """Return what is selected of a change, in order."""
+    def of(self, slab: Slab) -> Sequence[Event]:
+        """Return what is selected of some changes, in order."""
         if not self._specifiers:
-            return decoded.events if self._commits else decoded.rows
-        found: list[Event] = []
-        if not self._tags.isdisjoint(decoded.tags):
-            found += (event for event in decoded.rows if self._wants(event))
+            return slab.all if self._commits else slab.rows
+        wanted = {
+            number
+            for specifier in self._specifiers
+            for number in _candidates(slab, specifier)
+            if _is_for(specifier, slab.event(number))
+        }
         if self._commits:
-            found.append(decoded.commit)
-        return found
+            wanted.update(slab.commits)
+        return slab.pick(sorted(wanted))
 
-    def _wants(self, event: Event) -> bool:
-        if isinstance(event, UpdateCommitted):
-            return self._commits
-        return any(each.matches(event) for each in self._specifiers)
+
+def _candidates(slab: Slab, specifier: Specifier[Any]) -> Sequence[int]:
+    if specifier.name is not None:
+        return slab.of_name(specifier.table, specifier.name)
+    return slab.of_table(specifier.table)
+
+
+def _is_for(specifier: Specifier[Any], event: Event | None) -> bool:
+    return isinstance(event, RowEvent) and specifier.matches(event)
 
 
 def _action(event: RowEvent) -> Action:

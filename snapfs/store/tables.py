@@ -152,6 +152,11 @@ def decode_tag(oid: int, value: bytes) -> tuple[int, bytes]:
     return schema.unpack(schema.U16, payload[:2])[0], payload[2:]
 
 
+def peek_tag(value: bytes) -> int:
+    """Return the table's tag of a stored row whose checksum was or will be verified."""
+    return schema.U16.unpack_from(value, 4)[0] if len(value) >= 6 else 0
+
+
 def decode_row(table: Table[B], oid: int, packed: bytes) -> Row[B]:
     """Return the row in `packed`, or raise DataLoss when it is not a row of `table` at `oid`."""
     try:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from snapfs.model import InvalidArgument
-from snapfs.store.changes import Decoded
+from snapfs.store.changes import Change, Slab
 from snapfs.store.events import Event
 from snapfs.store.feed import Feed, Overflow, WatchClosed
 from snapfs.store.specifiers import Selection, Specifier
@@ -78,10 +78,9 @@ class Watch:
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
-            changes = self._next(left)
-            found = [event for change in changes for event in self._selection.of(change)]
-            if changes:
-                self.revision = changes[-1].revision
+            slab = self._next(left)
+            found = self._selection.of(slab)
+            self.revision = max(self.revision, slab.revision)
             if found or (end is not None and time.monotonic() >= end):
                 return News(self.revision, found)
 
@@ -108,7 +107,7 @@ class Watch:
     ) -> None:
         self.close()
 
-    def _next(self, timeout_s: float | None) -> Sequence[Decoded]:
+    def _next(self, timeout_s: float | None) -> Slab:
         try:
             live = self._feed.take(self, timeout_s)
         except Overflow:
@@ -116,14 +115,14 @@ class Watch:
             raise
         return self._replay() if live is None else live
 
-    def _replay(self) -> list[Decoded]:
+    def _replay(self) -> Slab:
         """Read some whole revisions from the log."""
-        found: list[Decoded] = []
+        found: list[Change] = []
         size_bytes = 0
         with self._views.view() as tx:
             for change in islice(tx.changes(self.revision), _REPLAY_CHANGES):
-                found.append(Decoded(change, tx.registry))
+                found.append(change)
                 size_bytes += change.size_bytes
                 if size_bytes > _REPLAY_BYTES:
                     break
-        return found
+            return Slab(found, tx.registry)
