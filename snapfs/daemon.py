@@ -254,6 +254,9 @@ class Daemon:
         log.info("daemon.stopped")
 
     async def _signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        # What the receiver puts back at its end: nothing may kill a process that leaves by itself.
+        for stopping in STOP_SIGNALS:
+            signal.signal(stopping, signal.SIG_IGN)
         with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             task_status.started()
             async for number in signals:
