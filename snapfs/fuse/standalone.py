@@ -6,10 +6,13 @@ both ends. Ends when the file system is unmounted, or unmounts it when asked by 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyfuse3
@@ -27,6 +30,8 @@ from snapfs.overlay import Inodes, Tree, TreeSpec
 log = structlog.get_logger(__name__)
 
 MOUNT_TIMEOUT_S = 20.0
+PREDECESSOR_TIMEOUT_S = 20.0
+POLL_S = 0.05
 OVERFLOW_ID = 65534
 """Shown for an owner that no range covers, as the kernel shows nobody."""
 
@@ -36,6 +41,42 @@ def serve(options: OverlayOptions, mountpoint: Path, *, ready: Callable[[], None
 
     Raises OSError with nothing left mounted.
     """
+    with sole_use(options.work, timeout_s=PREDECESSOR_TIMEOUT_S):
+        _serve(options, mountpoint, ready)
+
+
+@contextlib.contextmanager
+def sole_use(work: Path | None, *, timeout_s: float) -> Iterator[None]:
+    """Hold a mount's work directory, without which two would take each other's files.
+
+    umount(8) returns before the process behind the mount has settled its layer and ended: wait for
+    it. Raises OSError(EBUSY) when it holds the directory for longer. The lock ends with its holder.
+    """
+    if work is None:
+        yield
+        return
+    fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline_s = time.monotonic() + timeout_s
+        while not _locked(fd):
+            if time.monotonic() > deadline_s:
+                text = "work directory is in use by another mount; unmount that, or take another"
+                raise OSError(errno.EBUSY, text, str(work))
+            time.sleep(POLL_S)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None]) -> None:
     inodes = Inodes()
     tree = Tree(_spec(options), inodes)
     try:

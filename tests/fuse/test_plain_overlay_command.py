@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from snapfs.fuse import mounts
+from snapfs.fuse import mounts, standalone
 from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
 from tests.support.overlay.kernel import overlay, tmpfs
@@ -96,6 +98,35 @@ def test_what_was_changed_is_there_at_the_next_mount(place: Place) -> None:
     assert (merged / "dir" / "new").read_text() == "new"
     assert (merged / "dir" / "inner").stat().st_ino == number
     mounts.unmount(merged)
+
+
+def test_a_new_mount_waits_for_its_predecessor_to_end(place: Place) -> None:
+    """umount returns while the process behind the mount still settles the upper layer."""
+    held = os.open(place.work, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    process = subprocess.Popen([COMMAND, "-f", "-o", place.layers, place.mnt])
+    try:
+        time.sleep(1.5)
+        assert process.poll() is None
+        assert not mounts.mounted_at(place.mnt)
+        os.close(held)
+        eventually(lambda: mounts.mounted_at(place.mnt), what="the mount")
+        mounts.unmount(place.mnt)
+        assert process.wait(timeout=DEADLINE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_two_mounts_never_share_a_work_directory(place: Place) -> None:
+    place.mount()
+    refused = pytest.raises(OSError, match="in use by another mount")
+    with refused, standalone.sole_use(place.work, timeout_s=0.2):
+        pass
+    mounts.unmount(place.mnt)
+    with standalone.sole_use(place.work, timeout_s=DEADLINE_S):
+        assert not mounts.mounted_at(place.mnt)
+    eventually(place.ended, what="the end of the process")
 
 
 def test_root_is_inode_1(place: Place) -> None:
