@@ -33,6 +33,7 @@ from snapfs.model import SnapfsError, Unavailable
 from snapfs.overlay import diff
 from snapfs.service import anchor_server, grpc_server, server
 from snapfs.service.records import DaemonRecord, LaneRecord
+from snapfs.service.store_server import StoreServicer
 from snapfs.snapshots import Snapshotter, roots
 from snapfs.systemd import Notifier
 
@@ -81,6 +82,7 @@ class House:
                 deadline_s=config.timeouts.tree_s,
             )
             stack.callback(self._snapshotter.close)
+            self._watches = StoreServicer(self._snapshotter.store)
             stack.callback(self._lane.stop, config.timeouts.stop_s)
             self._lane.start(config.timeouts.start_s)
             self._server = self._build_server()
@@ -154,6 +156,7 @@ class House:
                 state=config.state,
             ),
             partial(anchor_server.register, anchors=anchors.Anchors(self._snapshotter.store)),
+            self._watches.register,
         ]
         for entry in entry_points(group=SERVICES_GROUP):
             services.append(partial(entry.load(), snapshotter=self._snapshotter))
@@ -164,6 +167,7 @@ class House:
 
     def _stop_server(self, served: grpc_server.GrpcServer) -> None:
         served.set_serving(serving=False)
+        self._watches.close()
         served.stop(grace_s=self._config.timeouts.drain_s)
 
 

@@ -20,6 +20,7 @@ from snapfs.cli.plugin import plugin
 from snapfs.cli.serve import serve
 from snapfs.cli.settings import completion, config, version
 from snapfs.cli.snapshot import snapshot
+from snapfs.cli.watch import watch
 from snapfs.model import SnapfsError
 
 
@@ -64,6 +65,7 @@ for _command in (
     umount,
     snapshot,
     anchor,
+    watch,
     fsck,
     status,
     config,

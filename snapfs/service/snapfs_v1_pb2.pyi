@@ -59,6 +59,25 @@ CHANGE_KIND_CHANGED: ChangeKind.ValueType  # 2
 CHANGE_KIND_DELETED: ChangeKind.ValueType  # 3
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
+class _Action:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Action.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTION_UNSPECIFIED: _Action.ValueType  # 0
+    ACTION_CREATE: _Action.ValueType  # 1
+    ACTION_UPDATE: _Action.ValueType  # 2
+    ACTION_DELETE: _Action.ValueType  # 3
+
+class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
+
+ACTION_UNSPECIFIED: Action.ValueType  # 0
+ACTION_CREATE: Action.ValueType  # 1
+ACTION_UPDATE: Action.ValueType  # 2
+ACTION_DELETE: Action.ValueType  # 3
+Global___Action: _TypeAlias = Action  # noqa: Y015
+
 @_typing.final
 class Mount(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -1305,3 +1324,185 @@ class ExpireAnchorsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExpireAnchorsResponse: _TypeAlias = ExpireAnchorsResponse  # noqa: Y015
+
+@_typing.final
+class WatchFilter(_message.Message):
+    """Events of one table's rows; all that is given must hold, of an update's row as it is after."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NAME_PREFIX_FIELD_NUMBER: _builtins.int
+    OID_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    scope: _builtins.str
+    name: _builtins.str
+    name_prefix: _builtins.str
+    oid: _builtins.int
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[Global___Action.ValueType]:
+        """None for any."""
+
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        actions: _abc.Iterable[Global___Action.ValueType] | None = ...,
+        scope: _builtins.str | None = ...,
+        name: _builtins.str | None = ...,
+        name_prefix: _builtins.str = ...,
+        oid: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_oid", b"_oid", "_scope", b"_scope", "name", b"name", "oid", b"oid", "scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_oid", b"_oid", "_scope", b"_scope", "actions", b"actions", "name", b"name", "name_prefix", b"name_prefix", "oid", b"oid", "scope", b"scope", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__oid: _TypeAlias = _typing.Literal["oid"]  # noqa: Y015
+    _WhichOneofArgType__oid: _TypeAlias = _typing.Literal["_oid", b"_oid"]  # noqa: Y015
+    _WhichOneofReturnType__scope: _TypeAlias = _typing.Literal["scope"]  # noqa: Y015
+    _WhichOneofArgType__scope: _TypeAlias = _typing.Literal["_scope", b"_scope"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__oid) -> _WhichOneofReturnType__oid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scope) -> _WhichOneofReturnType__scope | None: ...
+
+Global___WatchFilter: _TypeAlias = WatchFilter  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTERS_FIELD_NUMBER: _builtins.int
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    INCLUDE_OLD_FIELD_NUMBER: _builtins.int
+    after_revision: _builtins.int
+    """What came after this revision; from now on if absent."""
+    include_old: _builtins.bool
+    """Updates come with the row as it was."""
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchFilter]:
+        """Events that any of these is for; all events when there is none."""
+
+    def __init__(
+        self,
+        *,
+        filters: _abc.Iterable[Global___WatchFilter] | None = ...,
+        after_revision: _builtins.int | None = ...,
+        include_old: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "filters", b"filters", "include_old", b"include_old"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_revision: _TypeAlias = _typing.Literal["after_revision"]  # noqa: Y015
+    _WhichOneofArgType__after_revision: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_revision) -> _WhichOneofReturnType__after_revision | None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class StoredRow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    OID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CREATE_REVISION_FIELD_NUMBER: _builtins.int
+    MODIFY_REVISION_FIELD_NUMBER: _builtins.int
+    SPEC_REVISION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    BODY_JSON_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    oid: _builtins.int
+    scope: _builtins.str
+    name: _builtins.str
+    create_revision: _builtins.int
+    modify_revision: _builtins.int
+    spec_revision: _builtins.int
+    body_json: _builtins.str
+    """A JSON object with the table's own fields."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        oid: _builtins.int = ...,
+        scope: _builtins.str = ...,
+        name: _builtins.str = ...,
+        create_revision: _builtins.int = ...,
+        modify_revision: _builtins.int = ...,
+        spec_revision: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        body_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_json", b"body_json", "create_revision", b"create_revision", "created_at", b"created_at", "modify_revision", b"modify_revision", "name", b"name", "oid", b"oid", "scope", b"scope", "spec_revision", b"spec_revision", "table", b"table", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredRow: _TypeAlias = StoredRow  # noqa: Y015
+
+@_typing.final
+class StoreEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    OLD_FIELD_NUMBER: _builtins.int
+    action: Global___Action.ValueType
+    @_builtins.property
+    def row(self) -> Global___StoredRow: ...
+    @_builtins.property
+    def old(self) -> Global___StoredRow: ...
+    def __init__(
+        self,
+        *,
+        action: Global___Action.ValueType = ...,
+        row: Global___StoredRow | None = ...,
+        old: Global___StoredRow | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["old", b"old", "row", b"row"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "old", b"old", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreEvent: _TypeAlias = StoreEvent  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Everything up to and with it has been sent; 0 while more events of the revision follow."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreEvent]: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        events: _abc.Iterable[Global___StoreEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015

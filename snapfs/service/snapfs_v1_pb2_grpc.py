@@ -914,3 +914,81 @@ class Anchors:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class StoreStub:
+    """The store under snapshots, anchors and what else the service keeps.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Watch = channel.unary_stream(
+                '/snapfs.v1.Store/Watch',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.WatchRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.WatchResponse.FromString,
+                _registered_method=True)
+
+
+class StoreServicer:
+    """The store under snapshots, anchors and what else the service keeps.
+    """
+
+    def Watch(self, request, context):
+        """What happens from a revision on, out of the log and then live. The first message has no
+        events: it says from where the watch goes. Fails with OUT_OF_RANGE when the log does not
+        reach back so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StoreServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.WatchRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.WatchResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'snapfs.v1.Store', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('snapfs.v1.Store', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Store:
+    """The store under snapshots, anchors and what else the service keeps.
+    """
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/snapfs.v1.Store/Watch',
+            snapfs_dot_service_dot_snapfs__v1__pb2.WatchRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -267,3 +267,43 @@ class AnchorsServicer(metaclass=_abc_1.ABCMeta):
         """Take away old entries, but for what was in force at the limit."""
 
 def add_AnchorsServicer_to_server(servicer: AnchorsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class StoreStub:
+    """The store under snapshots, anchors and what else the service keeps."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> StoreAsyncStub: ...
+    Watch: _grpc.UnaryStreamMultiCallable[_snapfs_v1_pb2.WatchRequest, _snapfs_v1_pb2.WatchResponse]
+    """What happens from a revision on, out of the log and then live. The first message has no
+    events: it says from where the watch goes. Fails with OUT_OF_RANGE when the log does not
+    reach back so far.
+    """
+
+@_typing.type_check_only
+class StoreAsyncStub(StoreStub):
+    """The store under snapshots, anchors and what else the service keeps."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Watch: _aio.UnaryStreamMultiCallable[_snapfs_v1_pb2.WatchRequest, _snapfs_v1_pb2.WatchResponse]  # type: ignore[assignment]
+    """What happens from a revision on, out of the log and then live. The first message has no
+    events: it says from where the watch goes. Fails with OUT_OF_RANGE when the log does not
+    reach back so far.
+    """
+
+class StoreServicer(metaclass=_abc_1.ABCMeta):
+    """The store under snapshots, anchors and what else the service keeps."""
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _snapfs_v1_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapfs_v1_pb2.WatchResponse], _abc.AsyncIterator[_snapfs_v1_pb2.WatchResponse]]:
+        """What happens from a revision on, out of the log and then live. The first message has no
+        events: it says from where the watch goes. Fails with OUT_OF_RANGE when the log does not
+        reach back so far.
+        """
+
+def add_StoreServicer_to_server(servicer: StoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from snapfs.store import checking, faults, stream
 from snapfs.store.checking import Problem
 from snapfs.store.environment import Environment
 from snapfs.store.reading import ReadTx
 from snapfs.store.schema import Sub
-from snapfs.store.tables import Registry
+from snapfs.store.tables import Registry, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class Views:
     @property
     def path(self) -> Path:
         return self._environment.path
+
+    @property
+    def tables(self) -> tuple[Table[Any], ...]:
+        """The tables that it was opened with."""
+        return tuple(self._registry.by_tag.values())
 
     @property
     def revision(self) -> int:
