@@ -218,7 +218,7 @@ class LaneForest(Forest):
     def _open(self, key: int, layers: Layers) -> Tree:
         if layers.work is not None and not claims.show(layers.work):
             _refuse(errno.ENOENT)  # it is being committed, or was just now
-        spec = TreeSpec(layers.id, layers.lowers, layers.upper, layers.work)
+        spec = TreeSpec(layers.id, layers.lowers, layers.upper, layers.work, resumed=True)
         tree = Tree(spec, self.inodes)
         gate = self._frozen.get(layers.id) or Gate()
         changing = None if layers.upper is None else tree

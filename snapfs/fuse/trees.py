@@ -80,6 +80,11 @@ class Shown:
     def end(self) -> None:
         self.gate.leave()
 
+    def forgotten(self, ino: int) -> None:
+        """The kernel let go of a node that only a dead worker knew."""
+        if self._changing is not None:
+            self._changing.forgotten(ino)
+
     def drop(self) -> None:
         """Take no more changes, ever."""
         self.dropped = True
@@ -117,6 +122,7 @@ class Forest:
         try:
             node = self.inodes.get(ino)
         except KeyError:
+            shown.forgotten(ino)
             return
         known = min(count, node.nlookup)
         self.inodes.forget(ino, known)

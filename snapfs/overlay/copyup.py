@@ -177,7 +177,7 @@ def found(tree: MergedTree, node: Node) -> None:
     if node.parent is not None:
         tree.links.end(link, None)
         node.stash = None
-    elif not node.nlookup:
+    elif not tree.may_be_known(node):
         tree.links.end(link, None)
         abandon(tree, node)
     else:

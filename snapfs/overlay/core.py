@@ -52,7 +52,7 @@ class MergedTree:
                 raise ValueError("a tree with an upper layer needs a work directory")
             self.upper = Layer(spec.upper)
             self._work = Work(spec.work, sync=spec.sync)
-            self._links = Links(self._work, self._work.clean())
+            self._links = Links(self._work, self._work.clean(keep_removed=spec.resumed))
         if self.upper is None and not self._shared:
             raise ValueError("a tree needs at least one layer")
         main = self.upper or self._shared[0]
@@ -390,6 +390,15 @@ class MergedTree:
         finally:
             os.close(handle)
 
+    def may_be_known(self, node: Node) -> bool:
+        """Whether the kernel may hold on to a node, so that its number must stay taken."""
+        return node.nlookup > 0 or self.spec.resumed
+
+    def forgotten(self, ino: int) -> None:
+        """Let go of what an earlier opening, or a node never known here, kept for a number."""
+        if self.spec.resumed and self._work is not None:
+            self._work.discard(b"o%x" % (ino & identity.LOW_MASK))
+
     def released(self, node: Node) -> None:
         """Called by Inodes when the kernel forgot a node: let go of a removed file's data."""
         if node.stash is not None and node.link is None and self._work is not None:
@@ -405,6 +414,8 @@ class MergedTree:
         if self.upper is not None:
             self.upper.close()
         if self._work is not None:
+            if self.spec.resumed and self._work.layer.fd >= 0:
+                self._work.clean()
             self._work.close()
 
 

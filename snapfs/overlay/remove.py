@@ -29,7 +29,7 @@ def unlink(tree: MergedTree, parent: Dir, name: bytes) -> None:
         lower_name_gone(tree, node)
         return
     last = node.stash is None and len(node.names()) == 1
-    if last and node.nlookup:
+    if last and tree.may_be_known(node):
         _keep(tree, node, fd, path, whiteout=visible_below)
     elif visible_below:
         tree.work.replace_by_whiteout(fd, path)
@@ -82,7 +82,7 @@ def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
         tree.work.put_whiteout(fd, path)
         retire(tree, node, parent, name)
         return
-    if node.nlookup or visible_below or has_entries(tree, node):
+    if tree.may_be_known(node) or visible_below or has_entries(tree, node):
         _keep(tree, node, fd, path, whiteout=visible_below)
     else:
         os.rmdir(path, dir_fd=fd)
@@ -95,7 +95,7 @@ def retire(tree: MergedTree, node: Dir, parent: Dir, name: bytes) -> None:
     node.drop_name(parent, name)
     node.dead = True
     tree.inodes.leave(node)
-    if node.up and not node.nlookup:
+    if node.up and not tree.may_be_known(node):
         if node.stash is not None:
             tree.work.discard(node.stash)
         node.stash = GONE

@@ -165,10 +165,10 @@ def _has_whiteout(fd: int, path: bytes) -> bool:
 def _save_target(tree: MergedTree, target: Node, new: Spot) -> bool:
     """Keep a known target usable after it is replaced, and empty a directory of its whiteouts."""
     if isinstance(target, Dir):
-        if target.nlookup or has_entries(tree, target):
+        if tree.may_be_known(target) or has_entries(tree, target):
             _swap_for_empty(tree, target, new)
             return True
-    elif target.nlookup and target.stash is None and len(target.names()) == 1:
+    elif tree.may_be_known(target) and target.stash is None and len(target.names()) == 1:
         stash, work = stash_name(target), tree.work.layer.fd
         fd, path = new.real(tree)
         os.link(path, stash, src_dir_fd=fd, dst_dir_fd=work, follow_symlinks=False)

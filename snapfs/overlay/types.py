@@ -23,6 +23,10 @@ class TreeSpec:
     """The tree is a mount of its own: its root is inode 1 and numbers carry no snapshot."""
     sync: bool = True
     """Make copied-up data durable before it takes the lower file's place, as the kernel does."""
+    resumed: bool = False
+    """The kernel may know files from an earlier opening, by a worker that died. What is removed and
+    not known here is then kept until the tree is closed: else its inode number, and with it the
+    pages that an open descriptor sees, would become another file's."""
 
 
 class Attributes(NamedTuple):

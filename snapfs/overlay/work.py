@@ -46,11 +46,12 @@ class Work:
         self.sync = sync
         self._count = 0
 
-    def clean(self) -> list[bytes]:
+    def clean(self, *, keep_removed: bool = False) -> list[bytes]:
         """Remove what a predecessor left half made or in use; returns the names of link records."""
         records = []
+        rubbish = b"t" if keep_removed else b"to"
         for entry in list(scan(self.layer.proc(b"."))):
-            if entry.name[:1] in b"to":
+            if entry.name[:1] in rubbish:
                 self.discard(entry.name)
             elif entry.name[:1] in b"lr":
                 records.append(entry.name)

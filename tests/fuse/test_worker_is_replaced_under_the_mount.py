@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -126,6 +127,35 @@ def test_commit_goes_through_although_the_worker_dies(own_house: House) -> None:
     os.kill(own_house.worker().pid, signal.SIGKILL)
     own_house.snapshots.commit(tree.key, "done")
     assert (own_house.on("done") / "file").read_text() == "changed"
+
+
+@pytest.mark.parametrize("removed", ["before", "after", "replaced after"])
+def test_number_of_a_removed_open_file_is_not_given_to_another(
+    own_house: House, removed: str
+) -> None:
+    """Else the old descriptor would read the new file: the kernel knows files by their numbers."""
+    tree = own_house.active(fill)
+    (tree / "file").unlink()
+    (tree / "file").write_bytes(b"old" * 1000)
+    (tree / "other").touch()
+    fd = os.open(tree / "file", os.O_RDONLY)
+    number = os.fstat(fd).st_ino
+    if removed == "before":
+        (tree / "file").unlink()
+    own_house.kill_worker()
+    own_house.worker()
+    if removed == "after":
+        (tree / "file").unlink()
+    elif removed == "replaced after":
+        os.rename(tree / "other", tree / "file")
+    for count in range(50):
+        (tree / f"new{count}").write_bytes(b"new" * 1000)
+        assert (tree / f"new{count}").stat().st_ino != number
+    with contextlib.suppress(OSError):  # ESTALE, or what the kernel has in memory
+        assert os.pread(fd, 3, 0) == b"old"
+    os.close(fd)
+    work = tree.upper.parent / "work" / "snapfs"
+    eventually(lambda: not [it for it in os.listdir(work) if it[0] in "to"], what="a clean work")
 
 
 def test_unlinked_files_of_a_dead_worker_leave_no_rubbish(own_house: House) -> None:
