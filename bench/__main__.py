@@ -16,6 +16,7 @@ SCRIPTS = (
     ("Containers", "containers.py"),
     ("Calls of the snapshots service", "metastore.py"),
     ("Cost of a metastore operation by number of snapshots", "metastore_scaling.py"),
+    ("The store by itself", "store.py"),
     ("Files", "files.py"),
 )
 

@@ -227,3 +227,5 @@ class Feed:
         least = min((place.revision for place in self._places), default=self._head)
         while self._ring and self._ring[0].change.revision <= least:
             self._drop()
+        if not self._ring:
+            self._last = None

@@ -23,6 +23,7 @@ from snapfs.store import (
     UpdateCommitted,
     Watch,
     WatchClosed,
+    feed,  # for its bound
 )
 from tests.store.kit import DOCS, NOTES, SCOPE, TABLES, Doc, Note
 
@@ -260,6 +261,19 @@ def test_a_slow_watch_gets_overflow_and_resumes_from_the_log(store: Store) -> No
         create(store, "last")
         found += until(again, 12)
     assert found == logged(store)
+
+
+def test_the_memory_for_watches_is_bounded_also_in_bytes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "RING_BYTES", 100_000)
+    with store.watch(None) as watch:
+        for number in range(12):
+            create(store, f"{number}", "x" * 10_000)
+        with pytest.raises(Overflow) as caught:
+            watch.take(WAIT_S)
+    with store.watch(caught.value.last_rev) as again:
+        assert until(again, 12) == logged(store)
 
 
 def test_a_revision_larger_than_the_limit_still_arrives(store: Store) -> None:
