@@ -34,11 +34,11 @@ class CopyUp:
         self.temp = self._work.temp()
         fd, path = self._source
         self.real = os.stat(path, dir_fd=fd, follow_symlinks=False)
-        if data and self.real.st_blocks * 512 < self.real.st_size:
+        if self.size_bytes:
             self._find_data(tree)
 
     def _find_data(self, tree: MergedTree) -> None:
-        """A sparse file may be a copy of metadata only: then read its data where that is."""
+        """The file may be a copy of metadata only: then read its data where that is."""
         found = data_of(tree, self.node)
         if found is not None:
             layer, path = found

@@ -374,8 +374,7 @@ class MergedTree:
         fd, path = self.where(node)
         kept = flags & _OPEN_KEPT | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(path, kept if node.up else kept | os.O_NOATIME, dir_fd=fd)
-        real = os.fstat(handle)
-        if real.st_blocks * 512 >= real.st_size:
+        if metacopy.holds_data(handle):
             return handle
         return metacopy.data_handle(self, node, handle, kept)
 

@@ -17,8 +17,22 @@ if TYPE_CHECKING:
     from .node import Node
 
 
+def holds_data(handle: int) -> bool:
+    """Say cheaply whether an open file has data of its own, or none to have.
+
+    Its blocks alone do not tell: they count one for attributes too.
+    """
+    real = os.fstat(handle)
+    if real.st_blocks * 512 < real.st_size:
+        return False
+    try:
+        return real.st_size == 0 or os.lseek(handle, 0, os.SEEK_DATA) >= 0
+    except OSError as error:
+        return error.errno != errno.ENXIO
+
+
 def data_of(tree: MergedTree, node: Node) -> tuple[Layer, bytes] | None:
-    """Layer and path of a sparse file's data, when that lies below it; None for any other file."""
+    """Layer and path of a file's data, when that lies below it; None for any other file."""
     path = tree.real_path(node)
     if xattrs.get(path, xattrs.METACOPY) is None:
         return None

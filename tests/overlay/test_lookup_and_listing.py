@@ -234,3 +234,27 @@ def test_the_data_of_metadata_only_copies_is_found_as_by_the_kernel(tmp_path: Pa
     assert (tmp_path / "upper/f").read_bytes() == big
     assert "trusted.overlay.metacopy" not in os.listxattr(tmp_path / "upper/f")
     tree.close()
+
+
+def test_a_metadata_only_copy_is_known_although_its_attributes_take_a_block(tmp_path: Path) -> None:
+    base = make_layer(tmp_path / "base", {"f": b"12345", "g": b"67890"})
+    for name in ("f", "g"):
+        os.setxattr(base / name, "user.long", b"x" * 2000)
+    for name in ("layer", "w", "upper", "work"):
+        (tmp_path / name).mkdir()
+    options = "metacopy=on,redirect_dir=on,index=off,xino=off"
+    layers = tmp_path / "layer", tmp_path / "w"
+    with overlay(tmp_path / "m", [base], *layers, options=options) as mounted:
+        (mounted / "f").chmod(0o600)
+        (mounted / "g").chmod(0o600)
+    real = (tmp_path / "layer" / "f").stat()
+    assert "trusted.overlay.metacopy" in os.listxattr(tmp_path / "layer" / "f")
+    if not real.st_blocks:
+        pytest.skip("attributes take no blocks on this file system")
+    lowers = (tmp_path / "layer", base)
+    tree = Tree(TreeSpec(1, lowers, tmp_path / "upper", tmp_path / "work"))
+    with open(tree.open(tree.lookup(tree.root, b"f"), os.O_RDONLY), "rb") as file:
+        assert file.read() == b"12345"
+    os.close(tree.open(tree.lookup(tree.root, b"g"), os.O_RDWR))
+    assert (tmp_path / "upper" / "g").read_bytes() == b"67890"
+    tree.close()
