@@ -70,7 +70,7 @@ class Slab:
         self._of_tag: dict[int, list[int]] = {}
         for change in changes:
             for each in change.stored:
-                tag = tables.peek_tag(each.new or each.old)
+                tag, _ = tables.peek(each.new or each.old)
                 self._of_tag.setdefault(tag, []).append(len(self._stored))
                 self._stored.append((change.revision, each))
             self.commits.append(len(self._stored))
@@ -88,16 +88,16 @@ class Slab:
         if named is None:
             named = {}
             for number in self.of_table(table):
-                event = self.event(number)
-                if event is not None and not isinstance(event, UpdateCommitted):
-                    named.setdefault(table.name_form(event.row.name), []).append(number)
+                stored = self._stored[number][1]
+                name_there = tables.peek_name(stored.new or stored.old)
+                named.setdefault(table.name_form(name_there), []).append(number)
             self._named[table.tag] = named
         return named.get(table.name_form(name), ())
 
     def event(self, number: int) -> Event | None:
         """Return an event; None for a row of a table that we do not know."""
         if number not in self._events:
-            self._events[number] = events.event(self._registry, *self._stored[number])
+            self._events[number] = events.event(self._registry, *self._stored[number], verify=False)
         return self._events[number]
 
     @cached_property

@@ -27,7 +27,7 @@ from snapfs.store.tables import Registry
 RING_BYTES = 64 << 20
 """Most bytes of rows, new and old, that are kept for watches."""
 
-WAKEUPS_PER_S = 500
+WAKEUPS_PER_S = 250
 """Most watches woken in a second, over all."""
 
 

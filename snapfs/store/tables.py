@@ -152,9 +152,26 @@ def decode_tag(oid: int, value: bytes) -> tuple[int, bytes]:
     return schema.unpack(schema.U16, payload[:2])[0], payload[2:]
 
 
-def peek_tag(value: bytes) -> int:
-    """Return the table's tag of a stored row whose checksum was or will be verified."""
-    return schema.U16.unpack_from(value, 4)[0] if len(value) >= 6 else 0
+class _Named(msgspec.Struct, frozen=True, array_like=True):
+    """The first fields of a row; decoding ends there."""
+
+    table: int
+    oid: int
+    scope: str
+    name: str
+
+
+_named = msgspec.msgpack.Decoder(_Named)
+
+
+def peek(value: bytes) -> tuple[int, bytes]:
+    """Return what `decode_tag` does, of a row whose checksum need not be verified."""
+    return schema.U16.unpack_from(value, 4)[0], value[6:]
+
+
+def peek_name(value: bytes) -> str:
+    """Return the name of a stored row whose checksum need not be verified."""
+    return _named.decode(value[6:]).name
 
 
 def decode_row(table: Table[B], oid: int, packed: bytes) -> Row[B]:
