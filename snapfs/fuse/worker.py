@@ -105,7 +105,7 @@ class Worker:
         try:
             with trio.fail_after(wish.timeout_s):
                 shown = self._forest.shown(snapshot_id)
-                if shown is not None:
+                if shown is not None and not shown.gate.frozen:  # else it would wait for the thaw
                     await flush_dirty_pages(self._operations, shown)
                 await self._forest.freeze(snapshot_id)
                 self._forest.settle(snapshot_id)

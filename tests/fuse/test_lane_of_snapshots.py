@@ -159,6 +159,17 @@ def test_freeze_brings_in_what_mappings_have_changed(house: House) -> None:
     assert (tree.upper / "file").read_bytes() == b"AGAIN"
 
 
+def test_freeze_may_be_repeated_while_mappings_change(house: House) -> None:
+    tree = house.active(fill)
+    with (tree / "file").open("r+b") as file, mmap.mmap(file.fileno(), 5) as mapped:
+        house.lane.freeze(tree.id, timeout_s=5)
+        mapped[0:5] = b"LATER"
+        house.lane.freeze(tree.id, timeout_s=5)
+        assert (tree.upper / "file").read_bytes() == b"lower"
+        house.lane.thaw(tree.id)
+    assert (tree.upper / "file").read_bytes() == b"LATER"
+
+
 def test_freeze_of_a_snapshot_that_nobody_looked_at(house: House) -> None:
     tree = house.active(fill)
     house.lane.freeze(tree.id, timeout_s=5)
