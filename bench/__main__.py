@@ -1,7 +1,6 @@
-"""Run every benchmark and print one Markdown page: `make bench > docs/benchmarks.md`.
+"""Run every benchmark and print one page in Markdown; docs/benchmarks.md holds such a run.
 
-The figures of a run are those of the machine and the moment; what counts are the ratios, taken in
-one run.
+The figures are those of a machine and a moment; what counts are the ratios, taken in one run.
 """
 
 from __future__ import annotations
@@ -40,7 +39,13 @@ def main() -> None:
     for title, script in SCRIPTS:
         path = Path(__file__).with_name(script)
         done = subprocess.run([sys.executable, path], stdout=subprocess.PIPE, check=True, text=True)
-        print(f"## {title}\n\n{_explanation(path)}\n\n{done.stdout.strip()}\n", flush=True)
+        print(f"## {title}\n\n{_explanation(path)}\n\n{_body(done.stdout)}\n", flush=True)
+
+
+def _body(printed: str) -> str:
+    """Return tables as they are, other output as preformatted text."""
+    printed = printed.strip()
+    return printed if "| --- |" in printed else f"```\n{printed}\n```"
 
 
 def _explanation(path: Path) -> str:
