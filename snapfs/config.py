@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -199,6 +199,8 @@ def _convert(key: str, value: object, where: str, *, strict: bool) -> Any:
     except msgspec.ValidationError as error:
         message = str(error)
         message = message[:1].lower() + message[1:]
+        if choices := get_args(kind) if get_origin(kind) is Literal else ():
+            message += f"; use one of {', '.join(choices)}"
         raise InvalidArgument(f"{where}: {key}: {message}") from None
 
 

@@ -138,7 +138,7 @@ def _print_problems(problems: Sequence[FoundProblem], *, repair: bool) -> None:
     output.table(("KIND", "OBJECT", "PROBLEM", "REPAIRED"), rows)
     left = sum(not it.repaired for it in problems)
     if left and not repair:
-        click.echo("nothing was changed; mend it with `snapfs fsck --repair`", err=True)
+        click.echo("nothing was changed; `snapfs fsck --repair` mends what can be mended", err=True)
 
 
 @click.command()
@@ -149,9 +149,7 @@ def _print_problems(problems: Sequence[FoundProblem], *, repair: bool) -> None:
 @click.option(
     "--fs",
     type=click.Choice(("ext4", "xfs", "btrfs")),
-    default="ext4",
-    show_default=True,
-    help="File system to make.",
+    help="File system to make.  [default: ext4]",
 )
 @click.option("--force", is_flag=True, help="Format a device even when it holds something.")
 def init(
@@ -159,7 +157,7 @@ def init(
     root: Path | None,
     image: str | None,
     device: Path | None,
-    fs: Literal["ext4", "xfs", "btrfs"],
+    fs: Literal["ext4", "xfs", "btrfs"] | None,
     force: bool,
 ) -> None:
     """Prepare ROOT, if wanted with a file system of its own.
@@ -176,12 +174,16 @@ def init(
 
     if image is not None and device is not None:
         raise click.UsageError("give --image or --device, not both")
+    if fs and image is None and device is None:
+        raise click.UsageError("--fs needs something to format; give --image or --device too")
+    if force and device is None:
+        raise click.UsageError("--force is for --device; an image is always a new file")
     place = resolve(config_path, root=root).config.root
     made = roots.init(
         place,
         image_bytes=None if image is None else roots.parse_size(image),
         device=device,
-        file_system=fs,
+        file_system=fs or "ext4",
         force=force,
     )
     what = "a directory" if made is None else f"{made.file_system} on {made.source}"

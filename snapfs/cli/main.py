@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from snapfs import __version__
 from snapfs.cli.admin import fsck, init, status
 from snapfs.cli.anchor import anchor
 from snapfs.cli.mount import mount, umount
@@ -47,6 +48,9 @@ class _Root(click.Group):
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(
+    __version__, "-V", "--version", prog_name="snapfs", message="%(prog)s %(version)s"
+)
 def cli() -> None:
     """Writable, versioned filesystems for containers and operators.
 

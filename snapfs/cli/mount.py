@@ -103,7 +103,7 @@ def _mount_committed(client: Client, name: str, key: str, place: Path, *, writab
         make(key, name, labels)
     try:
         _mount(client, key, place)
-    except OSError:
+    except (OSError, FailedPrecondition):
         client.remove(key)
         raise
     click.echo(output.printable(key))
@@ -127,7 +127,13 @@ def _mount(client: Client, key: str, place: Path) -> None:
     from snapfs.cli.attach import attach
 
     for it in client.mounts(key):
-        attach(it, place)
+        try:
+            attach(it, place)
+        except FileNotFoundError as error:
+            raise FailedPrecondition(
+                f"the tree of snapshot {output.printable(key)} is not at {it.source}: "
+                "a layer of it may be missing; run `snapfs fsck`"
+            ) from error
 
 
 def _unmount(place: Path, *, lazy: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from snapfs.model import Unavailable
+from snapfs.model import PermissionDenied, Unavailable
 from snapfs.service.grpc_server import MAX_MESSAGE_BYTES
 from snapfs.service.status import error_of, was_answered
 
@@ -71,6 +71,10 @@ class Connection:
             if isinstance(error, Unavailable) and not was_answered(failure):
                 # gRPC tells the whole way there; the system's own words come last.
                 reason = str(error).rpartition("error: ")[2].lower()
+                if "permission denied" in reason:
+                    raise PermissionDenied(
+                        f"socket {self.address} is root's ({reason}); run as root"
+                    ) from failure
                 raise Unavailable(
                     f"nothing answers on socket {self.address} ({reason}); "
                     "start the service (systemctl start snapfs, or snapfs serve)"

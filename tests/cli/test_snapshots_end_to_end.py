@@ -309,3 +309,17 @@ def test_a_snapshot_without_its_layer_does_not_hide_the_others(
         layer.with_name("aside").rename(layer)
     assert names == [base, "broken"]
     assert info["usage"] is None
+
+
+def test_a_mount_over_a_lost_layer_names_the_snapshot_and_leaves_no_view(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    layer = Path(daemon.json("snapshot", "info", base)["layer"])
+    layer.rename(layer.with_name("lost"))
+    try:
+        refused = daemon.run("mount", base, target, check=False)
+    finally:
+        layer.with_name("lost").rename(layer)
+    assert refused.exit_code == 1
+    assert "a layer of it may be missing; run `snapfs fsck`" in refused.stderr
+    assert [it["name"] for it in daemon.json("snapshot", "list")] == [base]

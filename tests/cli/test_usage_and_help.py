@@ -178,3 +178,34 @@ def test_help_is_quick_since_heavy_modules_are_not_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert time.monotonic() - began < 10
+
+
+def test_the_version_is_an_option_too() -> None:
+    assert (
+        CliRunner().invoke(cli, ["--version"]).output == CliRunner().invoke(cli, ["version"]).output
+    )
+
+
+@pytest.mark.parametrize("words", [["--fs", "xfs"], ["--force"]])
+def test_init_takes_no_option_of_a_file_system_that_it_does_not_make(
+    words: list[str], tmp_path: Path
+) -> None:
+    refused = CliRunner().invoke(cli, ["init", str(tmp_path / "root"), *words])
+    assert refused.exit_code == 2
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.root
+def test_a_socket_that_is_not_ours_to_open_asks_for_root(tmp_path: Path) -> None:
+    program = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from snapfs.model import PermissionDenied\n"
+        "from snapfs.service.client import Client\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        f"try: Client(Path({str(tmp_path / 'a.sock')!r}), timeout_s=30).status()\n"
+        "except PermissionDenied as error: print(error)\n"
+    )
+    (tmp_path / "a.sock").touch(mode=0o600)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.endswith("run as root\n"), done.stderr

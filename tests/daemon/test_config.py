@@ -68,7 +68,7 @@ def test_environment_values_become_numbers() -> None:
         ("root = true", "root: expected a path, got a boolean"),
         ('root = "var/lib"', "root: 'var/lib' is not an absolute path"),
         ("timeouts = 3", "timeouts: expected a table, got `int`"),
-        ('unpack = "zip"', "unpack: invalid enum value 'zip'"),
+        ('unpack = "zip"', "unpack: invalid enum value 'zip'; use one of overlay, fuse"),
         ("[timeouts]\nstop_s = -1", "timeouts.stop_s: expected `float` > 0"),
         ("root = ", "not valid TOML"),
     ],
