@@ -77,10 +77,11 @@ def contents(device: Path) -> str:
         return used
     found = _probe(device)
     if kind := found.get("TYPE") or found.get("PTTYPE"):
-        what = f"a {kind} file system" if found.get("USAGE") == "filesystem" else f"{kind} data"
-        what = f"a {kind} partition table" if "TYPE" not in found else what
-        named = [f"{key.lower()} {found[key]}" for key in ("LABEL", "UUID") if key in found]
-        return " ".join([what, *([f"({', '.join(named)})"] if named else [])])
+        named = f"{'an' if kind[0] in 'aeiox' else 'a'} {kind}"
+        what = f"{named} file system" if found.get("USAGE") == "filesystem" else f"{kind} data"
+        what = f"{named} partition table" if "TYPE" not in found else what
+        marks = [f"{key.lower()} {found[key]}" for key in ("LABEL", "UUID") if key in found]
+        return " ".join([what, *([f"({', '.join(marks)})"] if marks else [])])
     with device.open("rb") as file:
         if any(file.read(_LOOKED_AT_BYTES)):
             return "data of no known format"

@@ -285,10 +285,10 @@ class _Examination:
     def _missing(self, row: SnapshotRow, missing: list[Path], upper: Path) -> _Finding:
         where = " and ".join(map(str, missing))
         if row.body.kind == Kind.COMMITTED.value:
-            message = f"{where} is gone, and its data with it; remove the snapshot and its children"
+            message = f"{where}: gone, and its data with it; remove the snapshot and its children"
             return _Finding(_about(row, "missing-directory", message))
         lost = "; its changes are lost" if upper in missing else ""
-        problem = _about(row, "missing-directory", f"{where} is gone{lost}")
+        problem = _about(row, "missing-directory", f"{where}: gone{lost}")
         return _Finding(problem, lambda _store: self._remake(row))
 
     def _remake(self, row: SnapshotRow) -> None:

@@ -9,6 +9,7 @@ An image lies beside its root, `<root>.img`, sparse, so that the mount does not 
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -121,6 +122,14 @@ def _make_image(root: Path, size_bytes: int) -> Path:
         raise AlreadyExists(f"image {image} exists; delete it, or name another root") from None
     try:
         os.truncate(fd, size_bytes)
+    except OSError as error:
+        image.unlink()
+        if error.errno not in (errno.EFBIG, errno.EINVAL):
+            raise
+        raise InvalidArgument(
+            f"image {image} of {size_bytes} bytes is larger than a file can be here; "
+            "give a smaller size"
+        ) from error
     finally:
         os.close(fd)
     return image

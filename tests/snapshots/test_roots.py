@@ -111,7 +111,7 @@ def test_a_device_that_holds_a_file_system_is_refused_by_name_and_taken_by_force
     ):
         roots.init(root, device=device)
     assert roots.read_record(root) is None
-    assert devices.contents(device).startswith("a ext4 file system")
+    assert devices.contents(device).startswith("an ext4 file system")
     roots.init(root, device=device, force=True)
     roots.detach(root)
 
@@ -165,6 +165,7 @@ def test_a_mounted_device_is_refused_even_by_force(root, device, tmp_path):
         ({"image_bytes": MIB, "file_system": "ext4"}, InvalidArgument),
         ({"image_bytes": 200 * MIB, "file_system": "xfs"}, InvalidArgument),
         ({"image_bytes": 64 * MIB, "file_system": "vfat"}, InvalidArgument),
+        ({"image_bytes": 2**62}, InvalidArgument),
         ({"image_bytes": 64 * MIB, "device": Path("/dev/null")}, InvalidArgument),
         ({"device": Path("/dev/null")}, InvalidArgument),
         ({"device": Path("/dev/absent")}, NotFound),
