@@ -21,7 +21,19 @@ from snapfs.fuse import options, standalone
 from snapfs.fuse.worker import raise_descriptor_limit
 from snapfs.model import InvalidArgument, SnapfsError
 
-EXAMPLES = """\b
+EPILOG = """\b
+Options after -o, besides those of mount(8) and fuse-overlayfs's own for tuning:
+  lowerdir=A:B       directories to merge, the topmost first
+  upperdir=U         where changes go; without it the mount is read-only
+  workdir=W          an empty directory on the file system of U
+  redirect_dir=on    rename lower directories without EXDEV
+  uidmapping=A:B:N, gidmapping=A:B:N, squash_to_root, squash_to_uid=N, squash_to_gid=N
+                     owners as they are shown
+  timeout=S          how long the kernel may keep names and attributes
+  volatile, fsync=0  leave syncing to the kernel
+  noacl, noxattrs, static_nlink, fsname=NAME
+
+\b
 Examples:
   snapfs-overlay -o lowerdir=/base,upperdir=/up,workdir=/work /mnt
   snapfs-overlay -o lowerdir=/two:/one /mnt          (read-only)
@@ -31,7 +43,7 @@ Examples:
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=EXAMPLES,
+    epilog=EPILOG,
     help="Mount directories merged at MOUNTPOINT. A first SOURCE, as mount(8) gives, is ignored.",
 )
 @click.option("-o", "texts", multiple=True, metavar="OPTIONS", help="Comma-separated options.")
