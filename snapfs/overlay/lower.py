@@ -198,13 +198,17 @@ class Search:
 
 
 def read_redirect(path: bytes) -> bytes | None:
-    """Read and check a redirect: one name, or an absolute path without empty elements."""
+    """Read and check a redirect: one name, or an absolute path of names.
+
+    Layers come from strangers: `..` would lead out of them.
+    """
     value = xattrs.get(path, xattrs.REDIRECT)
     if not value:
         return None
     value = value.rstrip(b"\0")
     absolute = value.startswith(b"/")
-    valid = b"" not in value[1:].split(b"/") if absolute else b"/" not in value
+    names = value[1:].split(b"/") if absolute else [value]
+    valid = not any(name in (b"", b".", b"..") or b"/" in name for name in names)
     if not valid:
         raise OSError(errno.EINVAL, f"invalid redirect {os.fsdecode(value)!r}", path)
     return value

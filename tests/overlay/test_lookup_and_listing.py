@@ -258,3 +258,15 @@ def test_a_metadata_only_copy_is_known_although_its_attributes_take_a_block(tmp_
     os.close(tree.open(tree.lookup(tree.root, b"g"), os.O_RDWR))
     assert (tmp_path / "upper" / "g").read_bytes() == b"67890"
     tree.close()
+
+
+@pytest.mark.parametrize("target", ["/../secret", "/a/../../secret", "..", ".", "/.", "/a//b"])
+def test_a_redirect_never_leads_out_of_its_layer(tmp_path: Path, target: str) -> None:
+    make_layer(tmp_path / "secret", {"key": b"secret"})
+    base = make_layer(tmp_path / "base", {"a/b": b""})
+    top = make_layer(tmp_path / "top", {"a/x/y": b""})
+    os.setxattr(top / "a" / "x", "trusted.overlay.redirect", target.encode())
+    tree = Tree(TreeSpec(1, (top, base)))
+    with pytest.raises(OSError, match="invalid redirect"):
+        tree.readdir(tree.lookup(tree.lookup(tree.root, b"a"), b"x"))
+    tree.close()
