@@ -26,7 +26,7 @@ import structlog
 import trio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from snapfs import anchors, preflight
+from snapfs import __version__, anchors, preflight
 from snapfs.config import Config
 from snapfs.fuse.supervisor import Lane, LaneState, LaneStatus
 from snapfs.model import SnapfsError, Unavailable
@@ -129,6 +129,7 @@ class House:
     def describe(self) -> DaemonRecord:
         """Return what `snapfs status` shows."""
         config, held = self._config, self._snapshotter.status()
+        lane = self._lane.status()
         return DaemonRecord(
             version=version("snapfs"),
             pid=os.getpid(),
@@ -141,8 +142,8 @@ class House:
             views=held.views,
             committed=held.committed,
             pending_removals=len(held.pending),
-            warnings=held.warnings,
-            lanes=(_lane_record(self._lane.status()),),
+            warnings=(*held.warnings, *_lane_warnings(lane)),
+            lanes=(_lane_record(lane),),
         )
 
     def _build_server(self) -> grpc_server.GrpcServer:
@@ -186,12 +187,22 @@ def _lane_record(it: LaneStatus) -> LaneRecord:
     )
 
 
+def _lane_warnings(it: LaneStatus) -> tuple[str, ...]:
+    if it.worker_version in (None, __version__):
+        return ()
+    return (
+        f"lane {it.name}: worker {it.pid} is of version {it.worker_version}; "
+        "it is replaced at the first restart without containers",
+    )
+
+
 def _lane(config: Config) -> Lane:
     mountpoint = config.state / "mnt" / LANE
     return Lane(
         LANE,
         mountpoint,
         config.root,
+        door=config.state / "lanes" / f"{LANE}.sock",
         log_level=config.log_level,
         log_format=config.log_format,
     )

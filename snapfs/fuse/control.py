@@ -1,18 +1,25 @@
 """What supervisor and worker say to each other: one JSON object a packet, over SOCK_SEQPACKET.
 
-The supervisor opens with `Begin` and gets `Ready`; after that each of its requests carries an id
-that the `Answer` repeats. The worker never asks. Unknown fields are ignored, so that a newer
-supervisor can talk to the worker of an older release.
+The supervisor that started a worker opens with `Begin` and gets `Ready`; one that comes later, at
+the worker's door, opens with `Hello` and gets `Welcome` or `Refused`. After that each request
+carries an id that the `Answer` repeats. The worker never asks. Unknown fields are ignored, so that
+a newer supervisor can talk to the worker of an older release; what such a one must understand is
+counted in `PROTOCOL`.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
 from snapfs.fuse.handover import Init, InitRequest
 
+PROTOCOL = 1
+"""Goes up when workers and supervisors on both sides of an upgrade would not understand each other.
+"""
 MAX_PACKET_BYTES = 128 * 1024
 PROBE_NAME = b".flush"
 """A file in a lane's root for the supervisor to open; see lane.py."""
@@ -35,6 +42,57 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     @property
     def init(self) -> InitRequest:
         return InitRequest(self.unique, self.minor, self.max_readahead_bytes, Init(self.offered))
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """A control process that did not start this worker, and who it takes the worker for."""
+
+    protocol: int
+    version: str
+    lane: str
+    frozen: tuple[int, ...] = ()
+    """Snapshots that it has frozen itself; all others are thawed."""
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    """Who the worker is; the lane's FUSE descriptor comes with it."""
+
+    protocol: int
+    version: str
+    lane: str
+    served: Served
+    unique: int
+    minor: int
+    max_readahead_bytes: int
+    offered: int
+
+    @property
+    def init(self) -> InitRequest:
+        return InitRequest(self.unique, self.minor, self.max_readahead_bytes, Init(self.offered))
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What a worker shows, and where."""
+
+    root: str
+    mountpoint: str
+    device: str
+    """`major:minor` of the mount."""
+    layers: tuple[int, int]
+    """st_dev and st_ino of the root's layers: another root may have come to the same path."""
+
+    @classmethod
+    def of(cls, root: Path, mountpoint: Path, device: str) -> Served:
+        """Describe a lane, or raise OSError when there is no such root."""
+        found = (root / "layers").stat()
+        real = os.fspath(root.resolve())
+        return cls(real, os.fspath(mountpoint), device, (found.st_dev, found.st_ino))
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    protocol: int
+    version: str
+    reason: str
 
 
 class Freeze(msgspec.Struct, frozen=True, tag="freeze"):
@@ -65,7 +123,13 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     id: int
 
 
-Request: TypeAlias = Freeze | Thaw | Drop | GetStatus | Stop
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """The control process ends: without another, unmount and end when the last user is gone."""
+
+    id: int
+
+
+Request: TypeAlias = Freeze | Thaw | Drop | GetStatus | Stop | Leave
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -100,11 +164,22 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     status: WorkerStatus | None = None
 
 
-Message: TypeAlias = Begin | Request | Ready | Answer
+Message: TypeAlias = Begin | Hello | Welcome | Refused | Request | Ready | Answer
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(
-    Begin | Freeze | Thaw | Drop | GetStatus | Stop | Ready | Answer
+    Begin
+    | Hello
+    | Welcome
+    | Refused
+    | Freeze
+    | Thaw
+    | Drop
+    | GetStatus
+    | Stop
+    | Leave
+    | Ready
+    | Answer
 )
 
 

@@ -174,6 +174,12 @@ class LaneForest(Forest):
         key = identity.root(snapshot_id) >> identity.LOW_BITS
         return self._shown[key] if self._ids.get(key) == snapshot_id else None
 
+    @property
+    def gone_ids(self) -> tuple[SnapshotId, ...]:
+        """Snapshots frozen or shown that the metadata has as committed, or no more."""
+        known = dict.fromkeys((*self._frozen, *self.shown_ids))
+        return tuple(id_ for id_ in known if self._reader.layers(id_) is None)
+
     async def freeze(self, snapshot_id: SnapshotId) -> None:
         """Return when no change is in flight; new ones wait from now on, also when cancelled."""
         shown = self.shown(snapshot_id)

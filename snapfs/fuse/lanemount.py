@@ -1,9 +1,8 @@
 """The mount of a lane: made, looked after and ended by the control process.
 
 Owns the descriptor of the connection, which keeps the mount alive whatever happens to workers.
-Nothing here waits for the mounted file system without a deadline. (A descriptor that comes from
-elsewhere, such as the service manager's store, would enter in `open`: nobody else cares where it
-came from.)
+Nothing here waits for the mounted file system without a deadline. Where the descriptor came from,
+`open` or a worker that outlived another control process (`adopt`), nobody else cares.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import errno
 import os
 import select
 import threading
+import time
 from pathlib import Path
 
 import structlog
@@ -23,14 +23,17 @@ from snapfs.model import FailedPrecondition, Unavailable
 log = structlog.get_logger(__name__)
 
 FS_TYPE = f"fuse.{FS_SUBTYPE}"
+BUSY_MOMENT_S = 0.2
 
 
 class LaneMount:
-    """One mounted FUSE connection, from `open` to `close`."""
+    """One mounted FUSE connection, from `open` or `adopt` to `close`."""
 
-    def __init__(self, mountpoint: Path, connection: Connection) -> None:
+    def __init__(self, mountpoint: Path, connection: Connection, device: str) -> None:
         self.path = mountpoint
         self.connection = connection
+        self.device = device
+        """`major:minor`; it belongs to this mount until the connection has ended."""
 
     @classmethod
     def open(cls, mountpoint: Path, *, timeout_s: float) -> LaneMount:
@@ -57,7 +60,19 @@ class LaneMount:
             )
         except OSError as error:
             raise Unavailable(_why_no_mount(path, error)) from error
-        return cls(path, connection)
+        return cls(path, connection, mounts.mounted_at(path)[-1].device)
+
+    @classmethod
+    def adopt(cls, mountpoint: Path, connection: Connection, device: str) -> LaneMount:
+        """Take over a mount that is there already, and the descriptor.
+
+        Raises FailedPrecondition, the descriptor closed, when that mount is not at `mountpoint`.
+        """
+        mount = cls(mountpoint, connection, device)
+        if not mount.is_in_place or mount.ended:
+            mount.close()
+            raise FailedPrecondition(f"{mountpoint}: what the worker serves is not mounted here")
+        return mount
 
     @property
     def ended(self) -> bool:
@@ -81,14 +96,25 @@ class LaneMount:
         attempt.start()
         attempt.join(timeout_s)
 
-    def unmount(self, timeout_s: float) -> None:
-        """Unmount, lazily when in use, by force when nobody serves what it still has to write."""
-        attempt = threading.Thread(target=self._unmount, args=(0,), daemon=True)
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is what is mounted at its mount point."""
+        found = mounts.mounted_at(self.path)
+        return bool(found) and (found[-1].type, found[-1].device) == (FS_TYPE, self.device)
+
+    def uses(self) -> list[str]:
+        """Return the bind mounts made from it, wherever they are."""
+        return mounts.uses(self.device, self.path)
+
+    def unmount(self, timeout_s: float) -> bool:
+        """Unmount, by force when nobody serves what it still has to write; False when in use."""
+        attempt = threading.Thread(target=self._unmount_patiently, daemon=True)
         attempt.start()
         attempt.join(timeout_s)
         if attempt.is_alive():
             log.error("lane.unmount_hangs", mountpoint=str(self.path))
             self.abort()
+        return not self._is_mounted()
 
     def abort(self) -> None:
         """End the connection and unmount: users get errors, and do not wait for ever."""
@@ -98,15 +124,27 @@ class LaneMount:
         """Let go of the descriptor; without a worker that has one too, the connection ends."""
         os.close(self.connection.fd)
 
-    def _unmount(self, flags: int) -> None:
-        while (found := mounts.mounted_at(self.path)) and found[-1].type == FS_TYPE:
+    def _is_mounted(self) -> bool:
+        found = mounts.mounted_at(self.path)
+        return bool(found) and found[-1].type == FS_TYPE
+
+    def _unmount_patiently(self) -> None:
+        """Unmount if nobody has a file or directory below it open for longer than a moment."""
+        end_s = time.monotonic() + BUSY_MOMENT_S
+        while self._unmount(0) and time.monotonic() < end_s:
+            time.sleep(BUSY_MOMENT_S / 10)
+
+    def _unmount(self, flags: int) -> bool:
+        """Unmount; True when it is busy."""
+        while self._is_mounted():
             try:
                 mounts.unmount(self.path, flags)
             except OSError as error:
-                if error.errno != errno.EBUSY:
-                    log.error("lane.unmount_failed", mountpoint=str(self.path), error=str(error))
-                    return
-                flags |= mounts.MNT_DETACH
+                if error.errno == errno.EBUSY:
+                    return True
+                log.error("lane.unmount_failed", mountpoint=str(self.path), error=str(error))
+                return False
+        return False
 
 
 def clear_stale(mountpoint: Path) -> None:

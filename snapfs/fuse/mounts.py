@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class MountPoint:
 
     device: str
     """`major:minor` of the super block; for FUSE the minor is the number of the connection."""
+    root: str
+    """Directory of the file system that is the mount's root; not `/` for a bind mount of one."""
     path: str
     type: str
     source: str
@@ -64,10 +67,38 @@ def mounted_at(target: Path) -> list[MountPoint]:
     return [found for found in mount_table() if found.path == wanted]
 
 
-def mount_table() -> list[MountPoint]:
-    """Return the mounts of this process's mount name space (proc(5), mountinfo)."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+def mount_table(process: str = "self") -> list[MountPoint]:
+    """Return the mounts of a process's mount name space (proc(5), mountinfo)."""
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         return [_parse(line) for line in lines]
+
+
+def uses(device: str, lane: Path) -> list[str]:
+    """Return where a file system is mounted beside its lane, in every mount name space.
+
+    Other name spaces have copies of the lane's own mount, which go with it and are no use of it.
+    """
+    found = {it.path for it in mount_table() if it.device == device and it.path != str(lane)}
+    for process in _one_of_each_name_space():
+        try:
+            table = mount_table(process)
+        except OSError:
+            continue  # it has ended since
+        found |= {it.path for it in table if it.device == device and it.root != "/"}
+    return sorted(found)
+
+
+def _one_of_each_name_space() -> Iterator[str]:
+    """Yield a process of each mount name space but our own."""
+    seen = {os.stat("/proc/self/ns/mnt").st_ino}
+    for process in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            name_space = os.stat(f"/proc/{process}/ns/mnt").st_ino
+        except OSError:
+            continue  # it has ended since, or is a zombie
+        if name_space not in seen:
+            seen.add(name_space)
+            yield process
 
 
 def is_in_memory(device: int) -> bool:
@@ -89,7 +120,7 @@ def _parse(line: str) -> MountPoint:
     before, _, after = line.rstrip("\n").partition(" - ")
     fields = before.split(" ")
     kind, source = after.split(" ")[:2]
-    return MountPoint(fields[2], _plain(fields[4]), kind, _plain(source))
+    return MountPoint(fields[2], _plain(fields[3]), _plain(fields[4]), kind, _plain(source))
 
 
 def _plain(escaped: str) -> str:

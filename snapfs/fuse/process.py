@@ -1,4 +1,4 @@
-"""One worker process as its supervisor sees it: started, spoken to, watched, ended.
+"""One worker process as its supervisor sees it: started or adopted, spoken to, watched, ended.
 
 Thread-safe. Lock: `_lock` guards `_waiting`, `_next` and writes to the channel; it is never held
 across a system call that blocks. The reader thread ends with the worker, or when `close` shuts the
@@ -8,6 +8,8 @@ channel.
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -16,11 +18,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 import msgspec
 import structlog
 
+from snapfs import __version__
 from snapfs.fuse import control
 from snapfs.fuse.handover import Connection
 from snapfs.model import DeadlineExceeded, Internal, Unavailable
@@ -30,39 +35,95 @@ POLL_S = 0.1
 log = structlog.get_logger(__name__)
 
 
+class Process(Protocol):
+    """What is needed of a process: subprocess.Popen, or one that somebody else has started."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit status, None when it is not known; subprocess.TimeoutExpired."""
+
+    def kill(self) -> None: ...
+
+
+class Stranger:
+    """A living process that is not our child, held by a pidfd, which is ours from now on."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+
+    def __del__(self) -> None:
+        os.close(self._pidfd)
+
+    def wait(self, timeout: float | None = None) -> None:
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        if not poller.poll(None if timeout is None else timeout * 1000):
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+
+    def kill(self) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # it has ended
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What each worker of a lane is started with."""
+
+    lane: str
+    root: Path
+    mountpoint: Path
+    door: Path
+    log_level: str
+    log_format: str
+
+
 class WorkerProcess:
-    """A running worker. Raises OSError when it cannot be started."""
+    """A running worker."""
 
     def __init__(
-        self,
-        name: str,
-        connection: Connection,
-        root: Path,
-        *,
-        log_level: str,
-        log_format: str,
-        frozen: tuple[int, ...],
+        self, name: str, process: Process, channel: socket.socket, *, version: str, ready: bool
     ) -> None:
+        self.version = version
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[control.Answer]] = {}
         self._next = 1
-        self._ready = False
+        self._ready = ready
         self._settled = threading.Event()
         self.gone = threading.Event()
         """The worker has ended, or will never speak again."""
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel = channel
+        self._process = process
+        self.started_s = time.monotonic()
+        self._reader = threading.Thread(target=self._read, name=f"lane-{name}-reader", daemon=True)
+        self._reader.start()
+
+    @classmethod
+    def start(
+        cls,
+        settings: WorkerSettings,
+        connection: Connection,
+        device: str,
+        *,
+        frozen: tuple[int, ...],
+    ) -> Self:
+        """Start a worker, which is not ready yet; raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(
-                _command(name, root, connection.fd, theirs.fileno(), log_level, log_format),
+            process = subprocess.Popen(
+                _command(settings, device, connection.fd, theirs.fileno()),
                 pass_fds=(connection.fd, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 cwd="/",
                 start_new_session=True,
             )
-        self.started_s = time.monotonic()
-        self._reader = threading.Thread(target=self._read, name=f"lane-{name}-reader", daemon=True)
-        self._reader.start()
-        self._send(control.Begin.of(connection.init, frozen))
+        worker = cls(settings.lane, process, ours, version=__version__, ready=False)
+        worker._send(control.Begin.of(connection.init, frozen))
+        return worker
 
     @property
     def pid(self) -> int:
@@ -97,8 +158,11 @@ class WorkerProcess:
         """Wait for the process to end, however long it takes."""
         self._process.wait()
 
-    def reap(self, timeout_s: float) -> int:
-        """Return the exit status (negative: the signal) of a worker that closed its channel."""
+    def reap(self, timeout_s: float) -> int | None:
+        """Return the exit status (negative: the signal) of a worker that closed its channel.
+
+        None when it is not known: an adopted worker is another process's child.
+        """
         if not self.ended_within(timeout_s):
             self._process.kill()
         return self._process.wait()
@@ -182,20 +246,21 @@ class WorkerProcess:
                 log.error("worker.unexpected_message", pid=self.pid, message=str(message))
 
 
-def _command(
-    name: str, root: Path, fd: int, channel: int, log_level: str, log_format: str
-) -> list[str]:
+def _command(settings: WorkerSettings, device: str, fd: int, channel: int) -> list[str]:
     return [
         sys.executable,
         "-P",
         "-m",
         "snapfs.fuse.worker",
-        f"--lane={name}",
-        f"--root={os.fspath(root)}",
+        f"--lane={settings.lane}",
+        f"--root={os.fspath(settings.root)}",
+        f"--mountpoint={os.fspath(settings.mountpoint)}",
+        f"--device={device}",
+        f"--door={os.fspath(settings.door)}",
         f"--fuse-fd={fd}",
         f"--control-fd={channel}",
-        f"--log-level={log_level}",
-        f"--log-format={log_format}",
+        f"--log-level={settings.log_level}",
+        f"--log-format={settings.log_format}",
     ]
 
 

@@ -5,6 +5,9 @@ starts another on the same descriptor, with the same code as the first. Requests
 in the kernel. What a worker must know besides the layers, which snapshots are frozen, is kept here
 and told to each new one.
 
+A lane that is in use when the control process stops, or is killed, is left as it is; `start` adopts
+the worker that it finds there (adoption.py). Which of the two happened makes no difference later.
+
 Thread-safe. `_changed` (a condition) guards all state; no call to a worker or the kernel is made
 under it. Every method returns within its deadline. No method touches a path inside the mount.
 """
@@ -22,9 +25,9 @@ from pathlib import Path
 
 import structlog
 
-from snapfs.fuse import control
+from snapfs.fuse import adoption, control
 from snapfs.fuse.lanemount import LaneMount, real_mountpoint
-from snapfs.fuse.process import WorkerProcess
+from snapfs.fuse.process import WorkerProcess, WorkerSettings
 from snapfs.model import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -48,6 +51,8 @@ ANSWER_TIMEOUT_S = 1.0
 """For a worker to show that it does not hang."""
 IN_USE_GRACE_S = 0.2
 """For the kernel to end a connection after the unmount."""
+SHOWN_USES = 10
+"""Named in the log when a lane is left in use."""
 READY_TIMEOUT_S = 15.0
 
 
@@ -70,6 +75,8 @@ class LaneStatus:
     pid: int | None
     restarts: int
     worker: control.WorkerStatus | None
+    worker_version: str | None = None
+    """The release that the worker is of: an adopted one may be older than the control process."""
 
     @property
     def serving(self) -> bool:
@@ -85,14 +92,16 @@ class Lane:
         mountpoint: Path,
         root: Path,
         *,
+        door: Path,
         log_level: str = "info",
         log_format: str = "text",
     ) -> None:
+        """`door` is where workers listen for a later control process."""
         self.name = name
         self._mountpoint = real_mountpoint(mountpoint)
-        self._root = root
-        self._log_level = log_level
-        self._log_format = log_format
+        self._settings = WorkerSettings(
+            name, root.absolute(), self._mountpoint, door.absolute(), log_level, log_format
+        )
         self._changed = threading.Condition()
         self._state = LaneState.STOPPED
         self._mount: LaneMount | None = None
@@ -100,12 +109,14 @@ class Lane:
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
         self._frozen: set[SnapshotId] = set()
+        self._left_in_use = False
+        """A worker that is not ours any more may show our snapshots."""
         self._restarts = 0
 
     def start(self, timeout_s: float) -> None:
-        """Mount, start a worker and return when it serves.
+        """Adopt a living worker with its mount, or mount and start one; return when it serves.
 
-        Raises SnapfsError with nothing left mounted or running.
+        Raises SnapfsError with nothing new left mounted or running.
         """
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
@@ -113,12 +124,7 @@ class Lane:
                 raise FailedPrecondition(f"lane {self.name} is {self._state.value}; stop it first")
             self._state = LaneState.STARTING
             self._stopping.clear()
-        try:
-            mount = self._mount = LaneMount.open(self._mountpoint, timeout_s=timeout_s)
-            worker = self._start_worker(mount, deadline_s)
-        except SnapfsError:
-            self._abandon()
-            raise
+        mount, worker = self._adopt(deadline_s) or self._mount_anew(deadline_s)
         mount.settle(_left(deadline_s))
         self._watcher = threading.Thread(
             target=self._watch, args=(worker,), name=f"lane-{self.name}-watcher", daemon=True
@@ -126,11 +132,39 @@ class Lane:
         self._watcher.start()
         log.info("lane.started", lane=self.name, mountpoint=str(self._mountpoint), pid=worker.pid)
 
+    def _adopt(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess] | None:
+        with self._changed:
+            frozen = tuple(sorted(self._frozen))
+        adopted = adoption.adopt(self._settings, frozen, deadline_s)
+        if adopted is None:
+            return None
+        mount, worker = adopted.mount, adopted.worker
+        try:
+            given_up = self._take_on(worker, frozen)
+        except SnapfsError:
+            worker.close(1.0)
+            mount.close()
+            with self._changed:
+                self._state = LaneState.STOPPED
+            raise
+        self._mount = mount
+        self._thaw_late(worker, given_up)
+        log.info("lane.adopted", lane=self.name, pid=worker.pid, version=worker.version)
+        return mount, worker
+
+    def _mount_anew(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess]:
+        try:
+            mount = self._mount = LaneMount.open(self._mountpoint, timeout_s=_left(deadline_s))
+            return mount, self._start_worker(mount, deadline_s)
+        except SnapfsError:
+            self._abandon()
+            raise
+
     def stop(self, timeout_s: float) -> None:
         """Unmount and end the worker; idempotent.
 
-        A mount in use is unmounted lazily, and its worker goes on serving until the last user is
-        gone.
+        A mount in use is left where it is, with its worker: the next `start` adopts both, here or
+        in another process. Without one the worker unmounts when the last user is gone.
         """
         deadline_s = time.monotonic() + timeout_s
         self._stopping.set()
@@ -145,8 +179,10 @@ class Lane:
             log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
             worker.kill()
             mount.abort()
+        elif worker is None:
+            mount.abort()
         else:
-            mount.unmount(timeout_s / 2)
+            self._unmount_or_leave(mount, worker, timeout_s / 2)
         if worker is not None:
             worker.close(1.0)
             self._end(worker, mount, deadline_s)
@@ -171,6 +207,7 @@ class Lane:
                 self._worker.pid if self._worker else None,
                 self._restarts,
                 worker_status,
+                self._worker.version if self._worker else None,
             )
 
     def mountpoint(self, snapshot_id: SnapshotId, /) -> Path:
@@ -181,9 +218,13 @@ class Lane:
         """Return when no change of the snapshot is in flight and none can begin.
 
         Dirty pages of shared mappings are written first. A new worker is told of the freeze.
-        Raises DeadlineExceeded with the tree thawed.
+        Raises DeadlineExceeded with the tree thawed, Unavailable when the lane was left in use.
         """
         with self._changed:
+            if self._left_in_use:
+                raise Unavailable(
+                    f"lane {self.name} is stopped and still in use; start it, which adopts it"
+                )
             self._frozen.add(snapshot_id)
         try:
             self._ask(
@@ -257,13 +298,8 @@ class Lane:
         with self._changed:
             frozen = tuple(sorted(self._frozen))
         try:
-            worker = WorkerProcess(
-                self.name,
-                mount.connection,
-                self._root,
-                log_level=self._log_level,
-                log_format=self._log_format,
-                frozen=frozen,
+            worker = WorkerProcess.start(
+                self._settings, mount.connection, mount.device, frozen=frozen
             )
         except OSError as error:
             raise Internal(f"lane {self.name}: cannot start a worker: {error}") from error
@@ -283,6 +319,7 @@ class Lane:
             if self._stopping.is_set():
                 raise Unavailable(f"lane {self.name} is being stopped")
             self._worker = worker
+            self._left_in_use = False
             self._restarts += self._state is LaneState.RESTARTING
             self._state = LaneState.SERVING
             self._changed.notify_all()
@@ -335,16 +372,36 @@ class Lane:
             return worker
         return None
 
+    def _unmount_or_leave(self, mount: LaneMount, worker: WorkerProcess, timeout_s: float) -> None:
+        """Unmount what nobody uses; else tell the worker that it is on its own."""
+        uses = mount.uses()
+        if not uses and mount.unmount(timeout_s):
+            return
+        with contextlib.suppress(SnapfsError):  # told by its end, or serves on as well
+            worker.call(control.Leave, time.monotonic() + timeout_s)
+        log.warning(
+            "lane.left_in_use",
+            lane=self.name,
+            pid=worker.pid,
+            uses=uses[:SHOWN_USES] or f"open files below {self._mountpoint}",
+            more=len(uses[SHOWN_USES:]),
+        )
+
     def _end(self, worker: WorkerProcess, mount: LaneMount, deadline_s: float) -> None:
         """Reap a worker whose mount is gone; leave one that still has users."""
         if worker.ended_within(_left(deadline_s) if mount.ended else IN_USE_GRACE_S):
+            self._settings.door.unlink(missing_ok=True)
             return
         if mount.ended:
             log.error("lane.worker_killed", lane=self.name, pid=worker.pid)
             worker.kill()
+            self._settings.door.unlink(missing_ok=True)
             return
         threading.Thread(target=worker.wait, name="lane-reaper", daemon=True).start()
-        log.warning("lane.left_serving", lane=self.name, pid=worker.pid, reason="still in use")
+        with self._changed:
+            self._left_in_use = True
+        if not mount.is_in_place:
+            log.warning("lane.left_serving", lane=self.name, pid=worker.pid, reason="still in use")
 
 
 def _left(deadline_s: float) -> float:

@@ -1,10 +1,12 @@
 """The data plane of one lane: `python -m snapfs.fuse.worker`, started by supervisor.Lane.
 
 Serves the kernel with pyfuse3 and obeys the supervisor over the control channel. When the
-supervisor goes away it serves on: containers must not notice. It ends when the mount is gone
-everywhere, or when it is told to stop. It reads the metadata and never writes it.
+supervisor goes away it serves on: containers must not notice. The next one comes in by the door. It
+ends when the mount is gone everywhere, or when it is told to stop; told to `Leave`, it unmounts
+when nobody uses the mount any more. It reads the metadata and never writes it.
 
-One root nursery: the session, and the listener with a task for each request under way.
+One root nursery: the session, the door, and the conversation with a task for each request under
+way.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
@@ -24,62 +28,136 @@ import pyfuse3
 import structlog
 import trio
 
-from snapfs import logs
-from snapfs.fuse import control, session
+from snapfs import __version__, logs
+from snapfs.fuse import control, door, session
 from snapfs.fuse.attributes import View
+from snapfs.fuse.door import Door
 from snapfs.fuse.flushing import flush_dirty_pages
+from snapfs.fuse.handover import Connection
 from snapfs.fuse.lane import LaneForest
+from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.threads import blocking
 from snapfs.model import SnapfsError, SnapshotId
 from snapfs.overlay import Inodes, identity
 from snapfs.snapshots import LayerReader
 
+LOOK_FOR_USERS_S = 1.0
+UNMOUNT_TIMEOUT_S = 10.0
+DROP_TIMEOUT_S = 2.0
+
 log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """Answers the supervisor's requests about one session."""
+    """Answers the supervisor's requests about one session; one supervisor at a time."""
 
     def __init__(
-        self, channel: trio.socket.SocketType, forest: LaneForest, operations: OverlayOperations
+        self,
+        lane: str,
+        served: control.Served,
+        mount: LaneMount,
+        forest: LaneForest,
+        operations: OverlayOperations,
     ) -> None:
-        self._channel = channel
+        self._lane = lane
+        self._served = served
+        self._mount = mount
         self._forest = forest
         self._operations = operations
         self._born_s = time.monotonic()
+        self._seat = trio.Lock()
+        """Held by who speaks with a supervisor, and while the mount is ended for want of one."""
+        self._told_to_leave = False
 
-    async def listen(self) -> None:
-        """Obey until the supervisor closes the channel; then return, and the session goes on."""
+    async def begin(self, channel: trio.socket.SocketType) -> None:
+        """Obey the supervisor that started this process."""
+        async with self._seat:
+            await say(channel, control.Ready(os.getpid()))
+            await self._listen(channel)
+
+    async def converse(self, channel: trio.socket.SocketType, hello: control.Hello) -> None:
+        """Obey a supervisor that came by the door, if it may."""
+        if (hello.protocol, hello.lane) != (control.PROTOCOL, self._lane):
+            reason = f"lane {self._lane} is served, with protocol {control.PROTOCOL}"
+            return await door.refuse(channel, reason)
+        with trio.move_on_after(door.SEAT_TIMEOUT_S):
+            await self._seat.acquire()
+        if self._seat.statistics().owner is not trio.lowlevel.current_task():
+            return await door.refuse(channel, "another control process is connected")
+        try:
+            self._told_to_leave = False
+            await self._take_stock(frozenset(map(SnapshotId, hello.frozen)))
+            await door.welcome(channel, self._introduction(), self._mount.connection.fd)
+            log.info("worker.adopted", by_version=hello.version)
+            await self._listen(channel)
+        finally:
+            self._seat.release()
+
+    async def leave_when_unused(self) -> None:
+        """Unmount once there is no supervisor by intent and no user."""
+        while True:
+            await trio.sleep(LOOK_FOR_USERS_S)
+            if not self._told_to_leave:
+                continue
+            async with self._seat:
+                if self._told_to_leave and self._mount.is_in_place:
+                    await trio.to_thread.run_sync(self._end_unused_mount)
+
+    def _end_unused_mount(self) -> None:
+        if not self._mount.uses() and self._mount.unmount(UNMOUNT_TIMEOUT_S):
+            log.info("worker.unmounted", reason="nobody uses it and there is no control process")
+
+    async def _listen(self, channel: trio.socket.SocketType) -> None:
+        """Obey until the supervisor closes the channel; then return, and the session goes on.
+
+        What it asked and can hear no answer to is given up.
+        """
         async with trio.open_nursery() as nursery:
-            while packet := await self._receive():
+            while packet := await _receive(channel):
                 try:
                     message = control.decode(packet)
                 except msgspec.MsgspecError as error:
                     log.error("worker.bad_packet", error=str(error))
                     continue
-                nursery.start_soon(self._handle, message)
+                nursery.start_soon(self._handle, channel, message)
+            nursery.cancel_scope.cancel()
         log.info("worker.supervisor_gone", effect="serving on while the mount is in use")
 
-    async def say(self, message: control.Message) -> None:
-        """Send a message; a supervisor that is gone does not matter."""
-        with contextlib.suppress(OSError):
-            await self._channel.send(control.encode(message))
+    async def _take_stock(self, keep: Container[SnapshotId]) -> None:
+        """Undo what a dead supervisor had begun, and learn what it had no time to tell.
 
-    async def _receive(self) -> bytes:
-        try:
-            return await self._channel.recv(control.MAX_PACKET_BYTES)
-        except OSError:
-            return b""
+        It was holding a tree for a commit: that was recorded, or it never will be.
+        """
+        for snapshot_id in self._forest.gone_ids:
+            answer = await self._drop(control.Drop(0, snapshot_id, DROP_TIMEOUT_S))
+            log.info("worker.dropped_late", snapshot=snapshot_id, error=answer.error)
+        for snapshot_id in self._forest.frozen_ids:
+            if snapshot_id not in keep:
+                self._forest.thaw(snapshot_id)
+                log.info("worker.thawed_late", snapshot=snapshot_id)
 
-    async def _handle(self, message: control.Message) -> None:
+    def _introduction(self) -> control.Welcome:
+        init = self._mount.connection.init
+        return control.Welcome(
+            control.PROTOCOL,
+            __version__,
+            self._lane,
+            self._served,
+            init.unique,
+            init.minor,
+            init.max_readahead_bytes,
+            int(init.offered),
+        )
+
+    async def _handle(self, channel: trio.socket.SocketType, message: control.Message) -> None:
         try:
             answer = await self._obey(message)
         except Exception as error:
             log.exception("worker.request_failed", request=str(message))
             answer = control.Answer(getattr(message, "id", 0), error=f"{error!r}; see the log")
         if answer is not None:
-            await self.say(answer)
+            await say(channel, answer)
 
     async def _obey(self, message: control.Message) -> control.Answer | None:
         match message:
@@ -93,7 +171,16 @@ class Worker:
                 return control.Answer(message.id, status=self._status())
             case control.Stop():
                 pyfuse3.terminate()
-            case control.Begin() | control.Ready() | control.Answer():
+            case control.Leave():
+                self._told_to_leave = True
+            case (
+                control.Begin()
+                | control.Hello()
+                | control.Welcome()
+                | control.Refused()
+                | control.Ready()
+                | control.Answer()
+            ):
                 log.error("worker.unexpected_message", message=str(message))
                 return None
             case _:
@@ -102,6 +189,7 @@ class Worker:
 
     async def _freeze(self, wish: control.Freeze) -> control.Answer:
         snapshot_id = SnapshotId(wish.snapshot)
+        is_done = False
         try:
             with trio.fail_after(wish.timeout_s):
                 shown = self._forest.shown(snapshot_id)
@@ -109,13 +197,15 @@ class Worker:
                     await flush_dirty_pages(self._operations, shown)
                 await self._forest.freeze(snapshot_id)
                 self._forest.settle(snapshot_id)
+            is_done = True
         except trio.TooSlowError:
-            self._forest.thaw(snapshot_id)
             text = f"snapshot {snapshot_id}: changes are still in flight; try again when it is idle"
             return control.Answer(wish.id, error=text, late=True)
         except OSError as error:
-            self._forest.thaw(snapshot_id)
             return control.Answer(wish.id, error=f"snapshot {snapshot_id}: {error}")
+        finally:
+            if not is_done:  # also when the supervisor is gone
+                self._forest.thaw(snapshot_id)
         return control.Answer(wish.id)
 
     async def _drop(self, wish: control.Drop) -> control.Answer:
@@ -154,26 +244,65 @@ class Worker:
         )
 
 
-async def serve(root: Path, fuse_fd: int, channel: socket.socket) -> None:
+async def say(channel: trio.socket.SocketType, message: control.Message) -> None:
+    """Send a message; a supervisor that is gone does not matter."""
+    with contextlib.suppress(OSError):
+        await channel.send(control.encode(message))
+
+
+async def _receive(channel: trio.socket.SocketType) -> bytes:
+    try:
+        return await channel.recv(control.MAX_PACKET_BYTES)
+    except OSError:
+        return b""
+
+
+def _open_door(path: Path) -> Door | None:
+    try:
+        return Door(path)
+    except OSError as error:  # who uses the mount matters more than who may adopt it
+        log.error("worker.no_door", path=str(path), error=str(error))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker is started with; see process.WorkerSettings."""
+
+    lane: str
+    root: Path
+    mountpoint: Path
+    device: str
+    door: Path
+
+
+async def serve(settings: Settings, fuse_fd: int, channel: socket.socket) -> None:
     """Serve one lane until its mount is gone."""
     speaker = trio.socket.from_stdlib_socket(channel)
     begin = control.decode(await speaker.recv(control.MAX_PACKET_BYTES))
     if not isinstance(begin, control.Begin):
         raise RuntimeError(f"the supervisor began with {begin!r}")
-    with LayerReader.open(root) as reader:
+    spare = Connection(os.dup(fuse_fd), begin.init)  # the session gives its own to libfuse
+    mount = LaneMount(settings.mountpoint, spare, settings.device)
+    with LayerReader.open(settings.root) as reader:
+        served = control.Served.of(settings.root, settings.mountpoint, settings.device)
         frozen = map(SnapshotId, begin.frozen)
-        forest = LaneForest(reader, root / "layers", Inodes(), frozen=frozen)
+        forest = LaneForest(reader, settings.root / "layers", Inodes(), frozen=frozen)
         operations = OverlayOperations(forest, View())
-        worker = Worker(speaker, forest, operations)
+        worker = Worker(settings.lane, served, mount, forest, operations)
+        entrance = _open_door(settings.door)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(worker.listen)
-            await session.serve(
-                operations,
-                fuse_fd,
-                begin.init,
-                ready=lambda: nursery.start_soon(worker.say, control.Ready(os.getpid())),
-            )
+
+            def begin_work() -> None:
+                nursery.start_soon(worker.begin, speaker)
+                nursery.start_soon(worker.leave_when_unused)
+                if entrance is not None:
+                    nursery.start_soon(entrance.attend, worker.converse)
+
+            await session.serve(operations, fuse_fd, begin.init, ready=begin_work)
             nursery.cancel_scope.cancel()
+        if entrance is not None:
+            entrance.close()
         forest.close()
 
 
@@ -188,6 +317,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="snapfs.fuse.worker")
     parser.add_argument("--lane", required=True)
     parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--mountpoint", type=Path, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--door", type=Path, required=True)
     parser.add_argument("--fuse-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--log-level", default="info")
@@ -200,8 +332,9 @@ def main() -> int:
     os.set_inheritable(chosen.fuse_fd, False)
     os.set_inheritable(chosen.control_fd, False)
     channel = socket.socket(fileno=chosen.control_fd)
+    settings = Settings(chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door)
     try:
-        trio.run(serve, chosen.root, chosen.fuse_fd, channel)
+        trio.run(serve, settings, chosen.fuse_fd, channel)
     except (SnapfsError, OSError, ExceptionGroup):
         log.exception("worker.failed")
         return 1

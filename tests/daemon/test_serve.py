@@ -104,12 +104,15 @@ def test_what_is_in_use_is_served_after_a_stop_until_it_is_let_go(base: Path) ->
     target = mount(daemon, "work")
     (target / "file").write_text("before")
     assert daemon.stop() == 0
-    assert mounts_below(base) == [str(target)]
+    assert mounts_below(base) == [str(daemon.lane), str(target)]
+    assert str(target) in daemon.events("lane.left_in_use")[0]
     assert (target / "file").read_text() == "before"
     (target / "file").write_text("after")
     assert (target / "file").read_text() == "after"
     subprocess.run(["umount", target], check=True)
     eventually(lambda: not processes_below(base), what="the worker's end")
+    assert mounts_below(base) == []
+    assert not list((daemon.state / "lanes").iterdir())
 
 
 def test_a_mount_that_outlived_a_restart_is_still_known_and_ended(base: Path) -> None:
@@ -123,17 +126,25 @@ def test_a_mount_that_outlived_a_restart_is_still_known_and_ended(base: Path) ->
     assert daemon.json("snapshot", "info", "work")["mounted_at"] == [str(target)]
     daemon.run("umount", target)
     assert mounts_below(base) == [str(daemon.lane)]
-    eventually(lambda: worker not in processes_below(base), what="the old worker's end")
+    assert daemon.worker_pid() == worker
     assert daemon.stop() == 0
+    eventually(lambda: not processes_below(base), what="the worker's end")
+    assert mounts_below(base) == []
 
 
-def test_a_dead_predecessors_mount_and_socket_are_cleared(base: Path) -> None:
+def test_the_mount_and_socket_of_a_predecessor_that_died_with_its_worker_are_cleared(
+    base: Path,
+) -> None:
     daemon = RunningDaemon(base)
     daemon.start()
     daemon.run("snapshot", "prepare", "work")
+    worker = daemon.worker_pid()
     daemon.kill()
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: not processes_below(base), what="the worker's end")
     assert mounts_below(base) == [str(daemon.lane)]
     daemon.start()
+    assert daemon.events("lane.stale_mount_cleared")
     assert mounts_below(base) == [str(daemon.lane)]
     assert daemon.json("snapshot", "info", "work")["kind"] == "active"
     assert daemon.stop() == 0

@@ -61,17 +61,19 @@ def test_second_start_is_refused(own_house: House) -> None:
         own_house.start()
 
 
-@pytest.mark.logs("lane.left_serving")
-def test_stop_of_a_busy_mount_is_lazy_and_its_user_goes_on(own_house: House) -> None:
+@pytest.mark.logs("lane.left_in_use")
+def test_stop_leaves_a_busy_mount_until_its_user_has_gone(own_house: House) -> None:
     tree = own_house.active(fill)
     pid = own_house.worker().pid
     with (tree / "file").open() as file:
         began = time.monotonic()
         own_house.stop()
         assert time.monotonic() - began < 10
-        assert not mounts.mounted_at(own_house.mountpoint)
+        assert mounts.mounted_at(own_house.mountpoint)
         assert file.read() == "lower"
     eventually(lambda: pid not in processes_below(own_house.base), what="the worker's end")
+    assert not mounts.mounted_at(own_house.mountpoint)
+    assert not list(own_house.door.parent.iterdir())
 
 
 @pytest.mark.logs("lane.worker_hangs")
@@ -115,7 +117,7 @@ def test_lane_that_somebody_unmounts_says_so_and_starts_no_worker(own_house: Hou
 
 
 def test_calls_before_the_start_do_nothing(tmp_path: Path) -> None:
-    lane = Lane("idle", tmp_path / "mnt", tmp_path / "root")
+    lane = Lane("idle", tmp_path / "mnt", tmp_path / "root", door=tmp_path / "door.sock")
     lane.freeze(SnapshotId(1), timeout_s=1)
     lane.thaw(SnapshotId(1))
     lane.drop(SnapshotId(1))
@@ -124,7 +126,7 @@ def test_calls_before_the_start_do_nothing(tmp_path: Path) -> None:
 
 
 def test_start_without_a_root_fails_and_leaves_nothing(tmp_path: Path) -> None:
-    lane = Lane("bad", tmp_path / "mnt", tmp_path / "no-such-root")
+    lane = Lane("bad", tmp_path / "mnt", tmp_path / "no-such-root", door=tmp_path / "door.sock")
     with pytest.raises(Unavailable, match="its log says why"):
         lane.start(timeout_s=20)
     assert not mounts.mounted_at(tmp_path / "mnt")
@@ -175,7 +177,7 @@ def test_other_file_systems_at_the_mount_point_are_left_alone(tmp_path: Path) ->
     subprocess.run(["mount", "-t", "tmpfs", "none", target], check=True)
     try:
         with pytest.raises(FailedPrecondition, match="tmpfs is mounted here"):
-            Lane("test", target, tmp_path / "root").start(timeout_s=5)
+            Lane("test", target, tmp_path / "root", door=tmp_path / "door.sock").start(timeout_s=5)
         clear_stale(target)
         assert [it.type for it in mounts.mounted_at(target)] == ["tmpfs"]
     finally:

@@ -30,9 +30,14 @@ class House:
         self.base = base
         self.root = base / "root"
         self.mountpoint = base / "mnt"
-        self.lane = Lane("test", self.mountpoint, self.root, log_level="debug")
+        self.door = base / "lanes" / "test.sock"
+        self.lane = self.new_lane()
         self.snapshots = Snapshotter(self.root, trees=self.lane)
         self._names = 0
+
+    def new_lane(self) -> Lane:
+        """What another control process would have in the place of `lane`."""
+        return Lane("test", self.mountpoint, self.root, door=self.door, log_level="debug")
 
     def start(self) -> None:
         self.lane.start(timeout_s=START_TIMEOUT_S)

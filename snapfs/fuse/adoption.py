@@ -1,0 +1,119 @@
+"""Taking over a worker that outlived the control process which started it.
+
+A worker listens at its lane's door (door.py). Whoever holds the state directory's lock may connect;
+the worker says what it serves and hands over the FUSE descriptor. It is adopted when all of that is
+what this lane would serve itself. The peer is known by the kernel's word (SO_PEERCRED), held by a
+pidfd before it has answered, so that its number cannot become another process's meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from snapfs import __version__
+from snapfs.fuse import control, unixsocket
+from snapfs.fuse.handover import Connection
+from snapfs.fuse.lanemount import LaneMount
+from snapfs.fuse.process import Stranger, WorkerProcess, WorkerSettings
+from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable
+
+ANSWER_TIMEOUT_S = 5.0
+"""For a worker to answer at its door; longer than it waits there for a dead control to be gone."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A living worker and its mount, both ours now."""
+
+    mount: LaneMount
+    worker: WorkerProcess
+
+
+def adopt(
+    settings: WorkerSettings, frozen: Iterable[SnapshotId], deadline_s: float
+) -> Adopted | None:
+    """Take over the lane's living worker; None when there is none, or none that is to be adopted.
+
+    What it still keeps frozen, beside `frozen`, is thawed, or dropped if it is gone.
+    """
+    try:
+        channel = unixsocket.connect(settings.door)
+    except OSError:
+        return None  # nobody there: a first start, or the worker has died too
+    try:
+        return _introduce(channel, settings, tuple(frozen), deadline_s)
+    except (SnapfsError, OSError, msgspec.MsgspecError) as error:
+        channel.close()
+        log.warning(
+            "lane.not_adopted",
+            lane=settings.lane,
+            reason=str(error) or repr(error),
+            effect="a running worker, if any, serves its old users until they have gone",
+        )
+        return None
+
+
+def _introduce(
+    channel: socket.socket, settings: WorkerSettings, frozen: tuple[int, ...], deadline_s: float
+) -> Adopted:
+    pid, uid = unixsocket.peer(channel)
+    if uid != os.geteuid():
+        raise FailedPrecondition(f"{settings.door} belongs to user {uid}; remove it")
+    process = Stranger(pid, os.pidfd_open(pid))
+    channel.settimeout(max(0.1, min(ANSWER_TIMEOUT_S, deadline_s - time.monotonic())))
+    hello = control.Hello(control.PROTOCOL, __version__, settings.lane, frozen)
+    channel.send(control.encode(hello))
+    welcome, connection = _receive_welcome(channel, pid)
+    try:
+        _check(welcome, settings)
+    except SnapfsError:
+        os.close(connection.fd)
+        raise
+    mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device)
+    channel.settimeout(None)
+    worker = WorkerProcess(settings.lane, process, channel, version=welcome.version, ready=True)
+    return Adopted(mount, worker)
+
+
+def _receive_welcome(channel: socket.socket, pid: int) -> tuple[control.Welcome, Connection]:
+    try:
+        packet, fds, _, _ = socket.recv_fds(
+            channel, control.MAX_PACKET_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+        )
+    except TimeoutError:
+        raise Unavailable(f"worker {pid} did not answer in time") from None
+    try:
+        answer = control.decode(packet)
+        if isinstance(answer, control.Welcome) and fds:
+            return answer, Connection(fds.pop(), answer.init)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    if isinstance(answer, control.Refused):
+        raise FailedPrecondition(f"worker {pid} of version {answer.version}: {answer.reason}")
+    raise FailedPrecondition(f"worker {pid} answered with {type(answer).__name__}")
+
+
+def _check(welcome: control.Welcome, settings: WorkerSettings) -> None:
+    """Refuse a worker that does not serve what this lane would."""
+    if welcome.protocol != control.PROTOCOL:
+        raise FailedPrecondition(
+            f"the worker of version {welcome.version} speaks protocol {welcome.protocol}, "
+            f"we {control.PROTOCOL}"
+        )
+    mine = control.Served.of(settings.root, settings.mountpoint, welcome.served.device)
+    if (welcome.lane, welcome.served) != (settings.lane, mine):
+        raise FailedPrecondition(
+            f"the worker serves root {welcome.served.root} as lane {welcome.lane} "
+            f"at {welcome.served.mountpoint}, not {mine.root} as {settings.lane} "
+            f"at {mine.mountpoint}"
+        )

@@ -1,0 +1,65 @@
+"""Packet sockets with a name: at any path, for their owner only, with a peer that is known.
+
+The directory is held open and the name looked up in it, since sun_path has room for 107 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Protocol
+
+MODE = 0o600
+_CREDENTIALS = struct.Struct("iii")
+
+
+def open_directory(path: Path) -> int:
+    """Return a descriptor with which a name in a directory can be reached; raises OSError."""
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def connect(path: Path) -> socket.socket:
+    """Return a connected socket that does not block; raises OSError."""
+    directory = open_directory(path.parent)
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        channel.setblocking(False)
+        channel.connect(_address(directory, path.name))
+    except OSError:
+        channel.close()
+        raise
+    finally:
+        os.close(directory)
+    return channel
+
+
+def listen(directory: int, name: str, backlog: int) -> socket.socket:
+    """Return a socket that listens in an opened directory; raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        os.fchmod(listener.fileno(), MODE)  # bind gives it to the name
+        listener.bind(_address(directory, name))
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Channel(Protocol):
+    """A socket, of the standard library or of trio."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
+
+
+def peer(channel: Channel) -> tuple[int, int]:
+    """Return the process and the user at the other end (unix(7), SO_PEERCRED)."""
+    raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid
+
+
+def _address(directory: int, name: str) -> str:
+    return f"/proc/self/fd/{directory}/{name}"
