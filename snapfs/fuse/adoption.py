@@ -45,14 +45,15 @@ def adopt(
 
     What it still keeps frozen, beside `frozen`, is thawed, or dropped if it is gone.
     """
+    timeout_s = max(0.1, min(ANSWER_TIMEOUT_S, deadline_s - time.monotonic()))
+    channel = None
     try:
-        channel = unixsocket.connect(settings.door)
-    except OSError:
+        channel = unixsocket.connect(settings.door, timeout_s)
+        channel.settimeout(timeout_s)
+        return _introduce(channel, settings, tuple(frozen))
+    except (FileNotFoundError, ConnectionRefusedError):
         return None  # nobody there: a first start, or the worker has died too
-    try:
-        return _introduce(channel, settings, tuple(frozen), deadline_s)
     except (SnapfsError, OSError, msgspec.MsgspecError) as error:
-        channel.close()
         log.warning(
             "lane.not_adopted",
             lane=settings.lane,
@@ -60,16 +61,18 @@ def adopt(
             effect="a running worker, if any, serves its old users until they have gone",
         )
         return None
+    finally:
+        if channel is not None:
+            channel.close()
 
 
 def _introduce(
-    channel: socket.socket, settings: WorkerSettings, frozen: tuple[int, ...], deadline_s: float
+    channel: socket.socket, settings: WorkerSettings, frozen: tuple[int, ...]
 ) -> Adopted:
     pid, uid = unixsocket.peer(channel)
     if uid != os.geteuid():
         raise FailedPrecondition(f"{settings.door} belongs to user {uid}; remove it")
     process = Stranger(pid, os.pidfd_open(pid))
-    channel.settimeout(max(0.1, min(ANSWER_TIMEOUT_S, deadline_s - time.monotonic())))
     hello = control.Hello(control.PROTOCOL, __version__, settings.lane, frozen)
     channel.send(control.encode(hello))
     welcome, connection = _receive_welcome(channel, pid)
@@ -79,8 +82,9 @@ def _introduce(
         os.close(connection.fd)
         raise
     mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device)
-    channel.settimeout(None)
-    worker = WorkerProcess(settings.lane, process, channel, version=welcome.version, ready=True)
+    ours = channel.dup()  # from now on the worker's; the caller closes its own
+    ours.settimeout(None)
+    worker = WorkerProcess(settings.lane, process, ours, version=welcome.version, ready=True)
     return Adopted(mount, worker)
 
 

@@ -23,7 +23,7 @@ from snapfs.fuse import control, unixsocket
 HELLO_TIMEOUT_S = 2.0
 SEAT_TIMEOUT_S = 2.0
 """For the connection of a control process that was killed to be found closed."""
-BACKLOG = 4
+BACKLOG = 16
 
 log = structlog.get_logger(__name__)
 

@@ -5,13 +5,16 @@ The directory is held open and the name looked up in it, since sun_path has room
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Protocol
 
 MODE = 0o600
+RETRY_S = 0.02
 _CREDENTIALS = struct.Struct("iii")
 
 
@@ -20,13 +23,19 @@ def open_directory(path: Path) -> int:
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def connect(path: Path) -> socket.socket:
-    """Return a connected socket that does not block; raises OSError."""
+def connect(path: Path, timeout_s: float) -> socket.socket:
+    """Return a connected socket; raises OSError, TimeoutError when the queue there stays full."""
+    end_s = time.monotonic() + timeout_s
     directory = open_directory(path.parent)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        channel.setblocking(False)
-        channel.connect(_address(directory, path.name))
+        channel.settimeout(timeout_s)
+        while (number := channel.connect_ex(_address(directory, path.name))) == errno.EAGAIN:
+            if time.monotonic() > end_s:
+                raise TimeoutError(errno.ETIMEDOUT, f"{path}: nobody lets us in")
+            time.sleep(RETRY_S)
+        if number:
+            raise OSError(number, os.strerror(number), str(path))
     except OSError:
         channel.close()
         raise
