@@ -112,13 +112,21 @@ class Demo:
         self._snapfs("status")
 
     def _restart_the_service(self) -> None:
-        act("an upgrade", "The service stops and starts again. The container never notices.")
+        act(
+            "an upgrade",
+            "The service stops and starts again, and adopts the worker that it left with the "
+            "container. The container never notices.",
+        )
+        worker = self.daemon.worker_pid()
         shown("kill", str(self.daemon.pid))
         self.daemon.stop()
         self._exec("echo nobody serves gRPC now, and I write >> /root/greeting")
         shown("snapfs", *self.daemon.command()[1:], note="&")
         self.daemon.start()
         self._exec("cat /root/greeting")
+        self._snapfs("status")
+        if self.daemon.worker_pid() != worker:
+            sys.exit("demo: the worker was not adopted")
 
     def _by_hand(self) -> None:
         act("an operator", "The same snapshots without containerd: mount, change, commit.")

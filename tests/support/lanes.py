@@ -26,18 +26,24 @@ Fill = Callable[[Path], None]
 class House:
     """A root, its snapshotter and a lane that shows its snapshots."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, *, root: Path | None = None) -> None:
         self.base = base
-        self.root = base / "root"
+        self.root = root or base / "root"
         self.mountpoint = base / "mnt"
         self.door = base / "lanes" / "test.sock"
-        self.lane = self.new_lane()
-        self.snapshots = Snapshotter(self.root, trees=self.lane)
+        self._open()
         self._names = 0
 
-    def new_lane(self) -> Lane:
-        """What another control process would have in the place of `lane`."""
-        return Lane("test", self.mountpoint, self.root, door=self.door, log_level="debug")
+    def _open(self) -> None:
+        self.lane = Lane("test", self.mountpoint, self.root, door=self.door, log_level="debug")
+        self.snapshots = Snapshotter(self.root, trees=self.lane)
+
+    def restart(self) -> None:
+        """Stop, and start as another control process would."""
+        self.stop()
+        self.snapshots.close()
+        self._open()
+        self.start()
 
     def start(self) -> None:
         self.lane.start(timeout_s=START_TIMEOUT_S)
