@@ -24,7 +24,7 @@ from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.process import Stranger, WorkerProcess, WorkerSettings
 from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable
 
-ANSWER_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 6.0
 """For a worker to answer at its door; longer than it waits there for a dead control to be gone."""
 
 log = structlog.get_logger(__name__)

@@ -21,7 +21,7 @@ from snapfs import __version__
 from snapfs.fuse import control, unixsocket
 
 HELLO_TIMEOUT_S = 2.0
-SEAT_TIMEOUT_S = 2.0
+SEAT_TIMEOUT_S = 4.0
 """For the connection of a control process that was killed to be found closed."""
 BACKLOG = 16
 
