@@ -91,8 +91,9 @@ class Demo:
 
     def _run_container(self) -> None:
         act("a container", "It adds, changes and deletes; all of it goes to its own snapshot.")
-        words = ("run", "--detach", "--snapshotter", NAME, IMAGE, CONTAINER, "sleep", "3600")
-        self._ctr(*words)
+        command = ("sleep", "3600")
+        shown("ctr", "run", "--detach", "--snapshotter", NAME, IMAGE, CONTAINER, *command)
+        self.engine.run_detached(IMAGE, CONTAINER, *command, snapshotter=NAME)
         self._exec("echo hello > /root/greeting; echo root:x:0:0::/:/bin/bash > /etc/passwd")
         self._exec("rm /usr/bin/sha512sum; cat /root/greeting; ls / | head -n 4")
 
