@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
+from snapfs.closing import Closing
 from snapfs.model import PermissionDenied, Unavailable
 from snapfs.service.grpc_server import MAX_MESSAGE_BYTES
 from snapfs.service.status import error_of, was_answered
@@ -18,7 +18,7 @@ from snapfs.service.status import error_of, was_answered
 _Answer = TypeVar("_Answer", bound=Message)
 
 
-class Connection:
+class Connection(Closing):
     """A connection to `snapfs serve`; made on the first call, usable from many threads.
 
     Each call waits at most `timeout_s` (fsck and streams: for the whole answer).
@@ -36,17 +36,6 @@ class Connection:
                 ("grpc.enable_http_proxy", 0),
             ),
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the connection; twice is fine."""

@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 
+from snapfs.closing import Closing
 from snapfs.model import (
     Active,
     Committed,
@@ -68,7 +68,7 @@ Steps: TypeAlias = Callable[[str], None]
 _INDEX_PARAMETER = Path("/sys/module/overlay/parameters/index")
 
 
-class Snapshotter:
+class Snapshotter(Closing):
     """The snapshots of one root: metadata, layer directories and what is mounted of them."""
 
     def __init__(
@@ -448,17 +448,6 @@ class Snapshotter:
                 tx.clear_intent(number)
 
         self._meta.apply(clear)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _check_same(tx: ReadTx, key: str, identity: SnapshotId) -> None:

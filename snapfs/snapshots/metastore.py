@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from snapfs import filters as grammar
+from snapfs.closing import Closing
 from snapfs.model import Committed, Kind, Labels, Mountable, Snapshot, SnapshotId, Usage
 from snapfs.snapshots import records
 from snapfs.snapshots.schema import TABLES
@@ -43,7 +43,7 @@ class Removed:
     kind: Kind
 
 
-class MetaStore:
+class MetaStore(Closing):
     """Snapshots by name, in the LMDB environment at `path` (a directory, made when missing)."""
 
     def __init__(
@@ -144,14 +144,3 @@ class MetaStore:
     def close(self) -> None:
         """Close the store; a second call does nothing."""
         self.store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from snapfs.closing import Closing
 from snapfs.model import Kind, SnapshotId
 from snapfs.snapshots import records
 from snapfs.snapshots.layers import LayerDirectories
@@ -32,7 +31,7 @@ class Layers:
     """Direct parent first; an empty directory when there is no parent."""
 
 
-class LayerReader:
+class LayerReader(Closing):
     """The layers of the active and view snapshots of a root."""
 
     def __init__(self, root: Path, store: ReadStore) -> None:
@@ -73,14 +72,3 @@ class LayerReader:
     def close(self) -> None:
         """Close the store; a second call does nothing."""
         self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from snapfs.closing import Closing
 from snapfs.model import SnapfsError, Unavailable
 from snapfs.store import inspection, lock
 from snapfs.store.environment import Environment, opening
@@ -14,7 +14,7 @@ from snapfs.store.tables import Registry, Table
 from snapfs.store.views import Views
 
 
-class ReadStore(Views):
+class ReadStore(Closing, Views):
     """A store open for reading only. It never waits for the writer and follows its growth."""
 
     def __init__(self, environment: Environment, registry: Registry) -> None:
@@ -49,17 +49,6 @@ class ReadStore(Views):
         if self._open:
             self._open = False
             self._environment.release()
-
-    def __enter__(self) -> ReadStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _inspect(path: Path) -> None:

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, TypeVar, cast
 
+from snapfs.closing import Closing
 from snapfs.model import FailedPrecondition
 from snapfs.store import (
     batch,
@@ -49,7 +49,7 @@ MAP_SIZE_BYTES = 1 << 30
 MAX_MAP_SIZE_BYTES = 1 << 40
 
 
-class Store(Views):
+class Store(Closing, Views):
     """A store open for reading and writing; at most one at a time, over all processes.
 
     Thread-safe. `view` never waits for writers; `update` waits until its change is durable.
@@ -213,17 +213,6 @@ class Store(Views):
         """Finish the waiting updates and close; again does nothing."""
         with self._closing:
             self._resources.pop_all().close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _apply(change: Change, tx: WriteTx) -> None:

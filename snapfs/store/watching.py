@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
 from typing import Any
 
+from snapfs.closing import Closing
 from snapfs.model import InvalidArgument
 from snapfs.store.changes import Change, Slab
 from snapfs.store.events import Event
@@ -37,7 +37,7 @@ class News:
     events: Sequence[Event]
 
 
-class Watch:
+class Watch(Closing):
     """A look at what happens, by one consumer; `close` may come from any thread.
 
     Iterate over it for single events, or `take` all there is. An iteration ends when the watch is
@@ -95,17 +95,6 @@ class Watch:
             except WatchClosed:
                 return
             yield from news.events
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _next(self, timeout_s: float | None) -> Slab:
         try:
