@@ -19,7 +19,7 @@ import structlog
 
 from snapfs import __version__
 from snapfs.fuse import control, unixsocket
-from snapfs.fuse.handover import Connection
+from snapfs.fuse.handover import Connection, new_journal
 from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.process import Stranger, WorkerProcess, WorkerSettings
 from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable
@@ -79,7 +79,7 @@ def _introduce(
     try:
         _check(welcome, settings)
     except SnapfsError:
-        os.close(connection.fd)
+        connection.close()
         raise
     mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device)
     ours = channel.dup()  # from now on the worker's; the caller closes its own
@@ -91,14 +91,15 @@ def _introduce(
 def _receive_welcome(channel: socket.socket, pid: int) -> tuple[control.Welcome, Connection]:
     try:
         packet, fds, _, _ = socket.recv_fds(
-            channel, control.MAX_PACKET_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+            channel, control.MAX_PACKET_BYTES, 2, socket.MSG_CMSG_CLOEXEC
         )
     except TimeoutError:
         raise Unavailable(f"worker {pid} did not answer in time") from None
     try:
         answer = control.decode(packet)
         if isinstance(answer, control.Welcome) and fds:
-            return answer, Connection(fds.pop(), answer.init)
+            journal = fds.pop() if len(fds) > 1 else new_journal()  # an older release has none
+            return answer, Connection(fds.pop(), answer.init, journal)
     finally:
         for fd in fds:
             os.close(fd)

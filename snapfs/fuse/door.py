@@ -19,6 +19,7 @@ import trio
 
 from snapfs import __version__
 from snapfs.fuse import control, unixsocket
+from snapfs.fuse.handover import Connection
 
 HELLO_TIMEOUT_S = 2.0
 SEAT_TIMEOUT_S = 4.0
@@ -90,7 +91,10 @@ async def refuse(channel: trio.socket.SocketType, reason: str) -> None:
     await channel.send(control.encode(control.Refused(control.PROTOCOL, __version__, reason)))
 
 
-async def welcome(channel: trio.socket.SocketType, words: control.Welcome, fd: int) -> None:
-    """Let a control process in, with the lane's descriptor."""
-    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
+async def welcome(
+    channel: trio.socket.SocketType, words: control.Welcome, connection: Connection
+) -> None:
+    """Let a control process in, with the lane's descriptors."""
+    fds = array.array("i", [connection.fd, connection.journal])
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)
     await channel.sendmsg([control.encode(words)], [rights])

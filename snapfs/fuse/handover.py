@@ -163,6 +163,18 @@ class Connection:
 
     fd: int
     init: InitRequest
+    journal: int
+    """A memfd that lives as long as the mount; what one worker leaves there for the next."""
+
+    def close(self) -> None:
+        """Let go of both descriptors; without a worker that has them too, the connection ends."""
+        os.close(self.journal)
+        os.close(self.fd)
+
+
+def new_journal() -> int:
+    """Return the empty memfd of a new connection."""
+    return os.memfd_create("snapfs-journal", os.MFD_CLOEXEC)
 
 
 def connect(
@@ -190,10 +202,10 @@ def connect(
         except OSError:
             mounts.unmount(mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
             raise
+        return Connection(fd, init, new_journal())
     except OSError:
         os.close(fd)
         raise
-    return Connection(fd, init)
 
 
 def _negotiate(fd: int, wanted: Init, timeout_s: float) -> InitRequest:

@@ -122,7 +122,7 @@ class LaneMount:
 
     def close(self) -> None:
         """Let go of the descriptor; without a worker that has one too, the connection ends."""
-        os.close(self.connection.fd)
+        self.connection.close()
 
     def _is_mounted(self) -> bool:
         found = mounts.mounted_at(self.path)

@@ -115,8 +115,8 @@ class WorkerProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                _command(settings, device, connection.fd, theirs.fileno()),
-                pass_fds=(connection.fd, theirs.fileno()),
+                _command(settings, device, connection, theirs.fileno()),
+                pass_fds=(connection.fd, connection.journal, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 cwd="/",
                 start_new_session=True,
@@ -246,7 +246,9 @@ class WorkerProcess:
                 log.error("worker.unexpected_message", pid=self.pid, message=str(message))
 
 
-def _command(settings: WorkerSettings, device: str, fd: int, channel: int) -> list[str]:
+def _command(
+    settings: WorkerSettings, device: str, connection: Connection, channel: int
+) -> list[str]:
     return [
         sys.executable,
         "-P",
@@ -257,7 +259,8 @@ def _command(settings: WorkerSettings, device: str, fd: int, channel: int) -> li
         f"--mountpoint={os.fspath(settings.mountpoint)}",
         f"--device={device}",
         f"--door={os.fspath(settings.door)}",
-        f"--fuse-fd={fd}",
+        f"--fuse-fd={connection.fd}",
+        f"--journal-fd={connection.journal}",
         f"--control-fd={channel}",
         f"--log-level={settings.log_level}",
         f"--log-format={settings.log_format}",

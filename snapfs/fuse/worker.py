@@ -88,7 +88,7 @@ class Worker:
         try:
             self._told_to_leave = False
             await self._take_stock(frozenset(map(SnapshotId, hello.frozen)))
-            await door.welcome(channel, self._introduction(), self._mount.connection.fd)
+            await door.welcome(channel, self._introduction(), self._mount.connection)
             log.info("worker.adopted", by_version=hello.version)
             await self._listen(channel)
         finally:
@@ -276,13 +276,14 @@ class Settings:
     door: Path
 
 
-async def serve(settings: Settings, fuse_fd: int, channel: socket.socket) -> None:
+async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: socket.socket) -> None:
     """Serve one lane until its mount is gone."""
     speaker = trio.socket.from_stdlib_socket(channel)
     begin = control.decode(await speaker.recv(control.MAX_PACKET_BYTES))
     if not isinstance(begin, control.Begin):
         raise RuntimeError(f"the supervisor began with {begin!r}")
-    spare = Connection(os.dup(fuse_fd), begin.init)  # the session gives its own to libfuse
+    # The session gives its own descriptor to libfuse.
+    spare = Connection(os.dup(fuse_fd), begin.init, journal_fd)
     mount = LaneMount(settings.mountpoint, spare, settings.device)
     with LayerReader.open(settings.root) as reader:
         served = control.Served.of(settings.root, settings.mountpoint, settings.device)
@@ -321,6 +322,7 @@ def main() -> int:
     parser.add_argument("--device", required=True)
     parser.add_argument("--door", type=Path, required=True)
     parser.add_argument("--fuse-fd", type=int, required=True)
+    parser.add_argument("--journal-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text")
@@ -329,12 +331,12 @@ def main() -> int:
     structlog.contextvars.bind_contextvars(lane=chosen.lane)
     raise_descriptor_limit()
     os.umask(0)
-    os.set_inheritable(chosen.fuse_fd, False)
-    os.set_inheritable(chosen.control_fd, False)
+    for fd in (chosen.fuse_fd, chosen.journal_fd, chosen.control_fd):
+        os.set_inheritable(fd, False)
     channel = socket.socket(fileno=chosen.control_fd)
     settings = Settings(chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door)
     try:
-        trio.run(serve, settings, chosen.fuse_fd, channel)
+        trio.run(serve, settings, chosen.fuse_fd, chosen.journal_fd, channel)
     except (SnapfsError, OSError, ExceptionGroup):
         log.exception("worker.failed")
         return 1
