@@ -27,7 +27,7 @@ $(VENV)/.packages: Makefile
 	if [ -n "$$missing" ]; then apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
 	@mkdir -p $(VENV) && touch $@
 
-$(VENV)/.python: $(VENV)/.packages pyproject.toml constraints.txt
+$(VENV)/.python: $(VENV)/.packages pyproject.toml constraints.txt $(wildcard snapfs/*/*_src/*.[ch])
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -11,6 +11,7 @@ import os
 import stat
 
 from . import identity, lower, metacopy, xattrs
+from ._names import Index
 from .layer import (
     Layer,
     Place,
@@ -157,14 +158,14 @@ class MergedTree:
                 return self._from_lower(parent, name, entry)
         raise not_found(name)
 
-    def index(self, parent: Dir) -> lower.Index:
+    def index(self, parent: Dir) -> Index:
         """Merged names of a directory's lower layers."""
         index = parent.index
         if index is None:
             index = parent.index = self._read_index(parent)
         return index
 
-    def _read_index(self, parent: Dir) -> lower.Index:
+    def _read_index(self, parent: Dir) -> Index:
         """Merge a stack's names, or take what another tree of the lane with the same layers has."""
         if any(place.layer.device != self.numbers.main for place in parent.stack):
             return lower.merge(parent.stack, self.numbers)

@@ -49,8 +49,8 @@ def _compare(after: MergedTree, before: MergedTree | None) -> Iterator[Change]:
     ]
     while waiting:
         path, new, old = waiting.pop()
-        news = after.index(new)
-        olds = before.index(old) if before and old else {}
+        news = dict(after.index(new).items())
+        olds = dict(before.index(old).items()) if before and old else {}
         for name in sorted(news.keys() | olds.keys()):
             here = path + name
             if name not in news:

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from . import xattrs
 
 if TYPE_CHECKING:
-    from .lower import Index
+    from ._names import Index
 
 _LONG_BYTES = 3800
 """Paths above this are reached in steps; PATH_MAX less room for /proc/self/fd."""
@@ -133,18 +133,9 @@ class Place:
     def own(self, path: bytes) -> frozenset[bytes]:
         return xattrs.own(self.layer.proc(path))
 
-    def entries(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield (name, type, inode number) of each entry; type 0 is a whiteout."""
-        for entry in scan(self.layer.proc(self.path)):
-            kind = entry_type(entry)
-            if kind == stat.S_IFREG and self.xwhiteouts and self._is_xwhiteout(entry):
-                kind = 0
-            yield entry.name, kind, entry.inode()
-
-    def _is_xwhiteout(self, entry: os.DirEntry[bytes]) -> bool:
-        if entry.stat(follow_symlinks=False).st_size:
-            return False
-        return xattrs.get(entry.path, xattrs.WHITEOUT) is not None
+    def source(self) -> tuple[bytes, int, bool]:
+        """What an Index reads: path, device, whether empty files may be whiteouts."""
+        return self.layer.proc(self.path), self.layer.device, self.xwhiteouts
 
 
 def scan(path: bytes) -> Iterator[os.DirEntry[bytes]]:

@@ -6,8 +6,9 @@ a redirect changes the name (or, when absolute, the whole path from the roots) l
 layers below.
 
 A committed chain never changes, so the merged names of a directory are read once (`merge`) and a
-name is then found without asking each layer. An entry of this index is an int (see `pack`), or for
-a directory that occurs in several layers a tuple of them, top first.
+name is then found without asking each layer. An entry of this index is an int (number, position in
+the stack and type: see `low_of` and the next), or for a directory that occurs in several layers a
+tuple of them, top first.
 """
 
 from __future__ import annotations
@@ -19,24 +20,11 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from . import xattrs
+from ._names import Index
 from .identity import Numbers
 from .layer import Layer, Place, stat_or_none
 
 Entry: TypeAlias = int | tuple[int, ...]
-
-
-class Index(dict[bytes, Entry]):
-    """Merged names of a stack of directories; never changed once built."""
-
-    __slots__ = ("__weakref__",)
-
-
-_DIR = stat.S_IFDIR >> 12
-
-
-def pack(low: int, position: int, kind: int) -> int:
-    """One index entry: low part of the number, position in the stack, file type."""
-    return low << 20 | position << 4 | kind >> 12
 
 
 def top(entry: Entry) -> int:
@@ -58,38 +46,13 @@ def kind_of(packed: int) -> int:
 
 def tops(index: Index) -> Iterator[tuple[bytes, int]]:
     """Yield each name with the visible one of its entries."""
-    for name, entry in index.items():
-        yield name, entry if isinstance(entry, int) else entry[0]
+    for _, name, packed in index.after(0, len(index)):
+        yield name, packed
 
 
 def merge(stack: Sequence[Place], numbers: Numbers) -> Index:
     """Read the names of all directories of a stack into one index; whiteouts are resolved."""
-    index: dict[bytes, Entry | None] = {}
-    ended: set[bytes] = set()
-    for position, place in enumerate(stack):
-        device = place.layer.device
-        for name, kind, ino in place.entries():
-            if name not in index:
-                low = numbers.low(device, ino) if kind else 0
-                index[name] = pack(low, position, kind) if kind else None
-            elif name not in ended:
-                packed = pack(numbers.low(device, ino), position, kind) if kind else 0
-                _merge_again(index, ended, name, packed)
-    return Index((name, entry) for name, entry in index.items() if entry is not None)
-
-
-def _merge_again(
-    index: dict[bytes, Entry | None], ended: set[bytes], name: bytes, packed: int
-) -> None:
-    """Add what a deeper layer has under a name that a layer above has too."""
-    seen = index[name]
-    both_dirs = seen is not None and packed & 0xF == _DIR and top(seen) & 0xF == _DIR
-    if seen is None or not both_dirs:
-        ended.add(name)
-    elif isinstance(seen, tuple):
-        index[name] = (*seen, packed)
-    else:
-        index[name] = (seen, packed)
+    return Index([place.source() for place in stack], numbers.main, numbers.low)
 
 
 class Search:

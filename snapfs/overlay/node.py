@@ -17,9 +17,9 @@ from weakref import WeakValueDictionary
 from .layer import Layer, Layers, Place
 
 if TYPE_CHECKING:
+    from ._names import Index
     from .core import MergedTree
     from .links import Link
-    from .lower import Index
 
 
 class Node:

@@ -1,0 +1,428 @@
+/* Handed: files that were handed to the kernel straight from an index, without a Node.
+ *
+ * A tree has one. It counts their lookups until Python needs the file: then `take` moves the count
+ * to the Node. INVARIANT a number is here or a Node's with a lookup count, never both. A room is a
+ * directory of lower layers only; it is closed before anything in it changes, and stays behind
+ * closed doors until its files were forgotten, so that each can still be found by its name.
+ */
+#include "names.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NO_SLOT SIZE_MAX
+
+static size_t place(uint64_t ino, size_t slots)
+{
+    return (size_t)((ino * 0x9e3779b97f4a7c15u) >> 20) & (slots - 1);
+}
+
+/* Open addressing, linear probing; a removal moves followers back, so there are no tombstones. */
+
+static size_t guest_slot(const Handed *self, uint64_t ino)
+{
+    if (!self->guest_slots)
+        return NO_SLOT;
+    size_t at = place(ino, self->guest_slots);
+    while (self->guests[at].ino && self->guests[at].ino != ino)
+        at = (at + 1) & (self->guest_slots - 1);
+    return self->guests[at].ino ? at : NO_SLOT;
+}
+
+static size_t room_slot(const Handed *self, uint64_t ino)
+{
+    if (!self->room_slots)
+        return NO_SLOT;
+    size_t at = place(ino, self->room_slots);
+    while (self->rooms[at] && self->rooms[at]->ino != ino)
+        at = (at + 1) & (self->room_slots - 1);
+    return self->rooms[at] ? at : NO_SLOT;
+}
+
+/* Give the guests a table of another size: twice what there are, rounded up. */
+static int resize_guests(Handed *self)
+{
+    size_t slots = 16;
+    while (slots < self->guest_count * 2 + 2)
+        slots *= 2;
+    Guest *moved = calloc(slots, sizeof *moved);
+    if (!moved)
+        return -1;
+    for (size_t i = 0; i < self->guest_slots; i++) {
+        if (!self->guests[i].ino)
+            continue;
+        size_t at = place(self->guests[i].ino, slots);
+        while (moved[at].ino)
+            at = (at + 1) & (slots - 1);
+        moved[at] = self->guests[i];
+    }
+    free(self->guests);
+    self->guests = moved;
+    self->guest_slots = slots;
+    return 0;
+}
+
+static int resize_rooms(Handed *self)
+{
+    size_t slots = 16;
+    while (slots < self->room_count * 2 + 2)
+        slots *= 2;
+    Room **moved = calloc(slots, sizeof *moved);
+    if (!moved)
+        return -1;
+    for (size_t i = 0; i < self->room_slots; i++) {
+        if (!self->rooms[i])
+            continue;
+        size_t at = place(self->rooms[i]->ino, slots);
+        while (moved[at])
+            at = (at + 1) & (slots - 1);
+        moved[at] = self->rooms[i];
+    }
+    free(self->rooms);
+    self->rooms = moved;
+    self->room_slots = slots;
+    return 0;
+}
+
+static void room_free(Room *room)
+{
+    for (uint32_t i = 0; i < room->spot_count; i++)
+        free(room->spots[i].prefix);
+    free(room->spots);
+    Py_XDECREF(room->index);
+    Py_XDECREF(room->directory);
+    free(room);
+}
+
+/* Take a room out of the table; its guests keep it. */
+static void room_leave(Handed *self, size_t at)
+{
+    Room *room = self->rooms[at];
+    size_t mask = self->room_slots - 1, hole = at;
+    self->rooms[hole] = NULL;
+    self->room_count--;
+    for (size_t next = (hole + 1) & mask; self->rooms[next]; next = (next + 1) & mask) {
+        size_t home = place(self->rooms[next]->ino, self->room_slots);
+        if (((next - home) & mask) >= ((next - hole) & mask)) {
+            self->rooms[hole] = self->rooms[next];
+            self->rooms[next] = NULL;
+            hole = next;
+        }
+    }
+    room->is_open = 0;
+    if (!room->users)
+        room_free(room);
+}
+
+static void guest_leave(Handed *self, size_t at)
+{
+    Room *room = self->guests[at].room;
+    size_t mask = self->guest_slots - 1, hole = at;
+    self->guests[hole].ino = 0;
+    self->guest_count--;
+    for (size_t next = (hole + 1) & mask; self->guests[next].ino; next = (next + 1) & mask) {
+        size_t home = place(self->guests[next].ino, self->guest_slots);
+        if (((next - home) & mask) >= ((next - hole) & mask)) {
+            self->guests[hole] = self->guests[next];
+            self->guests[next].ino = 0;
+            hole = next;
+        }
+    }
+    if (self->guest_slots > 1024 && self->guest_count * 8 < self->guest_slots)
+        resize_guests(self); /* short of memory: the big table stays */
+    if (!--room->users && !room->is_open)
+        room_free(room);
+}
+
+Room *handed_room(const Handed *self, uint64_t ino)
+{
+    size_t at = room_slot(self, ino);
+    return at == NO_SLOT ? NULL : self->rooms[at];
+}
+
+int handed_hand(Handed *self, Room *room, uint32_t slot)
+{
+    uint64_t ino = self->prefix | room->index->entries[slot].low;
+    size_t at = guest_slot(self, ino);
+    if (at == NO_SLOT) {
+        if ((self->guest_count + 1) * 3 > self->guest_slots * 2 && resize_guests(self)) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        at = place(ino, self->guest_slots);
+        while (self->guests[at].ino)
+            at = (at + 1) & (self->guest_slots - 1);
+        self->guests[at] = (Guest){.ino = ino, .room = room, .slot = slot};
+        self->guest_count++;
+        room->users++;
+    }
+    self->guests[at].count++;
+    self->total++;
+    return 0;
+}
+
+int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot)
+{
+    size_t at = guest_slot(self, ino);
+    if (at == NO_SLOT)
+        return 0;
+    *room = self->guests[at].room;
+    *slot = self->guests[at].slot;
+    return 1;
+}
+
+uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count)
+{
+    size_t at = guest_slot(self, ino);
+    if (at == NO_SLOT)
+        return 0;
+    if (count < self->guests[at].count) {
+        self->guests[at].count -= (uint32_t)count;
+    } else {
+        count = self->guests[at].count;
+        guest_leave(self, at);
+    }
+    self->total -= count;
+    return count;
+}
+
+int handed_has_node(const Handed *self, uint64_t ino)
+{
+    PyObject *key = PyLong_FromUnsignedLongLong(ino);
+    if (!key)
+        return -1;
+    int found = PyDict_Contains(self->nodes, key);
+    if (!found)
+        found = PyDict_Contains(self->passing, key);
+    Py_DECREF(key);
+    return found;
+}
+
+static int fill_spots(Room *room, PyObject *places)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(places);
+    room->spots = calloc(count + 1, sizeof *room->spots);
+    if (!room->spots) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const char *prefix;
+        Py_ssize_t length;
+        int fd;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(places, i), "iy#", &fd, &prefix, &length))
+            return -1;
+        char *copy = malloc(length + 1);
+        if (!copy) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memcpy(copy, prefix, length + 1);
+        room->spots[i] = (Spot){fd, copy, (size_t)length};
+        room->spot_count++;
+    }
+    return 0;
+}
+
+static PyObject *handed_open(Handed *self, PyObject *args)
+{
+    unsigned long long ino;
+    PyObject *directory, *index, *places;
+    if (!PyArg_ParseTuple(args, "KOO!O!", &ino, &directory, &IndexType, &index, &PyTuple_Type,
+                  &places))
+        return NULL;
+    if (room_slot(self, ino) != NO_SLOT)
+        Py_RETURN_NONE;
+    Room *room = calloc(1, sizeof *room);
+    if (!room)
+        return PyErr_NoMemory();
+    room->ino = ino;
+    if (fill_spots(room, places)) {
+        room_free(room);
+        return NULL;
+    }
+    if ((self->room_count + 1) * 3 > self->room_slots * 2 && resize_rooms(self)) {
+        room_free(room);
+        return PyErr_NoMemory();
+    }
+    room->directory = Py_NewRef(directory);
+    room->index = (Index *)Py_NewRef(index);
+    room->is_open = 1;
+    size_t at = place(ino, self->room_slots);
+    while (self->rooms[at])
+        at = (at + 1) & (self->room_slots - 1);
+    self->rooms[at] = room;
+    self->room_count++;
+    Py_RETURN_NONE;
+}
+
+static PyObject *handed_close(Handed *self, PyObject *number)
+{
+    unsigned long long ino = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    size_t at = room_slot(self, ino);
+    if (at != NO_SLOT)
+        room_leave(self, at);
+    Py_RETURN_NONE;
+}
+
+static PyObject *handed_take(Handed *self, PyObject *number)
+{
+    unsigned long long ino = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromUnsignedLongLong(handed_forget(self, ino, UINT64_MAX));
+}
+
+static PyObject *handed_peek(Handed *self, PyObject *number)
+{
+    Room *room;
+    uint32_t slot;
+    unsigned long long ino = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    if (!handed_guest(self, ino, &room, &slot))
+        Py_RETURN_NONE;
+    const Entry *entry = &room->index->entries[slot];
+    return Py_BuildValue("Oy#", room->directory, room->index->names + entry->name,
+                 (Py_ssize_t)entry->length);
+}
+
+static PyObject *handed_forget_method(Handed *self, PyObject *args)
+{
+    unsigned long long ino, count;
+    if (!PyArg_ParseTuple(args, "KK", &ino, &count))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(handed_forget(self, ino, count));
+}
+
+/* Forget everything: files, then rooms. */
+static PyObject *handed_clear(Handed *self, PyObject *unused)
+{
+    Guest *guests = self->guests;
+    Room **rooms = self->rooms;
+    size_t guest_slots = self->guest_slots, room_slots = self->room_slots;
+    self->guests = NULL;
+    self->rooms = NULL;
+    self->guest_slots = self->guest_count = self->room_slots = self->room_count = 0;
+    self->total = 0;
+    for (size_t i = 0; i < guest_slots; i++)
+        if (guests[i].ino && !--guests[i].room->users && !guests[i].room->is_open)
+            room_free(guests[i].room);
+    for (size_t i = 0; i < room_slots; i++)
+        if (rooms[i])
+            room_free(rooms[i]);
+    free(guests);
+    free(rooms);
+    Py_RETURN_NONE;
+}
+
+static PyObject *handed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *words[] = {"prefix", "nodes", "passing", NULL};
+    unsigned long long prefix;
+    PyObject *nodes, *passing;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KO!O!", words, &prefix, &PyDict_Type, &nodes,
+                     &PyDict_Type, &passing))
+        return NULL;
+    Handed *self = (Handed *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    self->prefix = prefix;
+    self->nodes = Py_NewRef(nodes);
+    self->passing = Py_NewRef(passing);
+    return (PyObject *)self;
+}
+
+/* Only rooms in the table are told of: what they hold is found once. */
+static int handed_traverse(Handed *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->nodes);
+    Py_VISIT(self->passing);
+    for (size_t i = 0; i < self->room_slots; i++)
+        if (self->rooms[i])
+            Py_VISIT(self->rooms[i]->directory);
+    return 0;
+}
+
+static int handed_tp_clear(Handed *self)
+{
+    Py_XDECREF(handed_clear(self, NULL));
+    Py_CLEAR(self->nodes);
+    Py_CLEAR(self->passing);
+    return 0;
+}
+
+static void handed_dealloc(Handed *self)
+{
+    PyObject_GC_UnTrack(self);
+    handed_tp_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static Py_ssize_t handed_len(PyObject *self)
+{
+    return (Py_ssize_t)((Handed *)self)->guest_count;
+}
+
+static PyObject *get_total(Handed *self, void *unused)
+{
+    return PyLong_FromUnsignedLongLong(self->total);
+}
+
+static PyObject *get_rooms(Handed *self, void *unused)
+{
+    return PyLong_FromSize_t(self->room_count);
+}
+
+static PyObject *get_linked(Handed *self, void *unused)
+{
+    return PyBool_FromLong(self->linked);
+}
+
+static int set_linked(Handed *self, PyObject *value, void *unused)
+{
+    int linked = value ? PyObject_IsTrue(value) : 0;
+    if (linked < 0)
+        return -1;
+    self->linked = linked;
+    return 0;
+}
+
+static PyMethodDef methods[] = {
+    {"open", (PyCFunction)handed_open, METH_VARARGS,
+     "Let files of a directory be handed out: number, Dir, Index, ((fd, prefix) of each place)."},
+    {"close", (PyCFunction)handed_close, METH_O, "Hand out no more files of a directory."},
+    {"take", (PyCFunction)handed_take, METH_O,
+     "Return how often a file was looked up and count it no longer."},
+    {"peek", (PyCFunction)handed_peek, METH_O, "Return (Dir, name) of a file, or None."},
+    {"forget", (PyCFunction)handed_forget_method, METH_VARARGS,
+     "Take lookups of a number back; returns how many were counted here."},
+    {"clear", (PyCFunction)handed_clear, METH_NOARGS, "Forget all files and directories."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef attributes[] = {
+    {"total", (getter)get_total, NULL, "Lookups of all files that are counted here.", NULL},
+    {"rooms", (getter)get_rooms, NULL, "Directories whose files may be handed out.", NULL},
+    {"linked", (getter)get_linked, (setter)set_linked,
+     "Files with several names need a Node: the tree has changed some.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PySequenceMethods as_sequence = {.sq_length = handed_len};
+
+PyTypeObject HandedType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "snapfs.overlay._names.Handed",
+    .tp_doc = "Files of one tree that the kernel knows and that have no Node.",
+    .tp_basicsize = sizeof(Handed),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = handed_new,
+    .tp_dealloc = (destructor)handed_dealloc,
+    .tp_traverse = (traverseproc)handed_traverse,
+    .tp_clear = (inquiry)handed_tp_clear,
+    .tp_as_sequence = &as_sequence,
+    .tp_methods = methods,
+    .tp_getset = attributes,
+};

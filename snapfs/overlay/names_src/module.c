@@ -1,0 +1,37 @@
+/* The module snapfs.overlay._names: Index and Handed, and both for the FUSE side as a capsule. */
+#include "names.h"
+
+static NamesApi api = {
+    .index_type = &IndexType,
+    .handed_type = &HandedType,
+    .above = index_above,
+    .find = index_find,
+    .room = handed_room,
+    .hand = handed_hand,
+    .guest = handed_guest,
+    .forget = handed_forget,
+    .has_node = handed_has_node,
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_names",
+    .m_doc = "Names of merged directories, packed.",
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC PyInit__names(void)
+{
+    PyObject *module = PyModule_Create(&definition);
+    if (!module)
+        return NULL;
+    PyObject *capsule = PyCapsule_New(&api, NAMES_CAPSULE, NULL);
+    if (capsule && !PyModule_AddType(module, &IndexType) &&
+        !PyModule_AddType(module, &HandedType) && !PyModule_AddObjectRef(module, "api", capsule)) {
+        Py_DECREF(capsule);
+        return module;
+    }
+    Py_XDECREF(capsule);
+    Py_DECREF(module);
+    return NULL;
+}

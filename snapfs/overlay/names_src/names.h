@@ -1,0 +1,114 @@
+/* Names of merged directories, and what was handed to the kernel without a Node: shared by
+ * snapfs.overlay._names, which owns these objects, and by the FUSE side, which writes replies from
+ * them. Everything here runs with the interpreter's lock held, but for the reading of directories.
+ */
+#ifndef SNAPFS_NAMES_H
+#define SNAPFS_NAMES_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define RANK_BITS 7
+#define HASH_BITS 55
+#define LAST_DOT 2 /* keys 1 and 2 are `.` and `..` */
+#define MORE 0x10
+
+typedef struct {
+    uint64_t key;      /* place in the listing: hash << RANK_BITS, made unique and ascending */
+    uint64_t low;      /* low part of the inode number */
+    uint32_t name;     /* offset into `names`; NUL follows */
+    uint16_t position; /* in the stack */
+    uint8_t length;
+    uint8_t kind; /* type >> 12, with MORE when deeper layers take part */
+} Entry;
+
+typedef struct {
+    uint32_t slot;
+    uint16_t position;
+    uint64_t low;
+} Deeper;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    Entry *entries;
+    Deeper *deeper; /* ascending by slot, then from the top down */
+    char *names;
+    uint32_t count;
+    uint32_t deeper_count;
+    int hash_bits;
+} Index;
+
+typedef struct {
+    int fd;         /* the layer's root; owned by the layer */
+    char *prefix;   /* path with a slash behind it */
+    size_t length;
+} Spot;
+
+/* A directory of lower layers only, whose files may be handed out without a Node. */
+typedef struct {
+    PyObject *directory; /* the Dir */
+    Index *index;
+    Spot *spots;
+    uint64_t ino;
+    uint32_t spot_count;
+    uint32_t users; /* files handed out and not forgotten */
+    int is_open;    /* more may be handed out */
+} Room;
+
+typedef struct {
+    uint64_t ino; /* 0: free */
+    Room *room;
+    uint32_t slot;
+    uint32_t count;
+} Guest;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *nodes;   /* dict: number -> Node that the kernel knows */
+    PyObject *passing; /* dict: number -> weak reference to a Node that somebody holds */
+    uint64_t prefix;
+    Guest *guests; /* open addressing */
+    size_t guest_slots, guest_count;
+    Room **rooms; /* open addressing by number */
+    size_t room_slots, room_count;
+    uint64_t total; /* lookups counted here */
+    int linked;     /* the tree has records of hard links: files with several names are Python's */
+} Handed;
+
+typedef struct {
+    PyTypeObject *index_type;
+    PyTypeObject *handed_type;
+    /* Position of the first entry with a key above `after`. */
+    uint32_t (*above)(const Index *, uint64_t after);
+    /* Slot of a name, or -1. */
+    int64_t (*find)(const Index *, const char *name, size_t length);
+    /* The open room of a directory, or NULL. */
+    Room *(*room)(const Handed *, uint64_t ino);
+    /* Count one lookup of an entry of a room; -1 with an exception when memory is short. */
+    int (*hand)(Handed *, Room *, uint32_t slot);
+    /* Room and slot of a file that was handed out; 0 when it was not. */
+    int (*guest)(const Handed *, uint64_t ino, Room **, uint32_t *slot);
+    /* Take back lookups; returns how many were counted here. */
+    uint64_t (*forget)(Handed *, uint64_t ino, uint64_t count);
+    /* Whether there is a Node with this number; -1 on error. */
+    int (*has_node)(const Handed *, uint64_t ino);
+} NamesApi;
+
+#define NAMES_CAPSULE "snapfs.overlay._names.api"
+
+extern PyTypeObject IndexType;
+extern PyTypeObject HandedType;
+
+uint32_t index_above(const Index *self, uint64_t after);
+int64_t index_find(const Index *self, const char *name, size_t length);
+uint64_t name_hash(const char *name, size_t length, int bits);
+Room *handed_room(const Handed *self, uint64_t ino);
+int handed_hand(Handed *self, Room *room, uint32_t slot);
+int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot);
+uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
+int handed_has_node(const Handed *self, uint64_t ino);
+
+#endif
