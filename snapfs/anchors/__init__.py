@@ -10,11 +10,12 @@ from snapfs.anchors.checking import CHECKS
 from snapfs.anchors.entries import Deleted, Entry, Put
 from snapfs.anchors.facts import Fact, History, Key, Ref, parse_ref
 from snapfs.anchors.merging import Merged
-from snapfs.anchors.schema import TABLES, TARGET_EDGE
+from snapfs.anchors.schema import FACTS, TABLES, TARGET_EDGE
 from snapfs.anchors.writing import Statement
 
 __all__ = [
     "CHECKS",
+    "FACTS",
     "TABLES",
     "TARGET_EDGE",
     "Anchors",

@@ -15,6 +15,7 @@ import lmdb
 from snapfs.model import Compacted, DataLoss, Internal, InvalidArgument
 from snapfs.store import changes, events, finding, schema, tables
 from snapfs.store.changes import Change
+from snapfs.store.edges import Edges
 from snapfs.store.environment import Txn
 from snapfs.store.events import Event
 from snapfs.store.finding import By
@@ -52,6 +53,11 @@ class ReadTx:
     def stored_shapes(self) -> list[Shape]:
         """Return the tables of the store, also those that this process does not know."""
         return tables.decode_shapes(self._sys(schema.TABLES_KEY) or b"\x90")
+
+    def scopes(self) -> Iterator[str]:
+        """Yield every scope that ever had a row, in order."""
+        for key, _ in self._walk(Sub.SYS, schema.SCOPE_PREFIX):
+            yield key[len(schema.SCOPE_PREFIX) :].decode()
 
     def sequences(self) -> Iterator[tuple[str, int]]:
         """Yield every scope that has a sequence, and the last number given in it."""
@@ -110,6 +116,17 @@ class ReadTx:
             if row is not None and table.name_form(row.name).startswith(wanted):
                 yield row
 
+    def oids(self, table: Table[Any], scope: str) -> Iterator[int]:
+        """Yield the oids of the rows of a scope, in order of name; reads no row."""
+        number = self.scope_number(scope)
+        if number is not None:
+            for _, value in self._walk(Sub.NAME, schema.name_prefix(table.tag, number)):
+                yield schema.number(value)
+
+    def edges(self) -> Edges:
+        """Return a reader of edges that is quick at many rows, one after the other."""
+        return Edges(self._txn, self._dbs[Sub.EDGE])
+
     def find(self, table: Table[B], index: str, value: bytes, *, scope: str) -> Iterator[Row[B]]:
         """Yield the rows of a scope that the index has under exactly `value`, in order of oid.
 
@@ -164,6 +181,13 @@ class ReadTx:
             if time_ns > now_ns:
                 return
             yield oid
+
+    def next_expiry(self, after_ns: int) -> int | None:
+        """Return the soonest time after `after_ns` at which a row expires, or None."""
+        behind = schema.expiry_key(after_ns, schema.MAX_U64)
+        for key, _ in self._walk(Sub.EXP, after=behind, batch=1):
+            return schema.split_expiry_key(key)[0]
+        return None
 
     def events(self, after_rev: int) -> Iterator[Event]:
         """Yield what happened after revision `after_rev` and up to this transaction's.

@@ -1,0 +1,58 @@
+"""Namespaces, images, containers, content, leases and garbage collection; see docs/metadata.md.
+
+`Metadata` is all of it over one store; `TABLES` is what the store must know.
+"""
+
+from snapfs.metadata.collector import Collected, Collector, Garbage, Snapshotter
+from snapfs.metadata.explain import Explanation, Step
+from snapfs.metadata.ingests import Wish, Writer
+from snapfs.metadata.metadata import Metadata
+from snapfs.metadata.objects import (
+    Container,
+    Content,
+    Context,
+    Descriptor,
+    Image,
+    Ingest,
+    Lease,
+    Namespace,
+    Resource,
+    Runtime,
+    Sandbox,
+    SnapshotLink,
+    Typed,
+)
+from snapfs.metadata.references import Name, Type
+from snapfs.metadata.scheduler import Knobs, Plan, Scheduler
+from snapfs.metadata.schema import TABLES
+
+__all__ = [
+    "TABLES",
+    "Collected",
+    "Collector",
+    "Container",
+    "Content",
+    "Context",
+    "Descriptor",
+    "Explanation",
+    "Garbage",
+    "Image",
+    "Ingest",
+    "Knobs",
+    "Lease",
+    "Metadata",
+    "Name",
+    "Namespace",
+    "Plan",
+    "Resource",
+    "Runtime",
+    "Sandbox",
+    "Scheduler",
+    "SnapshotLink",
+    "Snapshotter",
+    "Step",
+    "Type",
+    "Typed",
+    "Wish",
+    "Writer",
+]

@@ -1,0 +1,305 @@
+"""Garbage collection: mark on a read snapshot, sweep in batches, never under a long lock.
+
+    mark     on a read transaction at revision R: nobody waits
+    sweep    updates of at most BATCH removals; before each, inside its transaction, everything
+             that was written since the last look at the log is marked with all it keeps alive
+    after    bytes and foreign snapshots that no row names any more are removed, one by one; one
+             that fails is logged and asked again in the next run
+
+Why no live object is lost: what is reachable when a batch runs was reachable at R by a path that
+was marked, or its path has a first edge written after R; that edge's row is in the log, so it and
+its targets were marked before the batch looked. Edges removed meanwhile leave garbage for the next
+run only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from snapfs import anchors
+from snapfs.metadata import leases
+from snapfs.metadata.content import ContentStore
+from snapfs.metadata.graph import Mark, Walk, roots
+from snapfs.metadata.manager import DEADLINE_S
+from snapfs.metadata.schema import (
+    COLLECTIONS,
+    CONTENT,
+    IMAGES,
+    INGESTS,
+    LEASES,
+    NODES,
+    SHARED,
+    SNAPSHOT_LINKS,
+    CollectionBody,
+)
+from snapfs.model import Compacted, NotFound, SnapfsError
+from snapfs.store import ReadTx, Row, RowCreated, RowUpdated, Store, Table, WriteTx
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200
+"""Rows that one update removes."""
+
+ATTEMPTS = 3
+"""Marks from the start, when the log was trimmed while a sweep ran."""
+
+COLLECTIBLE: tuple[Table[Any], ...] = (LEASES, SNAPSHOT_LINKS, INGESTS, CONTENT, IMAGES)
+"""Tables from which rows are swept, in this order."""
+
+_TAGS = {table.tag: table for table in NODES}
+
+
+class Snapshotter(Protocol):
+    """What removes the snapshots that only metadata knew."""
+
+    def remove(self, key: str) -> None: ...
+
+    def cleanup(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A row that nothing keeps."""
+
+    table: str
+    namespace: str
+    name: str
+    oid: int
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a run did."""
+
+    began_ns: int
+    marked: int = 0
+    removed: dict[str, int] = field(default_factory=dict)
+    """Rows by the name of their table."""
+    failed: list[str] = field(default_factory=list)
+    """What could not be removed and will be tried again."""
+    mark_ns: int = 0
+    elapsed_ns: int = 0
+
+
+class Collector:
+    """Collects the garbage of a store. One run at a time: the caller sees to that (scheduler)."""
+
+    def __init__(
+        self,
+        store: Store,
+        content: ContentStore,
+        snapshotters: Mapping[str, Snapshotter],
+        *,
+        deadline_s: float = DEADLINE_S,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._store = store
+        self._content = content
+        self._snapshotters = snapshotters
+        self._deadline_s = deadline_s
+        self._clock_ns = clock_ns
+
+    def garbage(self) -> list[Garbage]:
+        """Return what a run would remove now."""
+        now_ns = self._clock_ns()
+        with self._store.view() as tx:
+            marks = _mark(tx, now_ns)
+            return [_shown(row) for row in _unmarked(tx, marks)]
+
+    def collect(self) -> Collected:
+        """Remove what nothing keeps; what fails outside the store is reported, not raised."""
+        done = Collected(self._clock_ns())
+        began = time.monotonic_ns()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._mark_and_sweep(done)
+                break
+            except Compacted:
+                if attempt == ATTEMPTS:
+                    raise
+                log.warning("gc.log_trimmed", attempt=attempt)
+        self._remove_snapshots(done)
+        self._remove_blobs(done)
+        done.elapsed_ns = time.monotonic_ns() - began
+        self._record(done)
+        log.info(
+            "gc.collected",
+            removed=done.removed,
+            marked=done.marked,
+            failed=len(done.failed),
+            dur_ms=done.elapsed_ns // 1_000_000,
+        )
+        return done
+
+    def last(self) -> CollectionBody | None:
+        """Return the figures of the last run, also of an earlier process."""
+        with self._store.view() as tx:
+            row = tx.get(COLLECTIONS, SHARED, COLLECTIONS.name)
+        return None if row is None else row.body
+
+    def _mark_and_sweep(self, done: Collected) -> None:
+        began = time.monotonic_ns()
+        now_ns = done.began_ns
+        with self._store.view() as tx:
+            seen = tx.revision
+            marks = _mark(tx, now_ns)
+            garbage = [row.oid for row in _unmarked(tx, marks)]
+        done.marked, done.mark_ns = len(marks), time.monotonic_ns() - began
+        left = iter(garbage)
+        while batch := list(islice(left, BATCH)):
+            step = partial(_sweep, now_ns=now_ns, marks=marks, after_rev=seen, batch=batch)
+            swept = self._store.update(step, timeout_s=self._deadline_s)
+            seen = swept.revision
+            marks.update(swept.marks)
+            for name, count in swept.removed.items():
+                done.removed[name] = done.removed.get(name, 0) + count
+
+    def _remove_snapshots(self, done: Collected) -> None:
+        """Ask snapshotters to remove what was collected, children before their parents."""
+        with self._store.view() as tx:
+            going = [
+                row
+                for scope in tx.scopes()
+                for row in tx.rows(SNAPSHOT_LINKS, scope)
+                if row.body.going
+            ]
+        used = set()
+        for row in sorted(going, key=lambda row: row.oid, reverse=True):
+            body = row.body
+            snapshotter = self._snapshotters.get(body.snapshotter)
+            try:
+                if snapshotter is None:
+                    raise NotFound(f"there is no snapshotter {body.snapshotter!r}")
+                used.add(body.snapshotter)
+                _remove(snapshotter, body.backend)
+            except (SnapfsError, OSError) as error:
+                log.warning("gc.snapshot_kept", snapshot=row.name, error=str(error))
+                done.failed.append(row.name)
+            else:
+                self._store.update(partial(_forget, row=row), timeout_s=self._deadline_s)
+        for name in used:
+            self._snapshotters[name].cleanup()
+
+    def _remove_blobs(self, done: Collected) -> None:
+        try:
+            self._content.cleanup()
+        except (SnapfsError, OSError) as error:
+            log.warning("gc.content_kept", error=str(error))
+            done.failed.append(str(error))
+
+    def _record(self, done: Collected) -> None:
+        body = CollectionBody(done.began_ns, done.elapsed_ns, done.marked, done.removed)
+
+        def record(tx: WriteTx) -> None:
+            row = tx.get(COLLECTIONS, SHARED, COLLECTIONS.name)
+            if row is None:
+                tx.create(COLLECTIONS, SHARED, COLLECTIONS.name, body)
+            else:
+                tx.update(row, body)
+
+        self._store.update(record, timeout_s=self._deadline_s)
+
+
+def _mark(tx: ReadTx, now_ns: int) -> dict[int, Mark]:
+    walk = Walk(tx, now_ns)
+    walk.add((root.oid, root.mark) for root in roots(tx, now_ns))
+    return walk.marks
+
+
+def _unmarked(tx: ReadTx, marks: Mapping[int, Mark]) -> Iterator[Row[Any]]:
+    for table in COLLECTIBLE:
+        for scope in tx.scopes():
+            for oid in tx.oids(table, scope):
+                if oid in marks:
+                    continue
+                row = tx.by_oid(table, oid)
+                if row is not None and not getattr(row.body, "going", False):
+                    yield row
+
+
+@dataclass(frozen=True, slots=True)
+class _Swept:
+    """What one update of a sweep found and did."""
+
+    revision: int
+    """The log has been looked at up to here."""
+    marks: dict[int, Mark]
+    """What turned out to be alive."""
+    removed: dict[str, int]
+
+
+def _sweep(
+    tx: WriteTx, *, now_ns: int, marks: Mapping[int, Mark], after_rev: int, batch: Iterable[int]
+) -> _Swept:
+    """Remove what is still unmarked. Pure but for the transaction: it may be run again."""
+    revision = tx.revision
+    alive = _barrier(tx, now_ns, marks, after_rev)
+    removed: dict[str, int] = {}
+    for oid in batch:
+        row = None if oid in marks or oid in alive else _collectible(tx, oid)
+        if row is None:
+            continue
+        if row.table == LEASES.tag:
+            leases.delete(tx, row)
+        elif row.table == SNAPSHOT_LINKS.tag:
+            tx.update(row, msgspec.structs.replace(row.body, going=True), spec=False)
+        else:
+            tx.delete(row)
+        name = _TAGS[row.table].name
+        removed[name] = removed.get(name, 0) + 1
+    return _Swept(revision, alive, removed)
+
+
+def _barrier(
+    tx: WriteTx, now_ns: int, marks: Mapping[int, Mark], after_rev: int
+) -> dict[int, Mark]:
+    """Return the marks to add: rows written after a revision, and all that they keep alive.
+
+    What such a row names is reached even if the row itself was marked before.
+    """
+    written = {
+        event.row.oid
+        for event in tx.events(after_rev)
+        if isinstance(event, RowCreated | RowUpdated) and _counts(event.row)
+    }
+    walk = Walk(tx, now_ns, known=marks)
+    for oid in written:
+        walk.marks[oid] = Mark.FULL
+        walk.add(walk.kept_by(oid, Mark.FULL))
+    return walk.marks
+
+
+def _counts(row: Row[Any]) -> bool:
+    keeps = row.table in _TAGS or row.table == anchors.FACTS.tag
+    return keeps and not getattr(row.body, "going", False)
+
+
+def _collectible(tx: ReadTx, oid: int) -> Row[Any] | None:
+    for table in COLLECTIBLE:
+        row = tx.by_oid(table, oid)
+        if row is not None:
+            return row
+    return None
+
+
+def _forget(tx: WriteTx, *, row: Row[Any]) -> None:
+    tx.delete(row)
+
+
+def _remove(snapshotter: Snapshotter, key: str) -> None:
+    try:
+        snapshotter.remove(key)
+    except NotFound:
+        return  # removed before: by a run that ended in between, or by hand
+
+
+def _shown(row: Row[Any]) -> Garbage:
+    return Garbage(_TAGS[row.table].name, row.scope, row.name, row.oid)

@@ -1,0 +1,148 @@
+"""What is alive: roots, and the walk from them.
+
+Marks are of two strengths. What is marked *fully* keeps all that it names; what is marked *flat*,
+because only a lease with the label gc.flat holds it, keeps a snapshot's parents and an image's
+target, and nothing else. Back references count for either.
+
+The walk reads one state of the store through edges alone; rows are read for the few conditions.
+Source: containerd core/metadata/gc.go; ancestors.md section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from snapfs import anchors
+from snapfs.metadata import references, resources
+from snapfs.metadata.references import Edge
+from snapfs.metadata.schema import (
+    CONTAINERS,
+    CONTENT,
+    IMAGES,
+    INGESTS,
+    LEASES,
+    ROOTS,
+    SANDBOXES,
+    SNAPSHOT_LINKS,
+    Node,
+)
+from snapfs.store import ReadTx, Row, Table
+
+_LABELLED: tuple[Table[Any], ...] = (CONTENT, SNAPSHOT_LINKS)
+"""Tables whose rows a label can keep."""
+
+
+_FOLLOWED = frozenset({Edge.KEEPS, Edge.LEASED, anchors.TARGET_EDGE})
+"""Edges from what is fully alive; the latter two matter for rows written during a collection."""
+
+
+class Mark(IntEnum):
+    FLAT = 1
+    FULL = 2
+
+
+class Root(NamedTuple):
+    """A row that is alive by itself, or by who stands for it, and why."""
+
+    oid: int
+    mark: Mark
+    reason: str
+
+
+def roots(tx: ReadTx, now_ns: int) -> Iterator[Root]:
+    """Yield every root of every namespace; a row may come more than once."""
+    expired = frozenset(tx.expired(now_ns))
+    for scope in tx.scopes():
+        yield from _of_leases(tx, scope, expired)
+        for oid in tx.oids(IMAGES, scope):
+            if oid not in expired:
+                yield Root(oid, Mark.FULL, "it is an image")
+        for oid in tx.oids(CONTAINERS, scope):
+            yield Root(oid, Mark.FULL, "it is a container")
+        for oid in tx.oids(SANDBOXES, scope):
+            yield Root(oid, Mark.FULL, "it is a sandbox")
+        for row in tx.rows(INGESTS, scope):
+            if row.expires_ns is not None and row.expires_ns > now_ns:
+                yield Root(row.oid, Mark.FULL, "it was written less than a day ago")
+        for table in _LABELLED:
+            for found in tx.find(table, ROOTS, b"", scope=scope):
+                yield Root(found.oid, Mark.FULL, f"its label {references.ROOT} keeps it")
+        for oid in tx.oids(anchors.FACTS, scope):
+            for target in tx.references(oid, anchors.TARGET_EDGE):
+                yield Root(target, Mark.FULL, "an anchor stands or stood for it")
+
+
+def _of_leases(tx: ReadTx, scope: str, expired: frozenset[int]) -> Iterator[Root]:
+    for row in tx.rows(LEASES, scope):
+        if row.oid in expired:
+            continue
+        flat = references.FLAT in row.body.labels
+        yield Root(row.oid, Mark.FULL, "it is a lease that has not expired")
+        for resource in resources.rows(tx, row):
+            # An ingest has no flat form: what it is to become is what is wanted of it.
+            mark = Mark.FLAT if flat and resource.body.type != "ingests" else Mark.FULL
+            for target in tx.references(resource.oid, Edge.LEASED):
+                yield Root(target, mark, f"lease {row.name!r} holds it")
+
+
+class Walk:
+    """The closure of roots in one state of the store."""
+
+    def __init__(self, tx: ReadTx, now_ns: int, *, known: Mapping[int, Mark] | None = None) -> None:
+        """What is `known` to be marked is not walked again."""
+        self._tx = tx
+        self._edges = tx.edges()
+        self._now_ns = now_ns
+        self._known: Mapping[int, Mark] = {} if known is None else known
+        self.marks: dict[int, Mark] = {}
+        """What this walk marked."""
+
+    def add(self, begin: Iterable[tuple[int, Mark]]) -> None:
+        """Mark rows and all that they keep alive."""
+        stack = list(begin)
+        marks, known = self.marks, self._known
+        while stack:
+            oid, mark = stack.pop()
+            if marks.get(oid, 0) >= mark or known.get(oid, 0) >= mark:
+                continue
+            marks[oid] = mark
+            stack.extend(self.kept_by(oid, mark))
+
+    def kept_by(self, oid: int, mark: Mark) -> Iterator[tuple[int, Mark]]:
+        """Yield what a row with a mark keeps alive directly."""
+        for kind, target in self._edges.out(oid):
+            if kind == Edge.KEEPS_ALWAYS:
+                yield target, mark
+            elif mark is Mark.FULL and (
+                kind in _FOLLOWED or (kind == Edge.KEEPS_IF and self._holds(oid, target))
+            ):
+                yield target, Mark.FULL
+        for other in self._edges.into(oid, Edge.KEPT_BY):
+            yield other, Mark.FULL
+
+    def _holds(self, oid: int, target: int) -> bool:
+        """Say whether a condition that a row names for a snapshot holds."""
+        source = node(self._tx, oid)
+        kept = self._tx.by_oid(SNAPSHOT_LINKS, target)
+        if source is None or kept is None:
+            return False
+        return any(
+            want.edge is Edge.KEEPS_IF
+            and want.name.key == kept.name
+            and references.holds(want.condition, kept.body.labels, self._now_ns)
+            for want in source.body.wants()
+        )
+
+
+_CONDITIONAL: tuple[Table[Any], ...] = (CONTENT, IMAGES, CONTAINERS, SANDBOXES, SNAPSHOT_LINKS)
+
+
+def node(tx: ReadTx, oid: int) -> Row[Node] | None:
+    """Return a row of any table of nodes, or None."""
+    for table in _CONDITIONAL:
+        row = tx.by_oid(table, oid)
+        if row is not None:
+            return row
+    return None

@@ -1,0 +1,79 @@
+"""Everything about metadata of one root, built in one place.
+
+with Store.open(path, (*snapshots.TABLES, *anchors.TABLES, *metadata.TABLES)) as store:
+    with Metadata(store, root / "content", {"snapfs": snapshotter}) as metadata:
+        metadata.images.create(Context("default"), image)
+        metadata.gc.trigger().result(timeout=60)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from snapfs.closing import Closing
+from snapfs.metadata.collector import Collector, Garbage, Snapshotter
+from snapfs.metadata.containers import Containers, Sandboxes
+from snapfs.metadata.content import ContentStore, Policy
+from snapfs.metadata.explain import Explanation, explain
+from snapfs.metadata.images import Images
+from snapfs.metadata.leases import Leases
+from snapfs.metadata.namespaces import Namespaces
+from snapfs.metadata.references import Name
+from snapfs.metadata.scheduler import Knobs, Scheduler
+from snapfs.metadata.words import check_namespace
+from snapfs.store import Store
+
+
+class Metadata(Closing):
+    """Namespaces, images, containers, sandboxes, leases, content and their collector."""
+
+    def __init__(
+        self,
+        store: Store,
+        content: Path,
+        snapshotters: Mapping[str, Snapshotter],
+        *,
+        policy: Policy = "shared",
+        knobs: Knobs | None = None,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """`content` is the directory of blobs, made when it is not there."""
+        self._store = store
+        self._clock_ns = clock_ns
+        self.namespaces = Namespaces(store, changed=self._changed)
+        self.images = Images(store, changed=self._changed)
+        self.containers = Containers(store, changed=self._changed)
+        self.sandboxes = Sandboxes(store, changed=self._changed)
+        self.leases = Leases(store, changed=self._changed)
+        self.content = ContentStore(
+            store, content, policy=policy, changed=self._changed, clock_ns=clock_ns
+        )
+        self.collector = Collector(store, self.content, snapshotters, clock_ns=clock_ns)
+        self.gc = Scheduler(self.collector.collect, self._next_expiry, knobs, clock_ns=clock_ns)
+
+    def start(self) -> None:
+        """Begin to collect garbage."""
+        self.gc.start()
+
+    def garbage(self) -> list[Garbage]:
+        """Return what a collection would remove now."""
+        return self.collector.garbage()
+
+    def explain(self, namespace: str, name: Name) -> Explanation:
+        """Return why an object is kept, or that it is not. Raises NotFound."""
+        check_namespace(namespace)
+        with self._store.view() as tx:
+            return explain(tx, namespace, name, self._clock_ns())
+
+    def close(self) -> None:
+        """End the collector; a run under way is finished."""
+        self.gc.close()
+
+    def _changed(self, *, deletion: bool) -> None:
+        self.gc.note(deletion=deletion)
+
+    def _next_expiry(self, after_ns: int) -> int | None:
+        with self._store.view() as tx:
+            return tx.next_expiry(after_ns)
