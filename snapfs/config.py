@@ -33,6 +33,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Unpack = Literal["overlay", "fuse"]
 Durability = Literal["full", "metadata"]
+ActiveLane = Literal["main"]
+ViewLane = Literal["views", "main"]
 
 LOG_LEVELS: tuple[str, ...] = get_args(LogLevel)
 LOG_FORMATS: tuple[str, ...] = get_args(LogFormat)
@@ -64,6 +66,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """Calls that run at once; further ones wait in line."""
 
 
+class Lanes(msgspec.Struct, frozen=True, kw_only=True):
+    """Which lane shows a new snapshot that has no label for it (docs/lanes.md)."""
+
+    active: ActiveLane = "main"
+    view: ViewLane = "views"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, with the defaults that serve without a file."""
 
@@ -79,6 +88,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What containerd's unpack gets: an overlay mount (native speed) or the FUSE directory."""
     durability: Durability = "full"
     """What a commit waits for: data and metadata, or metadata only (a power loss may cost data)."""
+    lanes: Lanes = Lanes()
     timeouts: Timeouts = Timeouts()
     service: Service = Service()
 

@@ -1,10 +1,11 @@
 """Builds everything that `snapfs serve` runs, in one place, with one exit stack.
 
-Order up: state lock, root, snapshots (the store's writer, recovery), lane (FUSE mount and worker),
-gRPC server. The service says that it is ready when the worker and its own socket have answered.
-Order down is the reverse: calls in flight end within a deadline, the lane is unmounted, the store
-closes. What a container still uses stays mounted for it; see docs/architecture.md, Stopping.
-A second signal ends calls at once; what hangs beyond its deadline is left by leaving the process.
+Order up: state lock, root, snapshots (the store's writer, recovery), lanes (FUSE mounts and
+workers), gRPC server. The service says that it is ready when the workers and its own socket have
+answered. Order down is the reverse: calls in flight end within a deadline, lanes are unmounted,
+the store closes. What a container still uses stays mounted for it; see docs/architecture.md,
+Stopping. A second signal ends calls at once; what hangs beyond its deadline is left by leaving the
+process.
 
 The event loop (trio) holds signals and health; everything that blocks runs in threads, with
 deadlines of its own.
@@ -19,6 +20,7 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import entry_points, version
+from itertools import chain
 from pathlib import Path
 
 import grpc
@@ -28,18 +30,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from snapfs import __version__, anchors, preflight
 from snapfs.config import Config
-from snapfs.fuse.supervisor import Lane, LaneState, LaneStatus
-from snapfs.model import SnapfsError, Unavailable
+from snapfs.fuse.lanes import Lanes
+from snapfs.fuse.modes import Mode
+from snapfs.fuse.supervisor import Lane, LaneStatus
+from snapfs.model import MAIN_LANE, LaneName, SnapfsError, Unavailable
 from snapfs.overlay import diff
 from snapfs.service import anchor_server, grpc_server, server
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
-from snapfs.snapshots import Snapshotter, roots
+from snapfs.snapshots import Placement, Snapshotter, roots
 from snapfs.systemd import Notifier
 
 log = structlog.get_logger(__name__)
 
-LANE = "main"
+LANES = {MAIN_LANE: Mode.PASSTHROUGH, LaneName("views"): Mode.READONLY}
+"""Every lane with its mode; config.Lanes has the same names."""
 SERVICES_GROUP = "snapfs.services"
 HEALTH_INTERVAL_S = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -58,9 +63,6 @@ class House:
         self._stack = ExitStack()
         self._started_ns = time.time_ns()
         self._server: grpc_server.GrpcServer | None = None
-        self._closing = threading.Event()
-        self._mending = threading.Lock()
-        """Held while the lane is mounted again, so that a close does not overtake it."""
 
     def open(self) -> None:
         """Build and start everything; on an error what was built is ended again."""
@@ -70,10 +72,10 @@ class House:
             roots.attach(config.root)
             stack.callback(_detach_root, config.root)
             preflight.check_layers_filesystem(config.root)
-            self._lane = _lane(config)
+            self._lanes = _lanes(config)
             self._snapshotter = Snapshotter(
                 config.root,
-                trees=self._lane,
+                trees=self._lanes,
                 unpack=config.unpack,
                 durability=config.durability,
                 differ=diff.changes,
@@ -83,8 +85,8 @@ class House:
             )
             stack.callback(self._snapshotter.close)
             self._watches = StoreServicer(self._snapshotter.store)
-            stack.callback(self._lane.stop, config.timeouts.stop_s)
-            self._lane.start(config.timeouts.start_s)
+            stack.callback(self._lanes.stop, config.timeouts.stop_s)
+            self._lanes.start(self._snapshotter.lanes_in_use())
             self._server = self._build_server()
             stack.callback(self._stop_server, self._server)
             self.probe()
@@ -94,9 +96,7 @@ class House:
 
     def close(self) -> None:
         """End everything in the reverse order."""
-        self._closing.set()
-        with self._mending:
-            self._stack.close()
+        self._stack.close()
 
     def hurry(self) -> None:
         """End calls in flight now; for a second signal, beside a `close` that waits for them."""
@@ -104,22 +104,18 @@ class House:
             self._server.stop(grace_s=0)
 
     def probe(self) -> None:
-        """Return when the store's writer and the worker answer; else raise what is wrong."""
+        """Return when the store's writer and all workers answer; else raise what is wrong."""
         timeout_s = self._config.timeouts.probe_s
         self._snapshotter.probe(timeout_s=timeout_s)
-        lane = self._lane.status(timeout_s)
-        if not lane.serving:
-            raise Unavailable(f"lane {lane.name} is {lane.state.value}: its worker does not answer")
+        for lane in self._lanes.statuses(timeout_s):
+            if not lane.serving:
+                raise Unavailable(
+                    f"lane {lane.name} is {lane.state.value}: its worker does not answer"
+                )
 
     def mend(self) -> None:
-        """Mount the lane again if somebody unmounted it behind our back."""
-        timeouts = self._config.timeouts
-        with self._mending:
-            unmounted = self._lane.status().state is LaneState.UNMOUNTED
-            if unmounted and not self._closing.is_set():
-                log.warning("lane.mounted_again", lane=LANE)
-                self._lane.stop(timeouts.stop_s)
-                self._lane.start(timeouts.start_s)
+        """Mount again what somebody unmounted behind our back."""
+        self._lanes.mend()
 
     def set_serving(self, *, serving: bool) -> None:
         """Tell health checks how the service is."""
@@ -129,7 +125,7 @@ class House:
     def describe(self) -> DaemonRecord:
         """Return what `snapfs status` shows."""
         config, held = self._config, self._snapshotter.status()
-        lane = self._lane.status()
+        lanes = self._lanes.statuses()
         return DaemonRecord(
             version=version("snapfs"),
             pid=os.getpid(),
@@ -142,8 +138,8 @@ class House:
             views=held.views,
             committed=held.committed,
             pending_removals=len(held.pending),
-            warnings=(*held.warnings, *_lane_warnings(lane)),
-            lanes=(_lane_record(lane),),
+            warnings=(*held.warnings, *chain.from_iterable(map(_lane_warnings, lanes))),
+            lanes=tuple(map(_lane_record, lanes)),
         )
 
     def _build_server(self) -> grpc_server.GrpcServer:
@@ -181,6 +177,7 @@ def _lane_record(it: LaneStatus) -> LaneRecord:
     return LaneRecord(
         name=it.name,
         mountpoint=it.mountpoint,
+        mode=it.mode.value,
         state=it.state.value,
         worker_pid=it.pid,
         restarts=it.restarts,
@@ -196,13 +193,28 @@ def _lane_warnings(it: LaneStatus) -> tuple[str, ...]:
     )
 
 
-def _lane(config: Config) -> Lane:
-    mountpoint = config.state / "mnt" / LANE
+def _lanes(config: Config) -> Lanes:
+    chosen = config.lanes
+    placement = Placement(
+        {name: mode.is_writable for name, mode in LANES.items()},
+        active=LaneName(chosen.active),
+        view=LaneName(chosen.view),
+    )
+    return Lanes(
+        [_lane(config, name, mode) for name, mode in LANES.items()],
+        placement,
+        start_timeout_s=config.timeouts.start_s,
+        stop_timeout_s=config.timeouts.stop_s,
+    )
+
+
+def _lane(config: Config, name: LaneName, mode: Mode) -> Lane:
     return Lane(
-        LANE,
-        mountpoint,
+        name,
+        config.state / "mnt" / name,
         config.root,
-        door=config.state / "lanes" / f"{LANE}.sock",
+        door=config.state / "lanes" / f"{name}.sock",
+        mode=mode,
         log_level=config.log_level,
         log_format=config.log_format,
     )

@@ -13,6 +13,12 @@ from typing import ClassVar, NewType, TypeAlias
 SnapshotId = NewType("SnapshotId", int)
 """Identity of a snapshot and name of its layer directory; from 1, never reused, kept by commit."""
 
+LaneName = NewType("LaneName", str)
+"""One FUSE mount and its worker; a snapshot's directory is in one of them."""
+
+MAIN_LANE = LaneName("main")
+"""The lane of snapshots for which nothing else was chosen."""
+
 Labels: TypeAlias = Mapping[str, str]
 
 MAX_LABEL_BYTES = 4096
@@ -159,6 +165,7 @@ class Active(_Snapshot):
     """A read-write snapshot."""
 
     kind: ClassVar[Kind] = Kind.ACTIVE
+    lane: LaneName = MAIN_LANE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +173,7 @@ class View(_Snapshot):
     """A read-only look at a committed snapshot."""
 
     kind: ClassVar[Kind] = Kind.VIEW
+    lane: LaneName = MAIN_LANE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

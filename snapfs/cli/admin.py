@@ -57,7 +57,10 @@ def _status_lines(it: DaemonRecord) -> list[tuple[str, str]]:
     for lane in it.lanes:
         worker = f"worker {lane.worker_pid}" if lane.worker_pid else "no worker"
         lines.append(
-            (f"lane {lane.name}", f"{lane.state}, {worker}, restarted {lane.restarts} times")
+            (
+                f"lane {lane.name}",
+                f"{lane.mode}, {lane.state}, {worker}, restarted {lane.restarts} times",
+            )
         )
     lines += [("warning", warning) for warning in it.warnings]
     return lines

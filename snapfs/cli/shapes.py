@@ -95,6 +95,7 @@ def daemon(it: DaemonRecord) -> dict[str, Any]:
             {
                 "name": lane.name,
                 "mountpoint": str(lane.mountpoint),
+                "mode": lane.mode,
                 "state": lane.state,
                 "worker_pid": lane.worker_pid,
                 "restarts": lane.restarts,

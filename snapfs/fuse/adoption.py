@@ -21,6 +21,7 @@ from snapfs import __version__
 from snapfs.fuse import control, unixsocket
 from snapfs.fuse.handover import Connection, new_journal
 from snapfs.fuse.lanemount import LaneMount
+from snapfs.fuse.modes import Mode
 from snapfs.fuse.process import Stranger, WorkerProcess, WorkerSettings
 from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable
 
@@ -36,6 +37,7 @@ class Adopted:
 
     mount: LaneMount
     worker: WorkerProcess
+    mode: Mode
 
 
 def adopt(
@@ -81,11 +83,12 @@ def _introduce(
     except SnapfsError:
         connection.close()
         raise
+    mode = Mode(welcome.mode)
     mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device)
     ours = channel.dup()  # from now on the worker's; the caller closes its own
     ours.settimeout(None)
     worker = WorkerProcess(settings.lane, process, ours, version=welcome.version, ready=True)
-    return Adopted(mount, worker)
+    return Adopted(mount, worker, mode)
 
 
 def _receive_welcome(channel: socket.socket, pid: int) -> tuple[control.Welcome, Connection]:
@@ -115,6 +118,8 @@ def _check(welcome: control.Welcome, settings: WorkerSettings) -> None:
             f"the worker of version {welcome.version} speaks protocol {welcome.protocol}, "
             f"we {control.PROTOCOL}"
         )
+    if welcome.mode not in (mode.value for mode in Mode):
+        raise FailedPrecondition(f"the worker serves in mode {welcome.mode!r}, which is not known")
     mine = control.Served.of(settings.root, settings.mountpoint, welcome.served.device)
     if (welcome.lane, welcome.served) != (settings.lane, mine):
         raise FailedPrecondition(

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import msgspec
 
 from snapfs.fuse.handover import Init, InitRequest
+from snapfs.fuse.modes import Mode
 
 PROTOCOL = 1
 """Goes up when workers and supervisors on both sides of an upgrade would not understand each other.
@@ -65,6 +66,8 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     minor: int
     max_readahead_bytes: int
     offered: int
+    mode: str = Mode.PASSTHROUGH.value
+    """The value of a Mode: what the mount was made as."""
 
     @property
     def init(self) -> InitRequest:

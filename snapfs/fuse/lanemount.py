@@ -18,6 +18,7 @@ import structlog
 
 from snapfs.fuse import control, mounts
 from snapfs.fuse.handover import FS_SUBTYPE, MAX_READ_AHEAD_BYTES, Connection, connect
+from snapfs.fuse.modes import Mode
 from snapfs.model import FailedPrecondition, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,9 @@ class LaneMount:
         """`major:minor`; it belongs to this mount until the connection has ended."""
 
     @classmethod
-    def open(cls, mountpoint: Path, *, timeout_s: float) -> LaneMount:
+    def open(
+        cls, mountpoint: Path, mode: Mode = Mode.PASSTHROUGH, *, timeout_s: float
+    ) -> LaneMount:
         """Mount at `mountpoint`, which is made and cleared of a stale mount of ours.
 
         Raises FailedPrecondition when something else is mounted there, Unavailable when mounting
@@ -55,7 +58,9 @@ class LaneMount:
                 path,
                 # Names the lane also in bind mounts that outlive it; see service/mounted.py.
                 source=f"{FS_SUBTYPE}:{path}",
+                flags=mode.mount_flags,
                 options=("allow_other",),
+                wanted=mode.wanted,
                 timeout_s=timeout_s,
             )
         except OSError as error:

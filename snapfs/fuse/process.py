@@ -28,6 +28,7 @@ import structlog
 from snapfs import __version__
 from snapfs.fuse import control
 from snapfs.fuse.handover import Connection
+from snapfs.fuse.modes import Mode
 from snapfs.model import DeadlineExceeded, Internal, Unavailable
 
 POLL_S = 0.1
@@ -78,6 +79,7 @@ class WorkerSettings:
     root: Path
     mountpoint: Path
     door: Path
+    mode: Mode
     log_level: str
     log_format: str
 
@@ -259,6 +261,7 @@ def _command(
         f"--mountpoint={os.fspath(settings.mountpoint)}",
         f"--device={device}",
         f"--door={os.fspath(settings.door)}",
+        f"--mode={settings.mode.value}",
         f"--fuse-fd={connection.fd}",
         f"--journal-fd={connection.journal}",
         f"--control-fd={channel}",

@@ -19,14 +19,15 @@ import enum
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from snapfs.fuse import adoption, control
-from snapfs.fuse.lanemount import LaneMount, real_mountpoint
+from snapfs.fuse import adoption, control, mounts
+from snapfs.fuse.lanemount import FS_TYPE, LaneMount, real_mountpoint
+from snapfs.fuse.modes import Mode
 from snapfs.fuse.process import WorkerProcess, WorkerSettings
 from snapfs.model import (
     DeadlineExceeded,
@@ -77,6 +78,8 @@ class LaneStatus:
     worker: control.WorkerStatus | None
     worker_version: str | None = None
     """The release that the worker is of: an adopted one may be older than the control process."""
+    mode: Mode = Mode.PASSTHROUGH
+    """What the mount is; one that was adopted may be other than is configured now."""
 
     @property
     def serving(self) -> bool:
@@ -93,6 +96,7 @@ class Lane:
         root: Path,
         *,
         door: Path,
+        mode: Mode = Mode.PASSTHROUGH,
         log_level: str = "info",
         log_format: str = "text",
     ) -> None:
@@ -100,8 +104,9 @@ class Lane:
         self.name = name
         self._mountpoint = real_mountpoint(mountpoint)
         self._settings = WorkerSettings(
-            name, root.absolute(), self._mountpoint, door.absolute(), log_level, log_format
+            name, root.absolute(), self._mountpoint, door.absolute(), mode, log_level, log_format
         )
+        self._wanted_mode = mode
         self._changed = threading.Condition()
         self._state = LaneState.STOPPED
         self._mount: LaneMount | None = None
@@ -112,6 +117,17 @@ class Lane:
         self._left_in_use = False
         """A worker that is not ours any more may show our snapshots."""
         self._restarts = 0
+
+    @property
+    def state(self) -> LaneState:
+        with self._changed:
+            return self._state
+
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether an earlier control process left its mount, or a worker that may still serve."""
+        found = mounts.mounted_at(self._mountpoint)
+        return self._settings.door.exists() or bool(found and found[-1].type == FS_TYPE)
 
     def start(self, timeout_s: float) -> None:
         """Adopt a living worker with its mount, or mount and start one; return when it serves.
@@ -139,6 +155,7 @@ class Lane:
         if adopted is None:
             return None
         mount, worker = adopted.mount, adopted.worker
+        self._settings = replace(self._settings, mode=adopted.mode)
         try:
             given_up = self._take_on(worker, frozen)
         except SnapfsError:
@@ -154,7 +171,10 @@ class Lane:
 
     def _mount_anew(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess]:
         try:
-            mount = self._mount = LaneMount.open(self._mountpoint, timeout_s=_left(deadline_s))
+            self._settings = replace(self._settings, mode=self._wanted_mode)
+            mount = self._mount = LaneMount.open(
+                self._mountpoint, self._wanted_mode, timeout_s=_left(deadline_s)
+            )
             return mount, self._start_worker(mount, deadline_s)
         except SnapfsError:
             self._abandon()
@@ -208,6 +228,7 @@ class Lane:
                 self._restarts,
                 worker_status,
                 self._worker.version if self._worker else None,
+                self._settings.mode,
             )
 
     def mountpoint(self, snapshot_id: SnapshotId, /) -> Path:

@@ -36,9 +36,10 @@ from snapfs.fuse.flushing import flush_dirty_pages
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.lane import LaneForest
 from snapfs.fuse.lanemount import LaneMount
+from snapfs.fuse.modes import Mode
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.threads import blocking
-from snapfs.model import SnapfsError, SnapshotId
+from snapfs.model import LaneName, SnapfsError, SnapshotId
 from snapfs.overlay import Inodes, identity
 from snapfs.snapshots import LayerReader
 
@@ -56,12 +57,14 @@ class Worker:
         self,
         lane: str,
         served: control.Served,
+        mode: Mode,
         mount: LaneMount,
         forest: LaneForest,
         operations: OverlayOperations,
     ) -> None:
         self._lane = lane
         self._served = served
+        self._mode = mode
         self._mount = mount
         self._forest = forest
         self._operations = operations
@@ -148,6 +151,7 @@ class Worker:
             init.minor,
             init.max_readahead_bytes,
             int(init.offered),
+            self._mode.value,
         )
 
     async def _handle(self, channel: trio.socket.SocketType, message: control.Message) -> None:
@@ -274,6 +278,7 @@ class Settings:
     mountpoint: Path
     device: str
     door: Path
+    mode: Mode
 
 
 async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: socket.socket) -> None:
@@ -285,12 +290,12 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
     # The session gives its own descriptor to libfuse.
     spare = Connection(os.dup(fuse_fd), begin.init, journal_fd)
     mount = LaneMount(settings.mountpoint, spare, settings.device)
-    with LayerReader.open(settings.root) as reader:
+    with LayerReader.open(settings.root, LaneName(settings.lane)) as reader:
         served = control.Served.of(settings.root, settings.mountpoint, settings.device)
         frozen = map(SnapshotId, begin.frozen)
         forest = LaneForest(reader, settings.root / "layers", Inodes(), frozen=frozen)
         operations = OverlayOperations(forest, View())
-        worker = Worker(settings.lane, served, mount, forest, operations)
+        worker = Worker(settings.lane, served, settings.mode, mount, forest, operations)
         entrance = _open_door(settings.door)
         async with trio.open_nursery() as nursery:
 
@@ -321,6 +326,7 @@ def main() -> int:
     parser.add_argument("--mountpoint", type=Path, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--door", type=Path, required=True)
+    parser.add_argument("--mode", type=Mode, required=True)
     parser.add_argument("--fuse-fd", type=int, required=True)
     parser.add_argument("--journal-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
@@ -334,7 +340,9 @@ def main() -> int:
     for fd in (chosen.fuse_fd, chosen.journal_fd, chosen.control_fd):
         os.set_inheritable(fd, False)
     channel = socket.socket(fileno=chosen.control_fd)
-    settings = Settings(chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door)
+    settings = Settings(
+        chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door, chosen.mode
+    )
     try:
         trio.run(serve, settings, chosen.fuse_fd, chosen.journal_fd, channel)
     except (SnapfsError, OSError, ExceptionGroup):

@@ -44,6 +44,8 @@ class LaneRecord:
 
     name: str
     mountpoint: Path
+    mode: str
+    """passthrough or readonly."""
     state: str
     """A word: starting, serving, restarting, stopped."""
     worker_pid: int | None

@@ -769,6 +769,7 @@ class Lane(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     WORKER_PID_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mountpoint: _builtins.str
     state: _builtins.str
@@ -776,6 +777,8 @@ class Lane(_message.Message):
     worker_pid: _builtins.int
     """0 while there is no worker."""
     restarts: _builtins.int
+    mode: _builtins.str
+    """passthrough or readonly."""
     def __init__(
         self,
         *,
@@ -784,10 +787,11 @@ class Lane(_message.Message):
         state: _builtins.str = ...,
         worker_pid: _builtins.int = ...,
         restarts: _builtins.int = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mountpoint", b"mountpoint", "name", b"name", "restarts", b"restarts", "state", b"state", "worker_pid", b"worker_pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "mountpoint", b"mountpoint", "name", b"name", "restarts", b"restarts", "state", b"state", "worker_pid", b"worker_pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

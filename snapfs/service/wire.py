@@ -206,6 +206,7 @@ def _lane_to_wire(lane: LaneRecord) -> pb.Lane:
         state=lane.state,
         worker_pid=lane.worker_pid or 0,
         restarts=lane.restarts,
+        mode=lane.mode,
     )
 
 
@@ -213,6 +214,7 @@ def _lane_from_wire(lane: pb.Lane) -> LaneRecord:
     return LaneRecord(
         name=lane.name,
         mountpoint=Path(lane.mountpoint),
+        mode=lane.mode,
         state=lane.state,
         worker_pid=lane.worker_pid or None,
         restarts=lane.restarts,

@@ -8,18 +8,22 @@ from snapfs.snapshots.durability import Durability
 from snapfs.snapshots.examination import Problem, Report, fsck
 from snapfs.snapshots.lifecycle import Snapshotter
 from snapfs.snapshots.metastore import MetaStore, Removed
+from snapfs.snapshots.placement import LANE_LABEL, Placement
 from snapfs.snapshots.reader import LayerReader, Layers
 from snapfs.snapshots.removal import PendingRemoval
 from snapfs.snapshots.status import Status
-from snapfs.snapshots.trees import NoTrees, Trees
+from snapfs.snapshots.trees import Lanes, NoTrees, Trees
 
 __all__ = [
+    "LANE_LABEL",
     "Durability",
+    "Lanes",
     "LayerReader",
     "Layers",
     "MetaStore",
     "NoTrees",
     "PendingRemoval",
+    "Placement",
     "Problem",
     "Removed",
     "Report",

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(eq=False)
 class _Order:
+    trees: Trees
     id: SnapshotId
     then: Callable[[], None]
     is_done: bool = False
@@ -35,8 +36,7 @@ class _Order:
 class Dropper:
     """Drops trees in the order of removal. Thread-safe."""
 
-    def __init__(self, trees: Trees) -> None:
-        self._trees = trees
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._orders: deque[_Order] = deque()
         self._overdue = False
@@ -44,9 +44,9 @@ class Dropper:
         self._thread = threading.Thread(target=self._run, name="snapfs-drop", daemon=True)
         self._thread.start()
 
-    def drop(self, snapshot_id: SnapshotId, then: Callable[[], None]) -> None:
+    def drop(self, trees: Trees, snapshot_id: SnapshotId, then: Callable[[], None]) -> None:
         """Have a tree dropped and `then` called, also when that fails; return soon."""
-        order = _Order(snapshot_id, then)
+        order = _Order(trees, snapshot_id, then)
         with self._changed:
             self._orders.append(order)
             self._changed.notify_all()
@@ -67,7 +67,7 @@ class Dropper:
 
     def _run(self) -> None:
         while (order := self._next()) is not None:
-            self._tell(order.id)
+            self._tell(order)
             order.then()
             with self._changed:
                 order.is_done = True
@@ -75,13 +75,13 @@ class Dropper:
                 self._overdue = self._overdue and bool(self._orders)
                 self._changed.notify_all()
 
-    def _tell(self, snapshot_id: SnapshotId) -> None:
+    def _tell(self, order: _Order) -> None:
         try:
-            self._trees.drop(snapshot_id)
+            order.trees.drop(order.id)
         except SnapfsError as error:
-            log.warning("tree.drop_failed", id=snapshot_id, error=str(error))
+            log.warning("tree.drop_failed", id=order.id, error=str(error))
         except Exception:  # a fault of one tree must not end the removals of the others
-            log.exception("tree.drop_broke", id=snapshot_id)
+            log.exception("tree.drop_broke", id=order.id)
 
     def _next(self) -> _Order | None:
         with self._changed:

@@ -31,6 +31,7 @@ from snapfs.model import (
     FailedPrecondition,
     Kind,
     Labels,
+    LaneName,
     Mount,
     Mountable,
     NotFound,
@@ -52,8 +53,9 @@ from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.metastore import DEADLINE_S, MetaStore, Removed
 from snapfs.snapshots.removal import PendingRemoval, Remover
 from snapfs.snapshots.reserve import IdReserve
+from snapfs.snapshots.schema import SnapshotBody
 from snapfs.snapshots.status import Status, Unpack
-from snapfs.snapshots.trees import Trees
+from snapfs.snapshots.trees import Lanes, Trees
 from snapfs.snapshots.usage import measure
 from snapfs.store import ReadTx, Store, Table, WriteTx
 
@@ -75,7 +77,7 @@ class Snapshotter(Closing):
         self,
         root: Path,
         *,
-        trees: Trees,
+        trees: Lanes,
         unpack: Unpack = "overlay",
         durability: Durability = "full",
         differ: Differ | None = None,
@@ -117,7 +119,7 @@ class Snapshotter(Closing):
             raise
         self._store = self._meta.store
         self._reserve = IdReserve(self._meta, self._layers)
-        self._dropper = Dropper(trees)
+        self._dropper = Dropper()
         self._remover = Remover(self._layers, self._clear_intents, steps=steps)
         try:
             self._remover.start(recovery.recover(self._store, self._layers))
@@ -150,8 +152,11 @@ class Snapshotter(Closing):
     def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Mountable:
         records.checked_name(key, "key")
         records.checked_labels(labels)
+        lane = self._trees.place(kind, labels)
         with self._store.view() as tx:
             above = records.check_create(tx, key, parent)
+        if kind is Kind.VIEW or not self._is_unpacked_beside(key):
+            self._trees.serve(lane)
         with self._identity() as identity:
             self._steps("create.reserved")
             if kind is Kind.ACTIVE:
@@ -159,7 +164,9 @@ class Snapshotter(Closing):
                     self._layers.make(identity, SnapshotId(above.body.id) if above else None)
             self._steps("create.made")
             made = self._meta.apply(
-                lambda tx: records.create(tx, kind, key, parent, labels, snapshot_id=identity)
+                lambda tx: records.create(
+                    tx, kind, key, parent, labels, snapshot_id=identity, lane=lane
+                )
             )
             self._steps("create.recorded")
         return made
@@ -205,13 +212,14 @@ class Snapshotter(Closing):
         records.checked_labels(labels)
         began = time.monotonic()
         with self._store.view() as tx:
-            identity = SnapshotId(records.find(tx, key).body.id)
+            body = records.find(tx, key).body
+        identity, trees = SnapshotId(body.id), self._trees.lane(records.lane(body))
         what = f"snapshot {records.shown(key)}"
         with self._busy.hold(identity, what, self._deadline_s):
             with self._store.view() as tx:
                 _check_same(tx, key, identity)
                 records.check_commit(tx, key, name, parent)
-            with self._still(identity):
+            with self._still(identity, trees):
                 usage = self._settle_data(key, identity)
 
                 def record(tx: WriteTx) -> Committed:
@@ -225,16 +233,15 @@ class Snapshotter(Closing):
         return done
 
     @contextmanager
-    def _still(self, identity: SnapshotId) -> Iterator[None]:
+    def _still(self, identity: SnapshotId, trees: Trees) -> Iterator[None]:
         """Let nothing change a tree from now on, unless the block fails."""
         is_claimed = claims.claim(self._layers.work(identity))
-        hold = self._claimed if is_claimed else self._frozen
-        with hold(identity):
+        with self._claimed(identity) if is_claimed else self._frozen(identity, trees):
             self._steps("commit.frozen")
             yield
         self._steps("commit.recorded")
         if not is_claimed:
-            self._drop(identity)
+            self._drop(identity, trees)
 
     @contextmanager
     def _claimed(self, identity: SnapshotId) -> Iterator[None]:
@@ -251,16 +258,16 @@ class Snapshotter(Closing):
                 self._release(identity)
 
     @contextmanager
-    def _frozen(self, identity: SnapshotId) -> Iterator[None]:
+    def _frozen(self, identity: SnapshotId, trees: Trees) -> Iterator[None]:
         """Keep a tree frozen for the block, and after it unless the block fails."""
-        self._trees.freeze(identity, timeout_s=self._deadline_s)
+        trees.freeze(identity, timeout_s=self._deadline_s)
         is_done = False
         try:
             yield
             is_done = True
         finally:
             if not is_done:
-                self._thaw(identity)
+                self._thaw(identity, trees)
 
     def _settle_data(self, key: str, identity: SnapshotId) -> Usage:
         """Make a frozen layer durable, then measure it: blocks are allocated only when written."""
@@ -284,26 +291,28 @@ class Snapshotter(Closing):
         NotFound; FailedPrecondition while it has children. Nothing that goes wrong afterwards is
         the caller's: see `status`.
         """
-        kind, identity, intent = self._meta.apply(lambda tx: self._remove_row(tx, key))
+        body, trees, intent = self._meta.apply(lambda tx: self._remove_row(tx, key))
         self._steps("remove.recorded")
+        kind, identity = Kind(body.kind), SnapshotId(body.id)
 
         def delete() -> None:
             if intent is not None:
                 self._remover.add(intent, identity)
 
-        if kind is Kind.COMMITTED:
+        if trees is None:
             delete()
         else:
-            self._dropper.drop(identity, delete)
+            self._dropper.drop(trees, identity, delete)
         log.info("snapshot.removed", key=key, id=identity, kind=kind.word)
         return Removed(identity, kind)
 
-    def _remove_row(self, tx: WriteTx, key: str) -> tuple[Kind, SnapshotId, int | None]:
+    def _remove_row(self, tx: WriteTx, key: str) -> tuple[SnapshotBody, Trees | None, int | None]:
         body = records.remove(tx, key)
-        kind, identity = Kind(body.kind), SnapshotId(body.id)
+        kind = Kind(body.kind)
+        trees = None if kind is Kind.COMMITTED else self._trees.lane(records.lane(body))
         has_directory = kind is not Kind.VIEW
-        intent = recovery.promise_removal(tx, identity) if has_directory else None
-        return kind, identity, intent
+        intent = recovery.promise_removal(tx, SnapshotId(body.id)) if has_directory else None
+        return body, trees, intent
 
     def _release(self, identity: SnapshotId) -> None:
         try:
@@ -311,16 +320,16 @@ class Snapshotter(Closing):
         except OSError as error:
             log.error("tree.release_failed", id=identity, error=str(error))
 
-    def _thaw(self, identity: SnapshotId) -> None:
+    def _thaw(self, identity: SnapshotId, trees: Trees) -> None:
         try:
-            self._trees.thaw(identity)
+            trees.thaw(identity)
         except SnapfsError as error:
             log.error("tree.thaw_failed", id=identity, error=str(error))
 
-    def _drop(self, identity: SnapshotId) -> None:
+    def _drop(self, identity: SnapshotId, trees: Trees) -> None:
         """Tell the trees what is already true; a tree that does not hear it changes nothing."""
         try:
-            self._trees.drop(identity)
+            trees.drop(identity)
         except SnapfsError as error:
             log.error("tree.drop_failed", id=identity, error=str(error))
 
@@ -333,11 +342,19 @@ class Snapshotter(Closing):
     def _mounts(self, found: Mountable) -> list[Mount]:
         match found:
             case View():
-                return [rules.bind(self._trees.mountpoint(found.id), writable=False)]
+                return [self._bind(found, writable=False)]
             case Active():
-                direct = self._unpack == "overlay" and rules.is_extraction(found.name)
+                direct = self._is_unpacked_beside(found.name)
                 chosen = self._overlay(found) if direct else None
-                return [chosen or rules.bind(self._trees.mountpoint(found.id), writable=True)]
+                return [chosen or self._bind(found, writable=True)]
+
+    def _bind(self, found: Mountable, *, writable: bool) -> Mount:
+        self._trees.serve(found.lane)
+        source = self._trees.lane(found.lane).mountpoint(found.id)
+        return rules.bind(source, writable=writable)
+
+    def _is_unpacked_beside(self, key: str) -> bool:
+        return self._unpack == "overlay" and rules.is_extraction(key)
 
     def _overlay(self, found: Active) -> Mount | None:
         return rules.overlay(
@@ -411,6 +428,11 @@ class Snapshotter(Closing):
             committed=kinds.count(Kind.COMMITTED),
             pending=self._remover.pending(),
         )
+
+    def lanes_in_use(self) -> set[LaneName]:
+        """Return the lanes of all that can be mounted; the cost grows with the number of
+        snapshots."""
+        return {it.lane for it in self._meta.walk() if not isinstance(it, Committed)}
 
     def probe(self, *, timeout_s: float) -> None:
         """Return when the store's writer answers; raise DeadlineExceeded or Unavailable."""

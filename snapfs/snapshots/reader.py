@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapfs.closing import Closing
-from snapfs.model import Kind, SnapshotId
+from snapfs.model import Kind, LaneName, SnapshotId
 from snapfs.snapshots import records
 from snapfs.snapshots.layers import LayerDirectories
-from snapfs.snapshots.schema import SCOPE, SNAPSHOTS, TABLES, kind_key
+from snapfs.snapshots.schema import SCOPE, SNAPSHOTS, TABLES, SnapshotBody, kind_key
 from snapfs.store import ReadStore
 
 
@@ -32,22 +32,26 @@ class Layers:
 
 
 class LayerReader(Closing):
-    """The layers of the active and view snapshots of a root."""
+    """The layers of the active and view snapshots of a root, or of one lane of it.
 
-    def __init__(self, root: Path, store: ReadStore) -> None:
+    A lane's worker sees no others: two workers must not write to one upper directory.
+    """
+
+    def __init__(self, root: Path, store: ReadStore, lane: LaneName | None = None) -> None:
         self._directories = LayerDirectories(root)
         self._store = store
+        self._lane = lane
 
     @classmethod
-    def open(cls, root: Path) -> LayerReader:
+    def open(cls, root: Path, lane: LaneName | None = None) -> LayerReader:
         """Open a root that a Snapshotter has made; Unavailable when there is none yet."""
-        return cls(root, ReadStore.open(root / "metadata", TABLES))
+        return cls(root, ReadStore.open(root / "metadata", TABLES), lane)
 
     def layers(self, snapshot_id: SnapshotId, /) -> Layers | None:
         """Return the directories of an active or a view, None when no such has this id."""
         with self._store.view() as tx:
             row = records.by_id(tx, snapshot_id)
-        if row is None:
+        if row is None or not self._is_ours(row.body):
             return None
         kind, directories = Kind(row.body.kind), self._directories
         lowers = directories.lowers(row.body.chain)
@@ -67,7 +71,11 @@ class LayerReader(Closing):
                 SnapshotId(row.body.id)
                 for kind in (Kind.ACTIVE, Kind.VIEW)
                 for row in tx.find(SNAPSHOTS, "mountable", kind_key(kind), scope=SCOPE)
+                if self._is_ours(row.body)
             )
+
+    def _is_ours(self, body: SnapshotBody) -> bool:
+        return self._lane is None or records.lane(body) == self._lane
 
     def close(self) -> None:
         """Close the store; a second call does nothing."""

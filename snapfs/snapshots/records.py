@@ -15,6 +15,7 @@ import msgspec
 
 from snapfs.filters import Adaptor
 from snapfs.model import (
+    MAIN_LANE,
     Active,
     AlreadyExists,
     Committed,
@@ -22,6 +23,7 @@ from snapfs.model import (
     InvalidArgument,
     Kind,
     Labels,
+    LaneName,
     Mountable,
     NotFound,
     Snapshot,
@@ -99,11 +101,16 @@ def _snapshot(row: SnapshotRow, parent: str) -> Snapshot:
     }
     match Kind(body.kind):
         case Kind.ACTIVE:
-            return Active(**common)
+            return Active(lane=lane(body), **common)
         case Kind.VIEW:
-            return View(**common)
+            return View(lane=lane(body), **common)
         case Kind.COMMITTED:
             return Committed(usage=Usage(body.size_bytes, body.inodes), **common)
+
+
+def lane(body: SnapshotBody) -> LaneName:
+    """Return the lane that shows a snapshot, for as long as it can be mounted."""
+    return LaneName(body.lane) if body.lane else MAIN_LANE
 
 
 def mountable(tx: ReadTx, key: str) -> Mountable:
@@ -151,8 +158,12 @@ def create(
     labels: Labels | None = None,
     *,
     snapshot_id: SnapshotId | None = None,
+    lane: LaneName = MAIN_LANE,
 ) -> Mountable:
-    """Write a new active or view; `snapshot_id` is one that the caller reserved before."""
+    """Write a new active or view; `snapshot_id` is one that the caller reserved before.
+
+    It stays in its lane as long as it can be mounted, whatever becomes of its labels.
+    """
     if kind is Kind.COMMITTED:
         raise InvalidArgument(f"snapshot {shown(key)}: only active and view snapshots are created")
     checked_name(key, "key")
@@ -164,6 +175,7 @@ def create(
         parent=above.oid if above else 0,
         chain=_chain_above(above),
         labels=kept,
+        lane=lane,
     )
     made = _snapshot(tx.create(SNAPSHOTS, SCOPE, key, body), parent)
     assert not isinstance(made, Committed)  # noqa: S101 - follows from the check of kind

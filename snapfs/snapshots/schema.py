@@ -49,6 +49,9 @@ class SnapshotBody(msgspec.Struct, frozen=True, array_like=True):
     labels: dict[str, str]
     size_bytes: int = 0
     inodes: int = 0
+    lane: str = ""
+    """Where it is shown, chosen when it was made; empty in rows from before there were several:
+    `main`."""
 
 
 def id_key(snapshot_id: int) -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from snapfs.model import SnapshotId
+from snapfs.model import MAIN_LANE, Kind, Labels, LaneName, SnapshotId
 
 
 class Trees(Protocol):
-    """The merged trees of active and view snapshots, as directories to bind-mount.
+    """The merged trees of the snapshots of one lane, as directories to bind-mount.
 
     Thread-safe. Each method returns within its deadline or raises DeadlineExceeded; a tree that
     nobody looked at yet is no error.
@@ -25,8 +25,26 @@ class Trees(Protocol):
         """Forget the tree: its snapshot was committed, and is read-only now, or removed."""
 
     def mountpoint(self, snapshot_id: SnapshotId, /) -> Path:
-        """Return the directory that shows the tree; it need not be mounted yet."""
+        """Return the directory that shows the tree; see `Lanes.serve`."""
         ...
+
+
+class Lanes(Protocol):
+    """Where trees can be shown. Thread-safe."""
+
+    def place(self, kind: Kind, labels: Labels | None, /) -> LaneName:
+        """Return the lane for a snapshot to be made; InvalidArgument when it cannot be chosen."""
+        ...
+
+    def lane(self, name: LaneName, /) -> Trees:
+        """Return a lane's trees, or raise FailedPrecondition when there is no such lane."""
+        ...
+
+    def serve(self, name: LaneName, /) -> None:
+        """Return when what is mounted from a lane can be used, starting it at first need.
+
+        Raises Unavailable or DeadlineExceeded.
+        """
 
 
 class NoTrees:
@@ -37,6 +55,15 @@ class NoTrees:
 
     def __init__(self, mountpoint: Path = Path("/run/snapfs/mnt/none")) -> None:
         self._mountpoint = mountpoint
+
+    def place(self, kind: Kind, labels: Labels | None, /) -> LaneName:
+        return MAIN_LANE
+
+    def lane(self, name: LaneName, /) -> Trees:
+        return self
+
+    def serve(self, name: LaneName, /) -> None:
+        """Do nothing."""
 
     def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float) -> None:
         """Do nothing: without trees nobody writes through them."""

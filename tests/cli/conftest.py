@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import RunningDaemon, mounts_below, running
+from tests.support.daemon import RunningDaemon, running
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def daemon(_shared: RunningDaemon) -> Iterator[RunningDaemon]:
         parents = {record["parent"] for record in left}
         leaves = [record["name"] for record in left if record["name"] not in parents]
         _shared.run("snapshot", "remove", "--", *leaves)
-    assert mounts_below(_shared.base) == [str(_shared.lane)]
+    assert _shared.mounts_beside_lanes() == []
 
 
 @pytest.fixture

@@ -238,10 +238,10 @@ def test_status_tells_of_the_daemon_and_its_lane(daemon: RunningDaemon, base: st
     status = daemon.json("status")
     assert status["pid"] == daemon.pid
     assert status["snapshots"] == {"active": 0, "view": 0, "committed": 1}
-    (lane,) = status["lanes"]
-    assert (lane["name"], lane["state"]) == ("main", "serving")
+    lane = status["lanes"][0]
+    assert (lane["name"], lane["mode"], lane["state"]) == ("main", "passthrough", "serving")
     assert lane["mountpoint"] == str(daemon.lane)
-    assert f"serving, worker {lane['worker_pid']}" in daemon.run("status").stdout
+    assert f"passthrough, serving, worker {lane['worker_pid']}" in daemon.run("status").stdout
 
 
 def test_remove_takes_several_in_order(daemon: RunningDaemon, base: str) -> None:

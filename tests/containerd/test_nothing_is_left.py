@@ -35,7 +35,7 @@ def test_deleting_everything_leaves_nothing(
     eventually(lambda: _is_empty(daemon), timeout_s=60, what="the removal of all layers")
     assert daemon.json("snapshot", "list") == []
     assert daemon.json("fsck") == []
-    assert mounts_below(daemon.base) == [str(daemon.lane)]
+    assert daemon.mounts_beside_lanes() == []
     assert mounts_below(engine.base) == []
 
 

@@ -46,7 +46,7 @@ made.start()
 tree = made.active(lambda layer: (layer / "file").write_text("lower"), key="work")
 made.snapshots.close()
 die = lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == gap else None
-made.snapshots = Snapshotter(made.root, trees=made.lane, steps=die)
+made.snapshots = Snapshotter(made.root, trees=made.lanes, steps=die)
 (tree / "file").write_text("changed")
 print(tree.path, made.worker().pid, flush=True)
 sys.stdin.readline()

@@ -88,8 +88,22 @@ def test_status_arrives_as_described(client: Client, status_record: DaemonRecord
 
 def test_lanes_survive(status_record: DaemonRecord) -> None:
     lanes = (
-        LaneRecord(name="main", mountpoint=Path("/m"), state="serving", worker_pid=7, restarts=1),
-        LaneRecord(name="b", mountpoint=Path("/b"), state="starting", worker_pid=None, restarts=0),
+        LaneRecord(
+            name="main",
+            mode="passthrough",
+            mountpoint=Path("/m"),
+            state="serving",
+            worker_pid=7,
+            restarts=1,
+        ),
+        LaneRecord(
+            name="b",
+            mode="readonly",
+            mountpoint=Path("/b"),
+            state="starting",
+            worker_pid=None,
+            restarts=0,
+        ),
     )
     record = DaemonRecord(
         **{

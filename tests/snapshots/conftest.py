@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.model import DeadlineExceeded, SnapshotId
+from snapfs.model import MAIN_LANE, DeadlineExceeded, Kind, Labels, LaneName, SnapshotId
 from snapfs.snapshots import MetaStore, Snapshotter
 
 
@@ -27,6 +27,15 @@ class RecordingTrees:
 
     def drop(self, identity: SnapshotId, /) -> None:
         self._note("drop", identity)
+
+    def place(self, kind: Kind, labels: Labels | None, /) -> LaneName:
+        return MAIN_LANE
+
+    def lane(self, name: LaneName, /) -> RecordingTrees:
+        return self
+
+    def serve(self, name: LaneName, /) -> None:
+        """Do nothing: whatever is asked for is there."""
 
     def mountpoint(self, identity: SnapshotId, /) -> Path:
         return self._mountpoint / str(identity)

@@ -55,6 +55,11 @@ class RunningDaemon:
     def lane(self) -> Path:
         return self.state / "mnt" / "main"
 
+    def mounts_beside_lanes(self) -> list[str]:
+        """Return what is mounted below its directory other than lanes."""
+        lanes = f"{self.state}/mnt/"
+        return [it for it in mounts_below(self.base) if not it.startswith(lanes)]
+
     @property
     def pid(self) -> int:
         assert self.process is not None
@@ -120,8 +125,8 @@ class RunningDaemon:
         """Run `snapfs ARGUMENTS --json` and return what it printed."""
         return json.loads(self.run(*arguments, "--json").stdout)
 
-    def worker_pid(self) -> int:
-        pid = self.json("status")["lanes"][0]["worker_pid"]
+    def worker_pid(self, lane: str = "main") -> int:
+        (pid,) = (it["worker_pid"] for it in self.json("status")["lanes"] if it["name"] == lane)
         assert isinstance(pid, int)
         return pid
 

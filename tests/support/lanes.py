@@ -12,6 +12,7 @@ from pathlib import Path
 
 from snapfs.fuse import mounts
 from snapfs.fuse.control import WorkerStatus
+from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.supervisor import Lane
 from snapfs.model import SnapshotId
 from snapfs.snapshots import Snapshotter
@@ -36,7 +37,10 @@ class House:
 
     def _open(self) -> None:
         self.lane = Lane("test", self.mountpoint, self.root, door=self.door, log_level="debug")
-        self.snapshots = Snapshotter(self.root, trees=self.lane)
+        self.lanes = Lanes.of(
+            self.lane, start_timeout_s=START_TIMEOUT_S, stop_timeout_s=STOP_TIMEOUT_S
+        )
+        self.snapshots = Snapshotter(self.root, trees=self.lanes)
 
     def restart(self) -> None:
         """Stop, and start as another control process would."""

@@ -1,0 +1,142 @@
+"""All lanes of a control process: which snapshot is in which, started at first need.
+
+`main` always runs. Another lane is started when a snapshot is to be mounted from it, or at once
+when snapshots live there or an earlier control process left it mounted or serving: its users must
+find a commit frozen and a removal dropped.
+
+Thread-safe. Each lane has a lock, which is held while it is started or mounted again and guards
+nothing else; `_closed` is looked at under it, so that no lane starts after `stop`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import structlog
+
+from snapfs.fuse.supervisor import Lane, LaneState, LaneStatus
+from snapfs.model import (
+    MAIN_LANE,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Kind,
+    Labels,
+    LaneName,
+    Unavailable,
+)
+from snapfs.snapshots import Placement
+
+log = structlog.get_logger(__name__)
+
+
+class Lanes:
+    """The lanes of one root; implements snapshots.Lanes."""
+
+    def __init__(
+        self,
+        lanes: Iterable[Lane],
+        placement: Placement,
+        *,
+        start_timeout_s: float,
+        stop_timeout_s: float,
+    ) -> None:
+        self._lanes = {LaneName(lane.name): lane for lane in lanes}
+        self._placement = placement
+        self._start_timeout_s = start_timeout_s
+        self._stop_timeout_s = stop_timeout_s
+        self._locks = {name: threading.Lock() for name in self._lanes}
+        self._closed = threading.Event()
+
+    @classmethod
+    def of(cls, lane: Lane, *, start_timeout_s: float, stop_timeout_s: float) -> Lanes:
+        """Return one lane as all that there are."""
+        name = LaneName(lane.name)
+        placement = Placement({name: True}, active=name, view=name)
+        return cls(
+            (lane,), placement, start_timeout_s=start_timeout_s, stop_timeout_s=stop_timeout_s
+        )
+
+    def place(self, kind: Kind, labels: Labels | None, /) -> LaneName:
+        """Return the lane for a snapshot to be made; InvalidArgument when it cannot be chosen."""
+        return self._placement.choose(kind, labels)
+
+    def lane(self, name: LaneName, /) -> Lane:
+        """Return a lane, or raise FailedPrecondition when there is none of this name."""
+        try:
+            return self._lanes[name]
+        except KeyError:
+            raise FailedPrecondition(
+                f"lane {name!r} is not one of {', '.join(self._lanes)}; "
+                "use the release of snapfs that knows it"
+            ) from None
+
+    def serve(self, name: LaneName, /) -> None:
+        """Return when a lane is mounted and has a worker; start it if need be."""
+        lane = self.lane(name)
+        if not _is_down(lane):
+            return
+        with self._sole(name):
+            if self._closed.is_set():
+                raise Unavailable(f"lane {name} is being stopped; try again when it is started")
+            if lane.state is LaneState.UNMOUNTED:
+                log.warning("lane.mounted_again", lane=name)
+                lane.stop(self._stop_timeout_s)
+            if lane.state is LaneState.STOPPED:
+                lane.start(self._start_timeout_s)
+
+    def start(self, in_use: Collection[LaneName]) -> None:
+        """Start `main`, the lanes of snapshots that there are, and what was left behind."""
+        for name in set(in_use) - self._lanes.keys():
+            log.warning("lane.unknown", lane=name, effect="its snapshots cannot be mounted")
+        needed = [
+            name
+            for name, lane in self._lanes.items()
+            if name == MAIN_LANE or name in in_use or lane.is_left_behind
+        ]
+        with ThreadPoolExecutor(len(needed), "lane-start") as starters:
+            list(starters.map(self.serve, needed))
+
+    def mend(self) -> None:
+        """Mount again what somebody unmounted behind our back."""
+        for name, lane in self._lanes.items():
+            if lane.state is LaneState.UNMOUNTED and not self._closed.is_set():
+                self.serve(name)
+
+    def statuses(self, timeout_s: float = 2.0) -> list[LaneStatus]:
+        """Return how the lanes are that were started."""
+        return [
+            lane.status(timeout_s)
+            for lane in self._lanes.values()
+            if lane.state is not LaneState.STOPPED
+        ]
+
+    def stop(self, timeout_s: float) -> None:
+        """Unmount and end every lane that nobody uses, all at once; none starts after this."""
+        self._closed.set()
+        with ThreadPoolExecutor(len(self._lanes), "lane-stop") as stoppers:
+            list(stoppers.map(lambda lane: self._stop(lane, timeout_s), self._lanes.values()))
+
+    def _stop(self, lane: Lane, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        lane.stop(timeout_s)
+        with self._sole(LaneName(lane.name)):  # a start that had begun is over
+            lane.stop(max(1.0, deadline_s - time.monotonic()))
+
+    @contextmanager
+    def _sole(self, name: LaneName) -> Iterator[None]:
+        """Keep a lane from being started by others for the block."""
+        lock = self._locks[name]
+        if not lock.acquire(timeout=self._start_timeout_s):
+            raise DeadlineExceeded(f"lane {name} is still being started; try again")
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _is_down(lane: Lane) -> bool:
+    return lane.state in (LaneState.STOPPED, LaneState.STARTING, LaneState.UNMOUNTED)

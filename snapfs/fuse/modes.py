@@ -1,0 +1,34 @@
+"""What a lane's mount is, for good: flags of INIT hold as long as the connection does.
+
+A successor of a worker serves in the mode of the mount that it finds, whatever the configuration
+says by then.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from snapfs.fuse import mounts
+from snapfs.fuse.handover import WANTED, Init
+
+
+class Mode(enum.Enum):
+    """How the kernel and a worker share the work; docs/lanes.md compares them."""
+
+    PASSTHROUGH = "passthrough"
+    READONLY = "readonly"
+    """The same on a read-only super block: for views, whose reads then change no atime."""
+
+    @property
+    def is_writable(self) -> bool:
+        return self is not Mode.READONLY
+
+    @property
+    def mount_flags(self) -> int:
+        """Flags of mount(2)."""
+        return 0 if self.is_writable else mounts.MS_RDONLY
+
+    @property
+    def wanted(self) -> Init:
+        """What is granted of what the kernel offers."""
+        return WANTED

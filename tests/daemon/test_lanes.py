@@ -1,0 +1,159 @@
+"""Several lanes of one service: started when needed, each with a worker of its own, all ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import (
+    RunningDaemon,
+    eventually,
+    mounts_below,
+    processes_below,
+    running,
+)
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+
+LABEL = "containerd.io/snapshot/snapfs.lane"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tmp_path / "d"
+
+
+@pytest.fixture
+def daemon(base: Path) -> RunningDaemon:
+    base.mkdir()
+    return RunningDaemon(base)
+
+
+def committed(daemon: RunningDaemon, name: str = "base") -> None:
+    daemon.run("snapshot", "prepare", f"{name}-key")
+    target = mount(daemon, f"{name}-key")
+    (target / "file").write_text("lower")
+    daemon.run("umount", target)
+    daemon.run("snapshot", "commit", f"{name}-key", name)
+
+
+def mount(daemon: RunningDaemon, key: str) -> Path:
+    target = daemon.base / f"at-{key}"
+    target.mkdir()
+    daemon.run("mount", key, target)
+    return target
+
+
+def lanes(daemon: RunningDaemon) -> dict[str, Any]:
+    return {it["name"]: it for it in daemon.json("status")["lanes"]}
+
+
+def test_a_lane_of_views_starts_with_the_first_view_and_is_read_only(
+    daemon: RunningDaemon,
+) -> None:
+    daemon.base.mkdir(exist_ok=True)
+    with running(daemon.base) as daemon:
+        committed(daemon)
+        assert list(lanes(daemon)) == ["main"]
+        daemon.run("snapshot", "view", "look", "base")
+        started = lanes(daemon)
+        assert (started["views"]["mode"], started["views"]["state"]) == ("readonly", "serving")
+        assert started["views"]["worker_pid"] != started["main"]["worker_pid"]
+        target = mount(daemon, "look")
+        assert (target / "file").read_text() == "lower"
+        with pytest.raises(OSError) as refused:
+            (target / "new").write_text("x")
+        assert refused.value.errno == errno.EROFS
+        line = next(
+            it
+            for it in Path("/proc/self/mountinfo").read_text().splitlines()
+            if f" {started['views']['mountpoint']} " in it
+        )
+        assert line.rsplit(" ", 1)[1].startswith("ro")  # the super block's own options
+        assert daemon.json("snapshot", "info", "look")["mounted_at"] == [str(target)]
+        daemon.run("umount", target)
+
+
+def test_a_label_chooses_the_lane_and_a_wrong_one_is_refused(daemon: RunningDaemon) -> None:
+    with running(daemon.base) as daemon:
+        committed(daemon)
+        daemon.run("snapshot", "view", "look", "base", "--label", f"{LABEL}=main")
+        assert list(lanes(daemon)) == ["main"]
+        done = daemon.run("snapshot", "prepare", "work", "--label", f"{LABEL}=fast", check=False)
+        assert done.exit_code == 1
+        assert "lane 'fast' does not exist; lanes for a new active are main" in done.stderr
+
+
+def test_a_view_goes_where_the_configuration_says(daemon: RunningDaemon) -> None:
+    with running(daemon.base, environ={"SNAPFS_LANES_VIEW": "main"}) as daemon:
+        committed(daemon)
+        daemon.run("snapshot", "view", "look", "base")
+        assert list(lanes(daemon)) == ["main"]
+
+
+def test_lanes_with_snapshots_are_started_again(daemon: RunningDaemon) -> None:
+    daemon.start()
+    committed(daemon)
+    daemon.run("snapshot", "view", "look", "base")
+    assert daemon.stop() == 0
+    assert mounts_below(daemon.base) == []
+    daemon.start()
+    assert set(lanes(daemon)) == {"main", "views"}
+    daemon.run("snapshot", "remove", "look")
+    assert daemon.stop() == 0
+    daemon.start()
+    assert set(lanes(daemon)) == {"main"}
+    assert daemon.stop() == 0
+    eventually(lambda: not processes_below(daemon.base), what="the workers' end")
+
+
+def test_a_lane_left_in_use_without_snapshots_is_adopted_and_ended(daemon: RunningDaemon) -> None:
+    daemon.start()
+    committed(daemon)
+    daemon.run("snapshot", "view", "look", "base")
+    target = mount(daemon, "look")
+    worker = daemon.worker_pid("views")
+    daemon.run("snapshot", "remove", "look")
+    daemon.kill()
+    daemon.start()
+    assert daemon.worker_pid("views") == worker
+    assert (target / "file").read_text() == "lower"
+    daemon.run("snapshot", "view", "again", "base")
+    again = mount(daemon, "again")
+    assert (again / "file").stat().st_dev == (target / "file").stat().st_dev
+    for at in (target, again):
+        subprocess.run(["umount", at], check=True)
+    assert daemon.stop() == 0
+    eventually(lambda: not processes_below(daemon.base), what="the workers' end")
+    assert mounts_below(daemon.base) == []
+
+
+def test_each_lane_has_a_worker_that_is_replaced_alone(daemon: RunningDaemon) -> None:
+    with running(daemon.base) as daemon:
+        committed(daemon)
+        daemon.run("snapshot", "view", "look", "base")
+        target = mount(daemon, "look")
+        main = daemon.worker_pid()
+        os.kill(daemon.worker_pid("views"), signal.SIGKILL)
+        eventually(lambda: lanes(daemon)["views"]["restarts"] == 1, what="a restart")
+        assert (target / "file").read_text() == "lower"
+        assert daemon.worker_pid() == main
+        daemon.run("umount", target)
+
+
+def test_a_lane_unmounted_behind_our_back_is_mounted_for_who_asks(daemon: RunningDaemon) -> None:
+    with running(daemon.base) as daemon:
+        committed(daemon)
+        daemon.run("snapshot", "view", "look", "base")
+        subprocess.run(["umount", daemon.state / "mnt" / "views"], check=True)
+        eventually(lambda: daemon.events("lane.unmounted"), what="the news")
+        target = mount(daemon, "look")
+        assert (target / "file").read_text() == "lower"
+        assert daemon.events("lane.mounted_again")
+        daemon.run("umount", target)
