@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 import structlog
 
+from snapfs.fuse.noticing import noticing
 from snapfs.fuse.session import Operations
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,7 @@ def answering(handler: Handler[Owner, Parameters, Result]) -> Handler[Owner, Par
         self: Owner, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Generator[Any, Any, Result]:
         try:
-            return (yield from _noticing(self, handler(self, *args, **kwargs)))
+            return (yield from noticing(self.waiting, handler(self, *args, **kwargs)))
         except pyfuse3.FUSEError:
             raise
         except OSError as error:
@@ -51,18 +52,3 @@ def answering(handler: Handler[Owner, Parameters, Result]) -> Handler[Owner, Par
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return answer  # type: ignore[return-value]  # mypy: `wraps` gives the first argument a name
-
-
-def _noticing(
-    operations: Operations, handling: Coroutine[Any, Any, Result]
-) -> Generator[Any, Any, Result]:
-    """Drive a handler by hand, to notice when it first waits."""
-    try:
-        wish = handling.send(None)
-        operations.waiting()
-        while True:
-            wish = handling.send((yield wish))
-    except StopIteration as finished:
-        return finished.value  # type: ignore[no-any-return]
-    finally:
-        handling.close()

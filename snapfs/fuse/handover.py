@@ -36,12 +36,14 @@ MAX_PAGES = 256
 MAX_WRITE_BYTES = MAX_PAGES * 4096
 MAX_READ_AHEAD_BYTES = 1 << 20
 MAX_BACKGROUND = 64
+STACK_DEPTH = 1
+"""File systems of passthrough below ours, so that overlayfs can still be mounted on top."""
 _OP_INIT = 26
 _REQUEST = struct.Struct("<IIQQIIIHH")
 _INIT_IN = struct.Struct("<IIII")
 _FLAGS2 = struct.Struct("<I")
 _REPLY = struct.Struct("<IiQ")
-_INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
+_INIT_OUT = struct.Struct("<IIIIHHIIHHII24x")
 
 
 class Init(enum.IntFlag):
@@ -52,14 +54,21 @@ class Init(enum.IntFlag):
     BIG_WRITES = 1 << 5
     DONT_MASK = 1 << 6
     DO_READDIRPLUS = 1 << 13
+    READDIRPLUS_AUTO = 1 << 14
     ASYNC_DIO = 1 << 15
+    NO_OPEN_SUPPORT = 1 << 17
     PARALLEL_DIROPS = 1 << 18
     POSIX_ACL = 1 << 20
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23
+    NO_OPENDIR_SUPPORT = 1 << 24
     EXPLICIT_INVAL_DATA = 1 << 25
     HANDLE_KILLPRIV_V2 = 1 << 28
     INIT_EXT = 1 << 30
+    HAS_EXPIRE_ONLY = 1 << 35
+    DIRECT_IO_ALLOW_MMAP = 1 << 36
+    PASSTHROUGH = 1 << 37
+    HAS_RESEND = 1 << 39
     ALLOW_IDMAP = 1 << 40
 
 
@@ -77,7 +86,15 @@ WANTED = (
     | Init.EXPLICIT_INVAL_DATA
     | Init.HANDLE_KILLPRIV_V2
     | Init.INIT_EXT
+    | Init.HAS_EXPIRE_ONLY
+    | Init.HAS_RESEND
     | Init.ALLOW_IDMAP
+)
+"""In every mode, and all there is to want without the channel."""
+WANTED_PASSTHROUGH = WANTED | Init.PASSTHROUGH | Init.DIRECT_IO_ALLOW_MMAP | Init.NO_OPENDIR_SUPPORT
+WANTED_NO_OPEN = (
+    # With ATOMIC_O_TRUNC and no OPEN to carry it, O_TRUNC would be lost.
+    (WANTED | Init.NO_OPEN_SUPPORT | Init.NO_OPENDIR_SUPPORT) & ~Init.ATOMIC_O_TRUNC
 )
 NEEDED = Init.DO_READDIRPLUS | Init.BIG_WRITES | Init.DONT_MASK
 """Without these the handlers would be asked what they cannot answer."""
@@ -138,6 +155,7 @@ class InitRequest:
             MAX_PAGES,
             0,
             granted >> 32,
+            STACK_DEPTH if granted & Init.PASSTHROUGH else 0,
         )
         return _REPLY.pack(_REPLY.size + len(body), 0, self.unique) + body
 

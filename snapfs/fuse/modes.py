@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import enum
 
-from snapfs.fuse import mounts
-from snapfs.fuse.handover import WANTED, Init
+from snapfs.fuse import channel, mounts
+from snapfs.fuse.handover import WANTED, WANTED_PASSTHROUGH, Init
 
 
 class Mode(enum.Enum):
@@ -31,4 +31,4 @@ class Mode(enum.Enum):
     @property
     def wanted(self) -> Init:
         """What is granted of what the kernel offers."""
-        return WANTED
+        return WANTED_PASSTHROUGH if channel.loaded() else WANTED

@@ -6,6 +6,8 @@ pyfuse3 reaches trio through its module global `trio`, which it has its own modu
 * one task reads requests and answers them on the spot, without a turn of the loop in between;
   only when a handler has to wait is another reader started (`Operations.waiting`), so that however
   many requests wait, the next one is read;
+* requests come through the channel where that is to be had: those with a handler in
+  `Operations.raw` are answered before pyfuse3 hears of them;
 * the descriptor is non-blocking, so a request that its caller took back between poll and read does
   not stop the loop: the reader's EAGAIN restarts that reader only;
 * an exception that escapes a handler is logged and costs that one request, not the session.
@@ -18,7 +20,8 @@ from __future__ import annotations
 
 import errno
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -26,7 +29,10 @@ import pyfuse3
 import structlog
 import trio
 
+from snapfs.fuse import channel
+from snapfs.fuse.channel import RawHandler, Request
 from snapfs.fuse.handover import InitRequest, TakeOver
+from snapfs.fuse.raw import RawRequests
 
 TURNS_BETWEEN_CHECKPOINTS = 16
 """Requests answered in a row before other tasks get their turn."""
@@ -42,6 +48,11 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     take_over: TakeOver
     seam: Seam
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw: dict[int, RawHandler] = {}
+        """Handlers of requests that are not to reach pyfuse3, by opcode (channel.Opcode)."""
 
     def init(self) -> None:
         self.take_over.finish()
@@ -59,13 +70,14 @@ async def serve(
     Calls `ready` as soon as requests will be read.
     """
     operations.take_over = TakeOver(fd, init)
-    operations.seam = seam = Seam()
+    operations.seam = seam = Seam(operations.raw)
     pyfuse3.trio = seam  # type: ignore[attr-defined]
     pyfuse3.init(operations, operations.take_over.device, set())
     try:
+        seam.attach()
         ready()
-        # Readers are ours to start: pyfuse3 is told to keep none in reserve and start none itself.
-        await pyfuse3.main(min_tasks=0, max_tasks=1)
+        # Readers are ours to start and to end: pyfuse3 is told to start none and never to end one.
+        await pyfuse3.main(min_tasks=sys.maxsize >> 32, max_tasks=1)
     finally:
         pyfuse3.close(unmount=False)
 
@@ -73,13 +85,21 @@ async def serve(
 class Seam:
     """Stands for the module `trio` in pyfuse3, and starts the readers."""
 
-    ClosedResourceError = trio.ClosedResourceError
-
-    def __init__(self) -> None:
+    def __init__(self, handlers: Mapping[int, RawHandler]) -> None:
+        """`handlers` are served past pyfuse3 once `attach` has found that possible."""
+        self._handlers = handlers
         self.lowlevel = _Lowlevel()
-        self.Lock = _ReaderLock
+        self.Lock = _NoLock
+        self.ClosedResourceError = (trio.ClosedResourceError, _NotNeeded)
         self._nursery: trio.Nursery | None = None
         self._reader: Callable[[], Awaitable[None]] | None = None
+
+    def attach(self) -> None:
+        """Read through the channel if pyfuse3's session goes through it; to be called once."""
+        if channel.adopt_session():
+            self.lowlevel.raw = RawRequests(self._handlers, self.ensure_reader)
+        else:
+            log.warning("fuse.session.plain", reason=channel.why_not())
 
     @asynccontextmanager
     async def open_nursery(self) -> AsyncIterator[Seam]:
@@ -95,8 +115,8 @@ class Seam:
             self.ensure_reader()
 
     def ensure_reader(self) -> None:
-        """Start a reader unless one is waiting already; pyfuse3 ends those that are too many."""
-        if not self.lowlevel.readers and self._nursery is not None and self._reader is not None:
+        """Start a reader unless one is at it already; those that are too many end."""
+        if not self.lowlevel.reading and self._nursery is not None and self._reader is not None:
             self._nursery.start_soon(self._keep_reading, self._reader, name="fuse-reader")
 
     async def _keep_reading(self, reader: Callable[[], Awaitable[None]]) -> None:
@@ -111,12 +131,17 @@ class Seam:
                 log.exception("fuse.session.handler_failed")
 
 
+class _NotNeeded(Exception):
+    """Ends a reader, as the closing of the descriptor does: another one reads."""
+
+
 class _Lowlevel:
     """Stands for trio.lowlevel."""
 
     def __init__(self) -> None:
-        self.readers = 0
-        """Tasks that wait for the descriptor."""
+        self.raw: RawRequests | None = None
+        self.reading = False
+        """A task waits for the descriptor. INVARIANT: never two, and never across a handler."""
         self._poll = select.poll()
         self._known = -1
         self._turns = 0
@@ -126,34 +151,50 @@ class _Lowlevel:
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
     async def wait_readable(self, fd: int) -> None:
+        """Return when there is a request for pyfuse3; answer those that come before it."""
+        while not self.reading:
+            self.reading = True
+            raw = self.raw
+            try:
+                if raw is None:
+                    return await self._polled(fd)
+                request = await self._received(fd, raw)
+            finally:
+                self.reading = False
+            if request is None:
+                return None
+            await raw.serve(fd, request)
+        raise _NotNeeded
+
+    async def _received(self, fd: int, raw: RawRequests) -> Request | None:
+        """Return the next request; None when it is for pyfuse3, which has only to take it."""
+        while True:
+            await self._let_others_run()
+            found = raw.receive(fd)
+            if found is None:
+                await trio.lowlevel.wait_readable(fd)
+            else:
+                return found if isinstance(found, Request) else None
+
+    async def _polled(self, fd: int) -> None:
         if fd != self._known:
             self._poll.register(fd, select.POLLIN)
             self._known = fd
-        self.readers += 1
-        try:
-            self._turns += 1
-            if not self._turns % TURNS_BETWEEN_CHECKPOINTS:
-                await trio.lowlevel.checkpoint()
-            if not self._poll.poll(0):
-                await trio.lowlevel.wait_readable(fd)
-        finally:
-            self.readers -= 1
+        await self._let_others_run()
+        if not self._poll.poll(0):
+            await trio.lowlevel.wait_readable(fd)
+
+    async def _let_others_run(self) -> None:
+        self._turns += 1
+        if not self._turns % TURNS_BETWEEN_CHECKPOINTS:
+            await trio.lowlevel.checkpoint()
 
 
-class _ReaderLock:
-    """Keeps a second reader waiting, for the short time that there are two."""
-
-    def __init__(self) -> None:
-        self._held = False
-        self._released = trio.Event()
+class _NoLock:
+    """Stands for trio.Lock: `_Lowlevel.wait_readable` lets one reader in at a time."""
 
     async def __aenter__(self) -> None:
-        while self._held:
-            await self._released.wait()
-        self._held = True
+        pass
 
     async def __aexit__(self, *exc: object) -> None:
-        self._held = False
-        if self._released.statistics().tasks_waiting:
-            self._released.set()
-            self._released = trio.Event()
+        pass

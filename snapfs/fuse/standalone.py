@@ -22,6 +22,7 @@ import trio
 from snapfs.fuse import handover, mounts, session
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
+from snapfs.fuse.modes import Mode
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.options import IdRange, OverlayOptions
 from snapfs.fuse.trees import SingleForest
@@ -230,4 +231,5 @@ def _spec(options: OverlayOptions) -> TreeSpec:
 
 
 def _flags(options: OverlayOptions) -> handover.Init:
-    return handover.WANTED if options.acl else handover.WANTED & ~handover.Init.POSIX_ACL
+    wanted = Mode.PASSTHROUGH.wanted
+    return wanted if options.acl else wanted & ~handover.Init.POSIX_ACL

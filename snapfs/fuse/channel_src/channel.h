@@ -1,0 +1,70 @@
+/* The parts of the channel and what they know of each other.
+ *
+ *   module.c   the face to Python: arguments in, results out
+ *   receive.c  requests off the descriptor, replies onto it
+ *   opens.c    answers to OPEN and CREATE that libfuse has no words for
+ *   libfuse.c  functions of libfuse that this library takes the place of
+ *
+ * INVARIANT: everything here runs on the thread that serves the session, with the interpreter's
+ * lock held, unless a function says otherwise.
+ */
+#ifndef SNAPFS_CHANNEL_H
+#define SNAPFS_CHANNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "wire.h"
+
+/* receive.c */
+
+enum received {
+    NOTHING, /* there is no request; wait for the descriptor */
+    FOR_US,  /* `channel_request` holds one whose opcode was asked for */
+    FOR_LIBFUSE,
+    FAILED, /* errno says why */
+};
+
+/* Read one request. Those for libfuse stay until fuse_session_receive_buf takes them. */
+enum received channel_receive(int fd);
+
+/* The request last received FOR_US; valid until the next one is received. */
+const struct in_header *channel_request(void);
+
+/* Begin with a new session: nothing waits, all is for libfuse. */
+void channel_reset(void);
+
+/* Choose which opcodes are received FOR_US, one bit each. */
+void channel_route(uint64_t opcodes);
+
+/* Give the request that waits for libfuse away: returns its size, or 0 at the end of the
+ * connection, or -EAGAIN. `*buffer` (from malloc, or NULL) is exchanged for the one that holds it. */
+int channel_hand_over(void **buffer);
+
+/* Write one reply. Returns 0 or an errno; a request that is gone is no error. Needs no lock. */
+int channel_reply(int fd, uint64_t unique, int error, const void *body, size_t size);
+
+/* opens.c */
+
+struct answer {
+    uint64_t fh;
+    uint32_t open_flags;
+    int32_t backing_id;
+};
+
+/* Keep the answer for a handle until the reply that names the handle; false without memory. */
+bool opens_put(const struct answer *answer);
+
+/* Take the answer for a handle out; false when there is none. */
+bool opens_take(uint64_t fh, struct answer *answer);
+
+/* libfuse.c */
+
+/* Whether libfuse's session was mounted through us: if not, pyfuse3 does not see this library. */
+bool libfuse_is_ours(void);
+
+/* Find libfuse's own functions; NULL, or the name of the first that is missing. */
+const char *libfuse_find(void);
+
+#endif

@@ -1,0 +1,109 @@
+/* Requests off the descriptor, replies onto it.
+ *
+ * The buffer that holds a request for libfuse is handed over as it is, against the one that libfuse
+ * had before: nothing is copied. Both come from malloc, and whoever holds one frees it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "channel.h"
+
+static char *buffer;
+static size_t held;        /* bytes of a request in `buffer` */
+static bool is_waiting;    /* ... which is for libfuse */
+static bool is_at_end;     /* the kernel has ended the connection */
+static uint64_t ours;      /* opcodes, one bit each */
+
+static bool is_ours(uint32_t opcode)
+{
+    return opcode < OPCODES && ours >> opcode & 1;
+}
+
+const struct in_header *channel_request(void)
+{
+    return (const struct in_header *)buffer;
+}
+
+void channel_reset(void)
+{
+    is_waiting = is_at_end = false;
+    ours = 0;
+}
+
+void channel_route(uint64_t opcodes)
+{
+    ours = opcodes;
+}
+
+static enum received failed(int error)
+{
+    switch (error) {
+    case EAGAIN:
+        return NOTHING;
+    case ENODEV: /* unmounted: libfuse is told by an end of file */
+        is_at_end = true;
+        return FOR_LIBFUSE;
+    default:
+        errno = error;
+        return FAILED;
+    }
+}
+
+enum received channel_receive(int fd)
+{
+    if (is_waiting || is_at_end)
+        return FOR_LIBFUSE;
+    if (!buffer && !(buffer = malloc(BUFFER_BYTES)))
+        return FAILED;
+    for (;;) {
+        ssize_t size = read(fd, buffer, BUFFER_BYTES);
+        if (size < 0) {
+            if (errno == EINTR || errno == ENOENT) /* ENOENT: its caller took it back meanwhile */
+                continue;
+            return failed(errno);
+        }
+        if (size == 0)
+            return failed(ENODEV);
+        held = (size_t)size;
+        if (held < sizeof(struct in_header) || channel_request()->len != held)
+            return failed(EPROTO);
+        uint32_t opcode = channel_request()->opcode;
+        if (opcode == OP_INTERRUPT)
+            continue; /* needs no reply and nothing here can be interrupted; libfuse would ask
+                       * for it again and again while the request is in our hands */
+        if (is_ours(opcode))
+            return FOR_US;
+        is_waiting = true;
+        return FOR_LIBFUSE;
+    }
+}
+
+int channel_hand_over(void **theirs)
+{
+    if (is_at_end)
+        return 0;
+    if (!is_waiting)
+        return -EAGAIN;
+    char *taken = *theirs;
+    *theirs = buffer;
+    buffer = taken;
+    is_waiting = false;
+    return (int)held;
+}
+
+int channel_reply(int fd, uint64_t unique, int error, const void *body, size_t size)
+{
+    struct out_header header = {
+        .len = (uint32_t)(sizeof(header) + size), .error = -error, .unique = unique};
+    struct iovec parts[] = {{&header, sizeof(header)}, {(void *)body, size}};
+    while (writev(fd, parts, size ? 2 : 1) < 0) {
+        if (errno == ENOENT) /* its caller took it back, or the connection was aborted */
+            return 0;
+        if (errno != EINTR)
+            return errno;
+    }
+    return 0;
+}
