@@ -179,7 +179,8 @@ class OverlayOperations(FileHandlers):
             target = _lookup_or_none(tree, new_parent, name_new)
             if target is not None:
                 await self._prepare_target(shown, tree, target, flags)
-            tree.rename(parent, name_old, new_parent, name_new, flags)
+            uid, gid = self.view.caller(ctx)
+            tree.rename(parent, name_old, new_parent, name_new, flags, uid=uid, gid=gid)
         finally:
             shown.end()
 

@@ -8,13 +8,14 @@ from .check import check_upper
 from .copyup import CopyUp
 from .node import Dir, Inodes, Node
 from .settle import settle_offline
-from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
+from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from .tree import Tree
 from .types import Attributes, DirEntry, SetAttr, TreeSpec
 
 __all__ = [
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
+    "RENAME_WHITEOUT",
     "Attributes",
     "CopyUp",
     "Dir",

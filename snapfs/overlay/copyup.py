@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from . import identity, xattrs
+from . import devices, identity, xattrs
 from .core import GONE, MergedTree
 from .layer import refuse, stat_or_none
 from .links import Link
@@ -91,6 +91,8 @@ class CopyUp:
             os.mknod(self.temp, stat.S_IFMT(real.st_mode) | 0o600, real.st_rdev, dir_fd=work)
         os.chown(self.temp, real.st_uid, real.st_gid, dir_fd=work, follow_symlinks=False)
         xattrs.copy(self._source_proc, self._work.proc(self.temp))
+        if devices.shown(real.st_rdev, self._source_proc) != real.st_rdev:
+            devices.mark(self._work.proc(self.temp))
         if not stat.S_ISLNK(real.st_mode):
             os.chmod(self.temp, stat.S_IMODE(real.st_mode), dir_fd=work)
         set_times(work, self.temp, real.st_atime_ns, real.st_mtime_ns)
@@ -105,7 +107,7 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
     low = node.ino & identity.LOW_MASK
     xattrs.put(work.proc(job.temp), xattrs.INO, b"%d" % low)
     link = None
-    if job.real.st_nlink > 1:
+    if job.real.st_nlink > 1 and identity.lasts(low):
         named = 0 if node.parent is None else 1
         link = tree.links.begin(low, job.temp, job.real.st_nlink, named=named)
     if node.parent is None:

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from . import identity, lower, metacopy, xattrs
+from . import devices, identity, lower, metacopy, xattrs
 from ._names import Index
 from .layer import (
     Layer,
@@ -58,7 +58,7 @@ class MergedTree:
             raise ValueError("a tree needs at least one layer")
         main = self.upper or self._shared[0]
         self.prefix = 0 if spec.single else identity.prefix(spec.number)
-        self.numbers = identity.Numbers(main.device)
+        self.numbers = identity.Numbers(main.device, os.fstat(main.fd).st_ino)
         self.roots = tuple(_root_place(layer, depth) for depth, layer in enumerate(self._shared))
         self.root = self._make_root()
 
@@ -170,7 +170,8 @@ class MergedTree:
         if any(place.layer.device != self.numbers.main for place in parent.stack):
             return lower.merge(parent.stack, self.numbers)
         shared = self.inodes.layers.indexes
-        key = (self.numbers.main, *((place.layer, place.prefix) for place in parent.stack))
+        main = self.numbers.main, self.numbers.base
+        key = (*main, *((place.layer, place.prefix) for place in parent.stack))
         index = shared.get(key)
         if index is None:
             index = shared[key] = lower.merge(parent.stack, self.numbers)
@@ -198,8 +199,7 @@ class MergedTree:
         return node
 
     def _copied_low(self, path: bytes) -> int | None:
-        value = xattrs.get(self.upper_layer.proc(path), xattrs.INO)
-        return None if value is None else int(value)
+        return _lasting(xattrs.get(self.upper_layer.proc(path), xattrs.INO))
 
     def _join_link(self, node: Node, low: int) -> bool:
         """Attach the record of a copied-up hard link; False when there is none."""
@@ -275,13 +275,16 @@ class MergedTree:
         """Attributes of a node, as stat(2) on an overlay mount says them."""
         fd, path = self.where(node)
         real = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        rdev = real.st_rdev
+        if rdev == devices.STAND_IN:
+            rdev = devices.shown(rdev, self.real_path(node))
         return Attributes(
             node.ino,
             real.st_mode,
             self._nlink(node, real.st_nlink),
             real.st_uid,
             real.st_gid,
-            real.st_rdev,
+            rdev,
             real.st_size,
             real.st_blocks,
             real.st_blksize,
@@ -349,8 +352,7 @@ class MergedTree:
             return known.ino
         low = None
         if here.impure:
-            value = xattrs.get(entry.path, xattrs.INO)
-            low = None if value is None else int(value)
+            low = _lasting(xattrs.get(entry.path, xattrs.INO))
         if low is None:
             low = self.numbers.low(self.upper_layer.device, entry.inode())
         return self.prefix | low
@@ -421,6 +423,12 @@ class MergedTree:
 
 GONE = b"gone"
 """Stash of a removed file that nobody kept: a name that is never there."""
+
+
+def _lasting(value: bytes | None) -> int | None:
+    """The number that a copy keeps; None when it was one for the earlier opening only."""
+    low = None if value is None else int(value)
+    return low if low is not None and identity.lasts(low) else None
 
 
 def directory(node: Node) -> Dir:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import acl, xattrs
+from . import acl, devices, xattrs
 from .copyup import copy_up, directory_up, mark_impure
 from .core import MergedTree
 from .layer import is_whiteout, refuse, stat_or_none
@@ -82,11 +82,17 @@ def make(
     mode: int,
     owner: Owner,
     maker: Maker,
+    *,
+    aside: bool = False,
 ) -> Node:
-    """Make an entry of type and permissions `mode`; FileExistsError when the name is visible."""
+    """Make an entry of type and permissions `mode`; FileExistsError when the name is visible.
+
+    `aside`: the maker takes several steps, of which nobody may see one without the others.
+    """
     hides = check_free(tree, parent, name)
     new = plan(tree, parent, mode, owner)
-    if not new.in_place or hides or not _make_in_place(tree, parent, name, new, maker):
+    aside = aside or hides or not new.in_place
+    if aside or not _make_in_place(tree, parent, name, new, maker):
         _make_aside(tree, parent, name, new, maker, opaque=hides)
     return tree.lookup(parent, name)
 
@@ -193,15 +199,18 @@ def create(
 
 
 def mknod(tree: MergedTree, parent: Dir, name: bytes, mode: int, rdev: int, owner: Owner) -> Node:
-    """Make a device, fifo, socket or empty file; a 0:0 device is refused as in overlayfs."""
+    """Make a device, fifo, socket or empty file."""
     kind = stat.S_IFMT(mode) or stat.S_IFREG
-    if kind == stat.S_IFCHR and rdev == 0:
-        raise _forbidden(tree, parent, name)
+    is_special = devices.is_whiteout_like(kind, rdev)
 
     def maker(fd: int, path: bytes, bits: int) -> None:
-        os.mknod(path, kind | bits, rdev, dir_fd=fd)
+        if is_special:
+            devices.make(fd, path, bits)
+        else:
+            os.mknod(path, kind | bits, rdev, dir_fd=fd)
 
-    return make(tree, parent, name, kind | stat.S_IMODE(mode), owner, maker)
+    mode = kind | stat.S_IMODE(mode)
+    return make(tree, parent, name, mode, owner, maker, aside=is_special)
 
 
 def _forbidden(tree: MergedTree, parent: Dir, name: bytes) -> OSError:

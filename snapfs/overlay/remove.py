@@ -59,8 +59,9 @@ def lower_name_gone(tree: MergedTree, node: Node) -> None:
     elif not node.up:
         fd, path = tree.where(node)
         nlink = os.stat(path, dir_fd=fd, follow_symlinks=False).st_nlink
-        if nlink > 1:
-            tree.links.count_removed(node.ino & identity.LOW_MASK, nlink)
+        low = node.ino & identity.LOW_MASK
+        if nlink > 1 and identity.lasts(low):
+            tree.links.count_removed(low, nlink)
 
 
 def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool) -> None:

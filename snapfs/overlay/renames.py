@@ -10,9 +10,10 @@ import errno
 import os
 from typing import NamedTuple
 
-from . import xattrs
+from . import devices, xattrs
 from .copyup import abandon, clone_dir, directory_up, mark_impure, materialise, stash_name
 from .core import MergedTree
+from .create import Owner, publish
 from .layer import is_whiteout, refuse, stat_or_none
 from .node import Dir, Node
 from .remove import has_entries, in_upper, is_empty, lower_name_gone, retire
@@ -33,9 +34,18 @@ class Spot(NamedTuple):
         return tree.upper_layer.at(self.parent.prefix() + self.name)
 
 
-def rename(tree: MergedTree, old: Spot, new: Spot, flags: int) -> None:
-    """Move a name, as renameat2(2) with NOREPLACE or EXCHANGE."""
-    if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+_KNOWN = (
+    0,
+    RENAME_NOREPLACE,
+    RENAME_EXCHANGE,
+    RENAME_WHITEOUT,
+    RENAME_WHITEOUT | RENAME_NOREPLACE,
+)
+
+
+def rename(tree: MergedTree, old: Spot, new: Spot, flags: int, owner: Owner) -> None:
+    """Move a name, as renameat2(2) with its flags; `owner` gets the device of a WHITEOUT."""
+    if flags not in _KNOWN:
         raise refuse(errno.EINVAL, old.name)
     node = tree.lookup(*old)
     target = tree.find(*new)
@@ -48,8 +58,28 @@ def rename(tree: MergedTree, old: Spot, new: Spot, flags: int) -> None:
     _prepare(tree, node, new)
     if flags == RENAME_EXCHANGE and target is not None:
         _exchange(tree, node, old, target, new)
+    elif flags & RENAME_WHITEOUT:
+        _replace_leaving_device(tree, node, old, target, new, owner)
     else:
         _replace(tree, node, old, target, new)
+
+
+def _replace_leaving_device(
+    tree: MergedTree, node: Node, old: Spot, target: Node | None, new: Spot, owner: Owner
+) -> None:
+    """Rename, then put a 0:0 device at the old name, which was made ready before.
+
+    Two steps on disk. A crash between them loses the device and nothing else.
+    """
+    work, temp = tree.work, tree.work.temp()
+    try:
+        devices.make(work.layer.fd, temp, 0)
+        os.chown(temp, owner.uid, owner.gid, dir_fd=work.layer.fd, follow_symlinks=False)
+        _replace(tree, node, old, target, new)
+        publish(tree, temp, *old, is_dir=False)
+    except OSError:
+        work.discard(temp)
+        raise
 
 
 def _check(
@@ -58,7 +88,7 @@ def _check(
     """Refuse what rename(2) refuses, before anything is copied up."""
     if new.parent.dead or (flags == RENAME_EXCHANGE and target is None):
         raise refuse(errno.ENOENT, new.name)
-    if flags == RENAME_NOREPLACE and target is not None:
+    if flags & RENAME_NOREPLACE and target is not None:
         raise refuse(errno.EEXIST, new.name)
     if isinstance(node, Dir) and _is_inside(new.parent, node):
         raise refuse(errno.EINVAL, new.name)

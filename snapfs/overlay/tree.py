@@ -73,12 +73,27 @@ class Tree(MergedTree):
         remove.rmdir(self, directory(parent), name)
 
     def rename(
-        self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0
+        self,
+        parent: Node,
+        name: bytes,
+        new_parent: Node,
+        new_name: bytes,
+        flags: int = 0,
+        *,
+        uid: int = 0,
+        gid: int = 0,
     ) -> None:
-        """Move a name; flags are RENAME_NOREPLACE or RENAME_EXCHANGE of renameat2(2)."""
+        """Move a name; flags are those of renameat2(2).
+
+        RENAME_WHITEOUT leaves a 0:0 device of owner `uid`, `gid` at the old name, which is what an
+        overlayfs mounted inside the tree wants: it hides nothing here.
+        """
         self._writable(name)
-        old = renames.Spot(directory(parent), name)
-        renames.rename(self, old, renames.Spot(directory(new_parent), new_name), flags)
+        old, new = (
+            renames.Spot(directory(parent), name),
+            renames.Spot(directory(new_parent), new_name),
+        )
+        renames.rename(self, old, new, flags, create.Owner(uid, gid, 0))
 
     # Nodes
 

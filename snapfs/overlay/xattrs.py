@@ -20,6 +20,9 @@ INO = b"trusted.overlay.snapfs.ino"
 PENDING = b"trusted.overlay.snapfs.pending"
 """On a copied-up hard link: how many names are still found in the lower layers, decimal."""
 
+DEVICE = b"trusted.overlay.snapfs.device"
+"""On a character device: it stands for a user's of this number (devices.py)."""
+
 _OWN = b"trusted.overlay."
 _ESCAPED = b"trusted.overlay.overlay."
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)

