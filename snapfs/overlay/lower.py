@@ -26,6 +26,9 @@ from .layer import Layer, Place, stat_or_none
 
 Entry: TypeAlias = int | tuple[int, ...]
 
+_NO_DEVICE = (1 << 64) - 1
+"""Where numbers are not taken as they are, each is asked for."""
+
 
 def top(entry: Entry) -> int:
     """The visible one of a name's entries."""
@@ -52,7 +55,8 @@ def tops(index: Index) -> Iterator[tuple[bytes, int]]:
 
 def merge(stack: Sequence[Place], numbers: Numbers) -> Index:
     """Read the names of all directories of a stack into one index; whiteouts are resolved."""
-    return Index([place.source() for place in stack], numbers.main, numbers.low)
+    keeps_numbers = numbers.main if not numbers.base else _NO_DEVICE
+    return Index([place.source() for place in stack], keeps_numbers, numbers.low)
 
 
 class Search:
