@@ -11,7 +11,7 @@ export DEBIAN_FRONTEND := noninteractive
 # What the product needs, then what its tests, demo and benchmarks need on top.
 PACKAGES_RUN := python3 python3-venv fuse3 e2fsprogs xfsprogs btrfs-progs util-linux
 PACKAGES_BUILD := gcc libc6-dev python3-dev libfuse3-dev pkg-config
-PACKAGES_TEST := containerd runc busybox-static mmdebstrap fuse-overlayfs attr acl systemd git \
+PACKAGES_TEST := containerd runc podman buildah busybox-static mmdebstrap fuse-overlayfs attr acl systemd git \
 	golang-go golang-github-containerd-containerd-dev
 PACKAGES := $(PACKAGES_RUN) $(PACKAGES_BUILD) $(PACKAGES_TEST)
 

@@ -216,13 +216,16 @@ def _directory(name: str, value: str | None) -> Path:
 
 
 def _ranges(name: str, value: str | None) -> tuple[IdRange, ...]:
-    """Read `SHOWN:STORED:LENGTH`, several joined by colons or commas (user_namespaces(7))."""
-    words = re.split(r"[:,]", (value or "").replace("\\,", ","))
-    if not all(word.isdigit() for word in words) or len(words) % 3:
+    """Read `STORED:SHOWN:LENGTH`, several joined by colons or commas, as fuse-overlayfs does.
+
+    Empty words do not count: podman begins with a colon.
+    """
+    words = [word for word in re.split(r"[:,]", (value or "").replace("\\,", ",")) if word]
+    if not words or not all(word.isdigit() for word in words) or len(words) % 3:
         raise InvalidArgument(f"{name} {value!r} is not ID:MAPPED-ID:LENGTH, repeated with colons")
     numbers = [int(word) for word in words]
     return tuple(
-        IdRange(stored=numbers[at + 1], shown=numbers[at], length=numbers[at + 2])
+        IdRange(stored=numbers[at], shown=numbers[at + 1], length=numbers[at + 2])
         for at in range(0, len(numbers), 3)
     )
 

@@ -226,6 +226,7 @@ def _spec(options: OverlayOptions) -> TreeSpec:
         upper=options.upper,
         work=options.work,
         single=True,
+        dot_whiteouts=True,
         sync=options.durable,
     )
 

@@ -14,7 +14,7 @@ class Index:
 
     def __init__(
         self,
-        places: Sequence[tuple[bytes, int, bool]],
+        places: Sequence[tuple[bytes, int, bool, bool]],
         main: int,
         low: Callable[[int, int], int],
         hash_bits: int = ...,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 
 from . import devices, identity, lower, metacopy, xattrs
 from ._names import Index
@@ -43,7 +44,9 @@ class MergedTree:
         self.inodes = Inodes() if inodes is None else inodes
         self.epoch = 0
         """Counts moves of upper directories: cached paths of an older epoch are stale."""
-        self._shared = [self.inodes.layers.get(path) for path in spec.lowers]
+        self._shared = [
+            self.inodes.layers.get(path, dot_whiteouts=spec.dot_whiteouts) for path in spec.lowers
+        ]
         self.readonly = spec.upper is None
         self.upper: Layer | None = None
         self._work: Work | None = None
@@ -59,7 +62,7 @@ class MergedTree:
         main = self.upper or self._shared[0]
         self.prefix = 0 if spec.single else identity.prefix(spec.number)
         self.numbers = identity.Numbers(main.device, os.fstat(main.fd).st_ino)
-        self.roots = tuple(_root_place(layer, depth) for depth, layer in enumerate(self._shared))
+        self.roots = _root_places(self._shared)
         self.root = self._make_root()
 
     def _make_root(self) -> Dir:
@@ -438,6 +441,11 @@ def directory(node: Node) -> Dir:
     raise refuse(errno.ENOTDIR, node.name)
 
 
-def _root_place(layer: Layer, depth: int) -> Place:
-    value = xattrs.get(layer.proc(b"."), xattrs.OPAQUE)
-    return Place(layer, depth, b"", xwhiteouts=value == b"x")
+def _root_places(layers: Sequence[Layer]) -> tuple[Place, ...]:
+    places = []
+    for depth, layer in enumerate(layers):
+        value = xattrs.get(layer.proc(b"."), xattrs.OPAQUE)
+        places.append(Place(layer, depth, b"", xwhiteouts=value == b"x"))
+        if places[-1].is_dot_opaque():
+            break
+    return tuple(places)

@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 _LONG_BYTES = 3800
 """Paths above this are reached in steps; PATH_MAX less room for /proc/self/fd."""
 _STEPS_KEPT = 64
+DOT_WHITEOUT = b".wh."
+DOT_OPAQUE = b".wh..wh..opq"
 
 
 class Layer:
     """One layer's root directory."""
 
-    __slots__ = ("_proc", "_steps", "device", "fd", "path", "users")
+    __slots__ = ("_proc", "_steps", "device", "dot_whiteouts", "fd", "path", "users")
 
-    def __init__(self, path: bytes | Path) -> None:
+    def __init__(self, path: bytes | Path, *, dot_whiteouts: bool = False) -> None:
         self.path = os.fsencode(path)
+        self.dot_whiteouts = dot_whiteouts
+        """`.wh.NAME` hides NAME and `.wh..wh..opq` a whole directory of the layers below."""
         self.fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.device = os.fstat(self.fd).st_dev
         self.users = 1
@@ -90,12 +94,12 @@ class Layers:
         self.indexes: WeakValueDictionary[tuple[object, ...], Index] = WeakValueDictionary()
         """Merged names of stacks of directories, for as long as a node of any tree has them."""
 
-    def get(self, path: bytes | Path) -> Layer:
-        """Open a layer, or count another user of it."""
+    def get(self, path: bytes | Path, *, dot_whiteouts: bool = False) -> Layer:
+        """Open a layer, or count another user of it; all users want the same of it."""
         key = os.fsencode(path)
         layer = self._open.get(key)
         if layer is None:
-            layer = self._open[key] = Layer(key)
+            layer = self._open[key] = Layer(key, dot_whiteouts=dot_whiteouts)
         else:
             layer.users += 1
         return layer
@@ -133,9 +137,26 @@ class Place:
     def own(self, path: bytes) -> frozenset[bytes]:
         return xattrs.own(self.layer.proc(path))
 
-    def source(self) -> tuple[bytes, int, bool]:
-        """What an Index reads: path, device, whether empty files may be whiteouts."""
-        return self.layer.proc(self.path), self.layer.device, self.xwhiteouts
+    def source(self) -> tuple[bytes, int, bool, bool]:
+        """What an Index reads: path, device, whether empty files or names may be whiteouts."""
+        layer = self.layer
+        return layer.proc(self.path), layer.device, self.xwhiteouts, layer.dot_whiteouts
+
+    def is_dot_opaque(self) -> bool:
+        """Whether a marker file says that nothing of the layers below is seen here."""
+        return self.layer.dot_whiteouts and self._has(DOT_OPAQUE)
+
+    def dot_hides(self, name: bytes) -> bool:
+        """Whether a whiteout with a name of its own hides `name` in the layers below."""
+        return self.layer.dot_whiteouts and self._has(DOT_WHITEOUT + name)
+
+    def _has(self, name: bytes) -> bool:
+        try:
+            return stat_or_none(*self.layer.at(self.prefix + name)) is not None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # so there is none for such a name
+                return False
+            raise
 
 
 def scan(path: bytes) -> Iterator[os.DirEntry[bytes]]:

@@ -114,6 +114,8 @@ class Search:
             if error.errno == errno.ENAMETOOLONG:
                 return None
             raise
+        if base.dot_hides(name):
+            self.stop = True
         if real is None:
             return None
         if not stat.S_ISDIR(real.st_mode):
@@ -141,6 +143,9 @@ class Search:
     def read_marks(self, place: Place, before: int, post: bytes) -> None:
         """Take in what a directory's own attributes say of the layers below it."""
         if place.depth == len(self.roots) - 1:
+            return
+        if place.is_dot_opaque():
+            self.stop = True
             return
         path = place.path
         own = place.own(path)

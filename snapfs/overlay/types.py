@@ -21,6 +21,8 @@ class TreeSpec:
     """A directory on the upper's file system for half-made files; needed with `upper`."""
     single: bool = False
     """The tree is a mount of its own: its root is inode 1 and numbers carry no snapshot."""
+    dot_whiteouts: bool = False
+    """Lower layers may say with names what they hide, as layers in archives do (`.wh.NAME`)."""
     sync: bool = True
     """Make copied-up data durable before it takes the lower file's place, as the kernel does."""
     resumed: bool = False

@@ -61,6 +61,7 @@ def test_missing_upper_is_read_only(here: Path) -> None:
         ("lowerdir=a,fsync=2", "fsync '2': choose one of 0, 1"),
         ("lowerdir=a,redirect_dir=maybe", "choose one of on, off"),
         ("lowerdir=a,uidmapping=1:2", "is not ID:MAPPED-ID:LENGTH"),
+        ("lowerdir=a,uidmapping=", "is not ID:MAPPED-ID:LENGTH"),
         ("lowerdir=a,gidmapping=x:y:z", "is not ID:MAPPED-ID:LENGTH"),
         ("lowerdir=a,squash_to_uid=root", "squash_to_uid 'root' is not a number"),
     ],
@@ -105,9 +106,9 @@ def test_behaviour_options(here: Path) -> None:
 def test_owners_are_squashed_and_mapped(here: Path) -> None:
     options = parse(["lowerdir=a,squash_to_root,squash_to_gid=5"])
     assert (options.squash_uid, options.squash_gid) == (0, 5)
-    mapped = parse([r"lowerdir=a,uidmapping=0:1000:1:1:110000:65536,gidmapping=0:7:1\,1:8:1"])
-    assert mapped.uid_ranges == (IdRange(1000, 0, 1), IdRange(110000, 1, 65536))
-    assert mapped.gid_ranges == (IdRange(7, 0, 1), IdRange(8, 1, 1))
+    mapped = parse([r"lowerdir=a,uidmapping=:0:1000:1:1:110000:65536,gidmapping=0:7:1\,1:8:1"])
+    assert mapped.uid_ranges == (IdRange(0, 1000, 1), IdRange(1, 110000, 65536))
+    assert mapped.gid_ranges == (IdRange(0, 7, 1), IdRange(1, 8, 1))
 
 
 @given(st.text(alphabet="lowerdir=ab:,\\x07 uptime", max_size=40))

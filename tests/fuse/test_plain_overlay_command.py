@@ -205,20 +205,31 @@ def test_owners_are_squashed(place: Place) -> None:
     mounts.unmount(merged)
 
 
-def test_owners_are_mapped_both_ways(place: Place) -> None:
-    merged = place.mount(",uidmapping=0:1000:10,gidmapping=0:2000:10")
-    found = (merged / "both").stat()
-    assert (found.st_uid, found.st_gid) == (0, 0)
-    assert (merged / "base").stat().st_uid == 65534
-    (merged / "new").touch()
-    os.chown(merged / "both", 3, 4)
-    assert ((merged / "both").stat().st_uid, (merged / "both").stat().st_gid) == (3, 4)
+@pytest.mark.parametrize("command", [COMMAND, "fuse-overlayfs"])
+def test_owners_are_mapped_both_ways(place: Place, command: Path | str) -> None:
+    options = f"{place.layers},uidmapping=0:100:10:1000:0:10,gidmapping=0:200:10:2000:0:10"
+    subprocess.run([command, "-o", options, place.mnt], check=True, timeout=DEADLINE_S)
+    assert _owner(place.mnt / "both") == (0, 0)
+    assert _owner(place.mnt / "base") == (100, 200)
+    (place.mnt / "new").touch()
+    assert _owner(place.mnt / "new") == (0, 0)
+    os.chown(place.mnt / "both", 103, 204)
+    assert _owner(place.mnt / "both") == (103, 204)
+    mounts.unmount(place.mnt)
+    eventually(place.ended, what="the end of the process")
+    assert _owner(place.upper / "new") == (1000, 2000)
+    assert _owner(place.upper / "both") == (3, 4)
+
+
+def test_an_owner_that_no_range_has_is_nobody(place: Place) -> None:
+    merged = place.mount(",uidmapping=1000:0:1,gidmapping=1000:0:1")
+    assert _owner(merged / "base") == (65534, 65534)
     mounts.unmount(merged)
-    assert ((place.upper / "new").stat().st_uid, (place.upper / "new").stat().st_gid) == (
-        1000,
-        2000,
-    )
-    assert (place.upper / "both").stat().st_uid == 1003
+
+
+def _owner(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid
 
 
 def test_directories_of_lower_layers_move_only_with_redirects_on(place: Place) -> None:

@@ -52,7 +52,9 @@ def build(base: Path, layers: Sequence[Kinds]) -> list[bytes]:
 
 def index_of(paths: Sequence[bytes], bits: int) -> Index:
     device = os.stat(paths[0]).st_dev
-    return Index([(path, device, False) for path in paths], device, _no_other, hash_bits=bits)
+    return Index(
+        [(path, device, False, False) for path in paths], device, _no_other, hash_bits=bits
+    )
 
 
 def _no_other(device: int, ino: int) -> int:

@@ -52,6 +52,53 @@ def test_a_file_between_directories_ends_the_stack(stack: Build) -> None:
     assert tree.names("d") == ["a"]
 
 
+def named_whiteouts(base: Path, *layers: dict[str, object]) -> Tree:
+    """A tree without an upper layer whose layers are as they were in archives."""
+    lowers = tuple(make_layer(base / str(number), it) for number, it in enumerate(layers))
+    return Tree(TreeSpec(7, lowers, dot_whiteouts=True))
+
+
+def test_whiteouts_with_names_hide_what_layers_below_have(tmp_path: Path) -> None:
+    tree = named_whiteouts(
+        tmp_path,
+        {".wh.gone": b"", "d/.wh.a": b"", "d/.wh.never": b"", "e/.wh..wh..opq": b"", "e/new": b""},
+        {"gone": b"", "d/a": b"", "d/b": b"", "e/old": b"", "f/.wh..wh.plnk": b""},
+    )
+    assert sorted(of_tree(tree)) == [b"", b"d", b"d/b", b"e", b"e/new", b"f"]
+
+
+def test_a_whiteout_with_a_name_leaves_what_its_own_layer_has(tmp_path: Path) -> None:
+    tree = named_whiteouts(
+        tmp_path,
+        {"x": b"", ".wh.x": b"", "d/new": b"", ".wh.d": b""},
+        {"x": b"", "d/old": b""},
+        {"d/older": b""},
+    )
+    assert sorted(of_tree(tree)) == [b"", b"d", b"d/new", b"x"]
+
+
+def test_redirects_stop_at_whiteouts_with_names(tmp_path: Path) -> None:
+    tree = named_whiteouts(
+        tmp_path,
+        {"r": redirect(b"old"), "a": redirect(b"/up/old"), "r/top": b"", "a/top": b""},
+        {"old/new": b"", ".wh.old": b"", "up/old/.wh..wh..opq": b"", "up/old/mid": b""},
+        {"old/low": b"", "up/old/low": b""},
+    )
+    found = set(of_tree(tree))
+    assert {b"r/top", b"r/new", b"a/top", b"a/mid"} <= found
+    assert not found & {b"r/low", b"a/low"}
+
+
+def test_an_opaque_root_hides_all_layers_below(tmp_path: Path) -> None:
+    tree = named_whiteouts(tmp_path, {".wh..wh..opq": b"", "x": b""}, {"y": b""}, {"z": b""})
+    assert sorted(of_tree(tree)) == [b"", b"x"]
+
+
+def test_names_that_look_like_whiteouts_are_files_where_nothing_else_is_said(stack: Build) -> None:
+    tree = stack({".wh.x": b"file"}, {"x": b"x"})
+    assert tree.names() == [".wh.x", "x"]
+
+
 def test_attribute_whiteouts_of_newer_kernels_hide_names(stack: Build) -> None:
     hidden = File(xattrs={"trusted.overlay.whiteout": b""})
     marked = Dir(xattrs={"trusted.overlay.opaque": b"x"})

@@ -146,8 +146,8 @@ static int read_sources(PyObject *places, Source *sources, Py_ssize_t count)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
         unsigned long long device;
-        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(places, i), "yKp", &sources[i].path,
-                      &device, &sources[i].xwhiteouts))
+        if (!PyArg_ParseTuple(PySequence_Fast_GET_ITEM(places, i), "yKpp", &sources[i].path,
+                      &device, &sources[i].xwhiteouts, &sources[i].dot_whiteouts))
             return -1;
         sources[i].device = device;
     }

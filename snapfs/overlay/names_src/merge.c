@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define WHITEOUT_ATTRIBUTE "trusted.overlay.whiteout"
+#define DOT_WHITEOUT ".wh."
 #define BUFFER_BYTES (64 * 1024)
 
 struct linux_dirent64 {
@@ -122,6 +123,13 @@ static int is_dot(const char *name)
     return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
 }
 
+/* The name that an entry hides in the layers below, or NULL; hides nothing else, whatever it is. */
+static const char *hidden_by(const char *name, const Source *source)
+{
+    size_t length = sizeof DOT_WHITEOUT - 1;
+    return source->dot_whiteouts && !strncmp(name, DOT_WHITEOUT, length) ? name + length : NULL;
+}
+
 static int read_all(Heap *heap, int fd, const Source *source, uint16_t position, char *buffer)
 {
     for (;;) {
@@ -134,8 +142,10 @@ static int read_all(Heap *heap, int fd, const Source *source, uint16_t position,
             at += found->d_reclen;
             if (is_dot(found->d_name))
                 continue;
-            int error = kind_of(fd, found, source, &kind);
-            if (!error)
+            const char *hidden = hidden_by(found->d_name, source);
+            int error = hidden ? add(heap, hidden, 0, 0, position)
+                               : kind_of(fd, found, source, &kind);
+            if (!error && !hidden)
                 error = add(heap, found->d_name, found->d_ino, kind, position);
             if (error)
                 return error;
@@ -164,7 +174,9 @@ static int compare(const void *one, const void *other, void *names)
     if (a->length != b->length)
         return a->length < b->length ? -1 : 1;
     int order = memcmp((char *)names + a->name, (char *)names + b->name, a->length);
-    return order ? order : (int)a->position - (int)b->position;
+    if (order || a->position != b->position)
+        return order ? order : (int)a->position - (int)b->position;
+    return !a->kind - !b->kind;
 }
 
 void heap_sort(Heap *heap)

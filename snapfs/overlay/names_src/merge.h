@@ -25,11 +25,12 @@ typedef struct {
     const char *path;
     uint64_t device;
     int xwhiteouts; /* empty files with an attribute are whiteouts too */
+    int dot_whiteouts; /* .wh.NAME is a whiteout of NAME */
 } Source;
 
 /* Add a directory's entries; returns 0 or an errno. Needs no interpreter's lock. */
 int heap_read(Heap *heap, const Source *source, uint16_t position);
-/* Sort by hash, name and position. */
+/* Sort by hash, name and position; in one directory a whiteout comes after what it leaves. */
 void heap_sort(Heap *heap);
 void heap_free(Heap *heap);
 
