@@ -1,8 +1,8 @@
 """Configuration: one TOML file, overridden by the environment, overridden by flags.
 
-Owns the list of settings, their defaults and where each value came from. Refuses unknown keys
-(naming the nearest known one) and values of the wrong type (naming the key). An absent default
-file means defaults; a file that was asked for must exist.
+Owns the list of settings, their defaults and where each value came from. Refuses unknown keys and
+environment variables (naming the nearest known one) and values of the wrong type (naming the key).
+An absent default file means defaults; a file that was asked for must exist.
 
 Environment variables are SNAPFS_ and the key in capitals, a dot written as an underscore:
 `timeouts.drain_s` is SNAPFS_TIMEOUTS_DRAIN_S.
@@ -24,6 +24,11 @@ from snapfs.model import InvalidArgument, NotFound
 
 DEFAULT_PATH = Path("/etc/snapfs/config.toml")
 ENVIRONMENT_PREFIX = "SNAPFS_"
+FILE_VARIABLE = "SNAPFS_CONFIG"
+CHANNEL_VARIABLE = "SNAPFS_CHANNEL"
+"""Read by each process that serves a mount (fuse/channel.py)."""
+OTHER_VARIABLES = (FILE_VARIABLE, CHANNEL_VARIABLE)
+"""What else may begin with the prefix: the rest is a setting, or a mistake."""
 
 MAX_SOCKET_PATH_BYTES = 107
 """unix(7): sun_path holds 108 bytes with its closing zero."""
@@ -152,7 +157,7 @@ def resolve(
 
 
 def _from_file(path: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    named = path or (Path(environ["SNAPFS_CONFIG"]) if environ.get("SNAPFS_CONFIG") else None)
+    named = path or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
     place = named or DEFAULT_PATH
     try:
         raw = tomllib.loads(place.read_text("utf-8"))
@@ -193,8 +198,13 @@ def _nearest(path: str) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    for key in KEYS:
-        name = environment_name(key)
+    names = {environment_name(key): key for key in KEYS}
+    for name in environ:
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in (*names, *OTHER_VARIABLES):
+            close = difflib.get_close_matches(name, (*names, *OTHER_VARIABLES), n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else "unset it"
+            raise InvalidArgument(f"environment {name}: no setting is called so; {hint}")
+    for name, key in names.items():
         text = environ.get(name)
         if text:
             yield key, _convert(key, text, name, strict=False), f"environment {name}"

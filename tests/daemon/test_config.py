@@ -86,6 +86,24 @@ def test_a_bad_environment_value_names_the_variable() -> None:
         config.resolve(environ={"SNAPFS_SERVICE_MAX_WORKERS": "many"})
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SNAPFS_ROTT", "did you mean SNAPFS_ROOT"),
+        ("SNAPFS_LANES_VIEWS", "did you mean SNAPFS_LANES_VIEW"),
+        ("SNAPFS_CONFIGG", "did you mean SNAPFS_CONFIG"),
+        ("SNAPFS_QQQQQQQQQQQQQQQQQQ", "unset it"),
+    ],
+)
+def test_an_environment_variable_that_sets_nothing_is_refused(name: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"environment {name}: .*{words}"):
+        config.resolve(environ={name: ""})
+
+
+def test_other_variables_are_nobodys_business() -> None:
+    config.resolve(environ={"_SNAPFS_COMPLETE": "bash_source", "SNAP": "x"})
+
+
 def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such configuration file"):
         config.resolve(path=tmp_path / "none.toml", environ={})
