@@ -11,11 +11,11 @@ import os
 import stat
 
 from . import devices, identity, xattrs
-from .core import GONE, MergedTree
+from .core import MergedTree
 from .layer import refuse, stat_or_none
 from .links import Link
 from .metacopy import data_of
-from .node import Dir, Node
+from .node import GONE, Dir, Node
 from .syscalls import RENAME_NOREPLACE, copy_data, rename, set_times, set_times_of
 
 
@@ -124,6 +124,7 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
     if link is not None:
         node.link, node.stash = link, link.stash
         found(tree, node)
+    tree.usage.new(node)
     keep_times(tree, node.parent, times)
 
 
@@ -148,6 +149,7 @@ def _finish_nameless(tree: MergedTree, node: Node, temp: bytes, link: Link | Non
         rename(fd, temp, fd, stash)
         node.stash = stash
     node.up = node.copied = True
+    tree.usage.new(node)
 
 
 def stash_name(node: Node) -> bytes:
@@ -157,6 +159,7 @@ def stash_name(node: Node) -> bytes:
 
 def place(tree: MergedTree, temp: bytes, parent: Dir, name: bytes) -> os.stat_result:
     """Move a copy to its name in the upper layer; returns the parent as it was, for keep_times."""
+    tree.usage.note(parent)
     mark_impure(tree, parent)
     fd, path = tree.upper_layer.at(parent.prefix() + name)
     times = os.stat(tree.real_path(parent), follow_symlinks=False)
@@ -180,7 +183,8 @@ def found(tree: MergedTree, node: Node) -> None:
         tree.links.end(link, None)
         node.stash = None
     elif not tree.may_be_known(node):
-        tree.links.end(link, None)
+        with tree.usage.losing(node):
+            tree.links.end(link, None)
         abandon(tree, node)
     else:
         node.stash = stash_name(node)
@@ -196,6 +200,7 @@ def abandon(tree: MergedTree, node: Node) -> None:
 def mark_impure(tree: MergedTree, parent: Dir) -> None:
     """Note on an upper directory that children may carry numbers of lower files or redirects."""
     if not parent.impure:
+        tree.usage.note(parent)
         xattrs.put(tree.real_path(parent), xattrs.IMPURE, b"y")
         parent.impure = True
 
@@ -241,6 +246,7 @@ def _one_directory_up(tree: MergedTree, node: Dir) -> None:
         work.discard(temp)
         raise
     node.up = node.copied = True
+    tree.usage.new(node)
     keep_times(tree, parent, times)
 
 
@@ -273,6 +279,8 @@ def materialise(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
     fd, path = tree.upper_layer.at(parent.prefix() + name)
     if stat_or_none(fd, path) is not None:
         return
+    tree.usage.note(node)
+    tree.usage.note(parent)
     mark_impure(tree, parent)
     times = os.stat(tree.real_path(parent), follow_symlinks=False)
     work = tree.work.layer.fd

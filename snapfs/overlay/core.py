@@ -24,8 +24,9 @@ from .layer import (
     stat_or_none,
 )
 from .links import Links
-from .node import Dir, Inodes, Node
+from .node import GONE, Dir, Inodes, Node
 from .types import Attributes, DirEntry, TreeSpec
+from .usage import UsageCount
 from .work import Work
 
 NAME_MAX = 255
@@ -64,6 +65,7 @@ class MergedTree:
         self.numbers = identity.Numbers(main.device, os.fstat(main.fd).st_ino)
         self.roots = _root_places(self._shared)
         self.root = self._make_root()
+        self.usage = UsageCount(self)
 
     def _make_root(self) -> Dir:
         ino = identity.LANE_ROOT if self.spec.single else self.prefix
@@ -407,11 +409,13 @@ class MergedTree:
     def released(self, node: Node) -> None:
         """Called by Inodes when the kernel forgot a node: let go of a removed file's data."""
         if node.stash is not None and node.link is None and self._work is not None:
-            self._work.discard(node.stash)
+            with self.usage.losing(node):
+                self._work.discard(node.stash)
             node.stash = GONE
 
     def close(self) -> None:
         """Close all descriptors. Nodes of the tree must not be used afterwards. Idempotent."""
+        self.usage.close()
         self.inodes.drop(self)
         shared, self._shared = self._shared, []
         for layer in shared:
@@ -422,10 +426,6 @@ class MergedTree:
             if self.spec.resumed and self._work.layer.fd >= 0:
                 self._work.clean()
             self._work.close()
-
-
-GONE = b"gone"
-"""Stash of a removed file that nobody kept: a name that is never there."""
 
 
 def _lasting(value: bytes | None) -> int | None:

@@ -92,9 +92,12 @@ def make(
     hides = check_free(tree, parent, name)
     new = plan(tree, parent, mode, owner)
     aside = aside or hides or not new.in_place
+    tree.usage.note(parent)
     if aside or not _make_in_place(tree, parent, name, new, maker):
         _make_aside(tree, parent, name, new, maker, opaque=hides)
-    return tree.lookup(parent, name)
+    node = tree.lookup(parent, name)
+    tree.usage.new(node)
+    return node
 
 
 def _make_in_place(tree: MergedTree, parent: Dir, name: bytes, new: New, maker: Maker) -> bool:
@@ -105,7 +108,11 @@ def _make_in_place(tree: MergedTree, parent: Dir, name: bytes, new: New, maker: 
     except FileExistsError:
         _check_whiteout(fd, path, name)
         return False
-    _set_mode(fd, path, new)
+    try:
+        _set_mode(fd, path, new)
+    except OSError:
+        tree.usage.spoil()
+        raise
     return True
 
 
@@ -140,10 +147,11 @@ def check_free(tree: MergedTree, parent: Dir, name: bytes) -> bool:
     return False
 
 
-def _check_whiteout(fd: int, path: bytes, name: bytes) -> None:
+def _check_whiteout(fd: int, path: bytes, name: bytes) -> os.stat_result:
     real = stat_or_none(fd, path)
     if real is None or not is_whiteout(real):
         raise refuse(errno.EEXIST, name)
+    return real
 
 
 def _set_mode(fd: int, path: bytes, new: New) -> None:
@@ -171,12 +179,13 @@ def publish(tree: MergedTree, temp: bytes, parent: Dir, name: bytes, *, is_dir: 
         rename(work, temp, fd, path, RENAME_NOREPLACE)
         return
     except FileExistsError:
-        _check_whiteout(fd, path, name)
+        whiteout = _check_whiteout(fd, path, name)
     if is_dir:
         rename(work, temp, fd, path, RENAME_EXCHANGE)
         tree.work.discard(temp)
     else:
         rename(work, temp, fd, path)
+    tree.usage.whiteout_gone(whiteout)
 
 
 def create(
@@ -244,6 +253,8 @@ def link(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
         raise refuse(errno.ENOENT, name)
     hides = check_free(tree, parent, name)
     copy_up(tree, node)
+    tree.usage.note(node)
+    tree.usage.note(parent)
     if node.copied:
         mark_impure(tree, parent)
     source_fd, source = tree.where(node)

@@ -24,6 +24,7 @@ def setattr(tree: MergedTree, node: Node, change: SetAttr, fd: int | None) -> No
     if change == SetAttr():
         return
     copy_up(tree, node, data=change.size != 0)
+    tree.usage.note(node)
     if isinstance(node, Dir):
         node.inherits = None
     if change.size is not None:
@@ -51,6 +52,7 @@ def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int
     """Set a user-visible attribute."""
     _check_kind(node, name)
     copy_up(tree, node)
+    tree.usage.note(node)
     os.setxattr(tree.real_path(node), xattrs.stored(name), value, flags, follow_symlinks=False)
     _forget_inherited(node, name)
 
@@ -61,6 +63,7 @@ def removexattr(tree: MergedTree, node: Node, name: bytes) -> None:
     if not node.up:
         tree.getxattr(node, name)
         copy_up(tree, node)
+    tree.usage.note(node)
     os.removexattr(tree.real_path(node), xattrs.stored(name), follow_symlinks=False)
     _forget_inherited(node, name)
 

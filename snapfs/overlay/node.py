@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .links import Link
 
 
+GONE = b"gone"
+"""Stash of a removed file that nobody kept: a name that is never there."""
+
+
 class Node:
     """One file of a merged tree. Read its public attributes; only the overlay changes them."""
 

@@ -5,15 +5,17 @@ A file that the kernel still knows is moved to the work directory instead, and d
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 from . import identity
 from .copyup import abandon, directory_up, found, stash_name
-from .core import GONE, MergedTree, directory
+from .core import MergedTree, directory
 from .layer import refuse, scan, stat_or_none
-from .node import Dir, Node
+from .node import GONE, Dir, Node
 from .syscalls import RENAME_WHITEOUT, rename
+from .usage import whiteouts_in
 
 
 def unlink(tree: MergedTree, parent: Dir, name: bytes) -> None:
@@ -23,6 +25,8 @@ def unlink(tree: MergedTree, parent: Dir, name: bytes) -> None:
         raise refuse(errno.EISDIR, name)
     visible_below = tree.lower_entry(parent, name) is not None
     fd, path = _place(tree, parent, name)
+    tree.usage.note(parent)
+    tree.usage.note(node)
     if not in_upper(tree, node, fd, path):
         tree.work.put_whiteout(fd, path)
         node.drop_name(parent, name)
@@ -31,13 +35,19 @@ def unlink(tree: MergedTree, parent: Dir, name: bytes) -> None:
     last = node.stash is None and len(node.names()) == 1
     if last and tree.may_be_known(node):
         _keep(tree, node, fd, path, whiteout=visible_below)
-    elif visible_below:
-        tree.work.replace_by_whiteout(fd, path)
     else:
-        os.unlink(path, dir_fd=fd)
+        with tree.usage.losing(node) if last else contextlib.nullcontext():
+            _delete(tree, fd, path, whiteout=visible_below)
     node.drop_name(parent, name)
     if last and node.stash is None:
         abandon(tree, node)
+
+
+def _delete(tree: MergedTree, fd: int, path: bytes, *, whiteout: bool) -> None:
+    if whiteout:
+        tree.work.replace_by_whiteout(fd, path)
+    else:
+        os.unlink(path, dir_fd=fd)
 
 
 def _place(tree: MergedTree, parent: Dir, name: bytes) -> tuple[int, bytes]:
@@ -70,6 +80,8 @@ def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool)
     flags = RENAME_WHITEOUT if whiteout else 0
     rename(fd, path, tree.work.layer.fd, stash, flags)
     node.stash = stash
+    if whiteout:
+        tree.usage.whiteout_made(fd, path)
 
 
 def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
@@ -79,6 +91,8 @@ def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
         raise refuse(errno.ENOTEMPTY, name)
     visible_below = tree.lower_entry(parent, name) is not None
     fd, path = _place(tree, parent, name)
+    tree.usage.note(parent)
+    tree.usage.note(node)
     if not node.up:
         tree.work.put_whiteout(fd, path)
         retire(tree, node, parent, name)
@@ -96,10 +110,19 @@ def retire(tree: MergedTree, node: Dir, parent: Dir, name: bytes) -> None:
     node.drop_name(parent, name)
     node.dead = True
     tree.inodes.leave(node)
+    if node.up and node.stash is not None:
+        _drop_whiteouts(tree, node.stash)
     if node.up and not tree.may_be_known(node):
         if node.stash is not None:
             tree.work.discard(node.stash)
         node.stash = GONE
+
+
+def _drop_whiteouts(tree: MergedTree, stash: bytes) -> None:
+    """Delete what a removed directory hid of the lower layers: nothing is looked up in it again."""
+    for whiteout in whiteouts_in(tree.work.proc(stash)):
+        tree.usage.whiteout_gone(whiteout)
+    tree.work.empty(stash)
 
 
 def is_empty(tree: MergedTree, node: Dir) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from . import devices, xattrs
@@ -55,6 +56,9 @@ def rename(tree: MergedTree, old: Spot, new: Spot, flags: int, owner: Owner) -> 
     directory_up(tree, old.parent)
     directory_up(tree, new.parent)
     materialise(tree, node, *old)
+    for changing in (old.parent, new.parent, node, target):
+        if changing is not None:
+            tree.usage.note(changing)
     _prepare(tree, node, new)
     if flags == RENAME_EXCHANGE and target is not None:
         _exchange(tree, node, old, target, new)
@@ -80,6 +84,7 @@ def _replace_leaving_device(
     except OSError:
         work.discard(temp)
         raise
+    tree.usage.new(tree.lookup(*old))
 
 
 def _check(
@@ -151,6 +156,7 @@ def _set_redirect(tree: MergedTree, node: Dir, parent: Dir) -> None:
 
 def _exchange(tree: MergedTree, node: Node, old: Spot, target: Node, new: Spot) -> None:
     materialise(tree, target, *new)
+    tree.usage.note(target)
     _prepare(tree, target, old)
     rename_real(*old.real(tree), *new.real(tree), RENAME_EXCHANGE)
     node.drop_name(*old)
@@ -163,7 +169,8 @@ def _replace(tree: MergedTree, node: Node, old: Spot, target: Node | None, new: 
     in_upper_layer = target is not None and in_upper(tree, target, *new.real(tree))
     saved = target is not None and in_upper_layer and _save_target(tree, target, new)
     try:
-        _rename_real(tree, node, old, target, new)
+        with _losing(tree, target, in_upper_layer=in_upper_layer):
+            _rename_real(tree, node, old, target, new)
     except OSError:
         if target is not None and saved:
             _give_back(tree, target, new)
@@ -179,17 +186,34 @@ def _rename_real(tree: MergedTree, node: Node, old: Spot, target: Node | None, n
     shown_below = tree.lower_entry(*old) is not None
     fd, path = old.real(tree)
     new_fd, new_path = new.real(tree)
-    if isinstance(node, Dir) and target is None and _has_whiteout(new_fd, new_path):
+    whiteout = _whiteout(new_fd, new_path) if target is None else None
+    if isinstance(node, Dir) and whiteout is not None:
         rename_real(fd, path, new_fd, new_path, RENAME_EXCHANGE)
-        if not shown_below:
-            os.unlink(path, dir_fd=fd)
+        if shown_below:
+            return
+        os.unlink(path, dir_fd=fd)
     else:
         rename_real(fd, path, new_fd, new_path, RENAME_WHITEOUT if shown_below else 0)
+        if shown_below:
+            tree.usage.whiteout_made(fd, path)
+    if whiteout is not None:
+        tree.usage.whiteout_gone(whiteout)
 
 
-def _has_whiteout(fd: int, path: bytes) -> bool:
+def _whiteout(fd: int, path: bytes) -> os.stat_result | None:
     real = stat_or_none(fd, path)
-    return real is not None and is_whiteout(real)
+    return real if real is not None and is_whiteout(real) else None
+
+
+def _losing(
+    tree: MergedTree, target: Node | None, *, in_upper_layer: bool
+) -> AbstractContextManager[None]:
+    """Tell the usage count of a target that nothing will lead to once it is replaced."""
+    if target is None or isinstance(target, Dir) or not in_upper_layer:
+        return nullcontext()
+    if target.stash is not None or len(target.names()) > 1:
+        return nullcontext()
+    return tree.usage.losing(target)
 
 
 def _save_target(tree: MergedTree, target: Node, new: Spot) -> bool:
@@ -247,5 +271,6 @@ def _moved(tree: MergedTree, node: Node, new: Spot) -> None:
     """Book a node's new name; cached paths below a directory are stale from now on."""
     node.add_name(*new)
     if isinstance(node, Dir):
+        tree.usage.moved()
         tree.epoch += 1
         tree.upper_layer.forget_steps()

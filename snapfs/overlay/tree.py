@@ -121,6 +121,7 @@ class Tree(MergedTree):
             self._writable(node.name)
             if node.type == stat.S_IFREG:
                 copyup.copy_up(self, node, data=not flags & os.O_TRUNC)
+                self.usage.note(node)
         return self.open_real(node, flags)
 
     # Copy-up in steps

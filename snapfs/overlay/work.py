@@ -17,7 +17,7 @@ import os
 import stat
 from pathlib import Path
 
-from .layer import Layer, scan
+from .layer import Layer, scan, stat_or_none
 from .syscalls import rename
 
 _DIRECTORY = b"snapfs"
@@ -55,6 +55,8 @@ class Work:
                 self.discard(entry.name)
             elif entry.name[:1] in b"lr":
                 records.append(entry.name)
+            elif entry.name[:1] == b"o" and entry.is_dir(follow_symlinks=False):
+                self.empty(entry.name)
         return records
 
     def temp(self) -> bytes:
@@ -115,6 +117,15 @@ class Work:
     def _make_shared_whiteout(self) -> None:
         with contextlib.suppress(FileExistsError):
             os.mknod(_WHITEOUT, stat.S_IFCHR, 0, dir_fd=self.layer.fd)
+
+    def shared_whiteout(self) -> os.stat_result | None:
+        """Return what lstat says of the whiteout that others are links to, if there is one."""
+        return stat_or_none(self.layer.fd, _WHITEOUT)
+
+    def empty(self, name: bytes) -> None:
+        """Remove what is in a directory that was removed; only whiteouts are."""
+        for entry in list(scan(self.layer.proc(name))):
+            os.unlink(entry.path)
 
     def replace_by_whiteout(self, fd: int, path: bytes) -> None:
         """Put a whiteout in the place of a file that is not a directory."""

@@ -21,30 +21,32 @@ _ANCHOR_BYTES = 2048
 
 def measure(path: Path) -> Usage:
     """Return the usage of the directory at `path`; OSError when it cannot be read."""
-    counter = _Counter()
+    totals = _Totals()
+    _walk(path, totals)
+    return Usage(totals.blocks * BLOCK_BYTES, totals.inodes)
+
+
+def blocks_by_inode(path: Path) -> dict[int, int]:
+    """Return st_blocks of each distinct inode by its number, of one file system."""
+    table = _Table()
+    _walk(path, table)
+    return table.blocks
+
+
+def _walk(path: Path, walker: _Walker) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        counter.add(os.fstat(fd))
-        counter.walk(fd)
+        walker.add(os.fstat(fd))
+        walker.walk(fd)
     finally:
         os.close(fd)
-    return Usage(counter.blocks * BLOCK_BYTES, counter.inodes)
 
 
-class _Counter:
-    def __init__(self) -> None:
-        self.blocks = 0
-        self.inodes = 0
-        self._linked: set[tuple[int, int]] = set()
+class _Walker:
+    """Adds each entry of a tree."""
 
     def add(self, found: os.stat_result) -> None:
-        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
-            identity = (found.st_dev, found.st_ino)
-            if identity in self._linked:
-                return
-            self._linked.add(identity)
-        self.blocks += found.st_blocks
-        self.inodes += 1
+        raise NotImplementedError
 
     def walk(self, anchor: int) -> None:
         """Count all below the directory open as `anchor`."""
@@ -76,3 +78,27 @@ class _Counter:
         finally:
             os.close(fd)
         return below
+
+
+class _Totals(_Walker):
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.inodes = 0
+        self._linked: set[tuple[int, int]] = set()
+
+    def add(self, found: os.stat_result) -> None:
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            identity = (found.st_dev, found.st_ino)
+            if identity in self._linked:
+                return
+            self._linked.add(identity)
+        self.blocks += found.st_blocks
+        self.inodes += 1
+
+
+class _Table(_Walker):
+    def __init__(self) -> None:
+        self.blocks: dict[int, int] = {}
+
+    def add(self, found: os.stat_result) -> None:
+        self.blocks[found.st_ino] = found.st_blocks
