@@ -124,7 +124,7 @@ def _clear_leftover(client: Client, key: str, place: Path) -> None:
 
 
 def _mount(client: Client, key: str, place: Path) -> None:
-    from snapfs.cli.attach import attach
+    from snapfs.fuse.attach import attach
 
     for it in client.mounts(key):
         try:
@@ -137,7 +137,7 @@ def _mount(client: Client, key: str, place: Path) -> None:
 
 
 def _unmount(place: Path, *, lazy: bool) -> None:
-    from snapfs.cli.attach import detach
+    from snapfs.fuse.attach import detach
 
     try:
         detach(place, lazy=lazy)

@@ -1,0 +1,17 @@
+"""What an import or an export tells of while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one step is."""
+
+    step: Literal["read", "unpack", "write", "done"]
+    what: str
+    """Digest of a blob or a layer, or the name of an image."""
+    done_bytes: int = 0
+    total_bytes: int = 0

@@ -1,0 +1,246 @@
+"""Layers of content into committed snapshots, each once, side by side where they can be."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tempfile
+import uuid
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import structlog
+import zstandard
+
+from snapfs.fuse import attach
+from snapfs.images import sources
+from snapfs.images.limits import Limits
+from snapfs.images.manifests import Layer
+from snapfs.images.progress import Progress
+from snapfs.images.untar import Counter, NeedsParent, unpack
+from snapfs.metadata import Context, Metadata, linking
+from snapfs.metadata.manager import take
+from snapfs.metadata.references import Name, Type
+from snapfs.metadata.schema import SNAPSHOT_LINKS, SnapshotLinkBody
+from snapfs.model import AlreadyExists, InvalidArgument, NotFound, SnapfsError
+from snapfs.snapshots import Snapshotter
+from snapfs.snapshots.faults import refusing
+from snapfs.store import WriteTx
+
+log = structlog.get_logger(__name__)
+
+SNAPSHOTTER = "snapfs"
+REPORT_EVERY_BYTES = 4 << 20
+
+
+class Unpacker:
+    """Unpacks the layers of one import."""
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        snapshotter: Snapshotter,
+        context: Context,
+        limits: Limits,
+        say: Callable[[Progress], None],
+        workers: int,
+    ) -> None:
+        self._metadata = metadata
+        self._snapshotter = snapshotter
+        self._context = context
+        self._limits = limits
+        self._say = say
+        self._workers = workers
+
+    def unpack(self, layers: Sequence[Layer]) -> None:
+        """Have a committed snapshot for each layer, linked in the namespace and leased."""
+        missing = {
+            number for number, layer in enumerate(layers) if not self._exists(layer.chain_id)
+        }
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="unpack") as pool:
+            ready = {number: pool.submit(self._alone, layers[number]) for number in missing}
+            try:
+                below = ""
+                for number, layer in enumerate(layers):
+                    if number in ready:
+                        self._commit(layer, below, ready.pop(number))
+                    self._link(layer, below)
+                    below = layer.chain_id
+            finally:
+                self._give_up(ready.values())
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self._snapshotter.stat(name)
+        except NotFound:
+            return False
+        return True
+
+    def _alone(self, layer: Layer) -> str | None:
+        """Unpack a layer without its parent; return the key, or None when it needs that."""
+        key = self._prepare("")
+        try:
+            options = dict(
+                option.partition("=")[::2] for option in self._snapshotter.mounts(key)[0].options
+            )
+            self._apply(layer, Path(options["upperdir"]), merged=False)
+        except NeedsParent as reason:
+            log.debug("unpack.needs_parent", layer=layer.diff_id, reason=str(reason))
+            self._snapshotter.remove(key)
+            return None
+        except Exception:
+            self._snapshotter.remove(key)
+            raise
+        return key
+
+    def _commit(self, layer: Layer, below: str, unpacked: Future[str | None]) -> None:
+        key = unpacked.result()
+        if key is None:
+            key = self._on_top(layer, below)
+        try:
+            self._snapshotter.commit(key, layer.chain_id, {}, below)
+        except AlreadyExists:  # another import was quicker
+            self._snapshotter.remove(key)
+        except Exception:
+            self._snapshotter.remove(key)
+            raise
+
+    def _on_top(self, layer: Layer, below: str) -> str:
+        """Unpack a layer into the merged tree of what is below it; return the key."""
+        key = self._prepare(below)
+        try:
+            with _mounted(self._snapshotter, key) as target:
+                self._apply(layer, target, merged=True)
+        except Exception:
+            self._snapshotter.remove(key)
+            raise
+        return key
+
+    def _prepare(self, parent: str) -> str:
+        # The name makes the snapshotter answer with the layer directories themselves.
+        key = f"import/extract-{uuid.uuid4()}"
+        self._snapshotter.prepare(key, parent)
+        return key
+
+    def _apply(self, layer: Layer, target: Path, *, merged: bool) -> None:
+        what = f"layer {layer.descriptor.digest}"
+        source = self._metadata.content.open(self._context.namespace, layer.descriptor.digest)
+        with refusing(f"unpack {what}"), os.fdopen(source, "rb") as file:
+            packed = Counter(file)
+            plain = Hashing(_plain(file, packed, what), what)
+            fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                stream = _Reported(plain, packed, self._say, layer)
+                unpack(
+                    cast(BinaryIO, stream),
+                    packed,
+                    fd,
+                    merged=merged,
+                    limits=self._limits,
+                    what=what,
+                )
+            finally:
+                os.close(fd)
+            if plain.finish() != layer.diff_id:
+                raise InvalidArgument(
+                    f"{what} unpacks to {plain.finish()}, but the image says {layer.diff_id}"
+                )
+
+    def _link(self, layer: Layer, below: str) -> None:
+        """Let the namespace know the snapshot, and the lease hold it."""
+
+        def link(tx: WriteTx) -> None:
+            name = f"{SNAPSHOTTER}/{layer.chain_id}"
+            row = tx.get(SNAPSHOT_LINKS, self._context.namespace, name)
+            if row is not None and row.body.going:
+                tx.delete(row)
+                row = None
+            if row is None:
+                body = SnapshotLinkBody(
+                    snapshotter=SNAPSHOTTER,
+                    key=layer.chain_id,
+                    backend=layer.chain_id,
+                    parent=below,
+                )
+                linking.create(tx, SNAPSHOT_LINKS, self._context.namespace, name, body)
+            take(tx, self._context, f"snapshots/{SNAPSHOTTER}", Name(Type.SNAPSHOT, name))
+
+        self._snapshotter.store.update(link)
+
+    def _give_up(self, ready: Collection[Future[str | None]]) -> None:
+        """Remove what was unpacked for nothing, when an import ends early."""
+        for future in ready:
+            future.cancel()
+        for future in ready:
+            try:
+                key = None if future.cancelled() else future.result()
+                if key is not None:
+                    self._snapshotter.remove(key)
+            except (SnapfsError, OSError) as error:
+                log.debug("unpack.given_up", error=str(error))
+
+
+class Hashing:
+    """A stream that computes the digest of what is read from it."""
+
+    def __init__(self, file: BinaryIO, what: str) -> None:
+        self._file = file
+        self._what = what
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            data = self._file.read(size)
+        except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
+            raise InvalidArgument(f"{self._what} is damaged: {error}") from None
+        self._hash.update(data)
+        return data
+
+    def finish(self) -> str:
+        """Read what an archive has behind its end, and return the digest of all."""
+        while self.read(1 << 20):
+            pass
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+class _Reported:
+    """A stream that tells of progress by what was read of the packed layer."""
+
+    def __init__(
+        self, inner: Hashing, packed: Counter, say: Callable[[Progress], None], layer: Layer
+    ) -> None:
+        self._inner, self._packed, self._say, self._layer = inner, packed, say, layer
+        self._next = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._inner.read(size)
+        if self._packed.bytes_read >= self._next or not data:
+            self._next = self._packed.bytes_read + REPORT_EVERY_BYTES
+            total = self._layer.descriptor.size
+            self._say(Progress("unpack", self._layer.diff_id, self._packed.bytes_read, total))
+        return data
+
+
+def _plain(file: BinaryIO, packed: Counter, what: str) -> BinaryIO:
+    """Return what a layer is when it is not compressed; by its bytes, not by its media type."""
+    head = file.read(4)
+    file.seek(0)
+    return sources.decompressed(cast(BinaryIO, packed), head)
+
+
+@contextmanager
+def _mounted(snapshotter: Snapshotter, key: str) -> Iterator[Path]:
+    """Mount a snapshot at a directory of its own for the block."""
+    with tempfile.TemporaryDirectory(prefix="snapfs-unpack-") as directory:
+        target = Path(directory)
+        for each in snapshotter.mounts(key):
+            attach.attach(each, target)
+        try:
+            yield target
+        finally:
+            attach.detach(target)
