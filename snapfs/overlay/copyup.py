@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from . import devices, identity, xattrs
+from . import devices, identity, protection, xattrs
 from .core import MergedTree
 from .layer import refuse, stat_or_none
 from .links import Link
@@ -22,7 +22,7 @@ from .syscalls import RENAME_NOREPLACE, copy_data, rename, set_times, set_times_
 class CopyUp:
     """One copy-up of a node that is no directory: made by `start`, then `run`, then `finish`."""
 
-    __slots__ = ("_source", "_source_proc", "_work", "data", "node", "real", "temp")
+    __slots__ = ("_protecting", "_source", "_source_proc", "_work", "data", "node", "real", "temp")
 
     def __init__(self, tree: MergedTree, node: Node, *, data: bool) -> None:
         self.node = node
@@ -36,6 +36,7 @@ class CopyUp:
         self.real = os.stat(path, dir_fd=fd, follow_symlinks=False)
         if self.size_bytes:
             self._find_data(tree)
+        self._protecting = protection.of_lower(tree, node)
 
     def _find_data(self, tree: MergedTree) -> None:
         """The file may be a copy of metadata only: then read its data where that is."""
@@ -65,6 +66,7 @@ class CopyUp:
             os.fchown(target, self.real.st_uid, self.real.st_gid)
             xattrs.copy(self._source_proc, self._work.proc(self.temp))
             os.fchmod(target, stat.S_IMODE(self.real.st_mode))
+            protection.carry(self._source_proc, target, self._protecting)
             cut = self.real.st_size > 0 and not self.data
             mtime_ns = None if cut else self.real.st_mtime_ns
             set_times_of(target, self.real.st_atime_ns, mtime_ns)
@@ -259,6 +261,13 @@ def clone_dir(tree: MergedTree, node: Dir, temp: bytes) -> None:
     os.chown(temp, real.st_uid, real.st_gid, dir_fd=work, follow_symlinks=False)
     xattrs.copy(tree.real_path(node), tree.work.proc(temp))
     os.chmod(temp, stat.S_IMODE(real.st_mode), dir_fd=work)
+    if not node.up:
+        protecting = protection.of_lower(tree, node)
+        target = os.open(temp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=work)
+        try:
+            protection.carry(tree.real_path(node), target, protecting)
+        finally:
+            os.close(target)
     set_times(work, temp, real.st_atime_ns, real.st_mtime_ns)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from . import devices, identity, lower, metacopy, xattrs
 from ._names import Index
+from .filecalls import statx
 from .layer import (
     Layer,
     Place,
@@ -65,6 +66,8 @@ class MergedTree:
         self.numbers = identity.Numbers(main.device, os.fstat(main.fd).st_ino)
         self.roots = _root_places(self._shared)
         self.root = self._make_root()
+        self.linkable: set[int] = set()
+        """Numbers of files that were made without a name and may get one (tmpfiles.py)."""
         self.usage = UsageCount(self)
 
     def _make_root(self) -> Dir:
@@ -386,6 +389,17 @@ class MergedTree:
             return handle
         return metacopy.data_handle(self, node, handle, kept)
 
+    def open_lower(self, node: Node) -> int:
+        """Open the lower file of a node, also when it was copied up since; for reading."""
+        if node.layer is None:
+            raise refuse(errno.ESTALE, node.name)
+        fd, path = node.layer.at(node.lower_path)
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC, dir_fd=fd)
+
+    def birth_ns(self, node: Node) -> int | None:
+        """When the real file was made, which for a copy is the copy-up; None if nobody knows."""
+        return statx(*self.where(node)).birth_ns
+
     def fsync_dir(self, node: Node) -> None:
         """Make a directory's entries durable; what lies in lower layers is so already."""
         if not node.up:
@@ -412,6 +426,7 @@ class MergedTree:
             with self.usage.losing(node):
                 self._work.discard(node.stash)
             node.stash = GONE
+            self.linkable.discard(node.ino)
 
     def close(self) -> None:
         """Close all descriptors. Nodes of the tree must not be used afterwards. Idempotent."""

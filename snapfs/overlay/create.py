@@ -124,7 +124,7 @@ def _make_aside(
     is_dir = new.kind == stat.S_IFDIR
     try:
         maker(tree.work.layer.fd, temp, new.mode)
-        _dress(tree, temp, new)
+        dress(tree, temp, new)
         if opaque and is_dir:
             xattrs.put(tree.work.proc(temp), xattrs.OPAQUE, b"y")
         publish(tree, temp, parent, name, is_dir=is_dir)
@@ -160,7 +160,7 @@ def _set_mode(fd: int, path: bytes, new: New) -> None:
         os.chmod(path, new.mode, dir_fd=fd)
 
 
-def _dress(tree: MergedTree, temp: bytes, new: New) -> None:
+def dress(tree: MergedTree, temp: bytes, new: New) -> None:
     """Give a new entry its owner, ACLs and mode."""
     fd = tree.work.layer.fd
     os.chown(temp, new.uid, new.gid, dir_fd=fd, follow_symlinks=False)

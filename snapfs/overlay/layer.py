@@ -29,7 +29,16 @@ DOT_OPAQUE = b".wh..wh..opq"
 class Layer:
     """One layer's root directory."""
 
-    __slots__ = ("_proc", "_steps", "device", "dot_whiteouts", "fd", "path", "users")
+    __slots__ = (
+        "_proc",
+        "_steps",
+        "device",
+        "dot_whiteouts",
+        "fd",
+        "is_protected",
+        "path",
+        "users",
+    )
 
     def __init__(self, path: bytes | Path, *, dot_whiteouts: bool = False) -> None:
         self.path = os.fsencode(path)
@@ -40,6 +49,8 @@ class Layer:
         self.users = 1
         self._proc = b"/proc/self/fd/%d/" % self.fd
         self._steps: dict[bytes, int] = {}
+        self.is_protected = xattrs.get(self._proc + b".", xattrs.PROTECTED) is not None
+        """Files in it may be immutable or append-only (protection.py)."""
 
     def at(self, path: bytes) -> tuple[int, bytes]:
         """Return a descriptor and a path relative to it that lead to `path`."""

@@ -6,9 +6,10 @@ import errno
 import os
 import stat
 
-from . import copyup, create, modify, remove, renames, settle
+from . import copyup, create, fileflags, modify, remove, renames, settle, tmpfiles
 from .copyup import CopyUp
 from .core import MergedTree, directory
+from .filecalls import ExtendedFlags
 from .layer import refuse
 from .node import Node
 from .types import SetAttr
@@ -26,21 +27,40 @@ class Tree(MergedTree):
         if self.readonly or self.upper is None:
             raise refuse(errno.EROFS, name)
 
+    def _takes_names(self, parent: Node, name: bytes) -> None:
+        self._writable(name)
+        fileflags.check_create(self, parent)
+
+    def _changeable(self, node: Node) -> None:
+        self._writable(node.name)
+        fileflags.check_change(self, node)
+
     # Entries
 
     def create(
         self, parent: Node, name: bytes, mode: int, flags: int, *, uid: int, gid: int, umask: int
     ) -> tuple[Node, int]:
         """Make a regular file; returns its node and a descriptor with `flags`' access mode."""
-        self._writable(name)
+        self._takes_names(parent, name)
         owner = create.Owner(uid, gid, umask)
         return create.create(self, directory(parent), name, mode, flags, owner)
+
+    def tmpfile(
+        self, parent: Node, mode: int, flags: int, *, uid: int, gid: int, umask: int
+    ) -> tuple[Node, int]:
+        """Make a regular file without a name, which `link` may give one; as create otherwise.
+
+        It goes when it is forgotten: the caller remembers it at once.
+        """
+        self._writable()
+        owner = create.Owner(uid, gid, umask)
+        return tmpfiles.tmpfile(self, directory(parent), mode, flags, owner)
 
     def mknod(
         self, parent: Node, name: bytes, mode: int, rdev: int, *, uid: int, gid: int, umask: int
     ) -> Node:
         """Make a device, fifo, socket or empty file of type and permissions `mode`."""
-        self._writable(name)
+        self._takes_names(parent, name)
         owner = create.Owner(uid, gid, umask)
         return create.mknod(self, directory(parent), name, mode, rdev, owner)
 
@@ -48,28 +68,34 @@ class Tree(MergedTree):
         self, parent: Node, name: bytes, mode: int, *, uid: int, gid: int, umask: int
     ) -> Node:
         """Make a directory."""
-        self._writable(name)
+        self._takes_names(parent, name)
         return create.mkdir(self, directory(parent), name, mode, create.Owner(uid, gid, umask))
 
     def symlink(self, parent: Node, name: bytes, target: bytes, *, uid: int, gid: int) -> Node:
         """Make a symbolic link to `target`."""
-        self._writable(name)
+        self._takes_names(parent, name)
         owner = create.Owner(uid, gid, 0)
         return create.symlink(self, directory(parent), name, target, owner)
 
     def link(self, node: Node, parent: Node, name: bytes) -> None:
         """Give a file that is no directory another name."""
-        self._writable(name)
-        create.link(self, node, directory(parent), name)
+        self._takes_names(parent, name)
+        fileflags.check_change(self, node)
+        if node.ino in self.linkable:
+            tmpfiles.link_first(self, node, directory(parent), name)
+        else:
+            create.link(self, node, directory(parent), name)
 
     def unlink(self, parent: Node, name: bytes) -> None:
         """Remove a name that is no directory's; a node still known stays usable until forgotten."""
         self._writable(name)
+        fileflags.check_remove(self, parent, name)
         remove.unlink(self, directory(parent), name)
 
     def rmdir(self, parent: Node, name: bytes) -> None:
         """Remove a directory that shows no entries."""
         self._writable(name)
+        fileflags.check_remove(self, parent, name)
         remove.rmdir(self, directory(parent), name)
 
     def rename(
@@ -89,6 +115,7 @@ class Tree(MergedTree):
         overlayfs mounted inside the tree wants: it hides nothing here.
         """
         self._writable(name)
+        fileflags.check_rename(self, (parent, name), (new_parent, new_name))
         old, new = (
             renames.Spot(directory(parent), name),
             renames.Spot(directory(new_parent), new_name),
@@ -100,16 +127,17 @@ class Tree(MergedTree):
     def setattr(self, node: Node, change: SetAttr, fd: int | None = None) -> None:
         """Change attributes; `fd`, open for writing, spares an open when the size changes."""
         self._writable(node.name)
+        fileflags.check_setattr(self, node, change)
         modify.setattr(self, node, change, fd)
 
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute (flags: os.XATTR_CREATE, os.XATTR_REPLACE)."""
-        self._writable(node.name)
+        self._changeable(node)
         modify.setxattr(self, node, name, value, flags)
 
     def removexattr(self, node: Node, name: bytes) -> None:
         """Remove an extended attribute."""
-        self._writable(node.name)
+        self._changeable(node)
         modify.removexattr(self, node, name)
 
     def open(self, node: Node, flags: int) -> int:
@@ -119,10 +147,31 @@ class Tree(MergedTree):
         """
         if _writes(flags):
             self._writable(node.name)
+            fileflags.check_open(self, node, flags)
             if node.type == stat.S_IFREG:
                 copyup.copy_up(self, node, data=not flags & os.O_TRUNC)
                 self.usage.note(node)
         return self.open_real(node, flags)
+
+    # Inode flags; the caller knows that whoever asks may set them
+
+    def getflags(self, node: Node) -> int:
+        """Return a file's or directory's FS_*_FL, or raise OSError(ENOTTY)."""
+        return fileflags.get(self, node)
+
+    def setflags(self, node: Node, flags: int) -> None:
+        """Set FS_*_FL; OSError(EOPNOTSUPP) for those that would change what names mean."""
+        self._writable(node.name)
+        fileflags.put(self, node, flags)
+
+    def getfields(self, node: Node) -> ExtendedFlags:
+        """Return what FS_IOC_FSGETXATTR says of a file or directory."""
+        return fileflags.get_fields(self, node)
+
+    def setfields(self, node: Node, wanted: ExtendedFlags) -> None:
+        """Do FS_IOC_FSSETXATTR; OSError(EOPNOTSUPP) for a change of the project."""
+        self._writable(node.name)
+        fileflags.put_fields(self, node, wanted)
 
     # Copy-up in steps
 

@@ -23,6 +23,11 @@ PENDING = b"trusted.overlay.snapfs.pending"
 DEVICE = b"trusted.overlay.snapfs.device"
 """On a character device: it stands for a user's of this number (devices.py)."""
 
+PROTATTR = b"trusted.overlay.protattr"
+"""On a file: `i` and `a` for what chattr(1) calls so (protection.py)."""
+PROTECTED = b"trusted.overlay.snapfs.protected"
+"""On a layer's root: something in it carries PROTATTR."""
+
 _OWN = b"trusted.overlay."
 _ESCAPED = b"trusted.overlay.overlay."
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
