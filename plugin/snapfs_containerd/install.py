@@ -22,6 +22,9 @@ from snapfs_containerd.names import NAME, is_accepted
 KNOWN_VERSIONS = (1, 2, 3)
 """Versions of the file in which proxy_plugins means the same (containerd 1.6 to 2.x)."""
 
+CAPABILITIES = ("remap-ids",)
+"""What containerd may leave to us (1.7.23 and later ask): owners of user namespaces."""
+
 _NEW_FILE = "version = 2\n"
 """What a file that is missing starts as; 1.6 to 2.x read version 2."""
 
@@ -85,7 +88,12 @@ def _check_version(settings: Mapping[str, Any], config: Path) -> None:
 
 def _settings(address: Path, root: Path | None) -> dict[str, Any]:
     exports = {"exports": {"root": str(root)}} if root else {}
-    return {"type": "snapshot", "address": str(address), **exports}
+    return {
+        "type": "snapshot",
+        "address": str(address),
+        "capabilities": list(CAPABILITIES),
+        **exports,
+    }
 
 
 def _check_same(
@@ -104,6 +112,7 @@ def _check_same(
 def _stanza(name: str, wanted: Mapping[str, Any]) -> str:
     lines = [f"[proxy_plugins.{name}]"]
     lines += [f"  {key} = {_quoted(wanted[key])}" for key in ("type", "address")]
+    lines += [f"  capabilities = [{', '.join(map(_quoted, wanted['capabilities']))}]"]
     if "exports" in wanted:
         lines += [
             f"  [proxy_plugins.{name}.exports]",

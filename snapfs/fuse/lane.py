@@ -25,7 +25,7 @@ from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import SnapshotId
-from snapfs.overlay import Attributes, DirEntry, Inodes, Node, Tree, TreeSpec, identity
+from snapfs.overlay import Attributes, DirEntry, Inodes, Node, Owners, Tree, TreeSpec, identity
 from snapfs.snapshots import claims
 
 log = structlog.get_logger(__name__)
@@ -45,6 +45,9 @@ class Layers(Protocol):
 
     @property
     def lowers(self) -> tuple[Path, ...]: ...
+
+    @property
+    def owners(self) -> Owners | None: ...
 
 
 class Reader(Protocol):
@@ -122,10 +125,21 @@ class LaneForest(Forest):
     """
 
     def __init__(
-        self, reader: Reader, storage: Path, inodes: Inodes, *, frozen: Iterable[SnapshotId] = ()
+        self,
+        reader: Reader,
+        storage: Path,
+        inodes: Inodes,
+        *,
+        frozen: Iterable[SnapshotId] = (),
+        maps_owners: bool = False,
     ) -> None:
-        """`storage` lies on the file system whose free space is shown."""
+        """`storage` lies on the file system whose free space is shown.
+
+        With `maps_owners` trees show other owners than they store, where a snapshot's labels say
+        so; else its mount does (idmapped.py).
+        """
         super().__init__(inodes)
+        self._maps_owners = maps_owners
         self._reader = reader
         self._storage = storage
         self._frozen = {snapshot_id: Gate(frozen=True) for snapshot_id in frozen}
@@ -224,7 +238,14 @@ class LaneForest(Forest):
     def _open(self, key: int, layers: Layers) -> Tree:
         if layers.work is not None and not claims.show(layers.work):
             _refuse(errno.ENOENT)  # it is being committed, or was just now
-        spec = TreeSpec(layers.id, layers.lowers, layers.upper, layers.work, resumed=True)
+        spec = TreeSpec(
+            layers.id,
+            layers.lowers,
+            layers.upper,
+            layers.work,
+            resumed=True,
+            owners=layers.owners if self._maps_owners else None,
+        )
         tree = Tree(spec, self.inodes)
         gate = self._frozen.get(layers.id) or Gate()
         changing = None if layers.upper is None else tree

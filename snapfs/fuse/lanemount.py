@@ -16,8 +16,8 @@ from pathlib import Path
 
 import structlog
 
-from snapfs.fuse import control, mounts
-from snapfs.fuse.handover import FS_SUBTYPE, MAX_READ_AHEAD_BYTES, Connection, connect
+from snapfs.fuse import control, idmapped, mounts
+from snapfs.fuse.handover import FS_SUBTYPE, MAX_READ_AHEAD_BYTES, Connection, Init, connect
 from snapfs.fuse.modes import Mode
 from snapfs.model import FailedPrecondition, Unavailable
 
@@ -111,6 +111,10 @@ class LaneMount:
         """Return the bind mounts made from it, wherever they are."""
         return mounts.uses(self.device, self.path)
 
+    def can_map_owners(self, mode: Mode) -> bool:
+        """Whether idmapped clones can be made of it (FUSE_ALLOW_IDMAP, Linux 6.12)."""
+        return bool(self.connection.init.offered & mode.wanted & Init.ALLOW_IDMAP)
+
     def unmount(self, timeout_s: float) -> bool:
         """Unmount, by force when nobody serves what it still has to write; False when in use."""
         attempt = threading.Thread(target=self._unmount_patiently, daemon=True)
@@ -140,7 +144,8 @@ class LaneMount:
             time.sleep(BUSY_MOMENT_S / 10)
 
     def _unmount(self, flags: int) -> bool:
-        """Unmount; True when it is busy."""
+        """Unmount, clones first; True when it is busy."""
+        idmapped.detach_all(self.path)
         while self._is_mounted():
             try:
                 mounts.unmount(self.path, flags)
@@ -158,6 +163,7 @@ def clear_stale(mountpoint: Path) -> None:
     What containers hold of it stays with them. Asks the old mount nothing, so it cannot hang.
     """
     path = real_mountpoint(mountpoint)
+    idmapped.detach_all(path)
     while (found := mounts.mounted_at(path)) and found[-1].type == FS_TYPE:
         log.warning("lane.stale_mount_cleared", mountpoint=str(path))
         try:

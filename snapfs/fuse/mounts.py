@@ -73,12 +73,23 @@ def mount_table(process: str = "self") -> list[MountPoint]:
         return [_parse(line) for line in lines]
 
 
+def clones_of(lane: Path) -> Path:
+    """Return the directory below which the idmapped clones of a lane are mounted."""
+    return lane.with_name(lane.name + ".idmap")
+
+
 def uses(device: str, lane: Path) -> list[str]:
     """Return where a file system is mounted beside its lane, in every mount name space.
 
-    Other name spaces have copies of the lane's own mount, which go with it and are no use of it.
+    Its idmapped clones go with it and are no use of it; so do the copies of both that other name
+    spaces have.
     """
-    found = {it.path for it in mount_table() if it.device == device and it.path != str(lane)}
+    own = str(lane), str(clones_of(lane))
+    found = {
+        it.path
+        for it in mount_table()
+        if it.device == device and not it.path.startswith(f"{own[1]}/") and it.path != own[0]
+    }
     for process in _one_of_each_name_space():
         try:
             table = mount_table(process)

@@ -26,6 +26,7 @@ from pathlib import Path
 import structlog
 
 from snapfs.fuse import adoption, control, mounts
+from snapfs.fuse.idmapped import Clones
 from snapfs.fuse.lanemount import FS_TYPE, LaneMount, real_mountpoint
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.process import WorkerProcess, WorkerSettings
@@ -37,6 +38,7 @@ from snapfs.model import (
     SnapshotId,
     Unavailable,
 )
+from snapfs.snapshots.idmapping import IdMapping
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +109,7 @@ class Lane:
             name, root.absolute(), self._mountpoint, door.absolute(), mode, log_level, log_format
         )
         self._wanted_mode = mode
+        self._clones = Clones(self._mountpoint)
         self._changed = threading.Condition()
         self._state = LaneState.STOPPED
         self._mount: LaneMount | None = None
@@ -231,9 +234,17 @@ class Lane:
                 self._settings.mode,
             )
 
-    def mountpoint(self, snapshot_id: SnapshotId, /) -> Path:
-        """Return the directory that shows a snapshot: what clients bind-mount."""
-        return self._mountpoint / str(snapshot_id)
+    def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
+        """Return the directory that shows a snapshot: what clients bind-mount.
+
+        With a mapping it is in an idmapped clone of the lane, where the kernel can do that; where
+        it cannot, the worker translates.
+        """
+        with self._changed:
+            mount, mode = self._mount, self._settings.mode
+        if mapping is None or mount is None or not mount.can_map_owners(mode):
+            return self._mountpoint / str(snapshot_id)
+        return self._clones.directory(mapping, snapshot_id)
 
     def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float) -> None:
         """Return when no change of the snapshot is in flight and none can begin.
@@ -263,6 +274,7 @@ class Lane:
 
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Make the tree read-only for who still holds it, and let the kernel forget its name."""
+        self._clones.drop(snapshot_id)
         with self._changed:
             self._frozen.discard(snapshot_id)
         self._ask(

@@ -293,7 +293,13 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
     with LayerReader.open(settings.root, LaneName(settings.lane)) as reader:
         served = control.Served.of(settings.root, settings.mountpoint, settings.device)
         frozen = map(SnapshotId, begin.frozen)
-        forest = LaneForest(reader, settings.root / "layers", Inodes(), frozen=frozen)
+        forest = LaneForest(
+            reader,
+            settings.root / "layers",
+            Inodes(),
+            frozen=frozen,
+            maps_owners=not mount.can_map_owners(settings.mode),
+        )
         operations = OverlayOperations(forest, View())
         worker = Worker(settings.lane, served, settings.mode, mount, forest, operations)
         entrance = _open_door(settings.door)

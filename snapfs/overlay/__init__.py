@@ -7,6 +7,7 @@ holds the nodes of all trees of one mount.
 from .check import check_upper
 from .copyup import CopyUp
 from .node import Dir, Inodes, Node
+from .owners import Owners
 from .settle import settle_offline
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from .tree import Tree
@@ -22,6 +23,7 @@ __all__ = [
     "DirEntry",
     "Inodes",
     "Node",
+    "Owners",
     "SetAttr",
     "Tree",
     "TreeSpec",

@@ -7,9 +7,11 @@ each.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 ACCESS = b"system.posix_acl_access"
 DEFAULT = b"system.posix_acl_default"
+NAMES = frozenset((ACCESS, DEFAULT))
 
 _HEADER = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
@@ -35,3 +37,13 @@ def inherit(default: bytes, mode: int) -> tuple[int, bytes | None]:
         return mode, None
     packed = b"".join(_ENTRY.pack(*entry) for entry in result)
     return mode, default[: _HEADER.size] + packed
+
+
+def translated(value: bytes, uid: Callable[[int], int], gid: Callable[[int], int]) -> bytes:
+    """Return an ACL with its named users and groups replaced."""
+    change = {_USER: uid, _GROUP: gid}
+    entries = (
+        (tag, allowed, change[tag](who) if tag in change else who)
+        for tag, allowed, who in _ENTRY.iter_unpack(value[_HEADER.size :])
+    )
+    return value[: _HEADER.size] + b"".join(_ENTRY.pack(*entry) for entry in entries)

@@ -26,6 +26,7 @@ from .layer import (
 )
 from .links import Links
 from .node import GONE, Dir, Inodes, Node
+from .owners import shown_value
 from .types import Attributes, DirEntry, TreeSpec
 from .usage import UsageCount
 from .work import Work
@@ -286,12 +287,15 @@ class MergedTree:
         rdev = real.st_rdev
         if rdev == devices.STAND_IN:
             rdev = devices.shown(rdev, self.real_path(node))
+        uid, gid, owners = real.st_uid, real.st_gid, self.spec.owners
+        if owners is not None:
+            uid, gid = owners.shown_uid(uid), owners.shown_gid(gid)
         return Attributes(
             node.ino,
             real.st_mode,
             self._nlink(node, real.st_nlink),
-            real.st_uid,
-            real.st_gid,
+            uid,
+            gid,
             rdev,
             real.st_size,
             real.st_blocks,
@@ -371,7 +375,9 @@ class MergedTree:
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """Value of a user-visible attribute; OSError(ENODATA) when it is not there."""
-        return os.getxattr(self.real_path(node), xattrs.stored(name), follow_symlinks=False)
+        path = self.real_path(node)
+        value = os.getxattr(path, xattrs.stored(name), follow_symlinks=False)
+        return shown_value(self.spec.owners, name, value)
 
     def listxattr(self, node: Node) -> list[bytes]:
         """Names of the user-visible attributes."""

@@ -12,6 +12,8 @@ from .core import MergedTree, directory
 from .filecalls import ExtendedFlags
 from .layer import refuse
 from .node import Node
+from .owners import stored_change, stored_value
+from .syscalls import RENAME_WHITEOUT
 from .types import SetAttr
 
 
@@ -35,6 +37,13 @@ class Tree(MergedTree):
         self._writable(node.name)
         fileflags.check_change(self, node)
 
+    def _owner(self, uid: int, gid: int, umask: int = 0) -> create.Owner:
+        """Who makes an entry, as stored."""
+        owners = self.spec.owners
+        if owners is not None:
+            uid, gid = owners.stored_uid(uid), owners.stored_gid(gid)
+        return create.Owner(uid, gid, umask)
+
     # Entries
 
     def create(
@@ -42,7 +51,7 @@ class Tree(MergedTree):
     ) -> tuple[Node, int]:
         """Make a regular file; returns its node and a descriptor with `flags`' access mode."""
         self._takes_names(parent, name)
-        owner = create.Owner(uid, gid, umask)
+        owner = self._owner(uid, gid, umask)
         return create.create(self, directory(parent), name, mode, flags, owner)
 
     def tmpfile(
@@ -53,7 +62,7 @@ class Tree(MergedTree):
         It goes when it is forgotten: the caller remembers it at once.
         """
         self._writable()
-        owner = create.Owner(uid, gid, umask)
+        owner = self._owner(uid, gid, umask)
         return tmpfiles.tmpfile(self, directory(parent), mode, flags, owner)
 
     def mknod(
@@ -61,7 +70,7 @@ class Tree(MergedTree):
     ) -> Node:
         """Make a device, fifo, socket or empty file of type and permissions `mode`."""
         self._takes_names(parent, name)
-        owner = create.Owner(uid, gid, umask)
+        owner = self._owner(uid, gid, umask)
         return create.mknod(self, directory(parent), name, mode, rdev, owner)
 
     def mkdir(
@@ -69,12 +78,12 @@ class Tree(MergedTree):
     ) -> Node:
         """Make a directory."""
         self._takes_names(parent, name)
-        return create.mkdir(self, directory(parent), name, mode, create.Owner(uid, gid, umask))
+        return create.mkdir(self, directory(parent), name, mode, self._owner(uid, gid, umask))
 
     def symlink(self, parent: Node, name: bytes, target: bytes, *, uid: int, gid: int) -> Node:
         """Make a symbolic link to `target`."""
         self._takes_names(parent, name)
-        owner = create.Owner(uid, gid, 0)
+        owner = self._owner(uid, gid)
         return create.symlink(self, directory(parent), name, target, owner)
 
     def link(self, node: Node, parent: Node, name: bytes) -> None:
@@ -120,7 +129,8 @@ class Tree(MergedTree):
             renames.Spot(directory(parent), name),
             renames.Spot(directory(new_parent), new_name),
         )
-        renames.rename(self, old, new, flags, create.Owner(uid, gid, 0))
+        owner = self._owner(uid, gid) if flags & RENAME_WHITEOUT else create.Owner(0, 0, 0)
+        renames.rename(self, old, new, flags, owner)
 
     # Nodes
 
@@ -128,11 +138,12 @@ class Tree(MergedTree):
         """Change attributes; `fd`, open for writing, spares an open when the size changes."""
         self._writable(node.name)
         fileflags.check_setattr(self, node, change)
-        modify.setattr(self, node, change, fd)
+        modify.setattr(self, node, stored_change(self.spec.owners, change), fd)
 
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute (flags: os.XATTR_CREATE, os.XATTR_REPLACE)."""
         self._changeable(node)
+        value = stored_value(self.spec.owners, name, value)
         modify.setxattr(self, node, name, value, flags)
 
     def removexattr(self, node: Node, name: bytes) -> None:

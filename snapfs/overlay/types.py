@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .owners import Owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class TreeSpec:
     """The kernel may know files from an earlier opening, by a worker that died. What is removed and
     not known here is then kept until the tree is closed: else its inode number, and with it the
     pages that an open descriptor sees, would become another file's."""
+    owners: Owners | None = None
+    """Show and take owners translated; None as they are stored."""
 
 
 class Attributes(NamedTuple):

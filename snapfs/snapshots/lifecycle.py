@@ -48,6 +48,7 @@ from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
 from snapfs.snapshots.examination import NO_CHECKS, Checks, Report, examine
 from snapfs.snapshots.faults import refusing
+from snapfs.snapshots.idmapping import IdMapping
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.metastore import DEADLINE_S, MetaStore, Removed
@@ -152,6 +153,7 @@ class Snapshotter(Closing):
     def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Mountable:
         records.checked_name(key, "key")
         records.checked_labels(labels)
+        IdMapping.of(labels)
         lane = self._trees.place(kind, labels)
         with self._store.view() as tx:
             above = records.check_create(tx, key, parent)
@@ -350,7 +352,8 @@ class Snapshotter(Closing):
 
     def _bind(self, found: Mountable, *, writable: bool) -> Mount:
         self._trees.serve(found.lane)
-        source = self._trees.lane(found.lane).mountpoint(found.id)
+        mapping = IdMapping.of(found.labels)
+        source = self._trees.lane(found.lane).mountpoint(found.id, mapping)
         return rules.bind(source, writable=writable)
 
     def _is_unpacked_beside(self, key: str) -> bool:
@@ -370,6 +373,7 @@ class Snapshotter(Closing):
 
     def update(self, key: str, labels: Labels, fieldpaths: Sequence[str] | None = None) -> Snapshot:
         """Change labels: all of them, or those that `fieldpaths` ("labels.NAME") name."""
+        IdMapping.of(labels)
         return self._meta.update(key, labels, fieldpaths)
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Snapshot]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from snapfs.closing import Closing
 from snapfs.model import Kind, LaneName, SnapshotId
 from snapfs.snapshots import records
+from snapfs.snapshots.idmapping import IdMapping
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.schema import SCOPE, SNAPSHOTS, TABLES, SnapshotBody, kind_key
 from snapfs.store import ReadStore
@@ -29,6 +30,8 @@ class Layers:
     """For temporary files, on the upper's file system; None for a view."""
     lowers: tuple[Path, ...]
     """Direct parent first; an empty directory when there is no parent."""
+    owners: IdMapping | None
+    """Whose the files are to be shown as; None as they are stored."""
 
 
 class LayerReader(Closing):
@@ -55,12 +58,13 @@ class LayerReader(Closing):
             return None
         kind, directories = Kind(row.body.kind), self._directories
         lowers = directories.lowers(row.body.chain)
+        owners = IdMapping.of(row.body.labels)
         match kind:
             case Kind.ACTIVE:
                 upper, work = directories.upper(snapshot_id), directories.work(snapshot_id)
-                return Layers(snapshot_id, kind, upper, work, lowers)
+                return Layers(snapshot_id, kind, upper, work, lowers, owners)
             case Kind.VIEW:
-                return Layers(snapshot_id, kind, None, None, lowers)
+                return Layers(snapshot_id, kind, None, None, lowers, owners)
             case Kind.COMMITTED:
                 return None
 

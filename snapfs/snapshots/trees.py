@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from snapfs.model import MAIN_LANE, Kind, Labels, LaneName, SnapshotId
+from snapfs.snapshots.idmapping import IdMapping
 
 
 class Trees(Protocol):
@@ -24,8 +25,11 @@ class Trees(Protocol):
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Forget the tree: its snapshot was committed, and is read-only now, or removed."""
 
-    def mountpoint(self, snapshot_id: SnapshotId, /) -> Path:
-        """Return the directory that shows the tree; see `Lanes.serve`."""
+    def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
+        """Return the directory that shows the tree, its owners mapped; see `Lanes.serve`.
+
+        Raises Unavailable when it cannot be made ready.
+        """
         ...
 
 
@@ -74,5 +78,5 @@ class NoTrees:
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Do nothing."""
 
-    def mountpoint(self, snapshot_id: SnapshotId, /) -> Path:
+    def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
         return self._mountpoint / str(snapshot_id)

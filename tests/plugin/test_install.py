@@ -59,6 +59,7 @@ def test_the_stanza_is_added_and_the_rest_stays_as_it_is(text: str, config: Path
     assert after["proxy_plugins"].pop("snapfs") == {
         "type": "snapshot",
         "address": "/run/snapfs/snapfs.sock",
+        "capabilities": ["remap-ids"],
         "exports": {"root": "/var/lib/snapfs"},
     }
     assert after["proxy_plugins"] == before.pop("proxy_plugins", {})

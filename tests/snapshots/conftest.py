@@ -37,7 +37,7 @@ class RecordingTrees:
     def serve(self, name: LaneName, /) -> None:
         """Do nothing: whatever is asked for is there."""
 
-    def mountpoint(self, identity: SnapshotId, /) -> Path:
+    def mountpoint(self, identity: SnapshotId, /, mapping: object = None) -> Path:
         return self._mountpoint / str(identity)
 
     def _note(self, call: str, identity: SnapshotId) -> None:
