@@ -7,7 +7,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,16 +61,17 @@ def mapping_house(
 ) -> Iterator[House]:
     """A lane whose mount can be idmapped, and one where the kernel is too old for it."""
     parse = handover.InitRequest.parse
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "by the worker":
 
-            def older(raw: bytes) -> handover.InitRequest:
-                init = parse(raw)
-                return replace(init, offered=init.offered & ~handover.Init.ALLOW_IDMAP)
+    def older(raw: bytes) -> handover.InitRequest:
+        init = parse(raw)
+        return replace(init, offered=init.offered & ~handover.Init.ALLOW_IDMAP)
 
-            patch.setattr(handover.InitRequest, "parse", older)
-        with lanes.house(tmp_path_factory.mktemp("mapping")) as made:
-            yield made
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            if request.param == "by the worker":
+                patch.setattr(handover.InitRequest, "parse", older)
+            made = stack.enter_context(lanes.house(tmp_path_factory.mktemp("mapping")))
+        yield made
 
 
 @contextmanager

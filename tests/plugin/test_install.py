@@ -73,7 +73,13 @@ def test_a_missing_file_is_made(config: Path) -> None:
     said = install(config, ADDRESS)
     assert tomllib.loads(config.read_text()) == {
         "version": 2,
-        "proxy_plugins": {"snapfs": {"type": "snapshot", "address": str(ADDRESS)}},
+        "proxy_plugins": {
+            "snapfs": {
+                "type": "snapshot",
+                "address": str(ADDRESS),
+                "capabilities": ["remap-ids"],
+            }
+        },
     }
     assert stat.S_IMODE(config.stat().st_mode) == 0o644
     assert "the file is new" in said
