@@ -67,7 +67,7 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc
 proto: setup ## generate the gRPC modules (PROTO_OUT=DIR for another place)
 	@mkdir -p $(PROTO_OUT)/plugin
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I . --python_out=$(PROTO_OUT) --mypy_out=$(PROTO_OUT) \
-		--grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) snapfs/service/snapfs_v1.proto
+		--grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) snapfs/service/snapfs_v1.proto snapfs/service/metadata_v1.proto
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --python_out=$(PROTO_OUT)/plugin \
 		--mypy_out=$(PROTO_OUT)/plugin snapfs_containerd/mount.proto snapfs_containerd/snapshots.proto
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --grpc_python_out=$(PROTO_OUT)/plugin \

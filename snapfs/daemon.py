@@ -28,14 +28,16 @@ import structlog
 import trio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from snapfs import __version__, anchors, preflight
+from snapfs import __version__, anchors, preflight, tables
 from snapfs.config import Config
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import Lane, LaneStatus
+from snapfs.images import SNAPSHOTTER, Catalog, Importer
+from snapfs.metadata import Metadata
 from snapfs.model import MAIN_LANE, LaneName, SnapfsError, Unavailable
 from snapfs.overlay import diff
-from snapfs.service import anchor_server, grpc_server, server
+from snapfs.service import anchor_server, grpc_server, metadata_server, server
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
 from snapfs.snapshots import Placement, Snapshotter, roots
@@ -79,14 +81,16 @@ class House:
                 unpack=config.unpack,
                 durability=config.durability,
                 differ=diff.changes,
-                tables=anchors.TABLES,
-                checks=anchors.CHECKS,
+                tables=tables.TABLES,
+                checks=tables.CHECKS,
                 deadline_s=config.timeouts.tree_s,
             )
             stack.callback(self._snapshotter.close)
+            self._metadata = stack.enter_context(_metadata(config, self._snapshotter))
             self._watches = StoreServicer(self._snapshotter.store)
             stack.callback(self._lanes.stop, config.timeouts.stop_s)
             self._lanes.start(self._snapshotter.lanes_in_use())
+            self._metadata.start()
             self._server = self._build_server()
             stack.callback(self._stop_server, self._server)
             self.probe()
@@ -154,6 +158,17 @@ class House:
             ),
             partial(anchor_server.register, anchors=anchors.Anchors(self._snapshotter.store)),
             self._watches.register,
+            partial(
+                metadata_server.register_images,
+                catalog=Catalog(self._metadata),
+                importer=Importer(self._metadata, self._snapshotter),
+                wait_s=config.timeouts.call_s,
+            ),
+            partial(
+                metadata_server.register_metadata,
+                metadata=self._metadata,
+                wait_s=config.timeouts.call_s,
+            ),
         ]
         for entry in entry_points(group=SERVICES_GROUP):
             services.append(partial(entry.load(), snapshotter=self._snapshotter))
@@ -166,6 +181,10 @@ class House:
         served.set_serving(serving=False)
         self._watches.close()
         served.stop(grace_s=self._config.timeouts.drain_s)
+
+
+def _metadata(config: Config, snapshotter: Snapshotter) -> Metadata:
+    return Metadata(snapshotter.store, config.root / "content", {SNAPSHOTTER: snapshotter})
 
 
 def _detach_root(root: Path) -> None:

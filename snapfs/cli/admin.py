@@ -115,7 +115,7 @@ def _check(
 
 def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
     """Mount the root's own file system if it has one, check, and leave it as it was."""
-    from snapfs import anchors
+    from snapfs import tables
     from snapfs.snapshots import fsck, roots
 
     was_mounted = root.is_mount()
@@ -126,7 +126,7 @@ def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
                 f"root {root} holds no snapshots and no service answers; "
                 "name another root with --root, or start the service"
             )
-        report = fsck(root, tables=anchors.TABLES, checks=anchors.CHECKS, repair=repair)
+        report = fsck(root, tables=tables.TABLES, checks=tables.CHECKS, repair=repair)
         return report.problems
     finally:
         if not was_mounted:

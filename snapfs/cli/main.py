@@ -16,6 +16,8 @@ import click
 from snapfs import __version__
 from snapfs.cli.admin import fsck, init, status
 from snapfs.cli.anchor import anchor
+from snapfs.cli.image import image
+from snapfs.cli.keeping import content, gc, lease, namespace
 from snapfs.cli.mount import mount, umount
 from snapfs.cli.plugin import plugin
 from snapfs.cli.serve import serve
@@ -68,7 +70,12 @@ for _command in (
     mount,
     umount,
     snapshot,
+    image,
     anchor,
+    lease,
+    content,
+    namespace,
+    gc,
     watch,
     fsck,
     status,

@@ -14,8 +14,22 @@ from typing import TYPE_CHECKING
 import click
 
 from snapfs.cli import output
-from snapfs.cli.options import SNAPSHOT, AbsolutePath, client_options, connect
-from snapfs.model import Active, AlreadyExists, Committed, FailedPrecondition, NotFound, View
+from snapfs.cli.options import (
+    SNAPSHOT,
+    AbsolutePath,
+    client_options,
+    connect,
+    namespace_option,
+)
+from snapfs.model import (
+    Active,
+    AlreadyExists,
+    Committed,
+    FailedPrecondition,
+    NotFound,
+    Snapshot,
+    View,
+)
 
 if TYPE_CHECKING:
     from snapfs.service.client import Client
@@ -29,30 +43,34 @@ MOUNTED_AT = "snapfs.io/mounted-at"
 @client_options
 @click.option("--writable", is_flag=True, help="Over a committed NAME, make a writable snapshot.")
 @click.option("--key", help="Key of the snapshot that is made.  [default: mount:TARGET]")
+@namespace_option
 @click.argument("name", type=SNAPSHOT)
 @click.argument("target", type=AbsolutePath())
 def mount(
     address: Path | None,
     config_path: Path | None,
+    namespace: str,
     writable: bool,
     key: str | None,
     name: str,
     target: Path,
 ) -> None:
-    """Mount the snapshot NAME at the directory TARGET.
+    """Mount the snapshot or the image NAME at the directory TARGET.
 
-    A committed one is mounted through a view, which `snapfs umount` removes again, or with
-    --writable through a new active snapshot, which stays with its changes. An active snapshot or
-    a view is mounted as it is.
+    A committed one, or an image, is mounted through a view, which `snapfs umount` removes again,
+    or with --writable through a new active snapshot, which stays with its changes. An active
+    snapshot or a view is mounted as it is.
 
     \b
     Example:
       snapfs mount base /mnt
       snapfs mount base /mnt --writable --key work
+      snapfs mount docker.io/library/debian:12 /mnt
     """
     place = _directory(target)
     with connect(address, config_path) as client:
-        snapshot = client.info(name).snapshot
+        snapshot = _snapshot_or_image(client, namespace, name)
+        name = snapshot.name
         match snapshot:
             case Committed():
                 made = key or f"mount:{place}"
@@ -91,6 +109,28 @@ def umount(address: Path | None, config_path: Path | None, lazy: bool, target: P
             here = _found_at(client, place)
         for it in here:
             _let_go(client, it, place)
+
+
+def _snapshot_or_image(client: Client, namespace: str, name: str) -> Snapshot:
+    """Return the snapshot of that name, or the one of the image of that name."""
+    from snapfs.service.metadata_client import ImageClient
+
+    try:
+        return client.info(name).snapshot
+    except NotFound:
+        with ImageClient(client.address, namespace) as images:
+            try:
+                found = images.get(name)
+            except NotFound:
+                raise NotFound(
+                    f"neither a snapshot nor an image is called {name!r}; "
+                    "`snapfs snapshot list` and `snapfs image list` show those there are"
+                ) from None
+        if not found.snapshot:
+            raise FailedPrecondition(
+                f"image {name!r} is not unpacked here; import it again without --no-unpack"
+            ) from None
+        return client.info(found.snapshot).snapshot
 
 
 def _mount_committed(client: Client, name: str, key: str, place: Path, *, writable: bool) -> None:

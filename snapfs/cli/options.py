@@ -71,6 +71,15 @@ SNAPSHOT = SnapshotName()
 _COMPLETION_TIMEOUT_S = 1.0
 
 
+namespace_option = click.option(
+    "-n",
+    "--namespace",
+    default="default",
+    metavar="NAME",
+    help="Namespace of images, leases and content.  [default: default]",
+)
+
+
 def client_options(command: F) -> F:
     """Add --address and --config to a command that talks to the service."""
     return _address_option(config_option(command))

@@ -1,8 +1,20 @@
 """Images: archives in, snapshots and content out; see docs/images.md."""
 
+from snapfs.images.catalog import Catalog, Described
 from snapfs.images.importing import Importer, Wanted
 from snapfs.images.limits import Limits
 from snapfs.images.manifests import Platform, parse_platform
 from snapfs.images.progress import Progress
+from snapfs.images.unpacking import SNAPSHOTTER
 
-__all__ = ["Importer", "Limits", "Platform", "Progress", "Wanted", "parse_platform"]
+__all__ = [
+    "SNAPSHOTTER",
+    "Catalog",
+    "Described",
+    "Importer",
+    "Limits",
+    "Platform",
+    "Progress",
+    "Wanted",
+    "parse_platform",
+]

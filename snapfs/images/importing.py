@@ -30,6 +30,7 @@ from snapfs.images.limits import Limits
 from snapfs.images.manifests import Config, Descriptor, Index, Layer, Manifest, Platform
 from snapfs.images.progress import Progress
 from snapfs.images.sources import Source
+from snapfs.images.unpacking import SNAPSHOTTER
 from snapfs.metadata import Context, Image, Metadata, Resource, Wish, Writer
 from snapfs.metadata import Descriptor as Target
 from snapfs.metadata.references import EXPIRE, GC
@@ -38,7 +39,6 @@ from snapfs.snapshots import Snapshotter
 
 log = structlog.get_logger(__name__)
 
-SNAPSHOTTER = "snapfs"
 COPY_BYTES = 1 << 20
 LEASE_S = 24 * 3600
 WORKERS = 4

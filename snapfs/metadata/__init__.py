@@ -3,6 +3,7 @@
 `Metadata` is all of it over one store; `TABLES` is what the store must know.
 """
 
+from snapfs.metadata.checking import CHECKS
 from snapfs.metadata.collector import Collected, Collector, Garbage, Snapshotter
 from snapfs.metadata.explain import Explanation, Step
 from snapfs.metadata.ingests import Wish, Writer
@@ -27,6 +28,7 @@ from snapfs.metadata.scheduler import Knobs, Plan, Scheduler
 from snapfs.metadata.schema import TABLES
 
 __all__ = [
+    "CHECKS",
     "TABLES",
     "Collected",
     "Collector",

@@ -119,7 +119,7 @@ def test_a_busy_target_is_refused_and_may_be_detached(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["mount", "none", "TARGET"], "snapshot 'none' does not exist"),
+        (["mount", "none", "TARGET"], "neither a snapshot nor an image is called 'none'"),
         (["mount", "base", "TARGET/none"], "create the directory first"),
         (["mount", "base", "/etc/hostname"], "is no directory"),
         (["mount", "look", "TARGET", "--writable"], "mount its parent 'base' with --writable"),
