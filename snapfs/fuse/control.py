@@ -120,6 +120,13 @@ class GetStatus(msgspec.Struct, frozen=True, tag="status"):
     id: int
 
 
+class GetUsage(msgspec.Struct, frozen=True, tag="usage"):
+    """What a snapshot takes; answered without it when it is not shown or not counted yet."""
+
+    id: int
+    snapshot: int
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End after the requests in flight; the mount stays for a successor."""
 
@@ -132,7 +139,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     id: int
 
 
-Request: TypeAlias = Freeze | Thaw | Drop | GetStatus | Stop | Leave
+Request: TypeAlias = Freeze | Thaw | Drop | GetStatus | GetUsage | Stop | Leave
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -165,6 +172,8 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     late: bool = False
     """The error is a deadline that passed."""
     status: WorkerStatus | None = None
+    usage: tuple[int, int] | None = None
+    """Bytes and inodes."""
 
 
 Message: TypeAlias = Begin | Hello | Welcome | Refused | Request | Ready | Answer
@@ -179,6 +188,7 @@ _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(
     | Thaw
     | Drop
     | GetStatus
+    | GetUsage
     | Stop
     | Leave
     | Ready

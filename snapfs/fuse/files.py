@@ -147,6 +147,8 @@ class FileHandlers(Operations):
             else:
                 os.close(handle.fd)
         finally:
+            if handle.writable:
+                handle.node.tree.usage.closed(handle.node)
             self.forest.released(handle.shown, handle.node.ino)
 
     def _opened(
@@ -154,6 +156,8 @@ class FileHandlers(Operations):
     ) -> pyfuse3.FileInfo:
         handle = FileHandle(shown, node, fd, writable=writable, lower=not node.up, pid=pid)
         shown.handles += 1
+        if writable:
+            node.tree.usage.opened(node)
         return pyfuse3.FileInfo(fh=self.files.add(handle), keep_cache=True)
 
     def _choose_reads(self, handle: FileHandle) -> None:

@@ -22,9 +22,10 @@ from typing import NoReturn, Protocol, cast
 import structlog
 
 from snapfs.fuse.control import PROBE_NAME
+from snapfs.fuse.counting import Counting
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.trees import Forest, Shown
-from snapfs.model import SnapshotId
+from snapfs.model import SnapshotId, Usage
 from snapfs.overlay import Attributes, DirEntry, Inodes, Node, Owners, Tree, TreeSpec, identity
 from snapfs.snapshots import claims
 
@@ -144,6 +145,7 @@ class LaneForest(Forest):
         self._storage = storage
         self._frozen = {snapshot_id: Gate(frozen=True) for snapshot_id in frozen}
         self._ids: dict[int, SnapshotId] = {}
+        self.counting = Counting(storage)
         self._root = Node(cast(Tree, None), identity.LANE_ROOT, stat.S_IFDIR, None, b"")
         self.probe = Node(cast(Tree, None), _PROBE_INO, stat.S_IFREG, None, PROBE_NAME)
         root = Shown(LaneRoot(self), None, Gate())
@@ -235,6 +237,16 @@ class LaneForest(Forest):
     def statfs(self) -> os.statvfs_result:
         return os.statvfs(self._storage)
 
+    def usage(self, snapshot_id: SnapshotId) -> Usage | None:
+        """Return what a shown snapshot takes; None when it is not shown, or not counted yet."""
+        shown = self.shown(snapshot_id)
+        return None if shown is None else self.counting.usage(cast(Tree, shown.tree))
+
+    def close(self) -> None:
+        for shown in self._shown.values():
+            self.counting.closing(cast(Tree, shown.tree), lasting=not shown.dropped)
+        super().close()
+
     def _open(self, key: int, layers: Layers) -> Tree:
         if layers.work is not None and not claims.show(layers.work):
             _refuse(errno.ENOENT)  # it is being committed, or was just now
@@ -251,6 +263,8 @@ class LaneForest(Forest):
         changing = None if layers.upper is None else tree
         self._shown[key] = Shown(tree, changing, gate)
         self._ids[key] = layers.id
+        if layers.upper is not None and layers.work is not None:
+            self.counting.opened(tree, layers.upper, layers.work)
         log.debug("lane.tree_opened", snapshot=layers.id, layers=len(layers.lowers))
         return tree
 
@@ -273,6 +287,7 @@ class LaneForest(Forest):
             return
         del self._shown[key]
         snapshot_id = self._ids.pop(key)
+        self.counting.closing(cast(Tree, shown.tree), lasting=not shown.dropped)
         shown.tree.close()
         log.debug("lane.tree_closed", snapshot=snapshot_id)
 

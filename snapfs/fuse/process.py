@@ -169,9 +169,7 @@ class WorkerProcess:
             self._process.kill()
         return self._process.wait()
 
-    def call(
-        self, build: Callable[[int], control.Request], deadline_s: float
-    ) -> control.WorkerStatus | None:
+    def call(self, build: Callable[[int], control.Request], deadline_s: float) -> control.Answer:
         """Send a request and return its answer.
 
         Raises Unavailable when the worker ends first, DeadlineExceeded, or Internal with its words.
@@ -193,7 +191,7 @@ class WorkerProcess:
             raise DeadlineExceeded(answer.error or "the worker's deadline passed")
         if answer.error is not None:
             raise Internal(f"worker {self.pid}: {answer.error}")
-        return answer.status
+        return answer
 
     def kill(self) -> None:
         """End the process at once and reap it."""

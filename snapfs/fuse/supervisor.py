@@ -37,6 +37,7 @@ from snapfs.model import (
     SnapfsError,
     SnapshotId,
     Unavailable,
+    Usage,
 )
 from snapfs.snapshots.idmapping import IdMapping
 
@@ -47,6 +48,8 @@ LONGEST_DELAY_S = 5.0
 STEADY_S = 10.0
 """A worker that lived this long clears the back-off."""
 CALL_TIMEOUT_S = 10.0
+USAGE_TIMEOUT_S = 2.0
+"""A walk finds out as well."""
 ASK_AGAIN_S = 0.02
 REAP_TIMEOUT_S = 2.0
 """For a worker to end after it closed its channel."""
@@ -221,7 +224,8 @@ class Lane:
             worker = self._worker
         if worker is not None and worker.is_ready:
             with contextlib.suppress(SnapfsError):  # told by worker=None
-                worker_status = worker.call(control.GetStatus, time.monotonic() + timeout_s)
+                asked = worker.call(control.GetStatus, time.monotonic() + timeout_s)
+                worker_status = asked.status
         with self._changed:
             return LaneStatus(
                 self.name,
@@ -281,6 +285,21 @@ class Lane:
             partial(control.Drop, snapshot=snapshot_id, timeout_s=CALL_TIMEOUT_S * 0.9),
             CALL_TIMEOUT_S,
         )
+
+    def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
+        """Return what a shown snapshot takes; None when it is not shown, or nobody knows now."""
+        with self._changed:
+            worker = self._worker
+        if worker is None or not worker.is_ready:
+            return None
+        try:
+            answer = worker.call(
+                partial(control.GetUsage, snapshot=snapshot_id), time.monotonic() + USAGE_TIMEOUT_S
+            )
+        except SnapfsError as error:  # an older worker does not know the question
+            log.debug("lane.usage_unknown", lane=self.name, error=str(error))
+            return None
+        return None if answer.usage is None else Usage(*answer.usage)
 
     def _ask(self, build: Callable[[int], control.Request], timeout_s: float) -> None:
         """Send a request that may be repeated; a worker that dies meanwhile is waited for.

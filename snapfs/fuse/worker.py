@@ -41,6 +41,7 @@ from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.threads import blocking
 from snapfs.model import LaneName, SnapfsError, SnapshotId
 from snapfs.overlay import Inodes, identity
+from snapfs.overlay.quiet import ignore_lease_signals
 from snapfs.snapshots import LayerReader
 
 LOOK_FOR_USERS_S = 1.0
@@ -173,6 +174,10 @@ class Worker:
                 return await self._drop(message)
             case control.GetStatus():
                 return control.Answer(message.id, status=self._status())
+            case control.GetUsage():
+                found = self._forest.usage(SnapshotId(message.snapshot))
+                usage = None if found is None else (found.size_bytes, found.inodes)
+                return control.Answer(message.id, usage=usage)
             case control.Stop():
                 pyfuse3.terminate()
             case control.Leave():
@@ -308,6 +313,7 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
             def begin_work() -> None:
                 nursery.start_soon(worker.begin, speaker)
                 nursery.start_soon(worker.leave_when_unused)
+                nursery.start_soon(forest.counting.run)
                 if entrance is not None:
                     nursery.start_soon(entrance.attend, worker.converse)
 
@@ -316,6 +322,7 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
         if entrance is not None:
             entrance.close()
         forest.close()
+        await forest.counting.finish()
 
 
 def raise_descriptor_limit() -> None:
@@ -343,6 +350,7 @@ def main() -> int:
     structlog.contextvars.bind_contextvars(lane=chosen.lane)
     raise_descriptor_limit()
     os.umask(0)
+    ignore_lease_signals()
     for fd in (chosen.fuse_fd, chosen.journal_fd, chosen.control_fd):
         os.set_inheritable(fd, False)
     channel = socket.socket(fileno=chosen.control_fd)

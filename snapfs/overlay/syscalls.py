@@ -9,7 +9,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import struct
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -19,8 +18,6 @@ AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 
 _FICLONE = 0x40049409
-_XFS_FREE_EOFBLOCKS = 0x8080583A
-_XFS_EOFBLOCKS_BYTES = 128
 _UTIME_OMIT = (1 << 30) - 2
 _NO_CLONE = frozenset(
     {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM, errno.ETXTBSY}
@@ -96,25 +93,6 @@ def clone(source: int, target: int) -> bool:
             return False
         raise
     return True
-
-
-def syncfs(fd: int) -> None:
-    """Make all of a file system durable (syncfs(2)); an error of earlier writes is told here."""
-    if _libc.syncfs(fd):
-        raise _fail(b"fd %d" % fd)
-
-
-def free_preallocated(fd: int) -> None:
-    """Make a file system take back what it preallocated behind the ends of files.
-
-    Only xfs does so by itself, minutes after the last write (xfs_ioctl, XFS_IOC_FREE_EOFBLOCKS).
-    """
-    wish = struct.pack("II", 1, 1).ljust(_XFS_EOFBLOCKS_BYTES, b"\0")  # version, wait for it
-    try:
-        fcntl.ioctl(fd, _XFS_FREE_EOFBLOCKS, wish)
-    except OSError as error:
-        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.EROFS):
-            raise
 
 
 def is_being_written(fd: int) -> bool:

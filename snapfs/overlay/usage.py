@@ -88,6 +88,8 @@ class UsageCount:
         """Real inode numbers of what was noted during a count, which is to leave them out."""
         self._whiteouts: set[int] = set()
         """Whiteouts made during a count, which the sums hold."""
+        self.generation = 0
+        """Counts the counts: a walk belongs to the one that it was made for."""
         self._fresh: set[Node] = set()
         """Noted or changed since the last look."""
 
@@ -108,6 +110,11 @@ class UsageCount:
         """How many files are looked at for an answer."""
         return len(self._noted) + len(self._nameless)
 
+    @property
+    def in_use(self) -> bool:
+        """Somebody has a file open for writing."""
+        return bool(self._writers)
+
     def nodes(self) -> frozenset[Node]:
         """Return the nodes that are noted."""
         return frozenset(self._noted)
@@ -121,6 +128,7 @@ class UsageCount:
     def begin(self) -> None:
         """Begin to follow changes, and a count: a walk is to follow, then `finish`."""
         self._clear()
+        self.generation += 1
         self._following = self._counting = True
         for node in self._writers.keys() | self._native:
             self.note(node)
@@ -301,9 +309,9 @@ class UsageCount:
         self._fresh.clear()
         return self._total()
 
-    def sums(self) -> tuple[int, int] | None:
-        """Return blocks and inodes for a later `take`; None when they are not known."""
-        return (self._blocks, self._inodes) if self.usage() is not None else None
+    def sums(self) -> tuple[int, int]:
+        """Return the blocks and inodes, as of the last look, that a later `take` goes on from."""
+        return self._blocks, self._inodes
 
     def _total(self) -> Usage:
         shared = self._shared_whiteout()
@@ -355,6 +363,16 @@ class UsageCount:
         return self._tree.work.shared_whiteout()
 
     # Letting go
+
+    def moving(self) -> list[tuple[bytes, int]] | None:
+        """Return files whose blocks may still move: path in the upper layer, blocks as counted.
+
+        All that there are, right after `usage`; None when one has no path of its own there.
+        """
+        files = [(node, entry) for node, entry in self._noted.items() if entry.inodes]
+        if self._nameless or any(it.stash is not None or it.parent is None for it, _ in files):
+            return None
+        return [(self._tree.upper_path(node), entry.blocks) for node, entry in files]
 
     def resting(self) -> list[Resting]:
         """Return the files that a sync from now on makes quiet; hand them to `rest` after it."""

@@ -8,8 +8,11 @@ from then on each layer is synced file by file, where every file reports its own
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import stat
+import struct
 import threading
 from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias
@@ -18,6 +21,9 @@ from snapfs.model import DataLoss
 
 Durability: TypeAlias = Literal["full", "metadata"]
 """full: data survives a power loss once committed; metadata: only what the metastore says does."""
+
+_XFS_FREE_EOFBLOCKS = 0x8080583A
+_EOFBLOCKS_BYTES = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,6 +45,7 @@ class DataSync:
                 self._suspect.set()
         if self._suspect.is_set():
             sync_tree(layer)
+        free_preallocated(self._fd)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -51,6 +58,34 @@ def syncfs(fd: int) -> None:
     if _libc.syncfs(fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def settle_blocks(path: Path) -> None:
+    """Give all files of the file system that holds `path` the blocks that they are to have.
+
+    What nobody writes keeps its st_blocks from then on: delayed allocation is done, and what xfs
+    took in advance, and would take back minutes later, is given back. OSError tells of a write
+    error since the file system was mounted, or since the last call.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+        free_preallocated(fd)
+    finally:
+        os.close(fd)
+
+
+def free_preallocated(fd: int) -> None:
+    """Take back what a file system allocated behind the ends of files (xfs_fs.h, EOFBLOCKS).
+
+    Other file systems than xfs have nothing of the kind and say so.
+    """
+    wish = struct.pack("II", 1, 1).ljust(_EOFBLOCKS_BYTES, b"\0")  # version; wait for dirty files
+    try:
+        fcntl.ioctl(fd, _XFS_FREE_EOFBLOCKS, wish)
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 def sync_tree(layer: Path) -> None:

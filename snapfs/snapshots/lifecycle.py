@@ -42,7 +42,7 @@ from snapfs.model import (
     Usage,
     View,
 )
-from snapfs.snapshots import claims, records, recovery
+from snapfs.snapshots import claims, counted, records, recovery
 from snapfs.snapshots import mounts as rules
 from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
@@ -222,7 +222,7 @@ class Snapshotter(Closing):
                 _check_same(tx, key, identity)
                 records.check_commit(tx, key, name, parent)
             with self._still(identity, trees):
-                usage = self._settle_data(key, identity)
+                usage = self._settle_data(key, identity, trees)
 
                 def record(tx: WriteTx) -> Committed:
                     _check_same(tx, key, identity)
@@ -271,7 +271,7 @@ class Snapshotter(Closing):
             if not is_done:
                 self._thaw(identity, trees)
 
-    def _settle_data(self, key: str, identity: SnapshotId) -> Usage:
+    def _settle_data(self, key: str, identity: SnapshotId, trees: Trees) -> Usage:
         """Make a frozen layer durable, then measure it: blocks are allocated only when written."""
         upper = self._layers.upper(identity)
         with refusing(f"commit snapshot {records.shown(key)}"):
@@ -279,7 +279,7 @@ class Snapshotter(Closing):
                 if self._durability == "full":
                     self._sync.sync(upper)
                 self._steps("commit.durable")
-                usage = measure(upper)
+                usage = self._usage_now(key, identity, trees)
             except FileNotFoundError:
                 with self._store.view() as tx:
                     _check_same(tx, key, identity)  # removed meanwhile: NotFound
@@ -387,13 +387,23 @@ class Snapshotter(Closing):
                 return stored
             case View():
                 return Usage()
-            case Active(id=identity):
-                return self._measure(key, identity)
+            case Active(id=identity, lane=lane):
+                return self._measure(key, identity, self._trees.lane(lane))
 
-    def _measure(self, key: str, identity: SnapshotId) -> Usage:
+    def _usage_now(self, key: str, identity: SnapshotId, trees: Trees) -> Usage:
+        """Ask who shows an active, then what its last close left; else walk over the layer.
+
+        What is unpacked beside the trees changes without their knowing.
+        """
+        known = None
+        if not self._is_unpacked_beside(key):
+            known = trees.usage(identity) or counted.read(self._layers.work(identity))
+        return known or measure(self._layers.upper(identity))
+
+    def _measure(self, key: str, identity: SnapshotId, trees: Trees) -> Usage:
         with refusing(f"measure snapshot {records.shown(key)}"):
             try:
-                return measure(self._layers.upper(identity))
+                return self._usage_now(key, identity, trees)
             except FileNotFoundError:
                 self._meta.info(key)  # removed meanwhile: NotFound
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from snapfs.model import MAIN_LANE, Kind, Labels, LaneName, SnapshotId
+from snapfs.model import MAIN_LANE, Kind, Labels, LaneName, SnapshotId, Usage
 from snapfs.snapshots.idmapping import IdMapping
 
 
@@ -24,6 +24,9 @@ class Trees(Protocol):
 
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Forget the tree: its snapshot was committed, and is read-only now, or removed."""
+
+    def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
+        """Return what a shown snapshot's own files take; None when the trees do not know."""
 
     def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
         """Return the directory that shows the tree, its owners mapped; see `Lanes.serve`.
@@ -77,6 +80,9 @@ class NoTrees:
 
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Do nothing."""
+
+    def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
+        return None
 
     def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
         return self._mountpoint / str(snapshot_id)

@@ -19,8 +19,9 @@ from hypothesis.stateful import (
 )
 
 from snapfs.overlay import Node, Tree, TreeSpec
-from snapfs.overlay.quiet import quieten
+from snapfs.overlay.quiet import not_written
 from snapfs.overlay.usage import Resting, UsageCount
+from snapfs.snapshots.durability import settle_blocks
 from snapfs.snapshots.usage import blocks_by_inode, measure
 from tests.support.overlay.census import Census, of_tree
 from tests.support.overlay.files import Held, HeldFd, OnTree
@@ -140,9 +141,8 @@ class UsageMachine(OverlayMachine):
 
     @rule()
     def begin_sync(self) -> None:
-        wanted = self.count.resting()
-        layer = self.candidate.tree.upper_layer
-        self.syncing = quieten(layer, wanted)
+        self.syncing = not_written(self.count.resting())
+        settle_blocks(self.upper)
 
     @precondition(lambda self: self.syncing is not None)
     @rule()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.model import MAIN_LANE, DeadlineExceeded, Kind, Labels, LaneName, SnapshotId
+from snapfs.model import MAIN_LANE, DeadlineExceeded, Kind, Labels, LaneName, SnapshotId, Usage
 from snapfs.snapshots import MetaStore, Snapshotter
 
 
@@ -27,6 +27,9 @@ class RecordingTrees:
 
     def drop(self, identity: SnapshotId, /) -> None:
         self._note("drop", identity)
+
+    def usage(self, identity: SnapshotId, /) -> Usage | None:
+        return None
 
     def place(self, kind: Kind, labels: Labels | None, /) -> LaneName:
         return MAIN_LANE
