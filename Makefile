@@ -78,6 +78,8 @@ proto: setup ## generate the gRPC modules (PROTO_OUT=DIR for another place)
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib/snapfs
+# mount(8) looks for helpers nowhere else, whatever the prefix.
+HELPERDIR ?= /usr/sbin
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 DOCDIR ?= $(PREFIX)/share/doc/snapfs
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
@@ -86,8 +88,9 @@ FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 INSTALL_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 
 COMMANDS := snapfs snapfs-overlay
-INSTALLED := $(addprefix $(BINDIR)/,$(COMMANDS)) $(UNITDIR)/snapfs.service $(DOCDIR)/README.md \
-	$(DOCDIR)/LICENSE $(BASHDIR)/snapfs $(ZSHDIR)/_snapfs $(FISHDIR)/snapfs.fish
+HELPER := mount.fuse.snapfs-overlay
+INSTALLED := $(addprefix $(BINDIR)/,$(COMMANDS)) $(HELPERDIR)/$(HELPER) \
+	$(UNITDIR)/snapfs.service $(DOCDIR)/README.md $(DOCDIR)/LICENSE $(BASHDIR)/snapfs $(ZSHDIR)/_snapfs $(FISHDIR)/snapfs.fish
 
 .PHONY: install
 install: $(VENV)/.packages ## install into PREFIX (/usr/local), below DESTDIR
@@ -107,6 +110,8 @@ install: $(VENV)/.packages ## install into PREFIX (/usr/local), below DESTDIR
 	$(INSTALL_PYTHON) -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBDIR)/lib
 	install -d $(DESTDIR)$(BINDIR)
 	for command in $(COMMANDS); do ln -sfr $(DESTDIR)$(LIBDIR)/bin/$$command $(DESTDIR)$(BINDIR)/; done
+	install -d $(DESTDIR)$(HELPERDIR)
+	ln -sfr $(DESTDIR)$(LIBDIR)/bin/$(HELPER) $(DESTDIR)$(HELPERDIR)/
 	install -D -m 644 systemd/snapfs.service $(DESTDIR)$(UNITDIR)/snapfs.service
 	sed -i 's#/usr/local/bin#$(BINDIR)#' $(DESTDIR)$(UNITDIR)/snapfs.service
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md LICENSE

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import syslog
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -46,6 +47,35 @@ def configure(
     root.handlers = [handler]
     root.setLevel(level.upper())
     bind_structlog(journal=journal)
+
+
+def to_syslog(program: str) -> None:
+    """Send every record to syslog(3) from now on, for who has no standard error any more.
+
+    The level stays as it was configured. The C library connects again by itself when the system's
+    logger is restarted; where there is none, records are lost.
+    """
+    steps: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    steps += [_text, _without_priority]
+    handler = _Syslog(program)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_shared(journal=True), processors=steps
+        )
+    )
+    logging.getLogger().handlers = [handler]
+    bind_structlog(journal=True)
+
+
+class _Syslog(logging.Handler):
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        syslog.openlog(program, syslog.LOG_PID, syslog.LOG_DAEMON)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        priority = _PRIORITIES.get(record.levelname.lower(), syslog.LOG_INFO)
+        for line in self.format(record).split("\n"):
+            syslog.syslog(priority, line)
 
 
 def bind_structlog(*, journal: bool = False) -> None:

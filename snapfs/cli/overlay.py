@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import click
+import structlog
 
 from snapfs import __version__, logs
+from snapfs.cli.background import Background, Foreground
 from snapfs.fuse import options, standalone
+from snapfs.fuse.options import OverlayOptions
 from snapfs.fuse.worker import raise_descriptor_limit
 from snapfs.model import InvalidArgument, SnapfsError
+
+PROGRAM = "snapfs-overlay"
+
+log = structlog.get_logger(__name__)
 
 EPILOG = """\b
 Options after -o, besides those of mount(8) and fuse-overlayfs's own for tuning:
@@ -27,8 +33,10 @@ Options after -o, besides those of mount(8) and fuse-overlayfs's own for tuning:
   upperdir=U         where changes go; without it the mount is read-only
   workdir=W          an empty directory on the file system of U
   redirect_dir=on    rename lower directories without EXDEV
-  uidmapping=A:B:N, gidmapping=A:B:N, squash_to_root, squash_to_uid=N, squash_to_gid=N
-                     owners as they are shown
+  uidmapping=A:B:N, gidmapping=A:B:N
+                     N owners from A on in the layers are shown from B on
+  squash_to_root, squash_to_uid=N, squash_to_gid=N
+                     one owner shown for all
   timeout=S          how long the kernel may keep names and attributes
   volatile, fsync=0  leave syncing to the kernel
   noacl, noxattrs, static_nlink, fsname=NAME
@@ -57,23 +65,17 @@ def main(
 ) -> None:
     try:
         chosen = options.parse(texts)
-        mountpoint = _mountpoint(paths)
+        target = mountpoint(paths)
     except InvalidArgument as error:
         raise click.UsageError(str(error)) from error
     except SnapfsError as error:
-        _refuse(error)
-    debug = debug or chosen.debug
-    logs.configure("debug" if debug else "warning")
-    announce = _announce_nothing if foreground or debug else _into_background()
-    try:
-        raise_descriptor_limit()
-        os.umask(0)
-        standalone.serve(chosen, mountpoint, ready=announce)
-    except (SnapfsError, OSError) as error:
-        _refuse(error)
+        Foreground().tell(PROGRAM, error)
+        sys.exit(1)
+    sys.exit(serve(chosen, target, foreground=foreground, debug=debug))
 
 
-def _mountpoint(paths: tuple[str, ...]) -> Path:
+def mountpoint(paths: Sequence[str]) -> Path:
+    """Return the last of the arguments, [SOURCE] MOUNTPOINT; InvalidArgument if it is no place."""
     if len(paths) > 2:
         raise InvalidArgument(f"{paths[2]!r} is one argument too many; give one mount point")
     path = Path(paths[-1])
@@ -82,35 +84,24 @@ def _mountpoint(paths: tuple[str, ...]) -> Path:
     return path.resolve()
 
 
-def _refuse(error: Exception) -> NoReturn:
-    click.echo(f"snapfs-overlay: {error}", err=True)
-    sys.exit(1)
-
-
-def _announce_nothing() -> None:
-    """In the foreground nobody waits to be told."""
-
-
-def _into_background() -> Callable[[], None]:
-    """Fork; the parent leaves when the child calls what is returned, or with 1 if it never does."""
-    reader, writer = os.pipe()
-    if os.fork():
-        os.close(writer)
-        with open(reader, "rb") as pipe:
-            os._exit(0 if pipe.read() else 1)
-    os.close(reader)
-    os.setsid()
-    os.chdir("/")
-
-    def announce() -> None:
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
-        os.close(null)
-        os.write(writer, b"1")
-        os.close(writer)
-
-    return announce
+def serve(
+    chosen: OverlayOptions, target: Path, *, foreground: bool, debug: bool, failure: int = 1
+) -> int:
+    """Mount, leave the foreground, serve to the end; return the exit status."""
+    debug = debug or chosen.debug
+    logs.configure("debug" if debug else "warning")
+    place = Foreground() if foreground or debug else Background(PROGRAM, failure)
+    try:
+        raise_descriptor_limit()
+        os.umask(0)
+        standalone.serve(chosen, target, ready=place.announce)
+    except (SnapfsError, OSError) as error:
+        place.tell(PROGRAM, error)
+        return failure
+    except Exception:
+        log.exception("overlay.failed", mountpoint=str(target))
+        return failure
+    return 0
 
 
 if __name__ == "__main__":

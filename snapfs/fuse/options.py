@@ -2,7 +2,7 @@
 
 Options are separated by commas; a backslash makes the next character plain, also a colon between
 layers (as the kernel's overlayfs has it), and `\\ooo` is a byte in octal (as mount(8) writes it).
-What only tunes fuse-overlayfs is taken and ignored; what we do not know is refused, never guessed.
+`optionnames` says what becomes of which; what is in no list there is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from snapfs.fuse import mounts
+from snapfs.fuse import mounts, optionnames
 from snapfs.fuse.attributes import FOREVER_S
 from snapfs.model import InvalidArgument, NotImplementedYet
 
 _ESCAPE = re.compile(r"\\([0-7]{3}|.)", re.DOTALL)
-_CHARACTER = re.compile(r"\\.|.", re.DOTALL)
+_CHARACTER = re.compile(r'\\.|(?<=context=)"[^"]*"|.', re.DOTALL)
+"""One character or what counts as one: an escape, a security context in quotes."""
+_SELINUX = Path("/sys/fs/selinux/enforce")
 
 _MOUNT_FLAGS = {
     "ro": (mounts.MS_RDONLY, True),
@@ -39,22 +41,6 @@ _MOUNT_FLAGS = {
     "async": (mounts.MS_SYNCHRONOUS, False),
     "dirsync": (mounts.MS_DIRSYNC, True),
 }
-_TAKEN = frozenset(  # as words: a name a line would bury the rest
-    """
-    lowerdir upperdir workdir redirect_dir uidmapping gidmapping squash_to_root
-    squash_to_uid squash_to_gid static_nlink timeout fsync volatile noacl noxattrs
-    xattr_permissions plugins debug fsname subtype allow_other allow_root
-    """.split()  # noqa: SIM905
-)
-_IGNORED = frozenset(  # as words: a name a line would bury the rest
-    """
-    clone_fd max_threads max_idle_threads threaded fast_ino writeback default_permissions
-    context fscontext defcontext rootcontext auto_unmount kernel_cache auto_cache max_read
-    max_write blkdev splice_read splice_write splice_move no_splice_read no_splice_write
-    no_splice_move relatime norelatime strictatime lazytime nolazytime defaults auto noauto
-    user nouser users _netdev nofail uid gid umask metacopy index xino nfs_export
-    """.split()  # noqa: SIM905
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +63,9 @@ class OverlayOptions:
     """As fuse-overlayfs mounts."""
     source: str = "snapfs-overlay"
     subtype: str = "snapfs-overlay"
-    allow: str = "allow_other"
+    allows_others: bool = True
+    security: tuple[str, ...] = ()
+    """Options for the kernel's security modules, handed on to mount(2)."""
     timeout_s: float = FOREVER_S
     uid_ranges: tuple[IdRange, ...] = ()
     gid_ranges: tuple[IdRange, ...] = ()
@@ -93,12 +81,15 @@ class OverlayOptions:
     debug: bool = False
 
 
-def parse(texts: Iterable[str]) -> OverlayOptions:
-    """Read the arguments of `-o`; InvalidArgument names the option and the way out."""
+def parse(texts: Iterable[str], *, sloppy: bool = False) -> OverlayOptions:
+    """Read the arguments of `-o`; InvalidArgument names the option and the way out.
+
+    `sloppy` leaves out names that are not known.
+    """
     options = OverlayOptions()
     for text in texts:
         for option in filter(None, _cut(text, ",")):
-            options = _apply(options, option)
+            options = _apply(options, option, sloppy=sloppy)
     if not options.lowers:
         raise InvalidArgument("lowerdir is missing; give -o lowerdir=DIR[:DIR...]")
     if options.upper is not None and options.work is None:
@@ -108,16 +99,24 @@ def parse(texts: Iterable[str]) -> OverlayOptions:
     return options
 
 
-def _apply(options: OverlayOptions, option: str) -> OverlayOptions:
+def _apply(options: OverlayOptions, option: str, *, sloppy: bool) -> OverlayOptions:
     name, given, value = option.partition("=")
     if name in _MOUNT_FLAGS:
         bit, on = _MOUNT_FLAGS[name]
         return replace(
             options, mount_flags=options.mount_flags | bit if on else options.mount_flags & ~bit
         )
-    if name in _TAKEN:
+    if name in optionnames.TAKEN:
         return replace(options, **_changes(options, name, value if given else None))
-    if name in _IGNORED or name.startswith("x-") or not option:
+    if name in optionnames.CONTEXTS:
+        taken = (option,) if _SELINUX.exists() else ()
+        return replace(options, security=options.security + taken)
+    if name in optionnames.REFUSED:
+        harmless, reason = optionnames.REFUSED[name]
+        if not given or value not in harmless:
+            raise NotImplementedYet(f"{name}: {reason}")
+        return options
+    if name in optionnames.IGNORED or name.startswith(("x-", "X-", "comment=")) or sloppy:
         return options
     raise InvalidArgument(f"option {name!r} is not known{_nearest(name)}")
 
@@ -168,22 +167,9 @@ def _changes(options: OverlayOptions, name: str, value: str | None) -> dict[str,
         case "subtype":
             return {"subtype": _plain(value or "")}
         case "allow_other" | "allow_root":
-            return {"allow": "allow_other"}
+            return {"allows_others": name == "allow_other"}  # who mounts is root
         case _:
-            return _refused(name, value)
-
-
-def _refused(name: str, value: str | None) -> dict[str, Any]:
-    """Options that would change what is stored: harmless when off, refused when on."""
-    if name == "xattr_permissions" and value not in (None, "0"):
-        raise NotImplementedYet(
-            "xattr_permissions: owners and modes kept in attributes are not supported; run as root"
-        )
-    if name == "plugins" and value:
-        raise NotImplementedYet(
-            "plugins: fuse-overlayfs plugins cannot be loaded; leave the option out"
-        )
-    return {}
+            raise AssertionError(name)
 
 
 def _cut(text: str, separator: str) -> list[str]:
@@ -267,6 +253,6 @@ def _escaped(what: str) -> str:
 
 
 def _nearest(name: str) -> str:
-    known = sorted(_TAKEN | _IGNORED | _MOUNT_FLAGS.keys())
+    known = sorted(optionnames.known() | _MOUNT_FLAGS.keys())
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]!r}?" if close else "; see snapfs-overlay --help"

@@ -86,7 +86,7 @@ def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None])
             source=options.source,
             subtype=options.subtype,
             flags=options.mount_flags,
-            options=(options.allow,),
+            options=(("allow_other",) if options.allows_others else ()) + options.security,
             wanted=_flags(options),
             timeout_s=MOUNT_TIMEOUT_S,
         )

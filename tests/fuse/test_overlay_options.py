@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapfs.fuse import mounts
+from snapfs.fuse import mounts, optionnames
 from snapfs.fuse.attributes import FOREVER_S
 from snapfs.fuse.options import IdRange, OverlayOptions, parse
 from snapfs.model import InvalidArgument, NotImplementedYet
@@ -71,10 +71,58 @@ def test_bad_options_are_refused_with_the_way_out(here: Path, text: str, words: 
         parse([text])
 
 
-@pytest.mark.parametrize("text", ["xattr_permissions=1", "plugins=/x.so"])
-def test_what_would_change_the_layers_is_not_ignored(here: Path, text: str) -> None:
-    with pytest.raises(NotImplementedYet):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("xattr_permissions=1", "run as root"),
+        ("plugins=/x.so", "cannot be loaded"),
+        ("userxattr", "root's trusted.overlay. are"),
+        ("nfs_export=on", "no file handles"),
+        ("verity=require", "not checked"),
+        ("uid=1000", "use squash_to_uid or uidmapping"),
+        ("gid=1000", "use squash_to_gid"),
+        ("umask=022", "as they are stored"),
+        ("blkdev", "no block device"),
+        ("datadir=a", "use lowerdir"),
+    ],
+)
+def test_what_would_change_the_layers_is_refused_by_name(here: Path, text: str, words: str) -> None:
+    name = text.partition("=")[0]
+    with pytest.raises(NotImplementedYet, match=f"^{name}: .*{words}"):
         parse([f"lowerdir=a,{text}"])
+
+
+def test_what_is_refused_may_be_switched_off(here: Path) -> None:
+    off = "xattr_permissions=0,plugins=,nfs_export=off,verity=off"
+    assert parse([f"lowerdir=a,{off}"]) == parse(["lowerdir=a"])
+
+
+def test_every_option_of_debian_s_fuse_overlayfs_is_known() -> None:
+    """The names in its binary: those with a value, and the plain ones after them."""
+    program = Path("/usr/bin/fuse-overlayfs").read_bytes()
+    table = program[program.index(b"redirect_dir=%s") : program.index(b"noacl\0") + 6]
+    names = {it.partition(b"=")[0].decode() for it in table.split(b"\0") if it}
+    assert {"redirect_dir", "fast_ino", "squash_to_gid", "volatile", "noacl"} <= names
+    assert {it for it in names if it.isidentifier()} <= optionnames.known()
+
+
+def test_an_unknown_option_may_be_left_out(here: Path) -> None:
+    assert parse(["lowerdir=a,qqqq=1"], sloppy=True) == parse(["lowerdir=a"])
+
+
+def test_security_contexts_count_where_there_is_a_policy(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = 'context="system_u:object_r:container_file_t:s0:c1,c2"'
+    monkeypatch.setattr("snapfs.fuse.options._SELINUX", here / "none")
+    assert parse([f"lowerdir=a,{context},ro"]) == parse(["lowerdir=a,ro"])
+    monkeypatch.setattr("snapfs.fuse.options._SELINUX", here)
+    assert parse([f"lowerdir=a,{context},ro"]).security == (context,)
+
+
+def test_who_may_look_at_it(here: Path) -> None:
+    assert parse(["lowerdir=a"]).allows_others
+    assert not parse(["lowerdir=a,allow_root"]).allows_others
 
 
 def test_what_only_tunes_fuse_overlayfs_is_ignored(here: Path) -> None:

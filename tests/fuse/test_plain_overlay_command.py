@@ -164,26 +164,6 @@ def test_debug_stays_in_the_foreground_and_logs(place: Place) -> None:
         process.communicate()
 
 
-def test_mount_command_finds_it(place: Place) -> None:
-    """mount(8) looks in the system's directories only, so it is put there, in a name space."""
-    steps = """
-        mount -t tmpfs none /usr/local/bin && ln -s "$0" /usr/local/bin/snapfs-overlay
-        mount -t fuse.snapfs-overlay -o "$1" overlay "$2"
-        cat "$2/both"
-        umount "$2"
-    """
-    arguments = [COMMAND, place.layers, place.mnt]
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-ec", steps, *arguments],
-        check=True,
-        timeout=DEADLINE_S,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == "low"
-    eventually(place.ended, what="the end of the process")
-
-
 def test_without_an_upper_directory_nothing_can_be_changed(place: Place) -> None:
     place.run("-o", f"lowerdir={place.low}:{place.below}", place.mnt)
     assert (place.mnt / "both").read_text() == "low"

@@ -77,6 +77,12 @@ def test_what_is_installed_runs_in_its_place_and_names_no_destdir(
     assert done.stdout.strip() == str(usr / "lib/snapfs"), done.stderr
 
 
+def test_mount_finds_the_helper_of_the_overlay(installed: Path) -> None:
+    helper = installed / "usr/sbin/mount.fuse.snapfs-overlay"
+    assert os.readlink(helper) == "../local/lib/snapfs/bin/mount.fuse.snapfs-overlay"
+    assert helper.resolve().exists()
+
+
 def test_unit_completions_and_documents_are_in_their_places(installed: Path) -> None:
     usr = installed / "usr/local"
     unit = (usr / "lib/systemd/system/snapfs.service").read_text()
