@@ -38,8 +38,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Unpack = Literal["overlay", "fuse"]
 Durability = Literal["full", "metadata"]
-ActiveLane = Literal["main"]
-ViewLane = Literal["views", "main"]
+ActiveLane = Literal["main", "no-open"]
+ViewLane = Literal["views", "main", "no-open"]
 
 LOG_LEVELS: tuple[str, ...] = get_args(LogLevel)
 LOG_FORMATS: tuple[str, ...] = get_args(LogFormat)

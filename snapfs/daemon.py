@@ -45,7 +45,11 @@ from snapfs.systemd import Notifier
 
 log = structlog.get_logger(__name__)
 
-LANES = {MAIN_LANE: Mode.PASSTHROUGH, LaneName("views"): Mode.READONLY}
+LANES = {
+    MAIN_LANE: Mode.PASSTHROUGH,
+    LaneName("views"): Mode.READONLY,
+    LaneName("no-open"): Mode.NO_OPEN,
+}
 """Every lane with its mode; config.Lanes has the same names."""
 SERVICES_GROUP = "snapfs.services"
 HEALTH_INTERVAL_S = 10.0

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Collection
 
 import pyfuse3
 
@@ -104,7 +105,7 @@ class FileHandlers(Operations):
         return head + rest
 
     @answering
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
+    async def write(self, fh: int, off: int, buf: bytes | memoryview) -> int:
         handle = self.files.get(fh)
         shown = handle.shown
         tree = await shown.begin()
@@ -121,7 +122,7 @@ class FileHandlers(Operations):
         finally:
             shown.end()
 
-    async def _write_in_thread(self, handle: FileHandle, off: int, buf: bytes) -> int:
+    async def _write_in_thread(self, handle: FileHandle, off: int, buf: bytes | memoryview) -> int:
         if handle.slow_until_ns < time.monotonic_ns():
             handle.slow_until_ns = 0
         return await blocking(self.threads.file_io, _write_all, handle.fd, buf, off)
@@ -150,6 +151,10 @@ class FileHandlers(Operations):
             if handle.writable:
                 handle.node.tree.usage.closed(handle.node)
             self.forest.released(handle.shown, handle.node.ino)
+
+    def maybe_mapped(self, shown: Shown) -> Collection[int]:
+        """Return the nodes of a tree that may have a shared writable mapping."""
+        return {it.node.ino for it in self.files if it.writable and it.shown is shown}
 
     def _opened(
         self, shown: Shown, node: Node, fd: int, *, writable: bool, pid: int
@@ -194,7 +199,7 @@ class FileHandlers(Operations):
             pyfuse3.invalidate_inode(handle.node.ino, attr_only=True)
 
 
-def _write_all(fd: int, buf: bytes, off: int) -> int:
+def _write_all(fd: int, buf: bytes | memoryview, off: int) -> int:
     """Write everything, or what fits before an error; raises when nothing was written."""
     done = os.pwrite(fd, buf, off)
     while done < len(buf):

@@ -2,7 +2,7 @@
 
 All other writes have reached us when write(2) returns. Invalidating a node's pages makes the kernel
 write the dirty ones first. They exist only while a writable descriptor is open (a mapping holds
-one).
+one), which in a lane without opens can be of any file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from snapfs.fuse.trees import Shown
 
 async def flush_dirty_pages(operations: FileHandlers, shown: Shown) -> None:
     """Return when what mappings of this tree's files have changed was written through us."""
-    inodes = {
-        handle.node.ino for handle in operations.files if handle.writable and handle.shown is shown
-    }
-    for ino in inodes:
+    for ino in operations.maybe_mapped(shown):
         with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten it since
             await blocking(operations.threads.notify, pyfuse3.invalidate_inode, ino)

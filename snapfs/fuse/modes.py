@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 
 from snapfs.fuse import channel, mounts
-from snapfs.fuse.handover import WANTED, WANTED_PASSTHROUGH, Init
+from snapfs.fuse.handover import WANTED, WANTED_NO_OPEN, WANTED_PASSTHROUGH, Init
 
 
 class Mode(enum.Enum):
@@ -18,6 +18,9 @@ class Mode(enum.Enum):
     PASSTHROUGH = "passthrough"
     READONLY = "readonly"
     """The same on a read-only super block: for views, whose reads then change no atime."""
+
+    NO_OPEN = "no-open"
+    """Files are known by node and never opened: for many small files."""
 
     @property
     def is_writable(self) -> bool:
@@ -31,4 +34,6 @@ class Mode(enum.Enum):
     @property
     def wanted(self) -> Init:
         """What is granted of what the kernel offers."""
-        return WANTED_PASSTHROUGH if channel.loaded() else WANTED
+        if not channel.loaded():
+            return WANTED
+        return WANTED_NO_OPEN if self is Mode.NO_OPEN else WANTED_PASSTHROUGH

@@ -134,6 +134,18 @@ class Forest:
         shown.handles -= 1
         self._reconsider(ino >> identity.LOW_BITS, shown)
 
+    def is_known(self, ino: int) -> bool:
+        """Whether the kernel has a reference to a node that we know of."""
+        try:
+            self.inodes.get(ino)
+        except KeyError:
+            return False
+        return True
+
+    def nodes(self, shown: Shown) -> list[Node]:
+        """Return the nodes of a tree that the kernel knows."""
+        return [it for it in self.inodes if self._shown.get(it.ino >> identity.LOW_BITS) is shown]
+
     @property
     def lookups(self) -> int:
         """The kernel's references to all nodes."""

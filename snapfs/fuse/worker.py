@@ -29,7 +29,7 @@ import structlog
 import trio
 
 from snapfs import __version__, logs
-from snapfs.fuse import control, door, session
+from snapfs.fuse import channel, control, door, session
 from snapfs.fuse.attributes import View
 from snapfs.fuse.door import Door
 from snapfs.fuse.flushing import flush_dirty_pages
@@ -37,6 +37,7 @@ from snapfs.fuse.handover import Connection
 from snapfs.fuse.lane import LaneForest
 from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.modes import Mode
+from snapfs.fuse.noopen import NoOpenOperations
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.threads import blocking
 from snapfs.model import LaneName, SnapfsError, SnapshotId
@@ -305,7 +306,7 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
             frozen=frozen,
             maps_owners=not mount.can_map_owners(settings.mode),
         )
-        operations = OverlayOperations(forest, View())
+        operations = _operations(settings.mode, forest)
         worker = Worker(settings.lane, served, settings.mode, mount, forest, operations)
         entrance = _open_door(settings.door)
         async with trio.open_nursery() as nursery:
@@ -323,6 +324,12 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
             entrance.close()
         forest.close()
         await forest.counting.finish()
+
+
+def _operations(mode: Mode, forest: LaneForest) -> OverlayOperations:
+    if mode is Mode.NO_OPEN and channel.loaded():
+        return NoOpenOperations(forest, View())
+    return OverlayOperations(forest, View())
 
 
 def raise_descriptor_limit() -> None:

@@ -11,6 +11,7 @@ remembered are found again, as long as somebody holds them, through weak referen
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -184,6 +185,10 @@ class Inodes:
     def __len__(self) -> int:
         """Number of nodes with a lookup count."""
         return len(self._known)
+
+    def __iter__(self) -> Iterator[Node]:
+        """Return the nodes with a lookup count, as they are now."""
+        return iter(list(self._known.values()))
 
     def get(self, ino: int) -> Node:
         """Return a remembered node; KeyError when the kernel should not know this number."""

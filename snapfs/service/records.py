@@ -45,7 +45,7 @@ class LaneRecord:
     name: str
     mountpoint: Path
     mode: str
-    """passthrough or readonly."""
+    """passthrough, readonly or no-open."""
     state: str
     """A word: starting, serving, restarting, stopped."""
     worker_pid: int | None

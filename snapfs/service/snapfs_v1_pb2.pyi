@@ -778,7 +778,7 @@ class Lane(_message.Message):
     """0 while there is no worker."""
     restarts: _builtins.int
     mode: _builtins.str
-    """passthrough or readonly."""
+    """passthrough, readonly or no-open."""
     def __init__(
         self,
         *,

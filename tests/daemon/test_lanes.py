@@ -87,7 +87,7 @@ def test_a_label_chooses_the_lane_and_a_wrong_one_is_refused(daemon: RunningDaem
         assert list(lanes(daemon)) == ["main"]
         done = daemon.run("snapshot", "prepare", "work", "--label", f"{LABEL}=fast", check=False)
         assert done.exit_code == 1
-        assert "lane 'fast' does not exist; lanes for a new active are main" in done.stderr
+        assert "lane 'fast' does not exist; lanes for a new active are main, no-open" in done.stderr
 
 
 def test_a_view_goes_where_the_configuration_says(daemon: RunningDaemon) -> None:
@@ -157,3 +157,19 @@ def test_a_lane_unmounted_behind_our_back_is_mounted_for_who_asks(daemon: Runnin
         assert (target / "file").read_text() == "lower"
         assert daemon.events("lane.mounted_again")
         daemon.run("umount", target)
+
+
+def test_a_lane_without_opens_takes_what_its_label_says(daemon: RunningDaemon) -> None:
+    with running(daemon.base) as daemon:
+        committed(daemon)
+        daemon.run("snapshot", "prepare", "work", "--parent", "base", "--label", f"{LABEL}=no-open")
+        target = mount(daemon, "work")
+        with (target / "file").open("a") as file:
+            file.write(" and upper")
+        assert lanes(daemon)["no-open"]["mode"] == "no-open"
+        daemon.run("umount", target)
+        daemon.run("snapshot", "commit", "work", "more")
+        daemon.run("snapshot", "view", "look", "more")
+        seen = mount(daemon, "look")
+        assert (seen / "file").read_text() == "lower and upper"
+        daemon.run("umount", seen)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from tests.support import lanes
 from tests.support.lanes import House, Tree
 
@@ -23,16 +24,28 @@ def _never_stuck(
         yield
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module once for each mode in its `MODES`."""
+    modes = getattr(metafunc.module, "MODES", None)
+    if modes is not None and "mode" in metafunc.fixturenames:
+        metafunc.parametrize("mode", modes, ids=lambda it: it.value, scope="module")
+
+
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with lanes.house(tmp_path_factory.mktemp("house")) as made:
+def mode() -> Mode:
+    return Mode.PASSTHROUGH
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, mode: Mode) -> Iterator[House]:
+    with lanes.house(tmp_path_factory.mktemp("house"), mode) as made:
         yield made
 
 
 @pytest.fixture
-def own_house(tmp_path: Path) -> Iterator[House]:
+def own_house(tmp_path: Path, mode: Mode) -> Iterator[House]:
     """A lane of the test's own, to be broken."""
-    with lanes.house(tmp_path / "house") as made:
+    with lanes.house(tmp_path / "house", mode) as made:
         yield made
 
 

@@ -11,10 +11,12 @@ from typing import IO, Any
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from tests.support.lanes import House
 from tests.support.overlay.kernel import overlay
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
+MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 Steps = Callable[[Path], Any]
 

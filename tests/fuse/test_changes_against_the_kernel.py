@@ -12,6 +12,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+from snapfs.fuse.modes import Mode
 from tests.support import lanes
 from tests.support.lanes import House, Tree, drop_dentries
 from tests.support.overlay.census import Census, of_mount
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.logs("lane.worker_died", "lane.worker_restarted"),
 ]
+MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 
 class LaneCandidate(Candidate):

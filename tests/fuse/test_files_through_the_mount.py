@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from snapfs.overlay import RENAME_EXCHANGE, RENAME_NOREPLACE
 from snapfs.overlay.syscalls import AT_FDCWD
 from snapfs.overlay.syscalls import rename as renameat2
 from tests.support.lanes import House, Tree
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
+MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 
 def lower(layer: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from tests.support.daemon import eventually
 from tests.support.lanes import House, drop_dentries
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
+MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 
 def wide(layer: Path) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from tests.support.lanes import House, Tree, bind_mount, drop_dentries
 from tests.support.overlay import kernel
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
+MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 Mounter = Callable[[Path], AbstractContextManager[Path]]
 LACKS = "upper fs missing required features"

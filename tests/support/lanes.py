@@ -13,6 +13,7 @@ from pathlib import Path
 from snapfs.fuse import mounts
 from snapfs.fuse.control import WorkerStatus
 from snapfs.fuse.lanes import Lanes
+from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import Lane
 from snapfs.model import SnapshotId
 from snapfs.snapshots import Snapshotter
@@ -27,8 +28,15 @@ Fill = Callable[[Path], None]
 class House:
     """A root, its snapshotter and a lane that shows its snapshots."""
 
-    def __init__(self, base: Path, *, root: Path | None = None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        root: Path | None = None,
+        mode: Mode = Mode.PASSTHROUGH,
+    ) -> None:
         self.base = base
+        self.mode = mode
         self.root = root or base / "root"
         self.mountpoint = base / "mnt"
         self.door = base / "lanes" / "test.sock"
@@ -36,7 +44,14 @@ class House:
         self._names = 0
 
     def _open(self) -> None:
-        self.lane = Lane("test", self.mountpoint, self.root, door=self.door, log_level="debug")
+        self.lane = Lane(
+            "test",
+            self.mountpoint,
+            self.root,
+            door=self.door,
+            mode=self.mode,
+            log_level="debug",
+        )
         self.lanes = Lanes.of(
             self.lane, start_timeout_s=START_TIMEOUT_S, stop_timeout_s=STOP_TIMEOUT_S
         )
@@ -122,9 +137,9 @@ class Tree:
 
 
 @contextmanager
-def house(base: Path) -> Iterator[House]:
+def house(base: Path, mode: Mode = Mode.PASSTHROUGH) -> Iterator[House]:
     """A running house; whatever happened in it, nothing of it is left."""
-    made = House(base)
+    made = House(base, mode=mode)
     try:
         made.start()
         yield made

@@ -1,0 +1,195 @@
+"""Handlers of a lane that is asked for no opens: files are known by node, never by handle.
+
+OPEN is answered ENOSYS once and never comes again, so a warm open, read and close cost no request.
+What then comes with handle 0 is served by the number of its node. CREATE is answered ENOSYS too:
+the kernel makes a file by MKNOD. Nobody says for what a file is open, so it is copied up when it is
+first written, and a removed file lives until the kernel forgets it.
+
+Descriptors are our own affair: at most `KEPT` of them, the least recently used closed first.
+INVARIANT: a node has at most one, in `Descriptors` and in the table of handles alike.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import pyfuse3
+
+from snapfs.fuse import privileges
+from snapfs.fuse.attributes import View
+from snapfs.fuse.channel import Body, NotSupported, Opcode, Request
+from snapfs.fuse.files import FileHandlers
+from snapfs.fuse.handles import FileHandle
+from snapfs.fuse.operations import OverlayOperations
+from snapfs.fuse.trees import Forest, Shown
+from snapfs.overlay import Node, SetAttr
+
+Result = TypeVar("Result")
+
+KEPT = 1024
+_READ_IN = struct.Struct("<QQIIQII")
+_WRITE_IN = struct.Struct("<QQIIQII")
+_WRITE_OUT = struct.Struct("<II")
+_FSYNC_IN = struct.Struct("<QII")
+_KILL_SET_ID = 1 << 2
+"""FUSE_WRITE_KILL_SUIDGID: who writes may not keep set-id bits."""
+_DATA_ONLY = 1 << 0
+"""FUSE_FSYNC_FDATASYNC."""
+
+
+class Descriptors:
+    """One open descriptor a node, as long as it is used now and then."""
+
+    def __init__(self, operations: FileHandlers, kept: int = KEPT) -> None:
+        self._operations = operations
+        self._kept = kept
+        self._numbers: OrderedDict[int, int] = OrderedDict()
+        """Node to number of its handle, the least recently used first."""
+        self._users: Counter[int] = Counter()
+        """Node to requests under way."""
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @asynccontextmanager
+    async def lent(self, shown: Shown, node: Node, *, writable: bool) -> AsyncIterator[int]:
+        """Give the number of a handle on a node for the block; it is not closed meanwhile."""
+        number = self._find(node.ino, writable=writable)
+        if number is None:
+            number = self._open(shown, node, writable=writable)
+        self._users[node.ino] += 1
+        try:
+            yield number
+        finally:
+            self._users[node.ino] -= 1
+            if not self._users[node.ino]:
+                del self._users[node.ino]
+                self._shrink()
+                if not self._operations.forest.is_known(node.ino):
+                    self.close(node.ino)
+
+    def close(self, ino: int) -> None:
+        """Close a node's descriptor, if it has one and no request uses it."""
+        if ino not in self._users and (number := self._numbers.pop(ino, None)) is not None:
+            self._release(number)
+
+    def _find(self, ino: int, *, writable: bool) -> int | None:
+        number = self._numbers.get(ino)
+        if number is None or (writable and not self._operations.files.get(number).writable):
+            return None
+        self._numbers.move_to_end(ino)
+        return number
+
+    def _open(self, shown: Shown, node: Node, *, writable: bool) -> int:
+        """Open a node, in the place of a descriptor that is for reading only."""
+        fd = shown.tree.open(node, os.O_RDWR if writable else os.O_RDONLY)
+        number = self._numbers.get(node.ino)
+        if number is not None:  # may be in use: it becomes writable under its number
+            handle = self._operations.files.get(number)
+            os.dup2(fd, handle.fd, inheritable=False)
+            os.close(fd)
+            handle.writable, handle.lower = True, False
+            return number
+        handle = FileHandle(shown, node, fd, writable=writable, lower=not node.up, pid=0)
+        shown.handles += 1
+        number = self._numbers[node.ino] = self._operations.files.add(handle)
+        return number
+
+    def _shrink(self) -> None:
+        for ino in list(self._numbers)[: max(0, len(self._numbers) - self._kept)]:
+            self.close(ino)
+
+    def _release(self, number: int) -> None:
+        handle = self._operations.files.pop(number)
+        if handle is not None:
+            os.close(handle.fd)
+            self._operations.forest.released(handle.shown, handle.node.ino)
+
+
+class NoOpenOperations(OverlayOperations):
+    """The handlers of a lane, less handles."""
+
+    def __init__(self, forest: Forest, view: View) -> None:
+        super().__init__(forest, view)
+        self.descriptors = Descriptors(self)
+        self.raw.update(
+            {
+                Opcode.OPEN: _refuse_for_good,
+                Opcode.CREATE: _refuse_for_good,
+                Opcode.READ: self._read_node,
+                Opcode.WRITE: self._write_node,
+                Opcode.FSYNC: self._fsync_node,
+            }
+        )
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        await super().forget(inode_list)
+        for ino, _ in inode_list:
+            if not self.forest.is_known(ino):
+                self.descriptors.close(ino)
+
+    def maybe_mapped(self, shown: Shown) -> Collection[int]:
+        """Any file may be: the kernel told us of no open."""
+        return [node.ino for node in self.forest.nodes(shown) if node.type == stat.S_IFREG]
+
+    async def _read_node(self, request: Request) -> Body:
+        _, offset, size, *_ = _READ_IN.unpack_from(request.body)
+        shown, node = self.forest.find(request.nodeid)
+        async with self.descriptors.lent(shown, node, writable=False) as number:
+            return await _raising(self.read(number, offset, size))
+
+    async def _write_node(self, request: Request) -> Body:
+        _, offset, size, flags, *_ = _WRITE_IN.unpack_from(request.body)
+        data = memoryview(request.body)[_WRITE_IN.size : _WRITE_IN.size + size]
+        shown, node = self.forest.find(request.nodeid)
+        await self._prepare_write(shown, node, kills_set_id=bool(flags & _KILL_SET_ID))
+        async with self.descriptors.lent(shown, node, writable=True) as number:
+            done = await _raising(self.write(number, offset, data))
+        return _WRITE_OUT.pack(done, 0)
+
+    async def _fsync_node(self, request: Request) -> Body:
+        _, flags, _ = _FSYNC_IN.unpack_from(request.body)
+        shown, node = self.forest.find(request.nodeid)
+        if node.up:  # committed layers are durable already
+            async with self.descriptors.lent(shown, node, writable=False) as number:
+                await _raising(self.fsync(number, bool(flags & _DATA_ONLY)))
+        return b""
+
+    async def _prepare_write(self, shown: Shown, node: Node, *, kills_set_id: bool) -> None:
+        """Copy a file up, and take set-id bits that its writer may not keep."""
+        if node.up and not kills_set_id:
+            return
+        tree = await shown.begin()
+        try:
+            await self.copy_ups.ensure(shown, tree, node)
+            mode = tree.getattr(node).mode
+            if kills_set_id and privileges.loses_set_id(mode):
+                tree.setattr(node, SetAttr(mode=privileges.without_set_id(mode)))
+                pyfuse3.invalidate_inode(node.ino, attr_only=True)
+        finally:
+            shown.end()
+
+    def _writable_fd(self, fh: int | None) -> int | None:
+        """A truncation names handle 0, which is none."""
+        return None
+
+    def _note_mode(self, node: Node, wanted: SetAttr) -> None:
+        """Each write says by itself whether it takes set-id bits."""
+
+
+async def _refuse_for_good(request: Request) -> Body:
+    raise NotSupported
+
+
+async def _raising(answer: Awaitable[Result]) -> Result:
+    """Make the refusal of a handler of pyfuse3's the OSError that it was."""
+    try:
+        return await answer
+    except pyfuse3.FUSEError as error:
+        raise OSError(error.errno, os.strerror(error.errno)) from None

@@ -1,0 +1,160 @@
+"""A lane whose kernel never says OPEN: what is asked, when a file is copied up, which descriptors
+are kept."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from snapfs.fuse import noopen
+from snapfs.fuse.modes import Mode
+from tests.support.daemon import eventually
+from tests.support.lanes import House, Tree, drop_dentries
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+MODES = (Mode.NO_OPEN,)
+
+
+def fill(layer: Path) -> None:
+    (layer / "file").write_text("lower")
+    (layer / "tool").write_text("#!/bin/sh\n")
+    (layer / "tool").chmod(0o4755)
+    os.link(layer / "file", layer / "link")
+    for number in range(noopen.KEPT + 200):
+        (layer / f"many{number}").write_text(str(number))
+
+
+@pytest.fixture
+def tree(house: House) -> Tree:
+    return house.active(fill)
+
+
+def test_the_worker_keeps_no_handles_for_open_files(house: House, tree: Tree) -> None:
+    with (tree / "file").open() as first, (tree / "file").open() as second:
+        assert first.read() == second.read() == "lower"
+        assert house.worker().files <= 1
+
+
+def test_descriptors_are_kept_for_the_last_files_only(house: House, tree: Tree) -> None:
+    for number in range(noopen.KEPT + 200):
+        assert (tree / f"many{number}").read_text() == str(number)
+    assert noopen.KEPT - 1 <= house.worker().files <= noopen.KEPT
+    assert os.listdir(f"/proc/{house.worker().pid}/fd").__len__() < noopen.KEPT + 100
+
+
+def test_descriptors_go_with_the_nodes_that_the_kernel_forgets(house: House, tree: Tree) -> None:
+    assert (tree / "file").read_text() == "lower"
+    drop_dentries()
+    eventually(lambda: house.worker().files == 0 and not house.worker().trees, what="the end")
+
+
+def test_an_open_for_writing_copies_nothing_up_and_a_write_does(tree: Tree) -> None:
+    with (tree / "file").open("r+") as file:
+        assert not (tree.upper / "file").exists()
+        file.write("UPPER")
+        file.flush()
+        assert (tree.upper / "file").read_text() == "UPPER"
+    assert (tree / "link").read_text() == "UPPER"
+
+
+@pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_CREAT | os.O_TRUNC])
+def test_an_open_that_truncates_does(tree: Tree, flags: int) -> None:
+    fd = os.open(tree / "file", os.O_WRONLY | flags, 0o644)
+    try:
+        assert (tree / "file").stat().st_size == 0
+        assert os.write(fd, b"new") == 3
+    finally:
+        os.close(fd)
+    assert (tree / "file").read_text() == "new"
+    assert (tree.upper / "file").read_text() == "new"
+
+
+def test_a_reader_sees_what_a_later_writer_writes(tree: Tree) -> None:
+    with (tree / "file").open() as reader:
+        assert reader.read() == "lower"
+        with (tree / "link").open("r+") as writer:
+            writer.write("LATER")
+        reader.seek(0)
+        assert reader.read() == "LATER"
+
+
+def test_new_files_are_made_exclusively_and_with_the_umask(tree: Tree) -> None:
+    before = os.umask(0o027)
+    try:
+        fd = os.open(tree / "new", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    finally:
+        os.umask(before)
+    with os.fdopen(fd, "w+b") as file:
+        assert file.write(b"x" * 3_000_000) == 3_000_000
+        os.fsync(fd)
+        file.seek(2_999_999)
+        assert file.read() == b"x"
+    assert stat.S_IMODE((tree / "new").stat().st_mode) == 0o640
+    with pytest.raises(FileExistsError):
+        os.open(tree / "new", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+
+def test_a_removed_file_lives_while_it_is_open(tree: Tree) -> None:
+    for name in ("file", "fresh"):
+        path = tree / name
+        with path.open("a+") as file:
+            path.unlink()
+            file.write("more")
+            file.flush()
+            file.seek(0)
+            assert file.read().endswith("more")
+            assert os.fstat(file.fileno()).st_size == file.tell()
+        assert not path.exists()
+    assert (tree / "link").read_text() == "lowermore"
+
+
+def test_shared_mappings_reach_the_layer_at_a_commit(house: House, tree: Tree) -> None:
+    with (tree / "file").open("r+b") as file, mmap.mmap(file.fileno(), 5) as mapped:
+        mapped[0:5] = b"DIRTY"
+        name = house.name()
+        house.snapshots.commit(tree.key, name)
+        assert (tree.upper / "file").read_bytes() == b"DIRTY"
+
+
+def test_a_write_by_who_may_not_takes_the_set_id_bits(house: House, tree: Tree) -> None:
+    tool = tree / "tool"
+    tool.chmod(0o4777)
+    with tool.open("a") as file:
+        file.write("# by root, who may keep them\n")
+    assert stat.S_IMODE(tool.stat().st_mode) == 0o4777
+    fd = os.open(tool, os.O_WRONLY | os.O_APPEND)
+    try:  # the descriptor is root's, the writer is not
+        subprocess.run(
+            ["setpriv", "--reuid=65534", "--clear-groups", "echo", "x"], check=True, stdout=fd
+        )
+    finally:
+        os.close(fd)
+    assert stat.S_IMODE(tool.stat().st_mode) == 0o777
+
+
+def test_a_write_to_a_tree_that_was_dropped_is_refused(house: House, tree: Tree) -> None:
+    with (tree / "file").open("r+") as file:
+        house.snapshots.commit(tree.key, house.name())
+        with pytest.raises(OSError) as refused:
+            os.pwrite(file.fileno(), b"X", 0)
+        assert refused.value.errno == errno.EROFS
+        assert file.read() == "lower"
+
+
+def test_direct_io_goes_through(tree: Tree) -> None:
+    page = mmap.mmap(-1, 4096)
+    page[:] = b"d" * 4096
+    fd = os.open(tree / "direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    try:
+        assert os.pwrite(fd, page, 4096) == 4096
+        assert os.preadv(fd, [page], 0) == 4096
+        assert page[:] == bytes(4096)
+    finally:
+        os.close(fd)
+    assert (tree / "direct").read_bytes() == bytes(4096) + b"d" * 4096
