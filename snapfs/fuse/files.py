@@ -19,6 +19,7 @@ from snapfs.fuse import mounts, privileges
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.copyup import CopyUps
+from snapfs.fuse.directories import Directories
 from snapfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from snapfs.fuse.handover import MAX_WRITE_BYTES
 from snapfs.fuse.session import Operations
@@ -47,6 +48,7 @@ class FileHandlers(Operations):
         self.files: Handles[FileHandle] = Handles()
         self.directories: Handles[DirectoryHandle] = Handles()
         self.copy_ups = CopyUps(self.files, self.threads)
+        self.raw.update(Directories(forest, view, self.threads).handlers())
         self._in_memory: dict[int, bool] = {}
         self._buffer = memoryview(bytearray(MAX_WRITE_BYTES))
         """Of reads on the loop: the reply is sent before anything else runs."""

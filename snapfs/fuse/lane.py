@@ -15,18 +15,30 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
 import structlog
+import trio
 
 from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.counting import Counting
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import SnapshotId, Usage
-from snapfs.overlay import Attributes, DirEntry, Inodes, Node, Owners, Tree, TreeSpec, identity
+from snapfs.overlay import (
+    Attributes,
+    DirEntry,
+    Handed,
+    Inodes,
+    Listed,
+    Node,
+    Owners,
+    Tree,
+    TreeSpec,
+    identity,
+)
 from snapfs.snapshots import claims
 
 log = structlog.get_logger(__name__)
@@ -60,14 +72,25 @@ class Reader(Protocol):
 
 
 _PROBE_INO = 2
+_PLACES = 2
+"""Of `.` and `..` in a listing, before the first snapshot."""
+TURN_S = 0.002
+"""How long settling a layer may keep requests waiting."""
 
 
 class LaneRoot:
     """The lane's own directory as a tree; what it looks up are the roots of other trees."""
 
+    lookups = 0
+    lists_without_nodes = True  # else each listing would open every tree
+
     def __init__(self, lane: LaneForest) -> None:
         self._lane = lane
+        self.handed = Handed(0, {}, {})
         self._born_ns = time.time_ns()
+
+    def recall(self, ino: int) -> Node | None:
+        return None
 
     def lookup(self, parent: Node, name: bytes) -> Node:
         if name == PROBE_NAME:
@@ -101,6 +124,15 @@ class LaneRoot:
             DirEntry(str(snapshot_id).encode(), identity.root(snapshot_id), stat.S_IFDIR)
             for snapshot_id in self._lane.ids()
         ]
+
+    def page(self, node: Node, after: int, limit: int) -> list[Listed]:
+        """Snapshots in the order of their numbers, which stand for their places."""
+        first = max(after - _PLACES, 0)
+        ids = sorted(n for n in self._lane.ids() if n > first)[:limit]
+        return [Listed(n + _PLACES, str(n).encode(), identity.root(n), stat.S_IFDIR) for n in ids]
+
+    def admit(self, node: Node) -> bool:
+        return False
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
         _refuse(errno.ENODATA)
@@ -203,19 +235,25 @@ class LaneForest(Forest):
         self._frozen[snapshot_id] = gate
         await gate.freeze()
 
-    def settle(self, snapshot_id: SnapshotId) -> None:
-        """Make a frozen snapshot's layer self-contained, as it is to be committed (Tree.settle)."""
+    async def settle(self, snapshot_id: SnapshotId) -> None:
+        """Make a frozen snapshot's layer self-contained, as it is to be committed (Tree.settle).
+
+        Other requests are served meanwhile. It may be cancelled, and begun again.
+        """
         layers = self._reader.layers(snapshot_id)
         if layers is None or layers.work is None:
             return
         shown = self.shown(snapshot_id)
-        if shown is not None:
-            cast(Tree, shown.tree).settle()
-        elif layers.work.joinpath("snapfs").exists():  # it was shown at some time
-            tree = self.open(snapshot_id)
-            tree.settle()
-            key = identity.root(snapshot_id) >> identity.LOW_BITS
-            self._reconsider(key, self._shown[key])
+        if shown is None:
+            if not layers.work.joinpath("snapfs").exists():
+                return  # it was never shown
+            self.open(snapshot_id)
+            shown = self._shown[identity.root(snapshot_id) >> identity.LOW_BITS]
+        shown.handles += 1  # it stays open
+        try:
+            await _step_by_step(cast(Tree, shown.tree).settling())
+        finally:
+            self.released(shown, identity.root(snapshot_id))
 
     def thaw(self, snapshot_id: SnapshotId) -> None:
         gate = self._frozen.pop(snapshot_id, None)
@@ -283,13 +321,22 @@ class LaneForest(Forest):
         return next((n for n in self.ids() if identity.root(n) >> identity.LOW_BITS == key), None)
 
     def _reconsider(self, key: int, shown: Shown) -> None:
-        if shown.lookups or shown.handles or shown.gate.entered or not key:
+        if shown.tree.lookups or shown.handles or shown.gate.entered or not key:
             return
         del self._shown[key]
         snapshot_id = self._ids.pop(key)
         self.counting.closing(cast(Tree, shown.tree), lasting=not shown.dropped)
         shown.tree.close()
         log.debug("lane.tree_closed", snapshot=snapshot_id)
+
+
+async def _step_by_step(steps: Iterator[None]) -> None:
+    """Take all steps, and let others run every few milliseconds."""
+    began_s = time.monotonic()
+    for _ in steps:
+        if time.monotonic() - began_s > TURN_S:
+            await trio.lowlevel.checkpoint()
+            began_s = time.monotonic()
 
 
 def _parse_id(name: bytes) -> SnapshotId | None:

@@ -22,6 +22,7 @@ import trio
 from snapfs.fuse import handover, mounts, session
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
+from snapfs.fuse.channel import Opcode, Request
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.options import IdRange, OverlayOptions
@@ -139,6 +140,8 @@ class PlainOperations(OverlayOperations):
         self._durable = options.durable
         self._xattrs = options.xattrs
         self._acl = options.acl
+        if not options.durable:
+            self.raw[Opcode.FSYNCDIR] = _nothing_to_do
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -174,6 +177,10 @@ class PlainOperations(OverlayOperations):
     def _check_xattr(self, name: bytes) -> None:
         if not self._xattrs or (not self._acl and name.startswith(b"system.posix_acl_")):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+async def _nothing_to_do(request: Request) -> bytes:
+    return b""
 
 
 class MappedOwners:

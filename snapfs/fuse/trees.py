@@ -3,8 +3,9 @@
 A node's number says which tree it belongs to (overlay/identity.py), so one table of nodes serves
 all trees. A `Forest` is a single tree (standalone.py) or a lane of snapshots (lane.py).
 
-INVARIANT: `Shown.lookups` is the sum of `nlookup` over the nodes of that tree. A tree that can be
-opened again is closed when it is zero and no handle is open.
+INVARIANT: a tree's `lookups` are all references of the kernel to its nodes, and to files of it
+that were handed out without one. A tree that can be opened again is closed when it is zero and no
+handle is open.
 Everything runs on trio's thread.
 """
 
@@ -18,8 +19,9 @@ from typing import Protocol
 import structlog
 import trio
 
+from snapfs.fuse._desk import Desk
 from snapfs.fuse.gate import Gate
-from snapfs.overlay import Attributes, DirEntry, Inodes, Node, Tree, identity
+from snapfs.overlay import Attributes, DirEntry, Handed, Inodes, Listed, Node, Tree, identity
 
 log = structlog.get_logger(__name__)
 
@@ -27,11 +29,24 @@ log = structlog.get_logger(__name__)
 class Readable(Protocol):
     """What can be asked of any tree; see overlay.Tree."""
 
+    handed: Handed
+    lists_without_nodes: bool
+    """Listings give names only, also where attributes are asked for."""
+
+    @property
+    def lookups(self) -> int: ...
+
+    def recall(self, ino: int) -> Node | None: ...
+
     def lookup(self, parent: Node, name: bytes) -> Node: ...
 
     def getattr(self, node: Node) -> Attributes: ...
 
     def readdir(self, node: Node) -> Sequence[DirEntry]: ...
+
+    def page(self, node: Node, after: int, limit: int) -> Sequence[Listed]: ...
+
+    def admit(self, node: Node) -> bool: ...
 
     def readlink(self, node: Node) -> bytes: ...
 
@@ -51,10 +66,10 @@ class Shown:
         "_changing",
         "caches_absence",
         "copying",
+        "desk",
         "dropped",
         "gate",
         "handles",
-        "lookups",
         "tree",
     )
 
@@ -62,13 +77,14 @@ class Shown:
         self.tree = tree
         self._changing = changing
         self.gate = gate
-        self.lookups = 0
         self.handles = 0
         self.copying: dict[int, trio.Event] = {}
         """Nodes that are being copied up; set when done."""
         self.caches_absence = True
         """The kernel may remember that a name does not exist."""
         self.dropped = False
+        self.desk: Desk | None = None
+        """Made when it is first needed (directories.py)."""
 
     async def begin(self) -> Tree:
         """Pass the gate and return the tree to change; `end` must follow. Raises EROFS."""
@@ -105,12 +121,11 @@ class Forest:
         try:
             return self._shown[ino >> identity.LOW_BITS], self.inodes.get(ino)
         except KeyError:
-            return self._adopt(ino)
+            return self._recall(ino)
 
     def remember(self, node: Node) -> None:
         """Count one more reference that the kernel holds to a node."""
         self.inodes.remember(node)
-        self._shown[node.ino >> identity.LOW_BITS].lookups += 1
 
     def forget(self, ino: int, count: int) -> None:
         """Count `count` references less; those of a dead worker's time are not known and not
@@ -119,14 +134,13 @@ class Forest:
         shown = self._shown.get(key)
         if shown is None:
             return
-        try:
-            node = self.inodes.get(ino)
-        except KeyError:
-            shown.forgotten(ino)
-            return
-        known = min(count, node.nlookup)
-        self.inodes.forget(ino, known)
-        shown.lookups -= known
+        if not shown.tree.handed.forget(ino, count):
+            try:
+                node = self.inodes.get(ino)
+            except KeyError:
+                shown.forgotten(ino)
+                return
+            self.inodes.forget(ino, min(count, node.nlookup))
         self._reconsider(key, shown)
 
     def released(self, shown: Shown, ino: int) -> None:
@@ -143,13 +157,23 @@ class Forest:
         return True
 
     def nodes(self, shown: Shown) -> list[Node]:
-        """Return the nodes of a tree that the kernel knows."""
+        """Return the nodes of a tree that the kernel knows.
+
+        Files that were handed out without a node are not among them: of those, nobody has asked
+        for more than attributes.
+        """
         return [it for it in self.inodes if self._shown.get(it.ino >> identity.LOW_BITS) is shown]
 
     @property
     def lookups(self) -> int:
         """The kernel's references to all nodes."""
-        return sum(shown.lookups for shown in self._shown.values())
+        return sum(shown.tree.lookups for shown in self._shown.values())
+
+    @property
+    def known_count(self) -> int:
+        """Files and directories that the kernel refers to."""
+        without = sum(len(shown.tree.handed) for shown in self._shown.values())
+        return len(self.inodes) + without
 
     def statfs(self) -> os.statvfs_result:
         """Return the figures of the file system that takes the changes."""
@@ -160,6 +184,12 @@ class Forest:
         for shown in self._shown.values():
             shown.tree.close()
         self._shown.clear()
+
+    def _recall(self, ino: int) -> tuple[Shown, Node]:
+        """Make the node of a file that was handed out without one."""
+        shown = self._shown.get(ino >> identity.LOW_BITS)
+        node = None if shown is None else shown.tree.recall(ino)
+        return self._adopt(ino) if shown is None or node is None else (shown, node)
 
     def _adopt(self, ino: int) -> tuple[Shown, Node]:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))

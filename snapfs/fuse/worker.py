@@ -206,7 +206,7 @@ class Worker:
                 if shown is not None and not shown.gate.frozen:  # else it would wait for the thaw
                     await flush_dirty_pages(self._operations, shown)
                 await self._forest.freeze(snapshot_id)
-                self._forest.settle(snapshot_id)
+                await self._forest.settle(snapshot_id)
             is_done = True
         except trio.TooSlowError:
             text = f"snapshot {snapshot_id}: changes are still in flight; try again when it is idle"
@@ -242,7 +242,7 @@ class Worker:
         return control.WorkerStatus(
             pid=os.getpid(),
             uptime_s=round(time.monotonic() - self._born_s, 3),
-            nodes=len(self._forest.inodes),
+            nodes=self._forest.known_count,
             lookups=self._forest.lookups,
             files=len(operations.files),
             directories=len(operations.directories),

@@ -4,6 +4,7 @@ Layers on disk are as kernel overlayfs has them; see docs/overlay.md. A `Tree` m
 holds the nodes of all trees of one mount.
 """
 
+from ._names import Handed, Index
 from .check import check_upper
 from .copyup import CopyUp
 from .node import Dir, Inodes, Node
@@ -11,7 +12,7 @@ from .owners import Owners
 from .settle import settle_offline
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from .tree import Tree
-from .types import Attributes, DirEntry, SetAttr, TreeSpec
+from .types import Attributes, DirEntry, Listed, SetAttr, TreeSpec
 
 __all__ = [
     "RENAME_EXCHANGE",
@@ -21,7 +22,10 @@ __all__ = [
     "CopyUp",
     "Dir",
     "DirEntry",
+    "Handed",
+    "Index",
     "Inodes",
+    "Listed",
     "Node",
     "Owners",
     "SetAttr",

@@ -240,6 +240,7 @@ def _one_directory_up(tree: MergedTree, node: Dir) -> None:
     if parent is None:
         return
     temp = work.temp()
+    tree.handed.close(node.ino)
     try:
         clone_dir(tree, node, temp)
         xattrs.put(work.proc(temp), xattrs.INO, b"%d" % (node.ino & identity.LOW_MASK))

@@ -14,20 +14,12 @@ from collections.abc import Sequence
 from . import devices, identity, lower, metacopy, xattrs
 from ._names import Index
 from .filecalls import statx
-from .layer import (
-    Layer,
-    Place,
-    entry_type,
-    is_whiteout,
-    not_found,
-    refuse,
-    scan,
-    stat_or_none,
-)
+from .layer import Layer, Place, is_whiteout, not_found, refuse, stat_or_none
 from .links import Links
+from .listing import Listings
 from .node import GONE, Dir, Inodes, Node
 from .owners import shown_value
-from .types import Attributes, DirEntry, TreeSpec
+from .types import Attributes, DirEntry, Listed, TreeSpec
 from .usage import UsageCount
 from .work import Work
 
@@ -37,6 +29,8 @@ _OPEN_KEPT = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
 class MergedTree:
     """State of one tree and everything that reads it. Not thread-safe."""
+
+    lists_without_nodes = False
 
     def __init__(self, spec: TreeSpec, inodes: Inodes | None = None) -> None:
         """Open the layers; with an upper, clean its work directory first.
@@ -51,6 +45,12 @@ class MergedTree:
             self.inodes.layers.get(path, dot_whiteouts=spec.dot_whiteouts) for path in spec.lowers
         ]
         self.readonly = spec.upper is None
+        self.prefix = 0 if spec.single else identity.prefix(spec.number)
+        self.counted = 0
+        """Lookups by the kernel that its nodes count."""
+        self.handed = self.inodes.handed(self.prefix)
+        """Files that the kernel knows and that have no node."""
+        self.listings = Listings()
         self.upper: Layer | None = None
         self._work: Work | None = None
         self._links: Links | None = None
@@ -59,11 +59,11 @@ class MergedTree:
                 raise ValueError("a tree with an upper layer needs a work directory")
             self.upper = Layer(spec.upper)
             self._work = Work(spec.work, sync=spec.sync)
-            self._links = Links(self._work, self._work.clean(keep_removed=spec.resumed))
+            records = self._work.clean(keep_removed=spec.resumed)
+            self._links = Links(self._work, records, self.handed)
         if self.upper is None and not self._shared:
             raise ValueError("a tree needs at least one layer")
         main = self.upper or self._shared[0]
-        self.prefix = 0 if spec.single else identity.prefix(spec.number)
         self.numbers = identity.Numbers(main.device, os.fstat(main.fd).st_ino)
         self.roots = _root_places(self._shared)
         self.root = self._make_root()
@@ -131,6 +131,39 @@ class MergedTree:
         if node.stash is not None:
             return self.work.proc(node.stash)
         return self.upper_layer.proc(self.upper_path(node))
+
+    # What the kernel knows
+
+    @property
+    def lookups(self) -> int:
+        """How often the kernel looked up anything here and has not forgotten it."""
+        return self.counted + self.handed.total
+
+    def admit(self, node: Node) -> bool:
+        """Let files of a directory be handed to the kernel without nodes; False when they need one.
+
+        Only where nothing can differ from the lower layers. It ends (`handed.close`) before the
+        directory changes, and when it is forgotten.
+        """
+        here = directory(node)
+        if self.spec.owners is not None:
+            return False
+        if here.up or here.dead or any(len(place.prefix) > _LONG_BYTES for place in here.stack):
+            return False
+        places = tuple((place.layer.fd, place.prefix) for place in here.stack)
+        self.handed.open(here.ino, here, self.index(here), places)
+        return True
+
+    def recall(self, ino: int) -> Node | None:
+        """Make the node of a file that was handed to the kernel without one."""
+        found = self.handed.peek(ino)
+        if found is None:
+            return None
+        node = self.lookup(*found)
+        if node.ino != ino:
+            raise refuse(errno.ESTALE, found[1])
+        self.inodes.take(node)  # it was held by somebody: then it was not new
+        return node
 
     # Lookup
 
@@ -327,47 +360,52 @@ class MergedTree:
         return os.readlink(path, dir_fd=fd)
 
     def readdir(self, node: Node) -> list[DirEntry]:
-        """List a merged directory, upper entries first; without `.` and `..`."""
+        """List a merged directory, in the order of `listing`; without `.` and `..`."""
         here = directory(node)
+        index = self.listing(here, fresh=True)
+        return [
+            DirEntry(name, self.entry_ino(here, name, packed), lower.kind_of(packed))
+            for name, packed in lower.tops(index)
+        ]
+
+    def listing(self, here: Dir, *, fresh: bool) -> Index:
+        """The names of a directory in an order that never changes; `fresh`: read from the start.
+
+        Entries are those of lower.Entry, but positions are of no use.
+        """
         if here.dead:
-            return []
-        prefix = self.prefix
-        if not here.up:
-            return [
-                DirEntry(name, prefix | packed >> 20, (packed & 0xF) << 12)
-                for name, packed in lower.tops(self.index(here))
-            ]
-        entries, hidden = self._list_upper(here)
-        if here.stack:
-            entries.extend(
-                DirEntry(name, prefix | packed >> 20, (packed & 0xF) << 12)
-                for name, packed in lower.tops(self.index(here))
-                if name not in hidden
-            )
-        return entries
+            return _NO_NAMES
+        return self.listings.get(here, fresh=fresh) if here.up else self.index(here)
 
-    def _list_upper(self, here: Dir) -> tuple[list[DirEntry], set[bytes]]:
-        """Entries of the upper directory, and the lower names that they or whiteouts hide."""
-        entries = []
-        hidden = set()
-        for entry in scan(self.real_path(here)):
-            name = entry.name
-            hidden.add(name)
-            kind = entry_type(entry)
-            if kind:
-                entries.append(DirEntry(name, self._upper_ino(here, entry), kind))
-        return entries, hidden
+    def page(self, node: Node, after: int, limit: int) -> list[Listed]:
+        """Up to `limit` names behind a place, in the order of places; 0 begins.
 
-    def _upper_ino(self, here: Dir, entry: os.DirEntry[bytes]) -> int:
-        known = here.children.get(entry.name)
-        if known is not None:
-            return known.ino
-        low = None
-        if here.impure:
-            low = _lasting(xattrs.get(entry.path, xattrs.INO))
-        if low is None:
-            low = self.numbers.low(self.upper_layer.device, entry.inode())
-        return self.prefix | low
+        What is there all the time is listed once, whatever changes between two pages.
+        """
+        here = directory(node)
+        index = self.listing(here, fresh=after == 0)
+        is_current = not here.up or self.listings.is_current(here)
+        found: list[Listed] = []
+        while len(found) < limit and (chunk := index.after(after, limit)):
+            for place, name, packed in chunk:
+                if is_current:
+                    ino, kind = self.entry_ino(here, name, packed), lower.kind_of(packed)
+                    found.append(Listed(place, name, ino, kind))
+                elif (now := self.find(here, name)) is not None:
+                    found.append(Listed(place, name, now.ino, now.type))
+            after = chunk[-1][0]
+        return found
+
+    def entry_ino(self, here: Dir, name: bytes, packed: int) -> int:
+        """The number of a listed entry, without making a node."""
+        if here.up and lower.position_of(packed) == 0:
+            known = here.children.get(name)
+            if known is not None:
+                return known.ino
+            low = self._copied_low(here.prefix() + name) if here.impure else None
+            if low is not None:
+                return self.prefix | low
+        return self.prefix | lower.low_of(packed)
 
     def statfs(self) -> os.statvfs_result:
         """State of the file system that takes the changes, or else of the direct parent's."""
@@ -427,7 +465,10 @@ class MergedTree:
             self._work.discard(b"o%x" % (ino & identity.LOW_MASK))
 
     def released(self, node: Node) -> None:
-        """Called by Inodes when the kernel forgot a node: let go of a removed file's data."""
+        """Called by Inodes when the kernel forgot a node: let go of what was kept for it."""
+        if isinstance(node, Dir):
+            self.handed.close(node.ino)
+            self.listings.drop(node)
         if node.stash is not None and node.link is None and self._work is not None:
             with self.usage.losing(node):
                 self._work.discard(node.stash)
@@ -438,6 +479,7 @@ class MergedTree:
         """Close all descriptors. Nodes of the tree must not be used afterwards. Idempotent."""
         self.usage.close()
         self.inodes.drop(self)
+        self.listings.clear()
         shared, self._shared = self._shared, []
         for layer in shared:
             self.inodes.layers.put(layer)
@@ -447,6 +489,11 @@ class MergedTree:
             if self.spec.resumed and self._work.layer.fd >= 0:
                 self._work.clean()
             self._work.close()
+
+
+_LONG_BYTES = 3500
+"""Directories with longer paths are reached in steps (layer.py)."""
+_NO_NAMES = Index((), 0, identity.Numbers(0).low)
 
 
 def _lasting(value: bytes | None) -> int | None:

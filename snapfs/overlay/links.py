@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 
 from . import xattrs
+from ._names import Handed
 from .work import Work
 
 
@@ -55,8 +56,10 @@ def _where_there_is_room() -> Iterator[None]:
 class Links:
     """All such files of one tree, by the low part of their number."""
 
-    def __init__(self, work: Work, names: list[bytes]) -> None:
+    def __init__(self, work: Work, names: list[bytes], handed: Handed) -> None:
+        """`handed` is told that there are any: such files then need nodes."""
         self._work = work
+        self._handed = handed
         self._links: dict[int, Link] = {}
         for name in sorted(names, reverse=True):
             self._load(name)
@@ -64,13 +67,17 @@ class Links:
     def _load(self, name: bytes) -> None:
         """Take in one record; `r` sorts before `l` here and is stale when both exist."""
         low = int(name[1:], 16)
-        link = self._links.setdefault(low, Link(low))
+        link = self._record(low)
         fd = self._work.layer.fd
         if name.startswith(b"r"):
             link.removed = int(os.readlink(name, dir_fd=fd))
             return
         link.upper = True
         link.pending = int(xattrs.get(self._work.proc(name), xattrs.PENDING) or b"1")
+
+    def _record(self, low: int) -> Link:
+        self._handed.linked = True
+        return self._links.setdefault(low, Link(low))
 
     def __bool__(self) -> bool:
         return bool(self._links)
@@ -84,7 +91,7 @@ class Links:
 
     def count_removed(self, low: int, nlink: int) -> None:
         """A name of a lower file that has no copy was whited out; `nlink` is the lower count."""
-        link = self._links.setdefault(low, Link(low))
+        link = self._record(low)
         link.removed += 1
         if link.removed >= nlink:
             self._forget_record(link)
@@ -113,6 +120,7 @@ class Links:
         os.link(temp, link.stash, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
         link.pending = pending
         link.upper = True
+        self._handed.linked = True
         self._links[low] = link
         return link
 

@@ -55,8 +55,13 @@ def tops(index: Index) -> Iterator[tuple[bytes, int]]:
 
 def merge(stack: Sequence[Place], numbers: Numbers) -> Index:
     """Read the names of all directories of a stack into one index; whiteouts are resolved."""
+    return read_index([place.source() for place in stack], numbers)
+
+
+def read_index(sources: Sequence[tuple[bytes, int, bool, bool]], numbers: Numbers) -> Index:
+    """As merge, for directories of any layers (Place.source)."""
     keeps_numbers = numbers.main if not numbers.base else _NO_DEVICE
-    return Index([place.source() for place in stack], keeps_numbers, numbers.low)
+    return Index(sources, keeps_numbers, numbers.low)
 
 
 class Search:

@@ -6,6 +6,9 @@ second hard link changes where a node is found, never which node it is.
 INVARIANT a node is in its parent's `children` under each of its known names exactly while its
 lookup count is above zero; a child keeps its parent alive. Nodes that were looked up but not
 remembered are found again, as long as somebody holds them, through weak references.
+
+The kernel may also be given files of lower directories without a node being made (`Handed`, in C):
+a node that is made later takes over the count. INVARIANT a number is counted in one place only.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from ._names import Handed
 from .layer import Layer, Layers, Place
 
 if TYPE_CHECKING:
@@ -117,6 +121,7 @@ class Dir(Node):
 
     __slots__ = (
         "_prefix",
+        "changes",
         "children",
         "dead",
         "epoch",
@@ -131,6 +136,8 @@ class Dir(Node):
     def __init__(self, tree: MergedTree, ino: int, parent: Dir | None, name: bytes) -> None:
         super().__init__(tree, ino, stat.S_IFDIR, parent, name)
         self.children: dict[bytes, Node] = {}
+        self.changes = 0
+        """Counts changes of its names: a listing of an older count is stale."""
         self.stack: tuple[Place, ...] = ()
         """Its directories in the lower layers, topmost first."""
         self.index: Index | None = None
@@ -190,6 +197,10 @@ class Inodes:
         """Return the nodes with a lookup count, as they are now."""
         return iter(list(self._known.values()))
 
+    def handed(self, prefix: int) -> Handed:
+        """Make a tree's record of files without a node; it never takes a number that has one."""
+        return Handed(prefix, self._known, self._passing.data)  # type: ignore[attr-defined]  # typeshed
+
     def get(self, ino: int) -> Node:
         """Return a remembered node; KeyError when the kernel should not know this number."""
         return self._known[ino]
@@ -201,6 +212,13 @@ class Inodes:
     def enter(self, node: Node) -> None:
         """Make a new node findable."""
         self._passing[node.ino] = node
+        self.take(node)
+
+    def take(self, node: Node) -> None:
+        """Let a node count the lookups that were counted without it."""
+        count = node.tree.handed.take(node.ino)
+        if count:
+            self._count(node, count)
 
     def leave(self, node: Node) -> None:
         """Make a node that lost its last name unfindable, so that its number can be used again."""
@@ -208,17 +226,22 @@ class Inodes:
 
     def remember(self, node: Node) -> None:
         """Count one lookup by the kernel."""
+        self._count(node, 1)
+
+    def _count(self, node: Node, lookups: int) -> None:
         if not node.nlookup:
             self._known[node.ino] = node
             self._passing.pop(node.ino, None)
             for parent, name in node.names():
                 parent.children[name] = node
-        node.nlookup += 1
+        node.nlookup += lookups
+        node.tree.counted += lookups
 
     def forget(self, ino: int, count: int) -> None:
         """Take back `count` lookups; at zero the node goes, with what only it kept alive."""
         node = self._known[ino]
         node.nlookup -= count
+        node.tree.counted -= count
         if node.nlookup > 0:
             return
         node.nlookup = 0
@@ -235,4 +258,5 @@ class Inodes:
         gone = [node for node in self._known.values() if node.tree is tree]
         for node in gone:
             self.forget(node.ino, node.nlookup)
+        tree.handed.clear()
         return gone

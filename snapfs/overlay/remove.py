@@ -107,6 +107,7 @@ def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
 def retire(tree: MergedTree, node: Dir, parent: Dir, name: bytes) -> None:
     """Strike out a directory that was removed; it stays readable (and empty) while it is known."""
     tree.upper_layer.forget_steps()
+    tree.handed.close(node.ino)
     node.drop_name(parent, name)
     node.dead = True
     tree.inodes.leave(node)
@@ -127,9 +128,7 @@ def _drop_whiteouts(tree: MergedTree, stash: bytes) -> None:
 
 def is_empty(tree: MergedTree, node: Dir) -> bool:
     """Whether a merged directory shows nothing."""
-    if not node.up:
-        return not tree.index(node)
-    return not tree.readdir(node)
+    return not tree.listing(node, fresh=True)
 
 
 def has_entries(tree: MergedTree, node: Dir) -> bool:

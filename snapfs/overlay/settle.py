@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .copyup import materialise, stash_name
@@ -13,9 +13,12 @@ from .types import TreeSpec
 from .work import has_link_records
 
 
-def settle(tree: MergedTree) -> None:
-    """Put every name of every copied-up hard link into the upper layer and end the records."""
-    _settle_names(tree)
+def steps(tree: MergedTree) -> Iterator[None]:
+    """Put every name of every copied-up hard link into the upper layer and end the records.
+
+    Yields after each directory.
+    """
+    yield from _settle_names(tree)
     for link in tree.links.copied():
         node = tree.inodes.find(tree.prefix | link.low)
         keep = None
@@ -31,12 +34,13 @@ def settle_offline(upper: Path, work: Path, lowers: Sequence[Path]) -> None:
         return
     tree = MergedTree(TreeSpec(1, tuple(lowers), upper, work))
     try:
-        settle(tree)
+        for _ in steps(tree):
+            pass
     finally:
         tree.close()
 
 
-def _settle_names(tree: MergedTree) -> None:
+def _settle_names(tree: MergedTree) -> Iterator[None]:
     """Walk the tree until every pending name is found; a moved directory can be anywhere."""
     waiting = [tree.root]
     while waiting and tree.links.copied():
@@ -50,3 +54,4 @@ def _settle_names(tree: MergedTree) -> None:
                 waiting.append(node)
             elif node.link is not None:
                 materialise(tree, node, here, entry.name)
+        yield

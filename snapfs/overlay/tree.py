@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from . import copyup, create, fileflags, modify, remove, renames, settle, tmpfiles
 from .copyup import CopyUp
 from .core import MergedTree, directory
 from .filecalls import ExtendedFlags
 from .layer import refuse
-from .node import Node
+from .node import Dir, Node
 from .owners import stored_change, stored_value
 from .syscalls import RENAME_WHITEOUT
 from .types import SetAttr
@@ -44,6 +45,12 @@ class Tree(MergedTree):
             uid, gid = owners.stored_uid(uid), owners.stored_gid(gid)
         return create.Owner(uid, gid, umask)
 
+    def _names_of(self, parent: Node) -> Dir:
+        """A directory whose names are about to change: the one place where listings go stale."""
+        here = directory(parent)
+        here.changes += 1
+        return here
+
     # Entries
 
     def create(
@@ -52,7 +59,7 @@ class Tree(MergedTree):
         """Make a regular file; returns its node and a descriptor with `flags`' access mode."""
         self._takes_names(parent, name)
         owner = self._owner(uid, gid, umask)
-        return create.create(self, directory(parent), name, mode, flags, owner)
+        return create.create(self, self._names_of(parent), name, mode, flags, owner)
 
     def tmpfile(
         self, parent: Node, mode: int, flags: int, *, uid: int, gid: int, umask: int
@@ -71,41 +78,41 @@ class Tree(MergedTree):
         """Make a device, fifo, socket or empty file of type and permissions `mode`."""
         self._takes_names(parent, name)
         owner = self._owner(uid, gid, umask)
-        return create.mknod(self, directory(parent), name, mode, rdev, owner)
+        return create.mknod(self, self._names_of(parent), name, mode, rdev, owner)
 
     def mkdir(
         self, parent: Node, name: bytes, mode: int, *, uid: int, gid: int, umask: int
     ) -> Node:
         """Make a directory."""
         self._takes_names(parent, name)
-        return create.mkdir(self, directory(parent), name, mode, self._owner(uid, gid, umask))
+        return create.mkdir(self, self._names_of(parent), name, mode, self._owner(uid, gid, umask))
 
     def symlink(self, parent: Node, name: bytes, target: bytes, *, uid: int, gid: int) -> Node:
         """Make a symbolic link to `target`."""
         self._takes_names(parent, name)
         owner = self._owner(uid, gid)
-        return create.symlink(self, directory(parent), name, target, owner)
+        return create.symlink(self, self._names_of(parent), name, target, owner)
 
     def link(self, node: Node, parent: Node, name: bytes) -> None:
         """Give a file that is no directory another name."""
         self._takes_names(parent, name)
         fileflags.check_change(self, node)
         if node.ino in self.linkable:
-            tmpfiles.link_first(self, node, directory(parent), name)
+            tmpfiles.link_first(self, node, self._names_of(parent), name)
         else:
-            create.link(self, node, directory(parent), name)
+            create.link(self, node, self._names_of(parent), name)
 
     def unlink(self, parent: Node, name: bytes) -> None:
         """Remove a name that is no directory's; a node still known stays usable until forgotten."""
         self._writable(name)
         fileflags.check_remove(self, parent, name)
-        remove.unlink(self, directory(parent), name)
+        remove.unlink(self, self._names_of(parent), name)
 
     def rmdir(self, parent: Node, name: bytes) -> None:
         """Remove a directory that shows no entries."""
         self._writable(name)
         fileflags.check_remove(self, parent, name)
-        remove.rmdir(self, directory(parent), name)
+        remove.rmdir(self, self._names_of(parent), name)
 
     def rename(
         self,
@@ -126,8 +133,8 @@ class Tree(MergedTree):
         self._writable(name)
         fileflags.check_rename(self, (parent, name), (new_parent, new_name))
         old, new = (
-            renames.Spot(directory(parent), name),
-            renames.Spot(directory(new_parent), new_name),
+            renames.Spot(self._names_of(parent), name),
+            renames.Spot(self._names_of(new_parent), new_name),
         )
         owner = self._owner(uid, gid) if flags & RENAME_WHITEOUT else create.Owner(0, 0, 0)
         renames.rename(self, old, new, flags, owner)
@@ -212,8 +219,15 @@ class Tree(MergedTree):
         Names of copied-up hard links that only the lower layers have are put into the upper layer.
         Free when there are none; otherwise it walks the directories of the tree.
         """
-        if self.upper is not None:
-            settle.settle(self)
+        for _ in self.settling():
+            pass
+
+    def settling(self) -> Iterator[None]:
+        """As settle, a directory at each step. Nothing may be changed meanwhile; reading may go on.
+
+        What was not walked to its end has changed nothing that is visible.
+        """
+        return iter(()) if self.upper is None else settle.steps(self)
 
 
 def _writes(flags: int) -> bool:

@@ -73,3 +73,14 @@ class DirEntry(NamedTuple):
     ino: int
     type: int
     """File type as in st_mode (S_IFMT bits)."""
+
+
+class Listed(NamedTuple):
+    """One name in a listing that is read in pages."""
+
+    place: int
+    """Where to go on behind it: above 2, below 2^62, and the same as long as the name exists."""
+    name: bytes
+    ino: int
+    type: int
+    """File type as in st_mode (S_IFMT bits)."""

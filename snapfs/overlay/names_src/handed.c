@@ -114,6 +114,17 @@ static void room_leave(Handed *self, size_t at)
         room_free(room);
 }
 
+void handed_pin(Room *room)
+{
+    room->users++;
+}
+
+void handed_unpin(Room *room)
+{
+    if (!--room->users && !room->is_open)
+        room_free(room);
+}
+
 static void guest_leave(Handed *self, size_t at)
 {
     Room *room = self->guests[at].room;
@@ -130,8 +141,7 @@ static void guest_leave(Handed *self, size_t at)
     }
     if (self->guest_slots > 1024 && self->guest_count * 8 < self->guest_slots)
         resize_guests(self); /* short of memory: the big table stays */
-    if (!--room->users && !room->is_open)
-        room_free(room);
+    handed_unpin(room);
 }
 
 Room *handed_room(const Handed *self, uint64_t ino)
@@ -308,11 +318,15 @@ static PyObject *handed_clear(Handed *self, PyObject *unused)
     self->guest_slots = self->guest_count = self->room_slots = self->room_count = 0;
     self->total = 0;
     for (size_t i = 0; i < guest_slots; i++)
-        if (guests[i].ino && !--guests[i].room->users && !guests[i].room->is_open)
-            room_free(guests[i].room);
-    for (size_t i = 0; i < room_slots; i++)
-        if (rooms[i])
+        if (guests[i].ino)
+            handed_unpin(guests[i].room);
+    for (size_t i = 0; i < room_slots; i++) {
+        if (!rooms[i])
+            continue;
+        rooms[i]->is_open = 0;
+        if (!rooms[i]->users)
             room_free(rooms[i]);
+    }
     free(guests);
     free(rooms);
     Py_RETURN_NONE;

@@ -9,6 +9,8 @@ static NamesApi api = {
     .room = handed_room,
     .hand = handed_hand,
     .guest = handed_guest,
+    .pin = handed_pin,
+    .unpin = handed_unpin,
     .forget = handed_forget,
     .has_node = handed_has_node,
 };

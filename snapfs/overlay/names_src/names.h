@@ -54,7 +54,7 @@ typedef struct {
     Spot *spots;
     uint64_t ino;
     uint32_t spot_count;
-    uint32_t users; /* files handed out and not forgotten */
+    uint32_t users; /* files handed out and not forgotten, and who works with it */
     int is_open;    /* more may be handed out */
 } Room;
 
@@ -91,6 +91,9 @@ typedef struct {
     int (*hand)(Handed *, Room *, uint32_t slot);
     /* Room and slot of a file that was handed out; 0 when it was not. */
     int (*guest)(const Handed *, uint64_t ino, Room **, uint32_t *slot);
+    /* Keep a room while Python runs; the second gives it back. */
+    void (*pin)(Room *);
+    void (*unpin)(Room *);
     /* Take back lookups; returns how many were counted here. */
     uint64_t (*forget)(Handed *, uint64_t ino, uint64_t count);
     /* Whether there is a Node with this number; -1 on error. */
@@ -108,6 +111,8 @@ uint64_t name_hash(const char *name, size_t length, int bits);
 Room *handed_room(const Handed *self, uint64_t ino);
 int handed_hand(Handed *self, Room *room, uint32_t slot);
 int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot);
+void handed_pin(Room *room);
+void handed_unpin(Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
 int handed_has_node(const Handed *self, uint64_t ino);
 

@@ -1,0 +1,128 @@
+/* The face to Python: `snapfs.fuse._desk`. Types and meaning are in _desk.pyi. */
+#include "desk.h"
+
+#include <math.h>
+
+const NamesApi *names;
+
+static PyObject *desk_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    static char *words[] = {"handed", "timeout_s", "caches_absence", "entry_of", NULL};
+    PyObject *handed, *entry_of;
+    double timeout_s;
+    int absence;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!dpO", words, names->handed_type,
+                                     &handed, &timeout_s, &absence, &entry_of))
+        return NULL;
+    Desk *self = (Desk *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    self->handed = (Handed *)Py_NewRef(handed);
+    self->entry_of = Py_NewRef(entry_of);
+    self->valid = (uint64_t)timeout_s;
+    self->valid_nsec = (uint32_t)((timeout_s - floor(timeout_s)) * 1e9);
+    self->absence = absence;
+    return (PyObject *)self;
+}
+
+static int desk_traverse(Desk *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->handed);
+    Py_VISIT(self->entry_of);
+    return 0;
+}
+
+static int desk_clear(Desk *self)
+{
+    Py_CLEAR(self->handed);
+    Py_CLEAR(self->entry_of);
+    return 0;
+}
+
+static void desk_dealloc(Desk *self)
+{
+    PyObject_GC_UnTrack(self);
+    desk_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *lookup(Desk *self, PyObject *arguments)
+{
+    unsigned long long parent;
+    const char *name;
+    Py_ssize_t length;
+    struct entry_out out;
+    if (!PyArg_ParseTuple(arguments, "Ky#", &parent, &name, &length))
+        return NULL;
+    int result = desk_lookup(self, parent, name, (size_t)length, &out);
+    if (result == FAILED_HERE)
+        return NULL;
+    if (result == DECLINED)
+        Py_RETURN_NONE;
+    return PyBytes_FromStringAndSize((const char *)&out, sizeof(out));
+}
+
+static PyObject *list(Desk *self, PyObject *arguments)
+{
+    unsigned long long ino, after;
+    Py_ssize_t size;
+    int plus;
+    size_t used;
+    if (!PyArg_ParseTuple(arguments, "KKnp", &ino, &after, &size, &plus))
+        return NULL;
+    if (size < 0 || (size_t)size > BUFFER_BYTES)
+        size = BUFFER_BYTES;
+    PyObject *page = PyBytes_FromStringAndSize(NULL, size);
+    if (!page)
+        return NULL;
+    char *buffer = PyBytes_AS_STRING(page);
+    int result = desk_list(self, ino, after, plus, buffer, (size_t)size, &used);
+    if (result == ANSWERED) {
+        _PyBytes_Resize(&page, (Py_ssize_t)used);
+        return page;
+    }
+    Py_DECREF(page);
+    if (result == FAILED_HERE)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef desk_methods[] = {
+    {"lookup", (PyCFunction)lookup, METH_VARARGS, NULL},
+    {"list", (PyCFunction)list, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject desk_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "snapfs.fuse._desk.Desk",
+    .tp_doc = "Answers for one tree what needs no rules.",
+    .tp_basicsize = sizeof(Desk),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = desk_new,
+    .tp_dealloc = (destructor)desk_dealloc,
+    .tp_traverse = (traverseproc)desk_traverse,
+    .tp_clear = (inquiry)desk_clear,
+    .tp_methods = desk_methods,
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "snapfs.fuse._desk", .m_size = -1};
+
+PyMODINIT_FUNC PyInit__desk(void)
+{
+    PyObject *overlay = PyImport_ImportModule("snapfs.overlay._names");
+    if (!overlay)
+        return NULL;
+    PyObject *capsule = PyObject_GetAttrString(overlay, "api");
+    Py_DECREF(overlay);
+    names = capsule ? PyCapsule_GetPointer(capsule, NAMES_CAPSULE) : NULL;
+    Py_XDECREF(capsule);
+    if (!names)
+        return NULL;
+    PyObject *module = PyModule_Create(&definition);
+    if (module && PyModule_AddType(module, &desk_type)) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

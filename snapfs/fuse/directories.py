@@ -1,0 +1,182 @@
+"""Directories without handles: listings by node number, and lookups.
+
+OPENDIR is answered ENOSYS once; the kernel then opens directories by itself and keeps listings that
+it read to the end until it changes the directory. A listing is asked for by the directory's number
+and the place behind which to go on. Places are hashes of names, the same for every worker, so that
+nothing has to be remembered: what is there all the time is listed exactly once, whatever comes and
+goes meanwhile, and whoever answers.
+
+Where a directory lies in lower layers only, the tree's `Desk` answers from its index (in C);
+everything else takes the way through the tree's rules.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from functools import partial
+
+import pyfuse3
+
+from snapfs.fuse import channel, entries
+from snapfs.fuse._desk import Desk
+from snapfs.fuse.attributes import View
+from snapfs.fuse.channel import Opcode, RawHandler, Request
+from snapfs.fuse.threads import Threads, blocking
+from snapfs.fuse.trees import Forest, Shown
+from snapfs.overlay import Node, identity
+
+_READ_IN = struct.Struct("<QQI")
+_DOT, _DOT_DOT = 1, 2
+"""Places of `.` and `..`; those of names are greater."""
+_CHUNK = 128
+"""Names taken from a listing at a time."""
+
+
+class Directories:
+    """Handlers of requests about directories, past pyfuse3."""
+
+    def __init__(self, forest: Forest, view: View, threads: Threads) -> None:
+        self._forest = forest
+        self._view = view
+        self._threads = threads
+
+    def handlers(self) -> dict[int, RawHandler]:
+        """Return what is to be in `Operations.raw`."""
+        return {
+            Opcode.LOOKUP: self.lookup,
+            Opcode.OPENDIR: self.opendir,
+            Opcode.READDIR: partial(self._read, plus=False),
+            Opcode.READDIRPLUS: partial(self._read, plus=True),
+            Opcode.FSYNCDIR: self.fsyncdir,
+        }
+
+    async def lookup(self, request: Request) -> bytes:
+        """Find a name and count the reference that the kernel gets."""
+        name = request.body[:-1]
+        shown, parent = self._forest.find(request.nodeid)
+        desk = self._desk(shown)
+        if desk is not None:
+            reply = desk.lookup(request.nodeid, name)
+            if reply is not None:
+                return reply
+        try:
+            node = shown.tree.lookup(parent, name)
+        except FileNotFoundError:
+            if shown.caches_absence:
+                return entries.absent(self._view)
+            raise
+        return self._known(shown, node)
+
+    async def opendir(self, request: Request) -> bytes:
+        """Never asked for again: the kernel opens directories by itself."""
+        raise channel.NotSupported
+
+    async def fsyncdir(self, request: Request) -> bytes:
+        """Make a directory's entries durable."""
+        _, node = self._forest.find(request.nodeid)
+        if node.up:  # committed layers are durable already
+            at, path = node.tree.where(node)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+            try:
+                await blocking(self._threads.file_io, os.fsync, fd)
+            finally:
+                os.close(fd)
+        return b""
+
+    async def _read(self, request: Request, *, plus: bool) -> bytes:
+        _, after, size = _READ_IN.unpack_from(request.body)
+        shown, node = self._forest.find(request.nodeid)
+        page = self._from_desk(shown, node, after, size, plus=plus)
+        if page is None:
+            page = self._from_tree(shown, node, after, size, plus=plus)
+        if not page and node.ino == identity.LANE_ROOT and not shown.caches_absence:
+            # Snapshots come and go by themselves: the kernel must not keep this list.
+            await blocking(self._threads.notify, pyfuse3.invalidate_inode, node.ino)
+        return page
+
+    def _desk(self, shown: Shown) -> Desk | None:
+        """The tree's desk; None where attributes are not shown as they are stored."""
+        if self._view.owners is not None or self._view.static_nlink:
+            return None
+        if shown.desk is None:
+            shown.desk = Desk(
+                shown.tree.handed,
+                self._view.timeout_s,
+                shown.caches_absence,
+                partial(self._entry, shown),
+            )
+        return shown.desk
+
+    def _from_desk(
+        self, shown: Shown, node: Node, after: int, size: int, *, plus: bool
+    ) -> bytes | None:
+        desk = self._desk(shown)
+        if desk is None:
+            return None
+        page = desk.list(node.ino, after, size, plus)
+        if page is None and shown.tree.admit(node):
+            page = desk.list(node.ino, after, size, plus)
+        return page
+
+    def _from_tree(self, shown: Shown, node: Node, after: int, size: int, *, plus: bool) -> bytes:
+        """List any directory: of an upper layer, merged, or the lane's own."""
+        if not node.is_dir:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        page = _Page(size, plus=plus)
+        above = node if node.parent is None else node.parent
+        for place, name, ino in ((_DOT, b".", node.ino), (_DOT_DOT, b"..", above.ino)):
+            if place > after:
+                page.add(entries.NOTHING, entries.dirent(ino, place, name, stat.S_IFDIR))
+        while listed := shown.tree.page(node, after, _CHUNK):
+            for place, name, ino, kind in listed:
+                record = entries.dirent(ino, place, name, kind)
+                if not page.has_room(record):
+                    return page.close()
+                attributes = self._entry(shown, node, name) if plus else entries.NOTHING
+                if attributes is not None:
+                    page.add(attributes, record)
+                after = place
+        return page.close()
+
+    def _entry(self, shown: Shown, parent: Node, name: bytes) -> bytes | None:
+        """Return and count what a listing hands to the kernel; None for what is gone."""
+        if shown.tree.lists_without_nodes:
+            return entries.NOTHING
+        try:
+            return self._known(shown, shown.tree.lookup(parent, name))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return None
+            raise
+
+    def _known(self, shown: Shown, node: Node) -> bytes:
+        """Return the entry that hands a node to the kernel, and count it."""
+        reply = entries.entry(self._view, shown.tree.getattr(node))
+        self._forest.remember(node)
+        return reply
+
+
+class _Page:
+    """The reply to one READDIR or READDIRPLUS."""
+
+    def __init__(self, size: int, *, plus: bool) -> None:
+        self._left = size
+        self._plus = plus
+        self._parts: list[bytes] = []
+
+    def has_room(self, record: bytes) -> bool:
+        needed = len(record) + (len(entries.NOTHING) if self._plus else 0)
+        return needed <= self._left
+
+    def add(self, attributes: bytes, record: bytes) -> None:
+        """Append an entry for which there is room."""
+        for part in (attributes, record) if self._plus else (record,):
+            self._parts.append(part)
+            self._left -= len(part)
+
+    def close(self) -> bytes:
+        """Return all of it."""
+        return b"".join(self._parts)
