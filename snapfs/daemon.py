@@ -203,6 +203,7 @@ def _lane_record(it: LaneStatus) -> LaneRecord:
         mode=it.mode.value,
         state=it.state.value,
         worker_pid=it.pid,
+        features=it.worker.features if it.worker is not None else {},
         restarts=it.restarts,
     )
 

@@ -19,9 +19,9 @@ from snapfs.cli.options import (
 from snapfs.model import NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from snapfs.service.records import DaemonRecord
+    from snapfs.service.records import DaemonRecord, LaneRecord
     from snapfs.service.snapshotter import FoundProblem
 
 
@@ -62,8 +62,18 @@ def _status_lines(it: DaemonRecord) -> list[tuple[str, str]]:
                 f"{lane.mode}, {lane.state}, {worker}, restarted {lane.restarts} times",
             )
         )
+        lines += _feature_lines(lane)
     lines += [("warning", warning) for warning in it.warnings]
     return lines
+
+
+def _feature_lines(lane: LaneRecord) -> Iterator[tuple[str, str]]:
+    on = [name for name, reason in sorted(lane.features.items()) if not reason]
+    if on:
+        yield "  can", ", ".join(on)
+    for name, reason in sorted(lane.features.items()):
+        if reason:
+            yield "  cannot", f"{name}: {reason}"
 
 
 @click.command()

@@ -99,6 +99,7 @@ def daemon(it: DaemonRecord) -> dict[str, Any]:
                 "state": lane.state,
                 "worker_pid": lane.worker_pid,
                 "restarts": lane.restarts,
+                "features": dict(lane.features),
             }
             for lane in it.lanes
         ],

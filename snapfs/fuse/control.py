@@ -164,6 +164,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     trees: tuple[int, ...]
     frozen: tuple[int, ...]
     dropped: tuple[int, ...]
+    features: dict[str, str] = {}
+    """What the mount could do beyond plain pyfuse3, with why it cannot; empty: it can."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):

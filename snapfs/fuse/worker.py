@@ -32,6 +32,7 @@ from snapfs import __version__, logs
 from snapfs.fuse import channel, control, door, session
 from snapfs.fuse.attributes import View
 from snapfs.fuse.door import Door
+from snapfs.fuse.features import features
 from snapfs.fuse.flushing import flush_dirty_pages
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.lane import LaneForest
@@ -70,6 +71,7 @@ class Worker:
         self._mount = mount
         self._forest = forest
         self._operations = operations
+        self._features = features(mount.connection.init, mode.wanted)
         self._born_s = time.monotonic()
         self._seat = trio.Lock()
         """Held by who speaks with a supervisor, and while the mount is ended for want of one."""
@@ -251,6 +253,7 @@ class Worker:
             trees=self._forest.shown_ids,
             frozen=self._forest.frozen_ids,
             dropped=self._forest.dropped_ids,
+            features={it.name: it.reason for it in self._features},
         )
 
 

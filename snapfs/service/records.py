@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class LaneRecord:
     """A word: starting, serving, restarting, stopped."""
     worker_pid: int | None
     restarts: int
+    features: Mapping[str, str] = field(default_factory=dict)
+    """What its mount could do, with why it cannot; empty: it can. None when no worker answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

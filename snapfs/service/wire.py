@@ -207,6 +207,7 @@ def _lane_to_wire(lane: LaneRecord) -> pb.Lane:
         worker_pid=lane.worker_pid or 0,
         restarts=lane.restarts,
         mode=lane.mode,
+        features=dict(lane.features),
     )
 
 
@@ -218,4 +219,5 @@ def _lane_from_wire(lane: pb.Lane) -> LaneRecord:
         state=lane.state,
         worker_pid=lane.worker_pid or None,
         restarts=lane.restarts,
+        features=dict(lane.features),
     )

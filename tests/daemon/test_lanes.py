@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -166,7 +167,13 @@ def test_a_lane_without_opens_takes_what_its_label_says(daemon: RunningDaemon) -
         target = mount(daemon, "work")
         with (target / "file").open("a") as file:
             file.write(" and upper")
-        assert lanes(daemon)["no-open"]["mode"] == "no-open"
+        started = lanes(daemon)
+        assert started["no-open"]["mode"] == "no-open"
+        assert started["no-open"]["features"]["no-open"] == ""
+        assert started["main"]["features"]["no-open"] == "the lane's mode goes without"
+        shown = daemon.run("status").stdout
+        assert re.search(r"can +channel, no-open, no-opendir\n", shown)
+        assert re.search(r"cannot +passthrough: the lane's mode goes without\n", shown)
         daemon.run("umount", target)
         daemon.run("snapshot", "commit", "work", "more")
         daemon.run("snapshot", "view", "look", "more")

@@ -95,6 +95,7 @@ def test_lanes_survive(status_record: DaemonRecord) -> None:
             state="serving",
             worker_pid=7,
             restarts=1,
+            features={"channel": "", "no-open": "goes without"},
         ),
         LaneRecord(
             name="b",
