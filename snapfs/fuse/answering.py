@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import functools
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -14,6 +14,7 @@ import structlog
 
 from snapfs.fuse.noticing import noticing
 from snapfs.fuse.session import Operations
+from snapfs.fuse.trees import StaleNode
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +22,29 @@ Owner = TypeVar("Owner", bound=Operations)
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+MOST_NODES = 3
+"""That one request names, and one more for good measure."""
+
 Handler = Callable[Concatenate[Owner, Parameters], Coroutine[Any, Any, Result]]
+
+
+async def recovering(
+    recover: Callable[[int], Awaitable[bool]],
+    stale: StaleNode,
+    handle: Callable[[], Awaitable[Result]],
+) -> Result:
+    """Answer a request that named a node of an earlier worker's, once that is found again.
+
+    A handler finds the nodes that it is asked about before it does anything else.
+    """
+    for _ in range(MOST_NODES):
+        if not await recover(stale.ino):
+            break
+        try:
+            return await handle()
+        except StaleNode as error:
+            stale = error
+    raise stale
 
 
 def answering(handler: Handler[Owner, Parameters, Result]) -> Handler[Owner, Parameters, Result]:
@@ -37,7 +60,11 @@ def answering(handler: Handler[Owner, Parameters, Result]) -> Handler[Owner, Par
         self: Owner, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Generator[Any, Any, Result]:
         try:
-            return (yield from noticing(self.waiting, handler(self, *args, **kwargs)))
+            try:
+                return (yield from noticing(self.waiting, handler(self, *args, **kwargs)))
+            except StaleNode as error:
+                again = recovering(self.recover, error, lambda: handler(self, *args, **kwargs))
+                return (yield from noticing(self.waiting, again))
         except pyfuse3.FUSEError:
             raise
         except OSError as error:

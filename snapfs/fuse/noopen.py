@@ -17,17 +17,20 @@ import struct
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 import pyfuse3
 
 from snapfs.fuse import privileges
+from snapfs.fuse.answering import recovering
 from snapfs.fuse.attributes import View
-from snapfs.fuse.channel import Body, NotSupported, Opcode, Request
+from snapfs.fuse.channel import Body, NotSupported, Opcode, RawHandler, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.operations import OverlayOperations
-from snapfs.fuse.trees import Forest, Shown
+from snapfs.fuse.recovery import Recovery
+from snapfs.fuse.trees import Forest, Shown, StaleNode
 from snapfs.overlay import Node, SetAttr
 
 Result = TypeVar("Result")
@@ -118,6 +121,7 @@ class NoOpenOperations(OverlayOperations):
     def __init__(self, forest: Forest, view: View) -> None:
         super().__init__(forest, view)
         self.descriptors = Descriptors(self)
+        self._recovery = Recovery(forest)
         self.raw.update(
             {
                 Opcode.OPEN: _refuse_for_good,
@@ -127,6 +131,20 @@ class NoOpenOperations(OverlayOperations):
                 Opcode.FSYNC: self._fsync_node,
             }
         )
+        self.raw = {
+            opcode: partial(self._answer_found, handler) for opcode, handler in self.raw.items()
+        }
+
+    async def recover(self, ino: int) -> bool:
+        """Find a node that an earlier worker knew: what is read was perhaps looked up in its
+        time."""
+        return await self._recovery.recover(ino)
+
+    async def _answer_found(self, handler: RawHandler, request: Request) -> Body | None:
+        try:
+            return await handler(request)
+        except StaleNode as error:
+            return await recovering(self.recover, error, lambda: handler(request))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         await super().forget(inode_list)

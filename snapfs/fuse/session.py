@@ -57,6 +57,10 @@ class Operations(pyfuse3.Operations):
     def init(self) -> None:
         self.take_over.finish()
 
+    async def recover(self, ino: int) -> bool:
+        """Find a node that an earlier worker knew; False: the kernel is told that it is stale."""
+        return False
+
     def waiting(self) -> None:
         """To be called when a handler is about to wait for something: others must read on."""
         self.seam.ensure_reader()

@@ -109,6 +109,14 @@ class Shown:
             self.gate.close()
 
 
+class StaleNode(OSError):
+    """A request names a node that this worker does not know."""
+
+    def __init__(self, ino: int) -> None:
+        super().__init__(errno.ESTALE, os.strerror(errno.ESTALE))
+        self.ino = ino
+
+
 class Forest:
     """The trees of one session and the nodes that the kernel knows of them."""
 
@@ -117,7 +125,7 @@ class Forest:
         self._shown: dict[int, Shown] = {}
 
     def find(self, ino: int) -> tuple[Shown, Node]:
-        """Return a node that the kernel names; ESTALE makes it look the name up again."""
+        """Return a node that the kernel names; StaleNode makes it look the name up again."""
         try:
             return self._shown[ino >> identity.LOW_BITS], self.inodes.get(ino)
         except KeyError:
@@ -192,7 +200,7 @@ class Forest:
         return self._adopt(ino) if shown is None or node is None else (shown, node)
 
     def _adopt(self, ino: int) -> tuple[Shown, Node]:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        raise StaleNode(ino)
 
     def _reconsider(self, key: int, shown: Shown) -> None:
         """Close a tree that nobody uses, where it can be opened again."""

@@ -25,8 +25,9 @@ def _never_stuck(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a module once for each mode in its `MODES`."""
-    modes = getattr(metafunc.module, "MODES", None)
+    """Run a test once for each mode of its mark `modes`, else of its module's `MODES`."""
+    mark = metafunc.definition.get_closest_marker("modes")
+    modes = mark.args if mark else getattr(metafunc.module, "MODES", None)
     if modes is not None and "mode" in metafunc.fixturenames:
         metafunc.parametrize("mode", modes, ids=lambda it: it.value, scope="module")
 

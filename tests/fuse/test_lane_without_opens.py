@@ -158,3 +158,45 @@ def test_direct_io_goes_through(tree: Tree) -> None:
     finally:
         os.close(fd)
     assert (tree / "direct").read_bytes() == bytes(4096) + b"d" * 4096
+
+
+def big(layer: Path) -> None:
+    (layer / "dir" / "deep").mkdir(parents=True)
+    for name in ("file", "gone", "moved"):
+        (layer / "dir" / "deep" / name).write_bytes(name.encode() * 100_000)
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_a_new_worker_finds_what_was_looked_up_before(own_house: House) -> None:
+    tree = own_house.active(big)
+    deep = tree / "dir" / "deep"
+    with (deep / "file").open("r+b") as file, (deep / "moved").open("rb") as moved:
+        assert file.read(4) == b"file"
+        (deep / "moved").rename(tree / "elsewhere")
+        (tree / "dir").rename(tree / "renamed")
+        here = os.open(tree / "renamed" / "deep", os.O_RDONLY | os.O_DIRECTORY)
+        own_house.kill_worker()
+        file.seek(390_000)
+        moved.seek(490_000)
+        assert file.read(4) == b"file"
+        assert moved.read(5) == b"moved"
+        assert os.pwrite(file.fileno(), b"FILE", 0) == 4
+        assert os.stat("gone", dir_fd=here).st_size == 400_000
+        os.close(os.open("new", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+        os.close(here)
+    assert (tree / "renamed" / "deep" / "file").read_bytes()[:8] == b"FILEfile"
+    assert (tree / "renamed" / "deep" / "new").exists()
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted", "node.not_recovered")
+def test_a_removed_file_of_a_dead_worker_stays_stale(own_house: House) -> None:
+    tree = own_house.active(big)
+    gone = tree / "dir" / "deep" / "gone"
+    with gone.open("rb") as file:
+        assert file.read(4) == b"gone"
+        gone.unlink()
+        own_house.kill_worker()
+        for _ in range(2):
+            with pytest.raises(OSError) as refused:
+                os.pread(file.fileno(), 4, 390_000)
+            assert refused.value.errno == errno.ESTALE

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from tests.support.daemon import eventually
 from tests.support.lanes import House, bind_mount
 
@@ -19,6 +20,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.logs("lane.worker_died", "lane.worker_restarted", "lane.left_in_use"),
 ]
+MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 DEADLINE_S = 20.0
 
@@ -81,6 +83,7 @@ def test_requests_made_while_no_worker_lives_are_answered_by_the_next(own_house:
     assert seen == ["deep"] * 5
 
 
+@pytest.mark.modes(Mode.PASSTHROUGH)
 def test_handle_of_a_dead_worker_is_refused_and_never_mistaken(own_house: House) -> None:
     tree = own_house.active(fill)
     fd = os.open(tree / "file", os.O_RDWR)
