@@ -1,4 +1,7 @@
-"""Run every benchmark and print one page in Markdown; docs/benchmarks.md holds such a run.
+"""Run benchmarks and print Markdown; docs/benchmarks.md holds such a run.
+
+    python -m bench                         all of them, one page
+    python -m bench NAME [ARGUMENTS]        one of them; its --help says which arguments it takes
 
 The figures are those of a machine and a moment; what counts are the ratios, taken in one run.
 """
@@ -9,15 +12,24 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
-SCRIPTS = (
-    ("Containers", "containers.py"),
-    ("Calls of the snapshots service", "metastore.py"),
-    ("Cost of a metastore operation by number of snapshots", "metastore_scaling.py"),
-    ("The store by itself", "store.py"),
-    ("Files", "files.py"),
-)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import ending
+
+SCRIPTS = {
+    "overlay": ("Files, side by side", "overlay.py"),
+    "memory": ("Memory", "memory.py"),
+    "fairness": ("Waiting while a large file is copied up", "fairness.py"),
+    "containers": ("Containers", "containers.py"),
+    "calls": ("Calls of the snapshots service", "metastore.py"),
+    "scaling": ("Cost of a metastore operation by number of snapshots", "metastore_scaling.py"),
+    "store": ("The store by itself", "store.py"),
+}
+END_TIMEOUT_S = 300
 
 _HEAD = """\
 # Benchmarks
@@ -29,17 +41,40 @@ times below 1x, and a ratio of rates above 1x, is faster than overlayfs.
 
 
 def main() -> None:
-    """Run the scripts one after the other, each in a process of its own."""
+    """Run one script as it is, or all one after the other with a page around them."""
+    ending.end_on_signals()
+    if len(sys.argv) > 1:
+        name, *arguments = sys.argv[1:]
+        if name not in SCRIPTS:
+            sys.exit(f"no benchmark {name!r}; there are {', '.join(SCRIPTS)}")
+        run(SCRIPTS[name][1], arguments, None)
+        return
     head = _HEAD.format(
         system=platform.platform(terse=True),
         cores=os.cpu_count(),
         python=platform.python_version(),
     )
     print(head, flush=True)
-    for title, script in SCRIPTS:
+    for title, script in SCRIPTS.values():
+        printed = run(script, (), subprocess.PIPE)
         path = Path(__file__).with_name(script)
-        done = subprocess.run([sys.executable, path], stdout=subprocess.PIPE, check=True, text=True)
-        print(f"## {title}\n\n{_explanation(path)}\n\n{_body(done.stdout)}\n", flush=True)
+        print(f"## {title}\n\n{_explanation(path)}\n\n{_body(printed)}\n", flush=True)
+
+
+def run(script: str, arguments: Sequence[str], output: int | IO[str] | None) -> str:
+    """Run a script in a process of its own, which is ended in order when this one is."""
+    here = Path(__file__)
+    argv = [sys.executable, here.with_name(script), *arguments]
+    child = subprocess.Popen(argv, stdout=output, text=True, cwd=here.parents[1])
+    try:
+        printed: str = child.communicate()[0]
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            child.wait(END_TIMEOUT_S)
+    if child.returncode:
+        sys.exit(child.returncode)
+    return printed
 
 
 def _body(printed: str) -> str:

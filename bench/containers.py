@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import engines, report
+from bench import ending, engines, report
 from tests.support.containerd import Containerd
 from tests.support.images import debian_image
 
@@ -30,6 +30,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run everything on both snapshotters in turn and print the tables."""
+    ending.end_on_signals()
     rows: list[tuple[str, dict[str, float]]] = []
     for durability in ("full", "metadata"):
         with engines.running(durability=durability) as both:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import ending
 from tests.support import containerd, daemon
 
 SNAPSHOTTERS = ("overlayfs", "snapfs")
@@ -27,14 +27,13 @@ class Engines:
 @contextlib.contextmanager
 def running(*, durability: str = "full") -> Iterator[Engines]:
     """Start both on a disk of the machine, not on tmpfs, and end them."""
-    with tempfile.TemporaryDirectory(prefix="snapfs-bench-", dir="/var/tmp") as directory:
-        scratch = Path(directory)
-        with (
-            _snapfs(scratch / "alone", durability) as alone,
-            _snapfs(scratch / "snapfs", durability) as serve,
-            containerd.running(scratch / "containerd", {"snapfs": serve.address}) as engine,
-        ):
-            yield Engines(scratch, alone, engine)
+    with (
+        ending.scratch_directory() as scratch,
+        _snapfs(scratch / "alone", durability) as alone,
+        _snapfs(scratch / "snapfs", durability) as serve,
+        containerd.running(scratch / "containerd", {"snapfs": serve.address}) as engine,
+    ):
+        yield Engines(scratch, alone, engine)
 
 
 def _snapfs(base: Path, durability: str) -> contextlib.AbstractContextManager[daemon.RunningDaemon]:

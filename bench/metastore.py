@@ -18,7 +18,7 @@ from snapfs_containerd.snapshots_pb2_grpc import SnapshotsStub
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import engines, report
+from bench import ending, engines, report
 
 CALLS = 320
 CLIENTS = 16
@@ -71,6 +71,7 @@ CALLS_IN_ORDER = ("prepare", "mounts", "commit", "stat", "usage", "remove")
 
 def main() -> None:
     """Run all calls on all snapshotters and print the tables."""
+    ending.end_on_signals()
     for durability in ("full", "metadata"):
         with engines.running(durability=durability) as both:
             callers = {

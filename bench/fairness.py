@@ -1,0 +1,162 @@
+"""Measure how long clients wait while a large file is copied up beside them.
+
+    python -m bench fairness [--clients N] [--gib N]
+
+Busy clients (64) on 16 mounted trees each open, read and close files of the image, one operation
+after the other, and every tenth makes and removes a file; then the first client's tree gets a file
+of 4 GiB appended to. Milliseconds that an operation took while it was copied up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import contextlib
+import itertools
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import ending, report, systems
+from bench.rows import image_files
+from bench.systems import System
+from tests.support.images import debian_tree
+
+TREES = 16
+CLIENTS = 64
+GIB = 1 << 30
+MIB = 1 << 20
+FILES = 400
+WARM_UP_S = 3.0
+QUIET_S = 5.0
+
+
+def main() -> None:
+    """Measure each system and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=CLIENTS)
+    parser.add_argument("--gib", type=float, default=4)
+    chosen = parser.parse_args()
+    ending.end_on_signals()
+    size = int(chosen.gib * GIB)
+    with ending.scratch_directory() as scratch:
+        fill = lambda layer: _write_large(layer / "large", size)  # noqa: E731
+        with systems.snapfs_serving(scratch / "snapfs", debian_tree(), fill=fill) as serve:
+            rows: dict[str, dict[str, float]] = {}
+            for system in systems.all_systems(serve, scratch):
+                if system.writable:
+                    for what, figure in measure(system, chosen.clients).items():
+                        rows.setdefault(what, {})[system.name] = figure
+    title = f"{chosen.clients} clients, {TREES} trees, {chosen.gib:g} GiB copied up"
+    print(report.table(title, list(rows.items()), reference=systems.OVERLAYFS))
+
+
+def _write_large(path: Path, size: int) -> None:
+    block = os.urandom(MIB)
+    with path.open("wb", buffering=0) as file:
+        for _ in range(size // MIB):
+            file.write(block)
+        os.fsync(file.fileno())
+
+
+def measure(system: System, clients: int) -> dict[str, float]:
+    """Return figures of one system, waits in milliseconds."""
+    with contextlib.ExitStack() as stack:
+        trees = [stack.enter_context(system.mounted()) for _ in range(TREES)]
+        started = [_start_client(trees[number % TREES], number) for number in range(clients)]
+        try:
+            time.sleep(WARM_UP_S)
+            quiet_from = time.monotonic_ns()
+            time.sleep(QUIET_S)
+            copy_from = time.monotonic_ns()
+            with (trees[0] / "large").open("ab") as file:
+                file.write(b"x")
+            copy_to = time.monotonic_ns()
+        finally:
+            waits = [_end_client(pid, reader) for pid, reader in started]
+    quiet = _between(waits, quiet_from, copy_from)
+    during = _between(waits, copy_from, copy_to)
+    return {
+        "seconds of the copy-up": (copy_to - copy_from) / 1e9,
+        "operations a second before": len(quiet) / (copy_from - quiet_from) * 1e9,
+        "operations a second meanwhile": len(during) / (copy_to - copy_from) * 1e9,
+        "median wait before, ms": statistics.median(quiet) / 1e6,
+        "longest wait before, ms": quiet[-1] / 1e6,
+        "median wait meanwhile, ms": statistics.median(during) / 1e6,
+        "99.9 % wait at most, ms": during[len(during) * 999 // 1000] / 1e6,
+        "longest wait meanwhile, ms": during[-1] / 1e6,
+        "longest to median": during[-1] / statistics.median(during),
+    }
+
+
+def _between(waits: Sequence[array.array[int]], start: int, end: int) -> list[int]:
+    """Return the durations of operations that began in an interval, sorted."""
+    found = []
+    for client in waits:
+        for began, took in zip(client[::2], client[1::2], strict=True):
+            if start <= began < end:
+                found.append(took)
+    return sorted(found)
+
+
+def _start_client(tree: Path, number: int) -> tuple[int, int]:
+    """Fork a client; it works until SIGUSR1, then writes (start, duration) pairs to a pipe."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        return pid, reader
+    os.close(reader)
+    try:
+        with open(writer, "wb") as pipe:
+            _work(tree, number).tofile(pipe)
+    finally:
+        os._exit(0)
+
+
+def _work(tree: Path, number: int) -> array.array[int]:
+    done = False
+
+    def end(_number: int, _frame: object) -> None:
+        nonlocal done
+        done = True
+
+    signal.signal(signal.SIGUSR1, end)
+    source = random.Random(number)
+    files = list(image_files(tree / "usr" / "share", FILES))
+    own = f"{tree}/client-{number}"
+    waits: array.array[int] = array.array("q")
+    for turn in itertools.count():
+        path = source.choice(files)
+        began = time.monotonic_ns()
+        if turn % 10:
+            fd = os.open(path, os.O_RDONLY)
+            os.read(fd, 4096)
+            os.close(fd)
+        else:
+            os.close(os.open(own, os.O_WRONLY | os.O_CREAT))
+            os.unlink(own)
+        waits.extend((began, time.monotonic_ns() - began))
+        if done:
+            return waits
+    raise AssertionError
+
+
+def _end_client(pid: int, reader: int) -> array.array[int]:
+    os.kill(pid, signal.SIGUSR1)
+    waits: array.array[int] = array.array("q")
+    with open(reader, "rb") as pipe:
+        waits.frombytes(pipe.read())
+    os.waitpid(pid, 0)
+    return waits
+
+
+if __name__ == "__main__":
+    main()

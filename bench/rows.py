@@ -1,0 +1,239 @@
+"""What the overlay benchmark does to a merged tree: rows, each with a name.
+
+Rows of one group share a mount and run in order, so that one makes what the next needs. The lower
+tree is a small Debian. A row's `run` is timed; nothing follows a link out of the merged directory.
+System calls are made with `os`, whose cost of a microsecond is in every column alike.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+SMALL_FILES = 3000
+APPENDED_FILES = 500
+ADDED_FILES = 2000
+LARGE_BYTES = 256 * MIB
+BLOCK_BYTES = 4096
+BLOCKS = 10_000
+STARTS = 10
+PYTHON = ("/usr/bin/python3", "-c", "import json, re, argparse")
+TIMEOUT_S = 600
+
+Work = Callable[[Path], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    run: Work
+    group: str
+    operations: int | None = None
+    """How many operations it is, for requests per operation; None: entries of the lower tree."""
+    cold: bool = False
+    """Whether the kernel's caches are dropped before it (3 > drop_caches), names and all."""
+    before: Work | None = None
+    """Done before it, outside the clock."""
+    reads_only: bool = False
+
+
+def find(merged: Path) -> None:
+    _quiet("find", merged, "-xdev", "-printf", "%s")
+
+
+def tar(merged: Path) -> None:
+    reader = subprocess.Popen(["tar", "-C", merged, "-cf", "-", "."], stdout=subprocess.PIPE)
+    assert reader.stdout is not None
+    buffer = bytearray(MIB)
+    while reader.stdout.readinto(buffer):  # type: ignore[attr-defined]
+        pass
+    if reader.wait(timeout=TIMEOUT_S):
+        raise RuntimeError("tar failed")
+
+
+def start_python(merged: Path) -> None:
+    for _ in range(STARTS):
+        _quiet("chroot", merged, *PYTHON)
+
+
+def start_true(merged: Path) -> None:
+    for _ in range(STARTS * 10):
+        os.waitpid(os.posix_spawn("/usr/sbin/chroot", ["chroot", merged, "/bin/true"], {}), 0)
+
+
+def read_image(merged: Path) -> None:
+    """Open, read and close files of the image."""
+    for path in image_files(merged / "usr" / "share", SMALL_FILES):
+        _read(path)
+
+
+def write_sequential(merged: Path) -> None:
+    block = os.urandom(MIB)
+    fd = os.open(merged / "large", os.O_WRONLY | os.O_CREAT)
+    for _ in range(LARGE_BYTES // MIB):
+        os.write(fd, block)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def read_sequential(merged: Path) -> None:
+    fd = os.open(merged / "large", os.O_RDONLY)
+    buffer = bytearray(MIB)
+    while os.readv(fd, [buffer]):
+        pass
+    os.close(fd)
+
+
+def read_mapped(merged: Path) -> None:
+    """Touch each page of a mapping once."""
+    fd = os.open(merged / "large", os.O_RDONLY)
+    with mmap.mmap(fd, LARGE_BYTES, prot=mmap.PROT_READ) as pages:
+        sum(pages[::BLOCK_BYTES])
+    os.close(fd)
+
+
+def write_random(merged: Path) -> None:
+    block = os.urandom(BLOCK_BYTES)
+    fd = os.open(merged / "large", os.O_WRONLY)
+    for position in _positions():
+        os.pwrite(fd, block, position)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def read_random(merged: Path) -> None:
+    fd = os.open(merged / "large", os.O_RDONLY)
+    for position in _positions():
+        os.pread(fd, BLOCK_BYTES, position)
+    os.close(fd)
+
+
+def create_small(merged: Path) -> None:
+    os.mkdir(merged / "small")
+    for path in _small(merged):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        os.write(fd, b"x" * 1000)
+        os.close(fd)
+
+
+def read_small(merged: Path) -> None:
+    for path in _small(merged):
+        _read(path)
+
+
+def untar(merged: Path) -> None:
+    os.mkdir(merged / "unpacked")
+    _quiet("tar", "-C", merged / "unpacked", "-xf", merged.parent / "tree.tar")
+
+
+def remove_upper(merged: Path) -> None:
+    _quiet("rm", "-rf", merged / "unpacked")
+
+
+def remove_lower(merged: Path) -> None:
+    _quiet("rm", "-rf", merged / "usr" / "share")
+
+
+def make_repository(merged: Path) -> None:
+    work = merged / "work"
+    work.mkdir()
+    _git(work, "init", "--quiet")
+    for number in range(ADDED_FILES):
+        directory = work / f"d{number % 40}"
+        directory.mkdir(exist_ok=True)
+        (directory / f"f{number}").write_text(f"{number}\n" * 50)
+
+
+def add_to_git(merged: Path) -> None:
+    _git(merged / "work", "add", "--all")
+
+
+def append_lower(merged: Path) -> None:
+    """Append a byte to files of the image: one copy-up each."""
+    for path in image_files(merged / "usr", APPENDED_FILES):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.write(fd, b"x")
+        os.close(fd)
+
+
+def change_owner(merged: Path) -> None:
+    _quiet("chown", "-hR", "1:1", merged / "usr" / "share")
+
+
+ROWS = (
+    Row("find, cold", find, "image", cold=True, reads_only=True),
+    Row("find, warm", find, "image", reads_only=True),
+    Row("tar to a pipe, cold", tar, "image", cold=True, reads_only=True),
+    Row("tar to a pipe, warm", tar, "image", reads_only=True),
+    Row("10 python starts, cold", start_python, "image", STARTS, cold=True, reads_only=True),
+    Row("10 python starts, warm", start_python, "image", STARTS, reads_only=True),
+    Row("100 exec of true, warm", start_true, "image", STARTS * 10, reads_only=True),
+    Row(
+        f"open-read-close {SMALL_FILES} image files, warm",
+        read_image,
+        "image",
+        SMALL_FILES,
+        before=read_image,
+        reads_only=True,
+    ),
+    Row("sequential write 256 MiB + fsync", write_sequential, "large", LARGE_BYTES // MIB),
+    Row("sequential read 256 MiB, cold", read_sequential, "large", LARGE_BYTES // MIB, cold=True),
+    Row("sequential read 256 MiB, warm", read_sequential, "large", LARGE_BYTES // MIB),
+    Row("mapped read 256 MiB, warm", read_mapped, "large", LARGE_BYTES // BLOCK_BYTES),
+    Row(f"random read {BLOCKS} x 4 KiB, warm", read_random, "large", BLOCKS),
+    Row(f"random read {BLOCKS} x 4 KiB, cold", read_random, "large", BLOCKS, cold=True),
+    Row(f"random write {BLOCKS} x 4 KiB + fsync", write_random, "large", BLOCKS),
+    Row(f"create {SMALL_FILES} small files", create_small, "small", SMALL_FILES),
+    Row(f"open-read-close {SMALL_FILES} new files", read_small, "small", SMALL_FILES),
+    Row("untar of the tree", untar, "tree"),
+    Row("rm -rf, the untarred tree", remove_upper, "tree"),
+    Row(f"git add {ADDED_FILES} files", add_to_git, "git", ADDED_FILES, before=make_repository),
+    Row(f"append to {APPENDED_FILES} image files", append_lower, "append", APPENDED_FILES),
+    Row("chown -R, image's /usr/share", change_owner, "chown"),
+    Row("rm -rf, image's /usr/share", remove_lower, "remove"),
+)
+
+
+def image_files(top: Path, count: int) -> Iterator[str]:
+    """Yield the first regular files below `top`."""
+    for directory, names, files in os.walk(top):
+        names.sort()
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            if not os.path.islink(path):
+                yield path
+                count -= 1
+                if not count:
+                    return
+
+
+def _small(merged: Path) -> list[str]:
+    return [f"{merged}/small/file-{number}" for number in range(SMALL_FILES)]
+
+
+def _read(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.read(fd, MIB)
+    os.close(fd)
+
+
+def _positions() -> list[int]:
+    source = random.Random(1)
+    return [source.randrange(LARGE_BYTES // BLOCK_BYTES) * BLOCK_BYTES for _ in range(BLOCKS)]
+
+
+def _git(work: Path, *arguments: str) -> None:
+    environ = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+    subprocess.run(["git", "-C", work, *arguments], check=True, timeout=TIMEOUT_S, env=environ)
+
+
+def _quiet(*argv: str | Path) -> None:
+    subprocess.run(argv, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)

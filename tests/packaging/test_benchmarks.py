@@ -1,0 +1,94 @@
+"""The benchmarks run, and leave nothing behind however they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import eventually, mounts_below, processes_below
+
+HERE = Path(__file__).parents[2]
+SCRATCH = Path("/var/tmp")
+DEADLINE_S = 120.0
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def scratches() -> set[Path]:
+    return set(SCRATCH.glob("snapfs-bench-*"))
+
+
+def test_chosen_rows_and_lanes_make_a_table() -> None:
+    before = scratches()
+    with start("overlay", "--runs", "1", "--rows", "find,append", "--lanes", "main") as run:
+        printed, said = run.communicate(timeout=DEADLINE_S * 2)
+    assert run.returncode == 0, said
+    lines = printed.splitlines()
+    head = next(line for line in lines if line.startswith("| seconds "))
+    assert head.split(" | ")[1:4] == ["overlayfs", "fuse-overlayfs", "main"]
+    assert sum(line.startswith("| find, cold |") for line in lines) == 2  # times and requests
+    assert not any("tar" in line for line in lines if line.startswith("| tar"))
+    assert "| main | " in printed
+    assert scratches() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_leaves_neither_daemons_nor_mounts(number: signal.Signals) -> None:
+    before = scratches()
+    run = start("overlay", "--runs", "1", "--rows", "tar")
+    try:
+        (base,) = eventually(lambda: scratches() - before, timeout_s=60, what="the directory")
+        eventually(
+            lambda: len(mounts_below(base)) > 2 and len(processes_below(base)) > 2,
+            timeout_s=DEADLINE_S,
+            what="a mounted tree",
+        )
+        run.send_signal(number)
+        if number is signal.SIGKILL:
+            os.kill(_script(base), number)
+        run.communicate(timeout=DEADLINE_S)
+        eventually(lambda: not base.exists(), timeout_s=DEADLINE_S, what="the end of everything")
+        assert not mounts_below(base)
+        assert not processes_below(base)
+    finally:
+        run.kill()
+        run.communicate()
+
+
+def _script(base: Path) -> int:
+    """Return the benchmark itself: the parent of the guard of its directory."""
+    (guard,) = (
+        pid
+        for pid in processes_at(base)
+        if b"bench.ending" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    return int(Path(f"/proc/{guard}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def processes_at(base: Path) -> list[int]:
+    """Return the processes that have exactly `base` as an argument."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if os.fsencode(base) in arguments:
+                found.append(int(entry.name))
+    return found
