@@ -33,7 +33,7 @@ from snapfs.config import Config
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import Lane, LaneStatus
-from snapfs.images import SNAPSHOTTER, Catalog, Importer
+from snapfs.images import SNAPSHOTTER
 from snapfs.metadata import Metadata
 from snapfs.model import MAIN_LANE, LaneName, SnapfsError, Unavailable
 from snapfs.overlay import diff
@@ -164,8 +164,8 @@ class House:
             self._watches.register,
             partial(
                 metadata_server.register_images,
-                catalog=Catalog(self._metadata),
-                importer=Importer(self._metadata, self._snapshotter),
+                metadata=self._metadata,
+                snapshotter=self._snapshotter,
                 wait_s=config.timeouts.call_s,
             ),
             partial(

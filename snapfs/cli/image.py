@@ -1,7 +1,8 @@
-"""`snapfs image`: import, list, info, history, tag, remove."""
+"""`snapfs image`: import, export, commit, list, info, history, verify, tag, remove."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from snapfs.cli import output
 from snapfs.cli.options import (
+    SNAPSHOT,
     AbsolutePath,
     client_options,
     json_option,
@@ -214,6 +216,102 @@ def remove(
     with _connect(address, config_path, namespace) as client:
         for name in names:
             client.remove(name, wait=wait and name == names[-1])
+
+
+@image.command()
+@client_options
+@namespace_option
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("path", type=AbsolutePath())
+def export(
+    address: Path | None,
+    config_path: Path | None,
+    namespace: str,
+    names: tuple[str, ...],
+    path: Path,
+) -> None:
+    """Write images to the new file PATH: an OCI layout that `docker load` reads too.
+
+    \b
+    Example:
+      snapfs image export mine:1 mine.tar
+    """
+    with _connect(address, config_path, namespace) as client, _progress() as report:
+        client.export(names, path, report=report)
+
+
+@image.command()
+@client_options
+@json_option
+@namespace_option
+@click.option("--base", default="", metavar="IMAGE", help="What it stands on.  [default: found]")
+@click.option("--author", default="", help="Who made it.")
+@click.option("-m", "--message", default="", help="What was changed; the history shows it.")
+@click.argument("key", type=SNAPSHOT)
+@click.argument("name")
+def commit(
+    address: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+    namespace: str,
+    base: str,
+    author: str,
+    message: str,
+    key: str,
+    name: str,
+) -> None:
+    """Make the image NAME of the active snapshot KEY, which becomes a committed one.
+
+    The cost is that of the change, not of the image. With SOURCE_DATE_EPOCH set, the same tree
+    has the same digest.
+
+    \b
+    Example:
+      snapfs mount debian:12 /mnt --writable --key work
+      snapfs umount /mnt
+      snapfs image commit -m 'add a user' work mine:1
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch and not epoch.isdigit():
+        raise click.UsageError(f"SOURCE_DATE_EPOCH {epoch!r} is no number of seconds")
+    with _connect(address, config_path, namespace) as client, _progress() as report:
+        made = client.commit(
+            key,
+            name,
+            base=base,
+            author=author,
+            comment=message,
+            epoch_s=int(epoch) if epoch else None,
+            report=report,
+        )
+    if as_json:
+        output.print_json(_shape(made))
+    else:
+        click.echo(output.printable(f"{made.name}  {made.digest}"))
+
+
+@image.command()
+@client_options
+@json_option
+@namespace_option
+@click.argument("name")
+def verify(
+    address: Path | None, config_path: Path | None, as_json: bool, namespace: str, name: str
+) -> None:
+    """Read all content of an image again and compare it with its digests.
+
+    \b
+    Example:
+      snapfs image verify docker.io/library/debian:12
+    """
+    with _connect(address, config_path, namespace) as client:
+        problems = client.verify(name)
+    if as_json:
+        output.print_json({"name": name, "problems": problems})
+    for problem in [] if as_json else problems or ["all content is what its digests say"]:
+        click.echo(output.printable(problem))
+    if problems:
+        raise SystemExit(1)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Images: archives in, snapshots and content out; see docs/images.md."""
 
 from snapfs.images.catalog import Catalog, Described
+from snapfs.images.committing import Committer, Statement
+from snapfs.images.exporting import Exporter
 from snapfs.images.importing import Importer, Wanted
 from snapfs.images.limits import Limits
 from snapfs.images.manifests import Platform, parse_platform
@@ -10,11 +12,14 @@ from snapfs.images.unpacking import SNAPSHOTTER
 __all__ = [
     "SNAPSHOTTER",
     "Catalog",
+    "Committer",
     "Described",
+    "Exporter",
     "Importer",
     "Limits",
     "Platform",
     "Progress",
+    "Statement",
     "Wanted",
     "parse_platform",
 ]

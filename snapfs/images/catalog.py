@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ from snapfs.images import manifests
 from snapfs.images.manifests import Config, Descriptor, Index, Layer, Manifest
 from snapfs.images.unpacking import SNAPSHOTTER
 from snapfs.metadata import Context, Image, Metadata
+from snapfs.metadata.blobs import feed, hasher
 from snapfs.metadata.references import GC
-from snapfs.model import AlreadyExists, FailedPrecondition, NotFound
+from snapfs.model import AlreadyExists, FailedPrecondition, NotFound, SnapfsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,9 @@ class Described:
     """Name of the committed snapshot of the whole image; empty when it is not unpacked."""
     size_bytes: int = 0
     """All content that the image needs here, packed."""
+    config_digest: str = ""
+    content: tuple[str, ...] = ()
+    """Digests of all content of it that is here: documents, then layers."""
 
 
 class Catalog:
@@ -72,11 +77,40 @@ class Catalog:
             )
         return found.snapshot
 
+    def verify(self, namespace: str, name: str) -> list[str]:
+        """Read all content of an image again; return what is wrong with it, nothing if all is well.
+
+        Raises NotFound when there is no such image.
+        """
+        found = self.get(namespace, name)
+        if not found.content:
+            return [f"image {name}: its content is not here"]
+        wrong = [text for digest in found.content for text in self._verify(namespace, digest)]
+        if found.snapshot and not self._metadata.has_snapshot(namespace, found.snapshot):
+            wrong.append(f"snapshot {found.snapshot} is gone")
+        return wrong
+
+    def _verify(self, namespace: str, digest: str) -> Iterator[str]:
+        try:
+            info = self._metadata.content.info(namespace, digest)
+            fd = self._metadata.content.open(namespace, digest)
+        except SnapfsError as error:
+            yield str(error)
+            return
+        hash_ = hasher(digest)
+        with os.fdopen(fd, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            feed(hash_, file.fileno(), size)
+        if f"{hash_.name}:{hash_.hexdigest()}" != digest:
+            yield f"content {digest} has other bytes by now; import the image again"
+        elif size != info.size_bytes:
+            yield f"content {digest} is {size} bytes long, not {info.size_bytes}"
+
     def _describe(self, namespace: str, image: Image) -> Described:
         target = image.target
         top = Descriptor(target.media_type, target.digest, target.size_bytes)
         try:
-            manifest = self._manifest(namespace, top)
+            documents, manifest = self._manifest(namespace, top)
             config = self._read(namespace, manifest.config.digest, Config)
             layers = manifests.layers(manifest, config, f"image {image.name}")
             labels = self._metadata.content.info(namespace, manifest.config.digest).labels
@@ -92,18 +126,24 @@ class Catalog:
             made if len(made) == len(layers) else ("",) * len(layers),
             labels.get(f"{GC}ref.snapshot.{SNAPSHOTTER}", ""),
             total,
+            manifest.config.digest,
+            tuple(dict.fromkeys((*documents, manifest.config.digest, *sizes))),
         )
 
-    def _manifest(self, namespace: str, descriptor: Descriptor) -> Manifest:
-        """Return the manifest that is here of an image: of an index, the one whose content is."""
+    def _manifest(self, namespace: str, descriptor: Descriptor) -> tuple[tuple[str, ...], Manifest]:
+        """Return the manifest that is here of an image, and the digests of the way to it.
+
+        Of an index that is the first whose content is here.
+        """
         if not manifests.is_index(descriptor):
-            return self._read(namespace, descriptor.digest, Manifest)
+            return (descriptor.digest,), self._read(namespace, descriptor.digest, Manifest)
         index = self._read(namespace, descriptor.digest, Index)
         for each in index.manifests:
             try:
-                return self._manifest(namespace, each)
+                way, manifest = self._manifest(namespace, each)
             except NotFound:
                 continue
+            return (descriptor.digest, *way), manifest
         raise NotFound(f"no manifest of {descriptor.digest} is here")
 
     def _read(

@@ -15,17 +15,15 @@ the next collection does not take; what it had finished is not done again by the
 from __future__ import annotations
 
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from snapfs.images import manifests, sources, unpacking
 from snapfs.images.docker import as_oci
+from snapfs.images.leasing import leased
 from snapfs.images.limits import Limits
 from snapfs.images.manifests import Config, Descriptor, Index, Layer, Manifest, Platform
 from snapfs.images.progress import Progress
@@ -33,14 +31,13 @@ from snapfs.images.sources import Source
 from snapfs.images.unpacking import SNAPSHOTTER
 from snapfs.metadata import Context, Image, Metadata, Resource, Wish, Writer
 from snapfs.metadata import Descriptor as Target
-from snapfs.metadata.references import EXPIRE, GC
+from snapfs.metadata.references import GC
 from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from snapfs.snapshots import Snapshotter
 
 log = structlog.get_logger(__name__)
 
 COPY_BYTES = 1 << 20
-LEASE_S = 24 * 3600
 WORKERS = 4
 
 
@@ -76,7 +73,10 @@ class Importer:
         Raises NotFound and InvalidArgument for what is no image or a damaged one,
         FailedPrecondition when it has none for the platform, TooLarge for a bomb.
         """
-        with sources.opened(path, wanted.limits) as source, self._lease(namespace) as lease:
+        with (
+            sources.opened(path, wanted.limits) as source,
+            leased(self._metadata, namespace, "import") as lease,
+        ):
             job = Job(
                 self._metadata,
                 self._snapshotter,
@@ -87,17 +87,6 @@ class Importer:
                 self._workers,
             )
             return job.run()
-
-    @contextmanager
-    def _lease(self, namespace: str) -> Iterator[str]:
-        name = f"snapfs-import-{uuid.uuid4()}"
-        until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + LEASE_S, UTC)
-        labels = {EXPIRE: until.strftime("%Y-%m-%dT%H:%M:%SZ")}
-        self._metadata.leases.create(namespace, name, labels)
-        try:
-            yield name
-        finally:
-            self._metadata.leases.delete(namespace, name)
 
 
 @dataclass(frozen=True, slots=True)

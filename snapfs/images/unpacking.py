@@ -6,14 +6,17 @@ import gzip
 import hashlib
 import os
 import tempfile
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import msgspec
 import structlog
 import zstandard
 
@@ -27,15 +30,17 @@ from snapfs.metadata import Context, Metadata, linking
 from snapfs.metadata.manager import take
 from snapfs.metadata.references import Name, Type
 from snapfs.metadata.schema import SNAPSHOT_LINKS, SnapshotLinkBody
-from snapfs.model import AlreadyExists, InvalidArgument, NotFound, SnapfsError
+from snapfs.model import AlreadyExists, InvalidArgument, NotFound, SnapfsError, Unavailable
 from snapfs.snapshots import Snapshotter
 from snapfs.snapshots.faults import refusing
-from snapfs.store import WriteTx
+from snapfs.store import Store, WriteTx
 
 log = structlog.get_logger(__name__)
 
 SNAPSHOTTER = "snapfs"
 REPORT_EVERY_BYTES = 4 << 20
+REMOVAL_DEADLINE_S = 60.0
+REMOVAL_POLL_S = 0.02
 
 
 class Unpacker:
@@ -59,6 +64,9 @@ class Unpacker:
 
     def unpack(self, layers: Sequence[Layer]) -> None:
         """Have a committed snapshot for each layer, linked in the namespace and leased."""
+        parents = ["", *(layer.chain_id for layer in layers)]
+        for parent, layer in zip(parents, layers, strict=False):
+            link(self._snapshotter.store, self._context, layer.chain_id, parent)
         missing = {
             number for number, layer in enumerate(layers) if not self._exists(layer.chain_id)
         }
@@ -69,7 +77,6 @@ class Unpacker:
                 for number, layer in enumerate(layers):
                     if number in ready:
                         self._commit(layer, below, ready.pop(number))
-                    self._link(layer, below)
                     below = layer.chain_id
             finally:
                 self._give_up(ready.values())
@@ -151,27 +158,6 @@ class Unpacker:
                     f"{what} unpacks to {plain.finish()}, but the image says {layer.diff_id}"
                 )
 
-    def _link(self, layer: Layer, below: str) -> None:
-        """Let the namespace know the snapshot, and the lease hold it."""
-
-        def link(tx: WriteTx) -> None:
-            name = f"{SNAPSHOTTER}/{layer.chain_id}"
-            row = tx.get(SNAPSHOT_LINKS, self._context.namespace, name)
-            if row is not None and row.body.going:
-                tx.delete(row)
-                row = None
-            if row is None:
-                body = SnapshotLinkBody(
-                    snapshotter=SNAPSHOTTER,
-                    key=layer.chain_id,
-                    backend=layer.chain_id,
-                    parent=below,
-                )
-                linking.create(tx, SNAPSHOT_LINKS, self._context.namespace, name, body)
-            take(tx, self._context, f"snapshots/{SNAPSHOTTER}", Name(Type.SNAPSHOT, name))
-
-        self._snapshotter.store.update(link)
-
     def _give_up(self, ready: Collection[Future[str | None]]) -> None:
         """Remove what was unpacked for nothing, when an import ends early."""
         for future in ready:
@@ -183,6 +169,33 @@ class Unpacker:
                     self._snapshotter.remove(key)
             except (SnapfsError, OSError) as error:
                 log.debug("unpack.given_up", error=str(error))
+
+
+def link(store: Store, context: Context, name: str, below: str) -> None:
+    """Let a namespace know a committed snapshot, and the lease of the context hold it.
+
+    From then on it is not collected. Waits while it is being removed: what is then there is not.
+    Raises Unavailable when that takes too long.
+    """
+    end_s = time.monotonic() + REMOVAL_DEADLINE_S
+    while not store.update(partial(_link, context=context, name=name, below=below)):
+        if time.monotonic() > end_s:
+            raise Unavailable(f"snapshot {name} is being removed; try again later")
+        time.sleep(REMOVAL_POLL_S)
+
+
+def _link(tx: WriteTx, *, context: Context, name: str, below: str) -> bool:
+    row_name = f"{SNAPSHOTTER}/{name}"
+    row = tx.get(SNAPSHOT_LINKS, context.namespace, row_name)
+    if row is not None and row.body.removing:
+        return False
+    if row is None:
+        body = SnapshotLinkBody(snapshotter=SNAPSHOTTER, key=name, backend=name, parent=below)
+        linking.create(tx, SNAPSHOT_LINKS, context.namespace, row_name, body)
+    elif row.body.going:
+        linking.update(tx, row, msgspec.structs.replace(row.body, going=False))
+    take(tx, context, f"snapshots/{SNAPSHOTTER}", Name(Type.SNAPSHOT, row_name))
+    return True
 
 
 class Hashing:

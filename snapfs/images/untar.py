@@ -31,7 +31,7 @@ WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 _AUFS = ".wh..wh."
 _OPAQUE_XATTR = "trusted.overlay.opaque"
-_OVERLAY_XATTRS = "trusted.overlay."
+_HOST_XATTRS = "trusted."
 _XATTR = "SCHILY.xattr."
 _COPY_BYTES = 1 << 20
 _OPEN_DIRECTORIES = 64
@@ -283,7 +283,7 @@ class _Unpacking:
         place = f"/proc/self/fd/{parent}/{name}"
         for key, value in member.pax_headers.items():
             if key.startswith(_XATTR):
-                self._set_xattr(place, key.removeprefix(_XATTR), value, member)
+                self._set_xattr(place, key.removeprefix(_XATTR), value)
         mtime_ns = int(float(member.pax_headers.get("mtime", member.mtime)) * 1_000_000_000)
         if "mtime" in member.pax_headers:
             mtime_ns = _nanoseconds(member.pax_headers["mtime"], mtime_ns)
@@ -292,13 +292,11 @@ class _Unpacking:
         else:
             os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
 
-    def _set_xattr(self, place: str, name: str, value: str, member: tarfile.TarInfo) -> None:
-        if name.startswith(_OVERLAY_XATTRS):
-            raise InvalidArgument(
-                f"{self._what}: {shown(member.name)} carries {name}, which only overlays may set"
-            )
-        raw = value.encode("utf-8", "surrogateescape")
-        os.setxattr(place, name, raw, follow_symlinks=False)
+    def _set_xattr(self, place: str, name: str, value: str) -> None:
+        """Set an attribute; an image has none of the host's own, as with containerd."""
+        if not name.startswith(_HOST_XATTRS):
+            raw = value.encode("utf-8", "surrogateescape")
+            os.setxattr(place, name, raw, follow_symlinks=False)
 
     # What is hidden
 

@@ -39,6 +39,7 @@ from snapfs.metadata.schema import (
     SHARED,
     SNAPSHOT_LINKS,
     CollectionBody,
+    SnapshotLinkBody,
 )
 from snapfs.model import Compacted, NotFound, SnapfsError
 from snapfs.store import ReadTx, Row, RowCreated, RowUpdated, Store, Table, WriteTx
@@ -173,20 +174,24 @@ class Collector:
             ]
         used = set()
         for row in sorted(going, key=lambda row: row.oid, reverse=True):
-            body = row.body
-            snapshotter = self._snapshotters.get(body.snapshotter)
-            try:
-                if snapshotter is None:
-                    raise NotFound(f"there is no snapshotter {body.snapshotter!r}")
-                used.add(body.snapshotter)
-                _remove(snapshotter, body.backend)
-            except (SnapfsError, OSError) as error:
-                log.warning("gc.snapshot_kept", snapshot=row.name, error=str(error))
-                done.failed.append(row.name)
-            else:
-                self._store.update(partial(_forget, row=row), timeout_s=self._deadline_s)
-        for name in used:
+            if self._store.update(partial(_claim, oid=row.oid), timeout_s=self._deadline_s):
+                used.add(row.body.snapshotter)
+                self._remove_snapshot(row, done)
+        for name in used & self._snapshotters.keys():
             self._snapshotters[name].cleanup()
+
+    def _remove_snapshot(self, row: Row[SnapshotLinkBody], done: Collected) -> None:
+        snapshotter = self._snapshotters.get(row.body.snapshotter)
+        try:
+            if snapshotter is None:
+                raise NotFound(f"there is no snapshotter {row.body.snapshotter!r}")
+            _remove(snapshotter, row.body.backend)
+        except (SnapfsError, OSError) as error:
+            log.warning("gc.snapshot_kept", snapshot=row.name, error=str(error))
+            done.failed.append(row.name)
+            self._store.update(partial(_unclaim, oid=row.oid), timeout_s=self._deadline_s)
+        else:
+            self._store.update(partial(_forget, row=row), timeout_s=self._deadline_s)
 
     def _remove_blobs(self, done: Collected) -> None:
         try:
@@ -288,6 +293,21 @@ def _collectible(tx: ReadTx, oid: int) -> Row[Any] | None:
         if row is not None:
             return row
     return None
+
+
+def _claim(tx: WriteTx, *, oid: int) -> bool:
+    """Begin to remove a snapshot, unless somebody wants it again."""
+    row = tx.by_oid(SNAPSHOT_LINKS, oid)
+    if row is None or not row.body.going:
+        return False
+    tx.update(row, msgspec.structs.replace(row.body, removing=True), spec=False)
+    return True
+
+
+def _unclaim(tx: WriteTx, *, oid: int) -> None:
+    row = tx.by_oid(SNAPSHOT_LINKS, oid)
+    if row is not None:
+        tx.update(row, msgspec.structs.replace(row.body, removing=False), spec=False)
 
 
 def _forget(tx: WriteTx, *, row: Row[Any]) -> None:

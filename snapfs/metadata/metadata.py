@@ -22,6 +22,7 @@ from snapfs.metadata.leases import Leases
 from snapfs.metadata.namespaces import Namespaces
 from snapfs.metadata.references import Name
 from snapfs.metadata.scheduler import Knobs, Scheduler
+from snapfs.metadata.schema import SNAPSHOT_LINKS
 from snapfs.metadata.words import check_namespace
 from snapfs.store import Store
 
@@ -66,6 +67,13 @@ class Metadata(Closing):
         check_namespace(namespace)
         with self._store.view() as tx:
             return explain(tx, namespace, name, self._clock_ns())
+
+    def has_snapshot(self, namespace: str, key: str, snapshotter: str = "snapfs") -> bool:
+        """Say whether a namespace has a snapshot."""
+        check_namespace(namespace)
+        with self._store.view() as tx:
+            row = tx.get(SNAPSHOT_LINKS, namespace, f"{snapshotter}/{key}")
+        return row is not None and not row.body.going
 
     def close(self) -> None:
         """End the collector; a run under way is finished."""

@@ -149,6 +149,8 @@ class SnapshotLinkBody(Node, frozen=True, array_like=True, kw_only=True):
     parent: str = ""
     going: bool = False
     """Collected: the snapshotter is asked to remove it, and asked again until it does."""
+    removing: bool = False
+    """It is being asked now: who wants the snapshot waits. Otherwise a new wish ends `going`."""
 
     def wants(self) -> Iterator[Want]:
         if self.parent:

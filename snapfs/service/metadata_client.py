@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+from google.protobuf.message import Message
 
 from snapfs.images import Progress
 from snapfs.metadata import Collected, Content, Explanation, Namespace, Resource, Step
@@ -42,9 +44,60 @@ class ImageClient(Connection):
             platform=platform,
             no_unpack=not unpack,
         )
+        return self._told(self._stub.Import, request, report)
+
+    def export(
+        self,
+        names: Sequence[str],
+        path: Path,
+        *,
+        report: Callable[[Progress], None] = lambda _step: None,
+    ) -> None:
+        """Write images to a new file at an absolute path of the service's host."""
+        request = pb.ExportImagesRequest(namespace=self.namespace, names=names, path=str(path))
+        self._told(self._stub.Export, request, report)
+
+    def commit(
+        self,
+        key: str,
+        name: str,
+        *,
+        base: str = "",
+        author: str = "",
+        comment: str = "",
+        epoch_s: int | None = None,
+        report: Callable[[Progress], None] = lambda _step: None,
+    ) -> ImageRecord:
+        """Make an image of an active snapshot, which is a committed one then."""
+        request = pb.CommitImageRequest(
+            namespace=self.namespace,
+            key=key,
+            name=name,
+            base=base,
+            author=author,
+            comment=comment,
+            epoch=epoch_s,
+        )
+        (made,) = self._told(self._stub.Commit, request, report)
+        return made
+
+    def verify(self, name: str) -> list[str]:
+        """Have all content of an image read again; return what is wrong."""
+        request = pb.VerifyImageRequest(namespace=self.namespace, name=name)
+        with self._errors():
+            answer = self._stub.Verify(request, timeout=IMPORT_TIMEOUT_S)
+        return list(answer.problems)
+
+    def _told(
+        self,
+        method: Callable[..., Iterable[pb.ImportImageResponse]],
+        request: Message,
+        report: Callable[[Progress], None],
+    ) -> list[ImageRecord]:
+        """Make a call that tells of its steps; it takes as long as it takes."""
         images: list[ImageRecord] = []
         with self._errors():
-            for answer in self._stub.Import(request, timeout=IMPORT_TIMEOUT_S):
+            for answer in method(request, timeout=IMPORT_TIMEOUT_S):
                 if answer.step:
                     report(
                         Progress(answer.step, answer.what, answer.done_bytes, answer.total_bytes)  # type: ignore[arg-type]

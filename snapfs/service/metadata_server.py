@@ -6,32 +6,43 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias
 
 import grpc
 
-from snapfs.images import Catalog, Importer, Progress, Wanted, parse_platform
-from snapfs.metadata import Image, Metadata
+from snapfs.images import (
+    Catalog,
+    Committer,
+    Described,
+    Exporter,
+    Importer,
+    Progress,
+    Statement,
+    Wanted,
+    parse_platform,
+)
+from snapfs.metadata import Metadata
 from snapfs.model import InvalidArgument
 from snapfs.service import metadata_v1_pb2 as pb
 from snapfs.service import metadata_v1_pb2_grpc
 from snapfs.service import metadata_wire as wire
 from snapfs.service.convert import batches
 from snapfs.service.status import answers
+from snapfs.snapshots import Snapshotter
 
 IMAGES = pb.DESCRIPTOR.services_by_name["Images"].full_name
 METADATA = pb.DESCRIPTOR.services_by_name["Metadata"].full_name
 STEPS_WAITING = 64
 """Steps of an import that wait for a slow client; further ones replace nothing and are left out."""
 
-T = TypeVar("T")
+Report: TypeAlias = Callable[[Progress], None]
 
 
 def register_images(
-    server: grpc.Server, catalog: Catalog, importer: Importer, wait_s: float
+    server: grpc.Server, metadata: Metadata, snapshotter: Snapshotter, wait_s: float
 ) -> str:
     """Add the images' service to `server`; return its full name."""
-    servicer = ImagesServicer(catalog, importer, wait_s)
+    servicer = ImagesServicer(metadata, snapshotter, wait_s)
     metadata_v1_pb2_grpc.add_ImagesServicer_to_server(servicer, server)
     return IMAGES
 
@@ -46,33 +57,70 @@ def register_metadata(server: grpc.Server, metadata: Metadata, wait_s: float) ->
 class ImagesServicer(metadata_v1_pb2_grpc.ImagesServicer):
     """snapfs.v1.Images over one root."""
 
-    def __init__(self, catalog: Catalog, importer: Importer, wait_s: float) -> None:
-        self._catalog = catalog
-        self._importer = importer
+    def __init__(self, metadata: Metadata, snapshotter: Snapshotter, wait_s: float) -> None:
+        self._catalog = Catalog(metadata)
+        self._importer = Importer(metadata, snapshotter)
+        self._exporter = Exporter(metadata)
+        self._committer = Committer(metadata, snapshotter)
         self._wait_s = wait_s
 
     @answers
     def Import(
         self, request: pb.ImportImageRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ImportImageResponse]:
-        path = Path(request.path)
-        if not path.is_absolute():
-            raise InvalidArgument(f"path {request.path!r} is not absolute; the service needs it so")
+        path = _host_path(request.path)
         wanted = _wanted(request)
+        namespace = request.namespace
 
-        def work(report: Callable[[Progress], None]) -> list[Image]:
-            return self._importer.import_path(request.namespace, path, wanted, report)
+        def work(report: Report) -> list[Described]:
+            made = self._importer.import_path(namespace, path, wanted, report)
+            return [self._catalog.get(namespace, image.name) for image in made]
 
-        job = _Job(work)
-        for step in job.steps():
-            yield pb.ImportImageResponse(
-                step=step.step,
-                what=step.what,
-                done_bytes=step.done_bytes,
-                total_bytes=step.total_bytes,
+        yield from _told(work)
+
+    @answers
+    def Export(
+        self, request: pb.ExportImagesRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ImportImageResponse]:
+        path = _host_path(request.path)
+
+        def work(report: Report) -> list[Described]:
+            self._exporter.export(request.namespace, list(request.names), path, report)
+            return []
+
+        yield from _told(work)
+
+    @answers
+    def Commit(
+        self, request: pb.CommitImageRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ImportImageResponse]:
+        statement = Statement(
+            author=request.author,
+            comment=request.comment,
+            created_by=request.created_by or Statement().created_by,
+            epoch_s=request.epoch if request.HasField("epoch") else None,
+        )
+
+        def work(report: Report) -> list[Described]:
+            made = self._committer.commit(
+                request.namespace,
+                request.key,
+                request.name,
+                statement=statement,
+                base=request.base,
+                report=report,
             )
-        made = [self._catalog.get(request.namespace, image.name) for image in job.result()]
-        yield pb.ImportImageResponse(images=map(wire.image_to_wire, made))
+            return [made]
+
+        yield from _told(work)
+
+    @answers
+    def Verify(
+        self, request: pb.VerifyImageRequest, context: grpc.ServicerContext
+    ) -> pb.VerifyImageResponse:
+        return pb.VerifyImageResponse(
+            problems=self._catalog.verify(request.namespace, request.name)
+        )
 
     @answers
     def List(
@@ -221,9 +269,9 @@ class _Job:
     A client that goes away does not end the work: an import that is half done helps nobody.
     """
 
-    def __init__(self, work: Callable[[Callable[[Progress], None]], list[Image]]) -> None:
+    def __init__(self, work: Callable[[Report], list[Described]]) -> None:
         self._steps: queue.Queue[Progress | None] = queue.Queue(STEPS_WAITING)
-        self._result: list[Image] = []
+        self._result: list[Described] = []
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
         self._thread.start()
@@ -233,14 +281,14 @@ class _Job:
         while (step := self._steps.get()) is not None:
             yield step
 
-    def result(self) -> list[Image]:
+    def result(self) -> list[Described]:
         """Return what the work did, or raise what it raised."""
         self._thread.join()
         if self._error is not None:
             raise self._error
         return self._result
 
-    def _run(self, work: Callable[[Callable[[Progress], None]], list[Image]]) -> None:
+    def _run(self, work: Callable[[Report], list[Described]]) -> None:
         try:
             self._result = work(self._report)
         except Exception as error:  # noqa: BLE001 - raised again where the answer is made
@@ -265,6 +313,26 @@ class _Job:
                     continue
             else:
                 return
+
+
+def _told(work: Callable[[Report], list[Described]]) -> Iterator[pb.ImportImageResponse]:
+    """Do work while telling of its steps, then of what it made."""
+    job = _Job(work)
+    for step in job.steps():
+        yield pb.ImportImageResponse(
+            step=step.step,
+            what=step.what,
+            done_bytes=step.done_bytes,
+            total_bytes=step.total_bytes,
+        )
+    yield pb.ImportImageResponse(images=map(wire.image_to_wire, job.result()))
+
+
+def _host_path(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise InvalidArgument(f"path {text!r} is not absolute; the service needs it so")
+    return path
 
 
 def _wanted(request: pb.ImportImageRequest) -> Wanted:

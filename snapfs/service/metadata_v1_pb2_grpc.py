@@ -60,6 +60,21 @@ class ImagesStub:
                 request_serializer=snapfs_dot_service_dot_metadata__v1__pb2.RemoveImageRequest.SerializeToString,
                 response_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.RemoveImageResponse.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/snapfs.v1.Images/Export',
+                request_serializer=snapfs_dot_service_dot_metadata__v1__pb2.ExportImagesRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.ImportImageResponse.FromString,
+                _registered_method=True)
+        self.Commit = channel.unary_stream(
+                '/snapfs.v1.Images/Commit',
+                request_serializer=snapfs_dot_service_dot_metadata__v1__pb2.CommitImageRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.ImportImageResponse.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/snapfs.v1.Images/Verify',
+                request_serializer=snapfs_dot_service_dot_metadata__v1__pb2.VerifyImageRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.VerifyImageResponse.FromString,
+                _registered_method=True)
 
 
 class ImagesServicer:
@@ -98,6 +113,27 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """Writes images to a new file on the service's host.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Commit(self, request, context):
+        """Makes an image of an active snapshot, which is a committed one then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Reads all content of an image again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImagesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +161,21 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.RemoveImageRequest.FromString,
                     response_serializer=snapfs_dot_service_dot_metadata__v1__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.ExportImagesRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_metadata__v1__pb2.ImportImageResponse.SerializeToString,
+            ),
+            'Commit': grpc.unary_stream_rpc_method_handler(
+                    servicer.Commit,
+                    request_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.CommitImageRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_metadata__v1__pb2.ImportImageResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.VerifyImageRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_metadata__v1__pb2.VerifyImageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +314,87 @@ class Images:
             '/snapfs.v1.Images/Remove',
             snapfs_dot_service_dot_metadata__v1__pb2.RemoveImageRequest.SerializeToString,
             snapfs_dot_service_dot_metadata__v1__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/snapfs.v1.Images/Export',
+            snapfs_dot_service_dot_metadata__v1__pb2.ExportImagesRequest.SerializeToString,
+            snapfs_dot_service_dot_metadata__v1__pb2.ImportImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Commit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/snapfs.v1.Images/Commit',
+            snapfs_dot_service_dot_metadata__v1__pb2.CommitImageRequest.SerializeToString,
+            snapfs_dot_service_dot_metadata__v1__pb2.ImportImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Images/Verify',
+            snapfs_dot_service_dot_metadata__v1__pb2.VerifyImageRequest.SerializeToString,
+            snapfs_dot_service_dot_metadata__v1__pb2.VerifyImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,12 @@ class ImagesStub:
     Tag: _grpc.UnaryUnaryMultiCallable[_metadata_v1_pb2.TagImageRequest, _metadata_v1_pb2.GetImageResponse]
     """Gives an image another name; what that named before, it names no more."""
     Remove: _grpc.UnaryUnaryMultiCallable[_metadata_v1_pb2.RemoveImageRequest, _metadata_v1_pb2.RemoveImageResponse]
+    Export: _grpc.UnaryStreamMultiCallable[_metadata_v1_pb2.ExportImagesRequest, _metadata_v1_pb2.ImportImageResponse]
+    """Writes images to a new file on the service's host."""
+    Commit: _grpc.UnaryStreamMultiCallable[_metadata_v1_pb2.CommitImageRequest, _metadata_v1_pb2.ImportImageResponse]
+    """Makes an image of an active snapshot, which is a committed one then."""
+    Verify: _grpc.UnaryUnaryMultiCallable[_metadata_v1_pb2.VerifyImageRequest, _metadata_v1_pb2.VerifyImageResponse]
+    """Reads all content of an image again."""
 
 @_typing.type_check_only
 class ImagesAsyncStub(ImagesStub):
@@ -55,6 +61,12 @@ class ImagesAsyncStub(ImagesStub):
     Tag: _aio.UnaryUnaryMultiCallable[_metadata_v1_pb2.TagImageRequest, _metadata_v1_pb2.GetImageResponse]  # type: ignore[assignment]
     """Gives an image another name; what that named before, it names no more."""
     Remove: _aio.UnaryUnaryMultiCallable[_metadata_v1_pb2.RemoveImageRequest, _metadata_v1_pb2.RemoveImageResponse]  # type: ignore[assignment]
+    Export: _aio.UnaryStreamMultiCallable[_metadata_v1_pb2.ExportImagesRequest, _metadata_v1_pb2.ImportImageResponse]  # type: ignore[assignment]
+    """Writes images to a new file on the service's host."""
+    Commit: _aio.UnaryStreamMultiCallable[_metadata_v1_pb2.CommitImageRequest, _metadata_v1_pb2.ImportImageResponse]  # type: ignore[assignment]
+    """Makes an image of an active snapshot, which is a committed one then."""
+    Verify: _aio.UnaryUnaryMultiCallable[_metadata_v1_pb2.VerifyImageRequest, _metadata_v1_pb2.VerifyImageResponse]  # type: ignore[assignment]
+    """Reads all content of an image again."""
 
 class ImagesServicer(metaclass=_abc_1.ABCMeta):
     """Images that this service imported: names for content and for the snapshots unpacked from it."""
@@ -95,6 +107,30 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_v1_pb2.RemoveImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_v1_pb2.RemoveImageResponse, _abc.Awaitable[_metadata_v1_pb2.RemoveImageResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _metadata_v1_pb2.ExportImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metadata_v1_pb2.ImportImageResponse], _abc.AsyncIterator[_metadata_v1_pb2.ImportImageResponse]]:
+        """Writes images to a new file on the service's host."""
+
+    @_abc_1.abstractmethod
+    def Commit(
+        self,
+        request: _metadata_v1_pb2.CommitImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metadata_v1_pb2.ImportImageResponse], _abc.AsyncIterator[_metadata_v1_pb2.ImportImageResponse]]:
+        """Makes an image of an active snapshot, which is a committed one then."""
+
+    @_abc_1.abstractmethod
+    def Verify(
+        self,
+        request: _metadata_v1_pb2.VerifyImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_v1_pb2.VerifyImageResponse, _abc.Awaitable[_metadata_v1_pb2.VerifyImageResponse]]:
+        """Reads all content of an image again."""
 
 def add_ImagesServicer_to_server(servicer: ImagesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -287,6 +287,10 @@ class Snapshotter(Closing):
         self._steps("commit.measured")
         return usage
 
+    def rename(self, name: str, new_name: str) -> Committed:
+        """Give a committed snapshot another name; see `records.rename`."""
+        return self._meta.apply(lambda tx: records.rename(tx, name, new_name))
+
     def remove(self, key: str) -> Removed:
         """Remove a snapshot of any kind; its directory is deleted in the background.
 
@@ -407,6 +411,19 @@ class Snapshotter(Closing):
             except FileNotFoundError:
                 self._meta.info(key)  # removed meanwhile: NotFound
                 raise
+
+    def layers(self, name: str) -> tuple[Path, tuple[Path, ...]]:
+        """Return the directory of a committed snapshot's layer, and those of its parents.
+
+        They do not change. Raises NotFound, FailedPrecondition for one that is not committed.
+        """
+        found = self._meta.info(name)
+        if not isinstance(found, Committed):
+            raise FailedPrecondition(
+                f"snapshot {records.shown(name)} is {found.kind.word}; commit it first"
+            )
+        below = self._layers.lowers(found.parent_ids) if found.parent_ids else ()
+        return self._layers.upper(found.id), below
 
     def diff(self, name: str) -> Iterator[Any]:
         """Yield the paths of a snapshot that differ from its parent's; of a view, none."""

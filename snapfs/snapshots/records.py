@@ -280,6 +280,22 @@ def update(
     return snapshot(tx, tx.update(row, body))
 
 
+def rename(tx: WriteTx, name: str, new_name: str) -> Committed:
+    """Give a committed snapshot another name; its children stay on it.
+
+    Raises NotFound, AlreadyExists, FailedPrecondition for one that is not committed.
+    """
+    row = find(tx, name)
+    if row.body.kind != Kind.COMMITTED.value:
+        raise FailedPrecondition(
+            f"snapshot {shown(name)} is {Kind(row.body.kind).word}; only a committed one can be "
+            "renamed"
+        )
+    done = snapshot(tx, tx.update(row, row.body, name=checked_name(new_name, "name")))
+    assert isinstance(done, Committed)  # noqa: S101 - the body says so
+    return done
+
+
 def remove(tx: WriteTx, key: str) -> SnapshotBody:
     """Delete a snapshot of any kind and return its body; FailedPrecondition with children."""
     row = find(tx, key)

@@ -106,6 +106,29 @@ def test_a_mounted_image_that_is_removed_stays_until_it_is_let_go(
     assert daemon.json("snapshot", "list") == []
 
 
+def test_a_change_is_committed_exported_verified_and_imported_again(
+    daemon: RunningDaemon, layout: Layout, target: Path, tmp_path: Path
+) -> None:
+    daemon.run("image", "import", str(layout.root))
+    daemon.run("mount", NAME, str(target), "--writable", "--key", "work")
+    (target / "etc/hosts").unlink()
+    (target / "added").write_bytes(b"mine")
+    daemon.run("umount", str(target))
+    made = daemon.json("image", "commit", "-m", "add", "work", "mine:1")
+    assert "all content" in daemon.run("image", "verify", "mine:1").stdout
+    path = tmp_path / "mine.tar"
+    daemon.run("image", "export", "mine:1", str(path))
+    daemon.run("image", "remove", "mine:1")
+    daemon.run("image", "remove", "--wait", NAME)
+    assert daemon.json("snapshot", "list") == []
+    (again,) = daemon.json("image", "import", str(path))
+    assert (again["name"], again["digest"]) == ("mine:1", made["digest"])
+    daemon.run("mount", "mine:1", str(target))
+    assert sorted(it.name for it in target.iterdir()) == ["added", "bin", "etc"]
+    assert [it.name for it in (target / "etc").iterdir()] == ["new"]
+    daemon.run("umount", str(target))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -138,6 +138,22 @@ def test_xattrs_capabilities_devices_and_long_names_arrive(
     assert (root / "ümläut").exists()
 
 
+def test_attributes_that_are_the_hosts_do_not_come_out_of_an_archive(
+    importer: Importer, layout: Layout, shown: Show, snapshotter: Snapshotter
+) -> None:
+    layer = [
+        directory("d", pax={"SCHILY.xattr.trusted.overlay.opaque": "y"}),
+        file(
+            "f", pax={"SCHILY.xattr.trusted.overlay.redirect": "/x", "SCHILY.xattr.trusted.x": "1"}
+        ),
+    ]
+    layout.image([layer])
+    run(importer, layout.root)
+    upper, _ = snapshotter.layers(chain(layout, layer))
+    assert os.listxattr(upper / "d") == os.listxattr(upper / "f") == []
+    assert (shown(chain(layout, layer)) / "f").exists()
+
+
 def test_a_layer_that_leaves_out_directories_keeps_those_below(
     importer: Importer, layout: Layout, shown: Show
 ) -> None:
@@ -269,7 +285,6 @@ def left(metadata: Metadata, snapshotter: Snapshotter) -> tuple[list[str], list[
         [kit.Entry(".wh..", b"")],
         [kit.Entry(".wh.", b"")],
         [directory("d"), hardlink("g", "d")],
-        [file("f", pax={"SCHILY.xattr.trusted.overlay.redirect": "/x"})],
         [kit.Entry("zero", type=tarfile.CHRTYPE, device=(0, 0))],
         [hardlink("g", "nowhere")],
     ],

@@ -1,0 +1,122 @@
+"""Images out: an OCI layout in a tar file that `docker load` and `ctr images import` read too."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from snapfs.images import manifests, sources
+from snapfs.images.catalog import Catalog, Described
+from snapfs.images.progress import Progress
+from snapfs.metadata import Metadata
+from snapfs.metadata.blobs import sync_directory
+from snapfs.model import FailedPrecondition, InvalidArgument
+
+DOCKER_MANIFEST = "manifest.json"
+
+
+class Exporter:
+    """Writes images of a root to files."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+        self._catalog = Catalog(metadata)
+
+    def export(
+        self,
+        namespace: str,
+        names: Sequence[str],
+        path: Path,
+        report: Callable[[Progress], None] = lambda _step: None,
+    ) -> None:
+        """Write images to a new file, which is whole and durable when this returns.
+
+        The file has the same bytes whenever the same images are written. Raises NotFound,
+        FailedPrecondition when the content of an image is not all here or the file exists.
+        """
+        if not names:
+            raise InvalidArgument("no image is named; name one")
+        if os.path.lexists(path):
+            raise FailedPrecondition(f"{path} exists; remove it, or write to another file")
+        images = [self._catalog.get(namespace, name) for name in names]
+        for image in images:
+            if not image.layers and not image.config_digest:
+                raise FailedPrecondition(
+                    f"the content of image {image.image.name!r} is not all here"
+                )
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+                self._write(archive, namespace, images, report)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+            os.link(file.name, path)
+        sync_directory(path.parent)
+
+    def _write(
+        self,
+        archive: tarfile.TarFile,
+        namespace: str,
+        images: Sequence[Described],
+        report: Callable[[Progress], None],
+    ) -> None:
+        _add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        index = []
+        docker = []
+        written: set[str] = set()
+        for image in images:
+            for digest in image.content:
+                if digest not in written:
+                    written.add(digest)
+                    self._add_blob(archive, namespace, digest, report)
+            target = image.image.target
+            annotations = {
+                **target.annotations,
+                manifests.IMAGE_NAME: image.image.name,
+                manifests.REF_NAME: image.image.name.rpartition(":")[2],
+            }
+            index.append(
+                {
+                    "mediaType": target.media_type,
+                    "digest": target.digest,
+                    "size": target.size_bytes,
+                    "annotations": annotations,
+                }
+            )
+            docker.append(
+                {
+                    "Config": sources.blob(image.config_digest),
+                    "RepoTags": [image.image.name],
+                    "Layers": [sources.blob(it.descriptor.digest) for it in image.layers],
+                }
+            )
+        document = {"schemaVersion": 2, "manifests": index}
+        _add(archive, sources.INDEX, msgspec.json.encode(document))
+        _add(archive, DOCKER_MANIFEST, msgspec.json.encode(docker))
+
+    def _add_blob(
+        self,
+        archive: tarfile.TarFile,
+        namespace: str,
+        digest: str,
+        report: Callable[[Progress], None],
+    ) -> None:
+        path = self._metadata.content.path(namespace, digest)
+        size = path.stat().st_size
+        member = tarfile.TarInfo(sources.blob(digest))
+        member.size, member.mode = size, 0o444
+        with path.open("rb") as file:
+            archive.addfile(member, file)
+        report(Progress("write", digest, size, size))
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o444
+    archive.addfile(member, io.BytesIO(data))
