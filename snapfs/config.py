@@ -78,6 +78,13 @@ class Lanes(msgspec.Struct, frozen=True, kw_only=True):
     view: ViewLane = "views"
 
 
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
+    """What an active snapshot may take whose labels do not say it (docs/quota.md); 0: no limit."""
+
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
+    inodes: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, with the defaults that serve without a file."""
 
@@ -94,6 +101,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability = "full"
     """What a commit waits for: data and metadata, or metadata only (a power loss may cost data)."""
     lanes: Lanes = Lanes()
+    quota: Quota = Quota()
     timeouts: Timeouts = Timeouts()
     service: Service = Service()
 

@@ -35,7 +35,7 @@ from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER
 from snapfs.metadata import Metadata
-from snapfs.model import MAIN_LANE, LaneName, SnapfsError, Unavailable
+from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
 from snapfs.overlay import diff
 from snapfs.service import anchor_server, grpc_server, metadata_server, server
 from snapfs.service.records import DaemonRecord, LaneRecord
@@ -85,6 +85,7 @@ class House:
                 unpack=config.unpack,
                 durability=config.durability,
                 differ=diff.changes,
+                default_quota=_default_quota(config),
                 tables=tables.TABLES,
                 checks=tables.CHECKS,
                 deadline_s=config.timeouts.tree_s,
@@ -241,7 +242,12 @@ def _lane(config: Config, name: LaneName, mode: Mode) -> Lane:
         mode=mode,
         log_level=config.log_level,
         log_format=config.log_format,
+        quota=_default_quota(config),
     )
+
+
+def _default_quota(config: Config) -> Quota:
+    return Quota(config.quota.bytes or None, config.quota.inodes or None)
 
 
 def _check_socket(config: Config) -> None:

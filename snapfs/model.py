@@ -146,6 +146,15 @@ class Usage:
         return Usage(self.size_bytes + other.size_bytes, self.inodes + other.inodes)
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a snapshot's own data may take at most; None is no limit."""
+
+    size_bytes: int | None = None
+    """Counted as in `Usage`."""
+    inodes: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Snapshot:
     id: SnapshotId

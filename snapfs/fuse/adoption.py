@@ -75,7 +75,7 @@ def _introduce(
     if uid != os.geteuid():
         raise FailedPrecondition(f"{settings.door} belongs to user {uid}; remove it")
     process = Stranger(pid, os.pidfd_open(pid))
-    hello = control.Hello(control.PROTOCOL, __version__, settings.lane, frozen)
+    hello = control.Hello(control.PROTOCOL, __version__, settings.lane, frozen, settings.limits)
     channel.send(control.encode(hello))
     welcome, connection = _receive_welcome(channel, pid)
     try:

@@ -26,6 +26,10 @@ PROBE_NAME = b".flush"
 """A file in a lane's root for the supervisor to open; see lane.py."""
 
 
+Limits: TypeAlias = tuple[int | None, int | None]
+"""Bytes and inodes that a snapshot may take at most."""
+
+
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """What a worker needs to serve, beside the descriptor that it inherits."""
 
@@ -35,10 +39,13 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     offered: int
     frozen: tuple[int, ...] = ()
     """Snapshots that are to be frozen from the first request on."""
+    quota: Limits = (None, None)
+    """For snapshots whose labels say none."""
 
     @classmethod
-    def of(cls, init: InitRequest, frozen: tuple[int, ...]) -> Begin:
-        return cls(init.unique, init.minor, init.max_readahead_bytes, int(init.offered), frozen)
+    def of(cls, init: InitRequest, frozen: tuple[int, ...], quota: Limits) -> Begin:
+        offered = int(init.offered)
+        return cls(init.unique, init.minor, init.max_readahead_bytes, offered, frozen, quota)
 
     @property
     def init(self) -> InitRequest:
@@ -53,6 +60,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     lane: str
     frozen: tuple[int, ...] = ()
     """Snapshots that it has frozen itself; all others are thawed."""
+    quota: Limits = (None, None)
+    """For snapshots whose labels say none."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
@@ -127,6 +136,13 @@ class GetUsage(msgspec.Struct, frozen=True, tag="usage"):
     snapshot: int
 
 
+class Rebind(msgspec.Struct, frozen=True, tag="rebind"):
+    """The quota of a snapshot has changed in the metadata."""
+
+    id: int
+    snapshot: int
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End after the requests in flight; the mount stays for a successor."""
 
@@ -139,7 +155,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     id: int
 
 
-Request: TypeAlias = Freeze | Thaw | Drop | GetStatus | GetUsage | Stop | Leave
+Request: TypeAlias = Freeze | Thaw | Drop | GetStatus | GetUsage | Rebind | Stop | Leave
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -191,6 +207,7 @@ _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(
     | Drop
     | GetStatus
     | GetUsage
+    | Rebind
     | Stop
     | Leave
     | Ready

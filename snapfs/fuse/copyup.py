@@ -64,10 +64,11 @@ class CopyUps:
         job = tree.start_copy_up(node, data=data)
         published = False
         try:
-            if job.size_bytes:
-                await blocking(self._threads.copy_up, job.run)
-            else:
-                job.run()
+            with tree.allowance.reserving(job.takes_bytes, 1):
+                if job.size_bytes:
+                    await blocking(self._threads.copy_up, job.run)
+                else:
+                    job.run()
             tree.finish_copy_up(job)
             published = True
         finally:

@@ -10,6 +10,7 @@ Everything but the functions given to threads runs on trio's thread.
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from snapfs.overlay import Tree
 from snapfs.overlay.quiet import not_written
 from snapfs.overlay.usage import BLOCK_BYTES, Resting
 from snapfs.snapshots import counted
-from snapfs.snapshots.durability import settle_blocks
+from snapfs.snapshots.durability import give_back, settle_blocks
 from snapfs.snapshots.usage import blocks_by_inode
 
 REST_INTERVAL_S = 30.0
@@ -35,6 +36,9 @@ LEAVE_DELAY_S = 1.0
 LEAVE_FILES = 20_000
 """A tree with more files that are not synced leaves no count."""
 COUNT_AGAIN_S = 0.5
+COUNTED_S = 300.0
+"""For the count that changes of a tree with a quota wait for."""
+RELIEVE_EVERY_S = 0.05
 FAREWELL_S = 5.0
 
 log = structlog.get_logger(__name__)
@@ -65,6 +69,8 @@ class Counting:
         self._wanted: dict[Tree, None] = {}
         self._left: dict[Path, _Left] = {}
         self._wake = trio.Event()
+        self._counted = trio.Event()
+        self._relieved_s = 0.0
         self._quiet: dict[Tree, dict[int, int]] = {}
         """Files that were at rest at the last look, with the changes they had seen."""
 
@@ -99,6 +105,23 @@ class Counting:
         if found is None:
             self._want(tree)
         return found
+
+    async def until_counted(self, tree: Tree) -> None:
+        """Return when a tree's usage is known; OSError when it does not come to that."""
+        deadline_s = trio.current_time() + COUNTED_S
+        while not tree.usage.known:
+            self._want(tree)
+            with trio.move_on_at(deadline_s) as waiting:
+                await self._counted.wait()
+            if waiting.cancelled_caught:
+                raise OSError(errno.EIO, "the tree of a snapshot with a quota is not counted")
+
+    async def relieve(self) -> None:
+        """Have the file system give back what it took in advance, now and then."""
+        now_s = trio.current_time()
+        if now_s - self._relieved_s >= RELIEVE_EVERY_S:
+            self._relieved_s = now_s
+            await blocking(self._limiter, give_back, self._storage)
 
     async def run(self) -> None:
         """Count, let rest and write, for as long as the worker lives."""
@@ -143,6 +166,8 @@ class Counting:
             return
         if tree.usage.generation == began and tree.usage.finish(table):
             self._wanted.pop(tree, None)
+            self._counted.set()
+            self._counted = trio.Event()
             log.debug("usage.counted", snapshot=tree.spec.number, inodes=len(table))
         else:
             await trio.sleep(COUNT_AGAIN_S)

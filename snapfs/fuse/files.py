@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 import pyfuse3
 
-from snapfs.fuse import mounts, privileges
+from snapfs.fuse import bounded, mounts, privileges
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.copyup import CopyUps
@@ -114,20 +114,41 @@ class FileHandlers(Operations):
         try:
             if handle.set_id:
                 self._drop_set_id(tree, handle)
-            if len(buf) > INLINE_WRITE_BYTES or handle.slow_until_ns:
-                return await self._write_in_thread(handle, off, buf)
-            began_ns = time.monotonic_ns()
-            done = _write_all(handle.fd, buf, off)
-            if time.monotonic_ns() - began_ns > SLOW_WRITE_NS:
-                handle.slow_until_ns = began_ns + SLOW_FOR_NS
-            return done
+            if tree.allowance.bounded:
+                return await self._write_bounded(tree, handle, off, buf)
+            tree.usage.note(handle.node)
+            return await self._write(handle, off, buf)
         finally:
             shown.end()
+
+    async def _write_bounded(
+        self, tree: Tree, handle: FileHandle, off: int, buf: bytes | memoryview
+    ) -> int:
+        """Write what the quota allows."""
+        size = len(buf)
+        async with bounded.admitted(handle.shown, tree, handle.node, handle.fd, off, size) as fits:
+            if fits < size and not bounded.may_be_cut(off):
+                raise bounded.exceeded()
+            return await self._write(handle, off, memoryview(buf)[:fits])
+
+    async def _write(self, handle: FileHandle, off: int, buf: bytes | memoryview) -> int:
+        if len(buf) > INLINE_WRITE_BYTES or handle.slow_until_ns:
+            return await self._write_in_thread(handle, off, buf)
+        began_ns = time.monotonic_ns()
+        done = _write_all(handle.fd, buf, off)
+        if time.monotonic_ns() - began_ns > SLOW_WRITE_NS:
+            handle.slow_until_ns = began_ns + SLOW_FOR_NS
+        return done
 
     async def _write_in_thread(self, handle: FileHandle, off: int, buf: bytes | memoryview) -> int:
         if handle.slow_until_ns < time.monotonic_ns():
             handle.slow_until_ns = 0
-        return await blocking(self.threads.file_io, _write_all, handle.fd, buf, off)
+        usage = handle.node.tree.usage
+        usage.opened(handle.node)
+        try:
+            return await blocking(self.threads.file_io, _write_all, handle.fd, buf, off)
+        finally:
+            usage.closed(handle.node)
 
     @answering
     async def flush(self, fh: int) -> None:

@@ -26,7 +26,7 @@ from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.counting import Counting
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.trees import Forest, Shown
-from snapfs.model import SnapshotId, Usage
+from snapfs.model import InvalidArgument, Labels, Quota, SnapshotId, Usage
 from snapfs.overlay import (
     Attributes,
     DirEntry,
@@ -39,7 +39,7 @@ from snapfs.overlay import (
     TreeSpec,
     identity,
 )
-from snapfs.snapshots import claims
+from snapfs.snapshots import claims, quota
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +58,9 @@ class Layers(Protocol):
 
     @property
     def lowers(self) -> tuple[Path, ...]: ...
+
+    @property
+    def labels(self) -> Labels: ...
 
     @property
     def owners(self) -> Owners | None: ...
@@ -178,6 +181,7 @@ class LaneForest(Forest):
         self._frozen = {snapshot_id: Gate(frozen=True) for snapshot_id in frozen}
         self._ids: dict[int, SnapshotId] = {}
         self.counting = Counting(storage)
+        self._quota = Quota()
         self._root = Node(cast(Tree, None), identity.LANE_ROOT, stat.S_IFDIR, None, b"")
         self.probe = Node(cast(Tree, None), _PROBE_INO, stat.S_IFREG, None, PROBE_NAME)
         root = Shown(LaneRoot(self), None, Gate())
@@ -275,6 +279,25 @@ class LaneForest(Forest):
     def statfs(self) -> os.statvfs_result:
         return os.statvfs(self._storage)
 
+    def set_default_quota(self, quota: Quota) -> None:
+        """Set what holds for snapshots whose labels do not say it, for shown ones at once."""
+        self._quota = quota
+        for snapshot_id in self.shown_ids:
+            self.rebind(snapshot_id)
+
+    def rebind(self, snapshot_id: SnapshotId) -> None:
+        """Read the quota of a shown snapshot again."""
+        shown, layers = self.shown(snapshot_id), self._reader.layers(snapshot_id)
+        if shown is not None and layers is not None:
+            self._bind(shown, layers)
+
+    def _bind(self, shown: Shown, layers: Layers) -> None:
+        try:
+            shown.bind(quota.of_labels(layers.labels, self._quota))
+        except InvalidArgument as error:  # of an older release, which took any
+            log.error("lane.quota_unreadable", snapshot=layers.id, error=str(error))
+            shown.bind(self._quota)
+
     def usage(self, snapshot_id: SnapshotId) -> Usage | None:
         """Return what a shown snapshot takes; None when it is not shown, or not counted yet."""
         shown = self.shown(snapshot_id)
@@ -303,6 +326,8 @@ class LaneForest(Forest):
         self._ids[key] = layers.id
         if layers.upper is not None and layers.work is not None:
             self.counting.opened(tree, layers.upper, layers.work)
+            self._shown[key].keeper = self.counting
+            self._bind(self._shown[key], layers)
         log.debug("lane.tree_opened", snapshot=layers.id, layers=len(layers.lowers))
         return tree
 

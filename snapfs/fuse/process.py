@@ -29,7 +29,7 @@ from snapfs import __version__
 from snapfs.fuse import control
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.modes import Mode
-from snapfs.model import DeadlineExceeded, Internal, Unavailable
+from snapfs.model import DeadlineExceeded, Internal, Quota, Unavailable
 
 POLL_S = 0.1
 
@@ -82,6 +82,12 @@ class WorkerSettings:
     mode: Mode
     log_level: str
     log_format: str
+    quota: Quota
+    """For snapshots whose labels say none."""
+
+    @property
+    def limits(self) -> control.Limits:
+        return self.quota.size_bytes, self.quota.inodes
 
 
 class WorkerProcess:
@@ -124,7 +130,7 @@ class WorkerProcess:
                 start_new_session=True,
             )
         worker = cls(settings.lane, process, ours, version=__version__, ready=False)
-        worker._send(control.Begin.of(connection.init, frozen))
+        worker._send(control.Begin.of(connection.init, frozen, settings.limits))
         return worker
 
     @property

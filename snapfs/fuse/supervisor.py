@@ -34,6 +34,7 @@ from snapfs.model import (
     DeadlineExceeded,
     FailedPrecondition,
     Internal,
+    Quota,
     SnapfsError,
     SnapshotId,
     Unavailable,
@@ -104,12 +105,20 @@ class Lane:
         mode: Mode = Mode.PASSTHROUGH,
         log_level: str = "info",
         log_format: str = "text",
+        quota: Quota | None = None,
     ) -> None:
         """`door` is where workers listen for a later control process."""
         self.name = name
         self._mountpoint = real_mountpoint(mountpoint)
         self._settings = WorkerSettings(
-            name, root.absolute(), self._mountpoint, door.absolute(), mode, log_level, log_format
+            name,
+            root.absolute(),
+            self._mountpoint,
+            door.absolute(),
+            mode,
+            log_level,
+            log_format,
+            quota or Quota(),
         )
         self._wanted_mode = mode
         self._clones = Clones(self._mountpoint)
@@ -285,6 +294,10 @@ class Lane:
             partial(control.Drop, snapshot=snapshot_id, timeout_s=CALL_TIMEOUT_S * 0.9),
             CALL_TIMEOUT_S,
         )
+
+    def rebind(self, snapshot_id: SnapshotId, /) -> None:
+        """Let a quota that has changed in the metadata hold from the next request on."""
+        self._ask(partial(control.Rebind, snapshot=snapshot_id), CALL_TIMEOUT_S)
 
     def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
         """Return what a shown snapshot takes; None when it is not shown, or nobody knows now."""

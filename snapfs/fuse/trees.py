@@ -21,6 +21,7 @@ import trio
 
 from snapfs.fuse._desk import Desk
 from snapfs.fuse.gate import Gate
+from snapfs.model import Quota
 from snapfs.overlay import Attributes, DirEntry, Handed, Inodes, Listed, Node, Tree, identity
 
 log = structlog.get_logger(__name__)
@@ -59,6 +60,14 @@ class Readable(Protocol):
     def close(self) -> None: ...
 
 
+class Keeper(Protocol):
+    """Who knows the usage of trees; see counting.Counting."""
+
+    async def until_counted(self, tree: Tree, /) -> None: ...
+
+    async def relieve(self) -> None: ...
+
+
 class Shown:
     """One tree being shown: its gate, its users, its copies under way."""
 
@@ -70,6 +79,8 @@ class Shown:
         "dropped",
         "gate",
         "handles",
+        "keeper",
+        "native_writes",
         "tree",
     )
 
@@ -85,13 +96,33 @@ class Shown:
         self.dropped = False
         self.desk: Desk | None = None
         """Made when it is first needed (directories.py)."""
+        self.native_writes = True
+        """Who writes may be given the file itself; not where a quota has to be kept."""
+        self.keeper: Keeper | None = None
 
     async def begin(self) -> Tree:
         """Pass the gate and return the tree to change; `end` must follow. Raises EROFS."""
         if self._changing is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if self._changing.allowance.awaits_count and self.keeper is not None:
+            await self.keeper.until_counted(self._changing)
         await self.gate.enter()
         return self._changing
+
+    def bind(self, quota: Quota) -> None:
+        """Set what the tree may take, from the next request on."""
+        if self._changing is not None:
+            self._changing.allowance.quota = quota
+            self.native_writes = quota.size_bytes is None
+
+    async def relieve(self) -> None:
+        """Have a file system give back what it took in advance."""
+        if self.keeper is not None:
+            await self.keeper.relieve()
+
+    def shown_space(self, real: os.statvfs_result) -> os.statvfs_result:
+        """Return what df(1) says inside the tree, of a file system with these figures."""
+        return real if self._changing is None else self._changing.allowance.statfs(real)
 
     def end(self) -> None:
         self.gate.leave()

@@ -41,7 +41,7 @@ from snapfs.fuse.modes import Mode
 from snapfs.fuse.noopen import NoOpenOperations
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.threads import blocking
-from snapfs.model import LaneName, SnapfsError, SnapshotId
+from snapfs.model import LaneName, Quota, SnapfsError, SnapshotId
 from snapfs.overlay import Inodes, identity
 from snapfs.overlay.quiet import ignore_lease_signals
 from snapfs.snapshots import LayerReader
@@ -94,6 +94,7 @@ class Worker:
             return await door.refuse(channel, "another control process is connected")
         try:
             self._told_to_leave = False
+            self._forest.set_default_quota(Quota(*hello.quota))
             await self._take_stock(frozenset(map(SnapshotId, hello.frozen)))
             await door.welcome(channel, self._introduction(), self._mount.connection)
             log.info("worker.adopted", by_version=hello.version)
@@ -177,6 +178,8 @@ class Worker:
                 return await self._drop(message)
             case control.GetStatus():
                 return control.Answer(message.id, status=self._status())
+            case control.Rebind():
+                self._forest.rebind(SnapshotId(message.snapshot))
             case control.GetUsage():
                 found = self._forest.usage(SnapshotId(message.snapshot))
                 usage = None if found is None else (found.size_bytes, found.inodes)
@@ -309,6 +312,7 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
             frozen=frozen,
             maps_owners=not mount.can_map_owners(settings.mode),
         )
+        forest.set_default_quota(Quota(*begin.quota))
         operations = _operations(settings.mode, forest)
         worker = Worker(settings.lane, served, settings.mode, mount, forest, operations)
         entrance = _open_door(settings.door)

@@ -16,7 +16,9 @@ from .layer import refuse, stat_or_none
 from .links import Link
 from .metacopy import data_of
 from .node import GONE, Dir, Node
+from .quota import ENTRY_BYTES
 from .syscalls import RENAME_NOREPLACE, copy_data, rename, set_times, set_times_of
+from .usage import BLOCK_BYTES
 
 
 class CopyUp:
@@ -37,6 +39,7 @@ class CopyUp:
         if self.size_bytes:
             self._find_data(tree)
         self._protecting = protection.of_lower(tree, node)
+        tree.allowance.check(self.takes_bytes, 1)
 
     def _find_data(self, tree: MergedTree) -> None:
         """The file may be a copy of metadata only: then read its data where that is."""
@@ -49,6 +52,11 @@ class CopyUp:
     def size_bytes(self) -> int:
         """How much `run` will copy at most; small ones may as well run inline."""
         return self.real.st_size if self.data and stat.S_ISREG(self.real.st_mode) else 0
+
+    @property
+    def takes_bytes(self) -> int:
+        """How much space the copy and its name take at most: holes stay holes."""
+        return ENTRY_BYTES + min(self.size_bytes, self.real.st_blocks * BLOCK_BYTES)
 
     def run(self) -> None:
         """Make the copy. Blocks; safe in any thread. On failure call abort_copy_up()."""
@@ -239,6 +247,7 @@ def _one_directory_up(tree: MergedTree, node: Dir) -> None:
     parent, work = node.parent, tree.work
     if parent is None:
         return
+    tree.allowance.check(ENTRY_BYTES, 1)
     temp = work.temp()
     tree.handed.close(node.ino)
     try:

@@ -19,6 +19,7 @@ from .links import Links
 from .listing import Listings
 from .node import GONE, Dir, Inodes, Node
 from .owners import shown_value
+from .quota import Allowance
 from .types import Attributes, DirEntry, Listed, TreeSpec
 from .usage import UsageCount
 from .work import Work
@@ -70,6 +71,7 @@ class MergedTree:
         self.linkable: set[int] = set()
         """Numbers of files that were made without a name and may get one (tmpfiles.py)."""
         self.usage = UsageCount(self)
+        self.allowance = Allowance(self.usage)
 
     def _make_root(self) -> Dir:
         ino = identity.LANE_ROOT if self.spec.single else self.prefix

@@ -17,6 +17,7 @@ from .copyup import copy_up, directory_up, mark_impure
 from .core import MergedTree
 from .layer import is_whiteout, refuse, stat_or_none
 from .node import Dir, Node
+from .quota import ENTRY_BYTES
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename
 
 Maker = Callable[[int, bytes, int], None]
@@ -92,6 +93,7 @@ def make(
     hides = check_free(tree, parent, name)
     new = plan(tree, parent, mode, owner)
     aside = aside or hides or not new.in_place
+    tree.allowance.check(ENTRY_BYTES, 1)
     tree.usage.note(parent)
     if aside or not _make_in_place(tree, parent, name, new, maker):
         _make_aside(tree, parent, name, new, maker, opaque=hides)
@@ -253,6 +255,7 @@ def link(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
         raise refuse(errno.ENOENT, name)
     hides = check_free(tree, parent, name)
     copy_up(tree, node)
+    tree.allowance.check(ENTRY_BYTES)
     tree.usage.note(node)
     tree.usage.note(parent)
     if node.copied:

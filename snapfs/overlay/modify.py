@@ -11,6 +11,7 @@ from .copyup import copy_up
 from .core import MergedTree
 from .layer import refuse
 from .node import Dir, Node
+from .quota import ENTRY_BYTES
 from .syscalls import set_times
 from .types import SetAttr
 
@@ -52,6 +53,7 @@ def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int
     """Set a user-visible attribute."""
     _check_kind(node, name)
     copy_up(tree, node)
+    tree.allowance.check(len(value) + -len(value) % ENTRY_BYTES)
     tree.usage.note(node)
     os.setxattr(tree.real_path(node), xattrs.stored(name), value, flags, follow_symlinks=False)
     _forget_inherited(node, name)

@@ -14,6 +14,7 @@ from .copyup import abandon, directory_up, found, stash_name
 from .core import MergedTree, directory
 from .layer import refuse, scan, stat_or_none
 from .node import GONE, Dir, Node
+from .quota import ENTRY_BYTES
 from .syscalls import RENAME_WHITEOUT, rename
 from .usage import whiteouts_in
 
@@ -28,6 +29,7 @@ def unlink(tree: MergedTree, parent: Dir, name: bytes) -> None:
     tree.usage.note(parent)
     tree.usage.note(node)
     if not in_upper(tree, node, fd, path):
+        _check_whiteout(tree)
         tree.work.put_whiteout(fd, path)
         node.drop_name(parent, name)
         lower_name_gone(tree, node)
@@ -41,6 +43,13 @@ def unlink(tree: MergedTree, parent: Dir, name: bytes) -> None:
     node.drop_name(parent, name)
     if last and node.stash is None:
         abandon(tree, node)
+
+
+def _check_whiteout(tree: MergedTree) -> None:
+    """Refuse, when the quota is used up, to remove what takes a whiteout and gives nothing."""
+    if tree.allowance.bounded:
+        shared = tree.work.shared_whiteout()
+        tree.allowance.check(ENTRY_BYTES, 0 if shared is not None and shared.st_nlink > 1 else 1)
 
 
 def _delete(tree: MergedTree, fd: int, path: bytes, *, whiteout: bool) -> None:
@@ -94,6 +103,7 @@ def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
     tree.usage.note(parent)
     tree.usage.note(node)
     if not node.up:
+        _check_whiteout(tree)
         tree.work.put_whiteout(fd, path)
         retire(tree, node, parent, name)
         return

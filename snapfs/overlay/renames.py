@@ -17,6 +17,7 @@ from .core import MergedTree
 from .create import Owner, publish
 from .layer import is_whiteout, refuse, stat_or_none
 from .node import Dir, Node
+from .quota import ENTRY_BYTES
 from .remove import has_entries, in_upper, is_empty, lower_name_gone, retire
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from .syscalls import rename as rename_real
@@ -56,6 +57,9 @@ def rename(tree: MergedTree, old: Spot, new: Spot, flags: int, owner: Owner) -> 
     directory_up(tree, old.parent)
     directory_up(tree, new.parent)
     materialise(tree, node, *old)
+    grows = target is None and old.parent is not new.parent
+    leaves_whiteout = tree.lower_entry(*old) is not None
+    tree.allowance.check(ENTRY_BYTES if grows else 0, 1 if leaves_whiteout else 0)
     for changing in (old.parent, new.parent, node, target):
         if changing is not None:
             tree.usage.note(changing)

@@ -18,7 +18,8 @@ def steps(tree: MergedTree) -> Iterator[None]:
 
     Yields after each directory.
     """
-    yield from _settle_names(tree)
+    with tree.allowance.suspended():
+        yield from _settle_names(tree)
     for link in tree.links.copied():
         node = tree.inodes.find(tree.prefix | link.low)
         keep = None

@@ -14,6 +14,7 @@ from . import create
 from .copyup import stash_name
 from .core import MergedTree
 from .node import Dir, Node
+from .quota import ENTRY_BYTES
 from .syscalls import rename
 
 
@@ -24,6 +25,7 @@ def tmpfile(
 
     The caller remembers the node: forgetting it deletes the file.
     """
+    tree.allowance.check(0, 1)
     new = create.plan(tree, parent, stat.S_IFREG | stat.S_IMODE(mode), owner)
     temp = tree.work.temp()
     how = flags & os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,6 +58,7 @@ def link_first(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
     if stash is None:
         raise ValueError(f"node {node.ino} has a name")
     create.check_free(tree, parent, name)
+    tree.allowance.check(ENTRY_BYTES)
     tree.usage.note(node)
     tree.usage.note(parent)
     create.publish(tree, stash, parent, name, is_dir=False)

@@ -75,6 +75,15 @@ def settle_blocks(path: Path) -> None:
         os.close(fd)
 
 
+def give_back(path: Path) -> None:
+    """As settle_blocks, but only what was taken in advance."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        free_preallocated(fd)
+    finally:
+        os.close(fd)
+
+
 def free_preallocated(fd: int) -> None:
     """Take back what a file system allocated behind the ends of files (xfs_fs.h, EOFBLOCKS).
 

@@ -35,6 +35,7 @@ from snapfs.model import (
     Mount,
     Mountable,
     NotFound,
+    Quota,
     SnapfsError,
     Snapshot,
     SnapshotId,
@@ -42,7 +43,7 @@ from snapfs.model import (
     Usage,
     View,
 )
-from snapfs.snapshots import claims, counted, records, recovery
+from snapfs.snapshots import claims, counted, quota, records, recovery
 from snapfs.snapshots import mounts as rules
 from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
@@ -65,6 +66,8 @@ log = structlog.get_logger(__name__)
 Differ: TypeAlias = Callable[[Path, Sequence[Path]], Iterator[Any]]
 """Says how an upper directory differs from the lowers under it; overlay.diff.changes is one."""
 
+NO_QUOTA = Quota()
+
 Steps: TypeAlias = Callable[[str], None]
 """Called with the name of each gap between two effects; tests stop the process there."""
 
@@ -84,6 +87,7 @@ class Snapshotter(Closing):
         differ: Differ | None = None,
         tables: Sequence[Table[Any]] = (),
         checks: Checks = NO_CHECKS,
+        default_quota: Quota = NO_QUOTA,
         deadline_s: float = DEADLINE_S,
         clock_ns: Callable[[], int] = time.time_ns,
         steps: Steps = lambda _name: None,
@@ -101,6 +105,7 @@ class Snapshotter(Closing):
         self._durability: Durability = durability
         self._differ = differ
         self._checks = checks
+        self._default_quota = default_quota
         self._deadline_s = deadline_s
         self._steps = steps
         self._index_off = _INDEX_PARAMETER.exists()
@@ -152,7 +157,7 @@ class Snapshotter(Closing):
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Mountable:
         records.checked_name(key, "key")
-        records.checked_labels(labels)
+        quota.of_labels(records.checked_labels(labels), self._default_quota)
         IdMapping.of(labels)
         lane = self._trees.place(kind, labels)
         with self._store.view() as tx:
@@ -378,7 +383,45 @@ class Snapshotter(Closing):
     def update(self, key: str, labels: Labels, fieldpaths: Sequence[str] | None = None) -> Snapshot:
         """Change labels: all of them, or those that `fieldpaths` ("labels.NAME") name."""
         IdMapping.of(labels)
-        return self._meta.update(key, labels, fieldpaths)
+        return self._update(key, labels, fieldpaths)
+
+    def _update(self, key: str, labels: Labels, fieldpaths: Sequence[str] | None) -> Snapshot:
+        """Change labels, if their quota can be read, and let it hold at once."""
+        quota.of_labels(labels, self._default_quota)
+        changed = self._meta.update(key, labels, fieldpaths)
+        if isinstance(changed, Active):
+            self._trees.lane(changed.lane).rebind(changed.id)
+        return changed
+
+    def quota(self, key: str) -> Quota:
+        """Return what an active snapshot may take; NotFound, FailedPrecondition of others."""
+        return quota.of_labels(self._bounded(key).labels, self._default_quota)
+
+    def set_quota(
+        self, key: str, *, size_bytes: int | None = None, inodes: int | None = None
+    ) -> Quota:
+        """Change what an active snapshot may take, from the next request on; durable on return.
+
+        None leaves a limit as it is, 0 takes it away. Less than is used stops growth only.
+        """
+        self._bounded(key)
+        wanted = {
+            quota.SIZE_LABEL: quota.to_label(size_bytes),
+            quota.INODES_LABEL: quota.to_label(inodes),
+        }
+        labels = {label: text for label, text in wanted.items() if text is not None}
+        if labels:
+            self._update(key, labels, [f"labels.{label}" for label in labels])
+        return self.quota(key)
+
+    def _bounded(self, key: str) -> Active:
+        found = self._meta.info(key)
+        if not isinstance(found, Active):
+            raise FailedPrecondition(
+                f"snapshot {records.shown(key)} is {found.kind.word} and takes no changes; "
+                "only an active one has a quota"
+            )
+        return found
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Snapshot]:
         """Yield what `filters` select, with no transaction open in between."""

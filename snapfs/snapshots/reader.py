@@ -6,11 +6,11 @@ is three reads, whatever the depth of the chain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapfs.closing import Closing
-from snapfs.model import Kind, LaneName, SnapshotId
+from snapfs.model import Kind, Labels, LaneName, SnapshotId
 from snapfs.snapshots import records
 from snapfs.snapshots.idmapping import IdMapping
 from snapfs.snapshots.layers import LayerDirectories
@@ -32,6 +32,7 @@ class Layers:
     """Direct parent first; an empty directory when there is no parent."""
     owners: IdMapping | None
     """Whose the files are to be shown as; None as they are stored."""
+    labels: Labels = field(default_factory=dict)
 
 
 class LayerReader(Closing):
@@ -62,7 +63,8 @@ class LayerReader(Closing):
         match kind:
             case Kind.ACTIVE:
                 upper, work = directories.upper(snapshot_id), directories.work(snapshot_id)
-                return Layers(snapshot_id, kind, upper, work, lowers, owners)
+                labels = row.body.labels
+                return Layers(snapshot_id, kind, upper, work, lowers, owners, labels)
             case Kind.VIEW:
                 return Layers(snapshot_id, kind, None, None, lowers, owners)
             case Kind.COMMITTED:

@@ -25,6 +25,9 @@ class Trees(Protocol):
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Forget the tree: its snapshot was committed, and is read-only now, or removed."""
 
+    def rebind(self, snapshot_id: SnapshotId, /) -> None:
+        """Read the labels of a snapshot again: its quota has changed."""
+
     def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
         """Return what a shown snapshot's own files take; None when the trees do not know."""
 
@@ -80,6 +83,9 @@ class NoTrees:
 
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Do nothing."""
+
+    def rebind(self, snapshot_id: SnapshotId, /) -> None:
+        """Do nothing: without trees nobody writes through them."""
 
     def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
         return None

@@ -28,6 +28,9 @@ class RecordingTrees:
     def drop(self, identity: SnapshotId, /) -> None:
         self._note("drop", identity)
 
+    def rebind(self, identity: SnapshotId, /) -> None:
+        self._note("rebind", identity)
+
     def usage(self, identity: SnapshotId, /) -> Usage | None:
         return None
 
