@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from snapfs.fuse import control, idmapped, mounts
-from snapfs.fuse.handover import FS_SUBTYPE, MAX_READ_AHEAD_BYTES, Connection, Init, connect
+from snapfs.fuse.handover import FS_SUBTYPE, Connection, Init, connect
 from snapfs.fuse.modes import Mode
 from snapfs.model import FailedPrecondition, Unavailable
 
@@ -87,17 +87,18 @@ class LaneMount:
         return any(events & select.POLLERR for _, events in poller.poll(0))
 
     def settle(self, timeout_s: float) -> None:
-        """Finish what needs a worker: read-ahead, and that nobody wants a FLUSH.
+        """Finish what comes after mounting: read-ahead, and that nobody wants a FLUSH.
 
         The kernel asks for a FLUSH at each close(2) until it is told not to; a close that waits for
         a worker which has died would hang. The one time that we use our own mount, so on a thread:
         nothing else ends a request.
         """
         found = mounts.mounted_at(self.path)
-        if found and not mounts.set_read_ahead(found[-1].device, MAX_READ_AHEAD_BYTES // 1024):
-            log.debug("lane.read_ahead_left", mountpoint=str(self.path))
-        probe = os.fsencode(self.path) + b"/" + control.PROBE_NAME
-        attempt = threading.Thread(target=_open_and_close, args=(probe,), daemon=True)
+        if found and not mounts.tune(found[-1].device):
+            log.debug("lane.not_tuned", mountpoint=str(self.path))
+        lane = os.fsencode(self.path)
+        probes = (lane, lane + b"/" + control.PROBE_NAME)
+        attempt = threading.Thread(target=_open_and_close, args=probes, daemon=True)
         attempt.start()
         attempt.join(timeout_s)
 
@@ -180,9 +181,10 @@ def real_mountpoint(path: Path) -> Path:
     return absolute.parent.resolve() / absolute.name
 
 
-def _open_and_close(path: bytes) -> None:
+def _open_and_close(*paths: bytes) -> None:
     try:
-        os.close(os.open(path, os.O_RDONLY))
+        for path in paths:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         log.error("lane.probe_failed", error=str(error))
 

@@ -118,13 +118,27 @@ def is_in_memory(device: int) -> bool:
     return any(it.device == number and it.type in ("tmpfs", "ramfs") for it in mount_table())
 
 
-def set_read_ahead(device: str, size_kib: int) -> bool:
-    """Set a super block's read-ahead; False where /sys is read-only or lacks the device."""
+READ_AHEAD_KIB = 4096
+"""A few of the longest requests at once."""
+DIRTY_PERCENT = 40
+"""Of the memory for dirty pages; the kernel lets a FUSE mount have 1, strictly, lest the process
+behind it does not write. Ours does, and shared mappings are slow with so little."""
+
+
+def tune(device: str) -> bool:
+    """Set what the kernel keeps of a super block in memory; False where /sys does not allow it.
+
+    `strict_limit` came with Linux 6.2 and is left alone before.
+    """
+    wanted = {"read_ahead_kb": READ_AHEAD_KIB, "max_ratio": DIRTY_PERCENT, "strict_limit": 0}
+    known = Path(f"/sys/class/bdi/{device}")
     try:
-        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(size_kib))
+        for name, value in wanted.items():
+            if (known / name).exists():
+                (known / name).write_text(str(value))
     except OSError:
         return False
-    return True
+    return known.exists()
 
 
 def _parse(line: str) -> MountPoint:

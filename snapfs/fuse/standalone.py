@@ -92,7 +92,7 @@ def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None])
             timeout_s=MOUNT_TIMEOUT_S,
         )
         device = mounts.mounted_at(mountpoint)[-1].device
-        mounts.set_read_ahead(device, handover.MAX_READ_AHEAD_BYTES // 1024)
+        mounts.tune(device)
         trio.run(_run, options, tree, inodes, connection, mountpoint, ready)
         tree.settle()
     finally:

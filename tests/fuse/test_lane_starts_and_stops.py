@@ -44,6 +44,13 @@ def test_mount_is_typed_and_may_run_set_id_programs_and_devices(own_house: House
     assert not {"nosuid", "nodev", "noexec"} & set(options)
 
 
+def test_mount_may_read_ahead_and_keep_dirty_pages(own_house: House) -> None:
+    (found,) = mounts.mounted_at(own_house.mountpoint)
+    tuned = Path(f"/sys/class/bdi/{found.device}")
+    assert (tuned / "read_ahead_kb").read_text() == "4096\n"
+    assert (tuned / "max_ratio").read_text() == "40\n"
+
+
 def test_stop_leaves_nothing_and_start_begins_anew(own_house: House) -> None:
     tree = own_house.active(fill)
     assert (tree / "file").read_text() == "lower"
