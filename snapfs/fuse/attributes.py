@@ -40,6 +40,16 @@ class SameOwners:
         return gid
 
 
+class Caller(Protocol):
+    """Who sent a request."""
+
+    @property
+    def uid(self) -> int: ...
+
+    @property
+    def gid(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """How attributes look to the kernel and how long it may keep them."""
@@ -96,7 +106,7 @@ class View:
             mtime_ns=asked.st_mtime_ns if fields.update_mtime else None,
         )
 
-    def caller(self, ctx: pyfuse3.RequestContext) -> tuple[int, int]:
+    def caller(self, ctx: Caller) -> tuple[int, int]:
         """Return the owner that a file made by this request gets."""
         if self.owners is None:
             return ctx.uid, ctx.gid

@@ -18,6 +18,7 @@ import pyfuse3
 from snapfs.fuse import bounded, mounts, privileges
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
+from snapfs.fuse.channel import OpenFlags
 from snapfs.fuse.copyup import CopyUps
 from snapfs.fuse.directories import Directories
 from snapfs.fuse.handles import DirectoryHandle, FileHandle, Handles
@@ -31,8 +32,8 @@ INLINE_WRITE_BYTES = 128 * 1024
 SLOW_WRITE_NS = 5_000_000
 SLOW_FOR_NS = 1_000_000_000
 INLINE_TRUNCATE_BYTES = 16 << 20
-_KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
-"""Flags of an open that mean something below. The kernel resolves O_APPEND and O_DIRECT for us."""
+_KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME | os.O_APPEND
+"""Flags of an open that mean something to a tree. The kernel resolves O_APPEND and O_DIRECT."""
 
 
 class FileHandlers(Operations):
@@ -178,6 +179,12 @@ class FileHandlers(Operations):
     def maybe_mapped(self, shown: Shown) -> Collection[int]:
         """Return the nodes of a tree that may have a shared writable mapping."""
         return {it.node.ino for it in self.files if it.writable and it.shown is shown}
+
+    def opened_past(self, shown: Shown, node: Node, fd: int, pid: int) -> tuple[int, int, int]:
+        """Count an open for writing that is answered past pyfuse3; return its handle's number, and
+        the flags and backing id of the reply. Owns `fd` once it returns."""
+        info = self._opened(shown, node, fd, writable=True, pid=pid)
+        return info.fh, OpenFlags.KEEP_CACHE, 0
 
     def _opened(
         self, shown: Shown, node: Node, fd: int, *, writable: bool, pid: int

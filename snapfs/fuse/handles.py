@@ -88,6 +88,10 @@ class Handles(Generic[AnyHandle]):
         except KeyError:
             raise OSError(errno.ESTALE, "opened by an earlier worker") from None
 
+    def find(self, number: int) -> AnyHandle | None:
+        """Return a handle; None for 0 and for one that a dead worker gave out."""
+        return self._open.get(number)
+
     def pop(self, number: int) -> AnyHandle | None:
         """Take a handle out of the table."""
         handle = self._open.pop(number, None)

@@ -18,6 +18,7 @@ import stat
 from .copyup import copy_up
 from .core import MergedTree
 from .filecalls import (
+    FALLOC_FL_KEEP_SIZE,
     FS_APPEND_FL,
     FS_CASEFOLD_FL,
     FS_IMMUTABLE_FL,
@@ -89,6 +90,13 @@ def check_open(tree: MergedTree, node: Node, flags: int) -> None:
     """Refuse to open for writing: what is append-only opens with O_APPEND and without O_TRUNC."""
     appends = flags & os.O_APPEND and not flags & os.O_TRUNC
     if protection(tree, node) & (IMMUTABLE if appends else PROTECTING):
+        raise refuse(errno.EPERM, node.name)
+
+
+def check_fallocate(tree: MergedTree, node: Node, mode: int) -> None:
+    """Refuse to change the space of a file; of an append-only one it may be reserved."""
+    reserves = not mode & ~FALLOC_FL_KEEP_SIZE
+    if protection(tree, node) & (IMMUTABLE if reserves else PROTECTING):
         raise refuse(errno.EPERM, node.name)
 
 

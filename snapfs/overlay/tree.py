@@ -171,6 +171,12 @@ class Tree(MergedTree):
                 self.usage.note(node)
         return self.open_real(node, flags)
 
+    def prepare_fallocate(self, node: Node, mode: int) -> None:
+        """To be called before fallocate(2) on a descriptor of a node, with its `mode`."""
+        self._writable(node.name)
+        fileflags.check_fallocate(self, node, mode)
+        self.usage.note(node)
+
     # Inode flags; the caller knows that whoever asks may set them
 
     def getflags(self, node: Node) -> int:

@@ -137,9 +137,11 @@ class Tree:
 
 
 @contextmanager
-def house(base: Path, mode: Mode = Mode.PASSTHROUGH) -> Iterator[House]:
+def house(
+    base: Path, mode: Mode = Mode.PASSTHROUGH, *, root: Path | None = None
+) -> Iterator[House]:
     """A running house; whatever happened in it, nothing of it is left."""
-    made = House(base, mode=mode)
+    made = House(base, mode=mode, root=root)
     try:
         made.start()
         yield made

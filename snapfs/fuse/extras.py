@@ -1,0 +1,28 @@
+"""The operations that pyfuse3 has no handlers for, as handlers of raw requests.
+
+    spaces      what is in files: fallocate, SEEK_DATA and SEEK_HOLE, copy_file_range
+    inodes      what is known of a node: statx, inode flags, statfs, syncfs
+    nameless    O_TMPFILE
+
+They obey the rules of all handlers: a change passes the tree's gate, copies up what it needs, and
+what may block goes to a thread. Where the kernel names an open file it is the file that is used;
+handle 0 (a lane without opens), and one of a dead worker, is looked up by its node.
+"""
+
+from __future__ import annotations
+
+from snapfs.fuse.inodes import InodeRequests
+from snapfs.fuse.nameless import NamelessRequests
+from snapfs.fuse.operations import OverlayOperations
+from snapfs.fuse.spaces import SpaceRequests
+
+
+def add_to(operations: OverlayOperations) -> None:
+    """Let `operations` answer these too; to be called before the session is served."""
+    for extra in (
+        SpaceRequests(operations),
+        InodeRequests(operations),
+        NamelessRequests(operations),
+    ):
+        for opcode, handler in extra.handlers().items():
+            operations.raw.setdefault(opcode, handler)

@@ -1,0 +1,93 @@
+"""statx with the birth time, inode flags (chattr, lsattr), and the statfs of one snapshot."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from collections.abc import Mapping
+
+import pyfuse3
+
+from snapfs.fuse import wire
+from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
+from snapfs.fuse.operations import OverlayOperations
+from snapfs.fuse.threads import blocking
+from snapfs.fuse.trees import Shown
+from snapfs.overlay import Node, Tree
+from snapfs.overlay.filecalls import (
+    FS_IOC_FSGETXATTR,
+    FS_IOC_FSSETXATTR,
+    FS_IOC_GETFLAGS,
+    FS_IOC_SETFLAGS,
+    FSXATTR_BYTES,
+    ExtendedFlags,
+)
+
+_IOCTL_IN = struct.Struct("<QIIQII")
+_IOCTL_OUT = struct.Struct("<iIII")
+_FLAGS = struct.Struct("<I")
+_CHANGES = (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR)
+
+
+class InodeRequests:
+    """Handlers for what is known of a node."""
+
+    def __init__(self, operations: OverlayOperations) -> None:
+        self._operations = operations
+
+    def handlers(self) -> Mapping[int, RawHandler]:
+        return {
+            Opcode.STATX: self.statx,
+            Opcode.IOCTL: self.ioctl,
+            Opcode.STATFS: self.statfs,
+        }
+
+    async def statx(self, request: Request) -> Body:
+        shown, node = self._operations.forest.find(request.nodeid)
+        tree = shown.tree
+        birth_ns = tree.birth_ns(node) if isinstance(tree, Tree) else None
+        return wire.statx(self._operations.view.entry(tree.getattr(node)), birth_ns)
+
+    async def statfs(self, request: Request) -> Body:
+        shown, _ = self._operations.forest.find(request.nodeid)
+        return wire.statfs(await blocking(self._operations.threads.file_io, shown.statfs))
+
+    async def ioctl(self, request: Request) -> Body:
+        """Answer what the kernel itself asks for flags; it has checked who may set them.
+
+        Programs ask for other things of any file (whether it is a terminal); none are there.
+        """
+        _, _, command, _, in_size, _ = _IOCTL_IN.unpack_from(request.body)
+        given = request.body[_IOCTL_IN.size : _IOCTL_IN.size + in_size]
+        if command not in (FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR, *_CHANGES):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        shown, node = self._operations.forest.find(request.nodeid)
+        if command in _CHANGES:
+            await self._set(shown, node, command, given)
+            with contextlib.suppress(FileNotFoundError):  # the kernel has nothing cached
+                pyfuse3.invalidate_inode(request.nodeid, attr_only=True)
+            return _IOCTL_OUT.pack(0, 0, 0, 0)
+        if not isinstance(shown.tree, Tree):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        return _IOCTL_OUT.pack(0, 0, 0, 0) + _get(shown.tree, node, command)
+
+    async def _set(self, shown: Shown, node: Node, command: int, given: bytes) -> None:
+        if len(given) != (_FLAGS.size if command == FS_IOC_SETFLAGS else FSXATTR_BYTES):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        tree = await shown.begin()
+        try:
+            await self._operations.copy_ups.ensure(shown, tree, node)
+            if command == FS_IOC_SETFLAGS:
+                tree.setflags(node, *_FLAGS.unpack(given))
+            else:
+                tree.setfields(node, ExtendedFlags.unpack(given))
+        finally:
+            shown.end()
+
+
+def _get(tree: Tree, node: Node, command: int) -> bytes:
+    if command == FS_IOC_GETFLAGS:
+        return _FLAGS.pack(tree.getflags(node))
+    return tree.getfields(node).pack()

@@ -1,0 +1,43 @@
+"""O_TMPFILE: TMPFILE is asked and answered as CREATE is."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+
+from snapfs.fuse import wire
+from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
+from snapfs.fuse.operations import OverlayOperations
+
+_CREATE_IN = struct.Struct("<IIII")
+
+
+class NamelessRequests:
+    """Handler for files that are made without a name."""
+
+    def __init__(self, operations: OverlayOperations) -> None:
+        self._operations = operations
+
+    def handlers(self) -> Mapping[int, RawHandler]:
+        return {Opcode.TMPFILE: self.tmpfile}
+
+    async def tmpfile(self, request: Request) -> Body:
+        flags, mode, umask, _ = _CREATE_IN.unpack_from(request.body)
+        operations = self._operations
+        shown, parent = operations.forest.find(request.nodeid)
+        uid, gid = operations.view.caller(request)
+        tree = await shown.begin()
+        try:
+            node, fd = tree.tmpfile(parent, mode, flags, uid=uid, gid=gid, umask=umask)
+            operations.forest.remember(node)
+            try:
+                opened = operations.opened_past(shown, node, fd, request.pid)
+            except OSError:
+                os.close(fd)
+                operations.forest.forget(node.ino, 1)
+                raise
+            entry = operations.view.entry(tree.getattr(node))
+            return wire.entry(entry) + wire.opened(*opened)
+        finally:
+            shown.end()
