@@ -31,7 +31,7 @@ from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.recovery import Recovery
 from snapfs.fuse.trees import Forest, Shown, StaleNode
-from snapfs.overlay import Node, SetAttr
+from snapfs.overlay import Node, SetAttr, Tree
 
 Result = TypeVar("Result")
 
@@ -42,6 +42,8 @@ _WRITE_OUT = struct.Struct("<II")
 _FSYNC_IN = struct.Struct("<QII")
 _KILL_SET_ID = 1 << 2
 """FUSE_WRITE_KILL_SUIDGID: who writes may not keep set-id bits."""
+_FROM_CACHE = 1 << 0
+"""FUSE_WRITE_CACHE: pages that a mapping changed, by whoever has the file open."""
 _DATA_ONLY = 1 << 0
 """FUSE_FSYNC_FDATASYNC."""
 
@@ -91,7 +93,8 @@ class Descriptors:
 
     def _open(self, shown: Shown, node: Node, *, writable: bool) -> int:
         """Open a node, in the place of a descriptor that is for reading only."""
-        fd = shown.tree.open(node, os.O_RDWR if writable else os.O_RDONLY)
+        # Whether an append-only file may be written, each write asks.
+        fd = shown.tree.open(node, os.O_RDWR | os.O_APPEND if writable else os.O_RDONLY)
         number = self._numbers.get(node.ino)
         if number is not None:  # may be in use: it becomes writable under its number
             handle = self._operations.files.get(number)
@@ -163,10 +166,12 @@ class NoOpenOperations(OverlayOperations):
             return await _raising(self.read(number, offset, size))
 
     async def _write_node(self, request: Request) -> Body:
-        _, offset, size, flags, *_ = _WRITE_IN.unpack_from(request.body)
+        _, offset, size, flags, _, opened, _ = _WRITE_IN.unpack_from(request.body)
         data = memoryview(request.body)[_WRITE_IN.size : _WRITE_IN.size + size]
         shown, node = self.forest.find(request.nodeid)
         await self._prepare_write(shown, node, kills_set_id=bool(flags & _KILL_SET_ID))
+        if isinstance(shown.tree, Tree) and not flags & _FROM_CACHE:
+            shown.tree.check_open(node, opened)
         async with self.descriptors.lent(shown, node, writable=True) as number:
             done = await _raising(self.write(number, offset, data))
         return _WRITE_OUT.pack(done, 0)

@@ -158,6 +158,10 @@ class Tree(MergedTree):
         self._changeable(node)
         modify.removexattr(self, node, name)
 
+    def check_open(self, node: Node, flags: int) -> None:
+        """Refuse with EPERM to open a protected file for writing; O_APPEND is a part of `flags`."""
+        fileflags.check_open(self, node, flags)
+
     def open(self, node: Node, flags: int) -> int:
         """Open a regular file; for writing it is copied up first, without its data for O_TRUNC.
 

