@@ -11,18 +11,21 @@ handle 0 (a lane without opens), and one of a dead worker, is looked up by its n
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from snapfs.fuse.channel import RawHandler
 from snapfs.fuse.inodes import InodeRequests
 from snapfs.fuse.nameless import NamelessRequests
-from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.spaces import SpaceRequests
 
+if TYPE_CHECKING:
+    from snapfs.fuse.operations import OverlayOperations
 
-def add_to(operations: OverlayOperations) -> None:
-    """Let `operations` answer these too; to be called before the session is served."""
-    for extra in (
-        SpaceRequests(operations),
-        InodeRequests(operations),
-        NamelessRequests(operations),
-    ):
-        for opcode, handler in extra.handlers().items():
-            operations.raw.setdefault(opcode, handler)
+
+def handlers(operations: OverlayOperations) -> dict[int, RawHandler]:
+    """Return the handlers for a session, by opcode."""
+    return {
+        **SpaceRequests(operations).handlers(),
+        **InodeRequests(operations).handlers(),
+        **NamelessRequests(operations).handlers(),
+    }

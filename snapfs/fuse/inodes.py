@@ -7,12 +7,12 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pyfuse3
 
 from snapfs.fuse import wire
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
-from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Shown
 from snapfs.overlay import Node, Tree
@@ -24,6 +24,9 @@ from snapfs.overlay.filecalls import (
     FSXATTR_BYTES,
     ExtendedFlags,
 )
+
+if TYPE_CHECKING:
+    from snapfs.fuse.operations import OverlayOperations
 
 _IOCTL_IN = struct.Struct("<QIIQII")
 _IOCTL_OUT = struct.Struct("<iIII")
@@ -52,7 +55,9 @@ class InodeRequests:
 
     async def statfs(self, request: Request) -> Body:
         shown, _ = self._operations.forest.find(request.nodeid)
-        return wire.statfs(await blocking(self._operations.threads.file_io, shown.statfs))
+        operations = self._operations
+        real = await blocking(operations.threads.file_io, operations.forest.statfs)
+        return wire.statfs(shown.shown_space(real))
 
     async def ioctl(self, request: Request) -> Body:
         """Answer what the kernel itself asks for flags; it has checked who may set them.

@@ -149,9 +149,6 @@ class LaneRoot:
     def open(self, node: Node, flags: int) -> int:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    def statfs(self) -> os.statvfs_result:
-        return self._lane.statfs()
-
     def close(self) -> None:
         """There is nothing to close."""
 

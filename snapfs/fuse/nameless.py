@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from snapfs.fuse import wire
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
-from snapfs.fuse.operations import OverlayOperations
+
+if TYPE_CHECKING:
+    from snapfs.fuse.operations import OverlayOperations
 
 _CREATE_IN = struct.Struct("<IIII")
 

@@ -18,12 +18,13 @@ from collections.abc import Sequence
 import pyfuse3
 import structlog
 
-from snapfs.fuse import attributes, privileges
+from snapfs.fuse import attributes, extras, privileges
 from snapfs.fuse.answering import answering
+from snapfs.fuse.attributes import View
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import DirectoryHandle
 from snapfs.fuse.threads import blocking
-from snapfs.fuse.trees import Shown
+from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Dir, DirEntry, Node, SetAttr, Tree
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,10 @@ _DOTS = 2
 
 class OverlayOperations(FileHandlers):
     """Handlers for names and attributes, added to those for contents."""
+
+    def __init__(self, forest: Forest, view: View, *, redirects: bool = True) -> None:
+        super().__init__(forest, view, redirects=redirects)
+        self.raw.update(extras.handlers(self))
 
     @answering
     async def lookup(

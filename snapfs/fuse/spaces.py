@@ -10,17 +10,19 @@ import os
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pyfuse3
 
 from snapfs.fuse import privileges
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
-from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Shown
 from snapfs.overlay import Node, SetAttr, Tree
 from snapfs.overlay.filecalls import fallocate
+
+if TYPE_CHECKING:
+    from snapfs.fuse.operations import OverlayOperations
 
 Result = TypeVar("Result")
 

@@ -19,7 +19,7 @@ import pyfuse3
 import structlog
 import trio
 
-from snapfs.fuse import extras, handover, mounts, session
+from snapfs.fuse import handover, mounts, session
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Opcode, Request
@@ -109,7 +109,6 @@ async def _run(
 ) -> None:
     forest = SingleForest(tree, inodes, caches_absence=options.timeout_s > 0)
     operations = PlainOperations(forest, options)
-    extras.add_to(operations)
     async with trio.open_nursery() as nursery:
         await nursery.start(_unmount_on_signal, mountpoint)
         await session.serve(operations, connection.fd, connection.init, ready=ready)

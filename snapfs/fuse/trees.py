@@ -57,8 +57,6 @@ class Readable(Protocol):
 
     def open(self, node: Node, flags: int) -> int: ...
 
-    def statfs(self) -> os.statvfs_result: ...
-
     def close(self) -> None: ...
 
 
@@ -128,10 +126,6 @@ class Shown:
 
     def end(self) -> None:
         self.gate.leave()
-
-    def statfs(self) -> os.statvfs_result:
-        """Return what df(1) is to say inside this tree. May block; safe in any thread."""
-        return self.tree.statfs()
 
     def forgotten(self, ino: int) -> None:
         """The kernel let go of a node that only a dead worker knew."""

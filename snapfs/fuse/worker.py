@@ -29,7 +29,7 @@ import structlog
 import trio
 
 from snapfs import __version__, logs
-from snapfs.fuse import channel, control, door, extras, session, space
+from snapfs.fuse import channel, control, door, session
 from snapfs.fuse.attributes import View
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import features
@@ -314,8 +314,6 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
         )
         forest.set_default_quota(Quota(*begin.quota))
         operations = _operations(settings.mode, forest)
-        space.add_to(operations)
-        extras.add_to(operations)
         worker = Worker(settings.lane, served, settings.mode, mount, forest, operations)
         entrance = _open_door(settings.door)
         async with trio.open_nursery() as nursery:
