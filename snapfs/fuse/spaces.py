@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pyfuse3
 
-from snapfs.fuse import privileges
+from snapfs.fuse import bounded, privileges
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Shown
 from snapfs.overlay import Node, SetAttr, Tree
-from snapfs.overlay.filecalls import fallocate
+from snapfs.overlay.filecalls import FALLOC_FL_PUNCH_HOLE, fallocate
 
 if TYPE_CHECKING:
     from snapfs.fuse.operations import OverlayOperations
@@ -62,9 +62,13 @@ class SpaceRequests:
 
     async def fallocate(self, request: Request) -> Body:
         fh, offset, length, mode, _ = _FALLOCATE_IN.unpack_from(request.body)
-        async with self._changed(request, request.nodeid, fh) as (tree, node, fd):
-            tree.prepare_fallocate(node, mode)
-            await self._run(fallocate, fd, mode, offset, length)
+        async with self._changed(request, request.nodeid, fh) as (found, tree):
+            tree.prepare_fallocate(found.node, mode)
+            takes = 0 if mode & FALLOC_FL_PUNCH_HOLE else length
+            async with self._admitted(found, tree, offset, takes) as fits:
+                if fits < takes:
+                    raise bounded.exceeded()
+                await self._run(fallocate, found.fd, mode, offset, length)
         return b""
 
     async def lseek(self, request: Request) -> Body:
@@ -81,10 +85,26 @@ class SpaceRequests:
     async def _copy(self, request: Request) -> int:
         fh, offset, to_nodeid, to_fh, to_offset, length, _ = _COPY_IN.unpack_from(request.body)
         count = min(length, MAX_COPY_BYTES)
-        async with self._changed(request, to_nodeid, to_fh) as (tree, to_node, target):
-            tree.usage.note(to_node)
-            async with self._read(request.nodeid, fh) as source:
-                return await self._run(os.copy_file_range, source, target, count, offset, to_offset)
+        async with (
+            self._read(request.nodeid, fh) as source,
+            self._changed(request, to_nodeid, to_fh) as (target, tree),
+            self._admitted(target, tree, to_offset, count) as fits,
+        ):
+            return await self._run(os.copy_file_range, source, target.fd, fits, offset, to_offset)
+
+    @asynccontextmanager
+    async def _admitted(
+        self, found: Found, tree: Tree, offset_bytes: int, length_bytes: int
+    ) -> AsyncIterator[int]:
+        """Give how much of a range may be taken in the block."""
+        tree.usage.note(found.node)
+        if not length_bytes or not tree.allowance.bounded:
+            yield length_bytes
+            return
+        async with bounded.admitted(
+            found.shown, tree, found.node, found.fd, offset_bytes, length_bytes
+        ) as fits:
+            yield fits
 
     async def _run(self, call: Callable[..., Result], *args: object) -> Result:
         return await blocking(self._operations.threads.file_io, call, *args)
@@ -105,7 +125,7 @@ class SpaceRequests:
     @asynccontextmanager
     async def _changed(
         self, request: Request, nodeid: int, fh: int
-    ) -> AsyncIterator[tuple[Tree, Node, int]]:
+    ) -> AsyncIterator[tuple[Found, Tree]]:
         """Lend a descriptor to change a file by, inside the gate, after it was copied up."""
         found = self._find(nodeid, fh)
         node = found.node
@@ -115,7 +135,7 @@ class SpaceRequests:
             fd = tree.open(node, os.O_RDWR | os.O_APPEND) if found.fd < 0 else found.fd
             try:
                 self._take_set_id(tree, node, request, fd)
-                yield tree, node, fd
+                yield found._replace(fd=fd), tree
             finally:
                 if found.fd < 0:
                     os.close(fd)

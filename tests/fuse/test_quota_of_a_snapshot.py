@@ -7,10 +7,12 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from snapfs.overlay.filecalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from snapfs.snapshots.quota import INODES_LABEL, SIZE_LABEL
 from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
@@ -264,3 +266,25 @@ def test_quota_is_not_inherited(house: House) -> None:
     child = house.on(name)
     (child / "g").write_bytes(b"y" * 12 * MIB)
     assert used(child) >= 12 * MIB
+
+
+def test_reserved_and_copied_space_stops_at_the_quota(house: House) -> None:
+    tree = limited(house, lower, size=LIMIT)
+    with (tree / "f").open("wb+", buffering=0) as file, (tree / "big").open("rb") as source:
+        assert refused(lambda: fallocate(file.fileno(), 0, 0, LIMIT + MIB))
+        fallocate(file.fileno(), 0, 0, LIMIT // 2)
+        copy = partial(os.copy_file_range, source.fileno(), file.fileno(), 6 * MIB, 0)
+        assert copy(0) > 0
+        assert refused(lambda: [copy(offset) for offset in range(0, 10 * LIMIT, 6 * MIB)])
+        assert used(tree) <= LIMIT
+        fallocate(file.fileno(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, LIMIT)
+        fallocate(file.fileno(), 0, 0, LIMIT // 2)
+    assert used(tree) <= LIMIT
+
+
+def test_files_without_a_name_stop_at_the_quota(house: House) -> None:
+    tree = limited(house, size=LIMIT, inodes=3)
+    with open(os.open(tree.path, os.O_TMPFILE | os.O_RDWR), "wb", buffering=0) as file:
+        assert refused(lambda: [file.write(b"x" * MIB) for _ in range(100)])
+        (tree / "f").touch()
+        assert refused(lambda: os.open(tree.path, os.O_TMPFILE | os.O_RDWR))
