@@ -89,7 +89,7 @@ class LaneRoot:
 
     def __init__(self, lane: LaneForest) -> None:
         self._lane = lane
-        self.handed = Handed(0, {}, {})
+        self.handed = Handed(0)
         self._born_ns = time.time_ns()
 
     def recall(self, ino: int) -> Node | None:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 
 from . import devices, identity, lower, metacopy, xattrs
-from ._names import Index
+from ._names import Handed, Index
 from .filecalls import statx
 from .layer import Layer, Place, is_whiteout, not_found, refuse, stat_or_none
 from .links import Links
@@ -49,7 +49,7 @@ class MergedTree:
         self.prefix = 0 if spec.single else identity.prefix(spec.number)
         self.counted = 0
         """Lookups by the kernel that its nodes count."""
-        self.handed = self.inodes.handed(self.prefix)
+        self.handed = Handed(self.prefix)
         """Files that the kernel knows and that have no node."""
         self.listings = Listings()
         self.upper: Layer | None = None
@@ -153,7 +153,8 @@ class MergedTree:
         if here.up or here.dead or any(len(place.prefix) > _LONG_BYTES for place in here.stack):
             return False
         places = tuple((place.layer.fd, place.prefix) for place in here.stack)
-        self.handed.open(here.ino, here, self.index(here), places)
+        above = here.ino if here.parent is None else here.parent.ino
+        self.handed.open(here.ino, above, here, self.index(here), places)
         return True
 
     def recall(self, ino: int) -> Node | None:
@@ -164,7 +165,6 @@ class MergedTree:
         node = self.lookup(*found)
         if node.ino != ino:
             raise refuse(errno.ESTALE, found[1])
-        self.inodes.take(node)  # it was held by somebody: then it was not new
         return node
 
     # Lookup
@@ -230,7 +230,7 @@ class MergedTree:
             return self._upper_dir(parent, name, path, real)
         low = self._copied_low(path) if parent.impure else None
         ino = self.prefix | (self.numbers.low(real.st_dev, real.st_ino) if low is None else low)
-        node = self.inodes.find(ino)
+        node = self.inodes.meet(ino)
         if node is None:
             node = Node(self, ino, stat.S_IFMT(real.st_mode), parent, name)
             node.up = True
@@ -296,7 +296,7 @@ class MergedTree:
         packed = lower.top(entry)
         low = lower.low_of(packed)
         ino = self.prefix | low
-        node = self.inodes.find(ino)
+        node = self.inodes.meet(ino)
         if node is not None:
             node.add_name(parent, name)
             return node

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from ._names import Handed
 from .layer import Layer, Layers, Place
 
 if TYPE_CHECKING:
@@ -197,10 +196,6 @@ class Inodes:
         """Return the nodes with a lookup count, as they are now."""
         return iter(list(self._known.values()))
 
-    def handed(self, prefix: int) -> Handed:
-        """Make a tree's record of files without a node; it never takes a number that has one."""
-        return Handed(prefix, self._known, self._passing.data)  # type: ignore[attr-defined]  # typeshed
-
     def get(self, ino: int) -> Node:
         """Return a remembered node; KeyError when the kernel should not know this number."""
         return self._known[ino]
@@ -208,6 +203,13 @@ class Inodes:
     def find(self, ino: int) -> Node | None:
         """Return a node that anybody holds."""
         return self._known.get(ino) or self._passing.get(ino)
+
+    def meet(self, ino: int) -> Node | None:
+        """As find, when the node is about to be used by a name."""
+        node = self.find(ino)
+        if node is not None:
+            self.take(node)
+        return node
 
     def enter(self, node: Node) -> None:
         """Make a new node findable."""
@@ -232,6 +234,7 @@ class Inodes:
         if not node.nlookup:
             self._known[node.ino] = node
             self._passing.pop(node.ino, None)
+            node.tree.handed.claim(node.ino)
             for parent, name in node.names():
                 parent.children[name] = node
         node.nlookup += lookups
@@ -246,6 +249,7 @@ class Inodes:
             return
         node.nlookup = 0
         del self._known[ino]
+        node.tree.handed.disclaim(ino)
         for parent, name in node.names():
             if parent.children.get(name) is node:
                 del parent.children[name]

@@ -11,13 +11,6 @@
 #define DEVICE 2
 #define DIRECTORY 4
 
-static int raise_errno(int number)
-{
-    errno = number;
-    PyErr_SetFromErrno(PyExc_OSError);
-    return FAILED_HERE;
-}
-
 static void fill_attributes(struct attr_out *out, uint64_t ino, const struct stat *real)
 {
     *out = (struct attr_out){
@@ -39,17 +32,16 @@ static void fill_attributes(struct attr_out *out, uint64_t ino, const struct sta
     };
 }
 
-/* Path of an entry of a room, relative to the descriptor of its layer. */
 static int path_of(const Room *room, uint32_t slot, char *path, int *fd)
 {
     const Entry *entry = &room->index->entries[slot];
     const Spot *spot = &room->spots[entry->position];
     if (spot->length + entry->length >= PATH_MAX)
-        return 0;
+        return LEFT_TO_PYTHON;
     memcpy(path, spot->prefix, spot->length);
-    memcpy(path + spot->length, room->index->names + entry->name, entry->length + 1);
+    memcpy(path + spot->length, room->index->names + entry->name, (size_t)entry->length + 1);
     *fd = spot->fd;
-    return 1;
+    return DONE_HERE;
 }
 
 /* Stat a file as the tree shows it; what other names of it did to the tree is Python's to know. */
@@ -58,26 +50,25 @@ static int stat_entry(const Desk *desk, const Room *room, uint32_t slot, struct 
     char path[PATH_MAX];
     int fd;
     if (!path_of(room, slot, path, &fd))
-        return DECLINED;
+        return LEFT_TO_PYTHON;
     if (fstatat(fd, path, real, AT_SYMLINK_NOFOLLOW))
-        return raise_errno(errno);
-    return desk->handed->linked && real->st_nlink > 1 ? DECLINED : ANSWERED;
+        return -errno;
+    return desk->handed->linked && real->st_nlink > 1 ? LEFT_TO_PYTHON : DONE_HERE;
 }
 
-/* Fill in an entry of a room and count it, unless it is a directory or has a node. */
-static int hand_entry(Desk *desk, Room *room, uint32_t slot, struct entry_out *out)
+/* Fill in an entry of a room without counting it, unless it is a directory or has a node. */
+static int show_entry(const Desk *desk, const Room *room, uint32_t slot, struct entry_out *out)
 {
     const Entry *entry = &room->index->entries[slot];
     uint64_t ino = desk->handed->prefix | entry->low;
     struct stat real;
     int kind = entry->kind & 0xf;
     if (kind == DIRECTORY || kind == DEVICE) /* nlink and rdev have rules */
-        return DECLINED;
-    int has_node = names->has_node(desk->handed, ino);
-    if (has_node)
-        return has_node < 0 ? FAILED_HERE : DECLINED;
+        return LEFT_TO_PYTHON;
+    if (names->has_node(desk->handed, ino))
+        return LEFT_TO_PYTHON;
     int result = stat_entry(desk, room, slot, &real);
-    if (result != ANSWERED)
+    if (result != DONE_HERE)
         return result;
     *out = (struct entry_out){
         .nodeid = ino,
@@ -87,49 +78,54 @@ static int hand_entry(Desk *desk, Room *room, uint32_t slot, struct entry_out *o
         .attr_valid_nsec = desk->valid_nsec,
     };
     fill_attributes(&out->attr, ino, &real);
-    return names->hand(desk->handed, room, slot) ? FAILED_HERE : ANSWERED;
+    return DONE_HERE;
+}
+
+static int hand_entry(Desk *desk, Room *room, uint32_t slot, struct entry_out *out)
+{
+    int result = show_entry(desk, room, slot, out);
+    if (result == DONE_HERE && !names->hand(desk->handed, room, slot))
+        return -ENOMEM;
+    return result;
 }
 
 int desk_lookup(Desk *desk, uint64_t parent, const char *name, size_t length, struct entry_out *out)
 {
     Room *room = names->room(desk->handed, parent);
     if (!room || length > NAME_MAX)
-        return DECLINED;
+        return LEFT_TO_PYTHON;
     int64_t slot = names->find(room->index, name, length);
     if (slot >= 0)
         return hand_entry(desk, room, (uint32_t)slot, out);
     if (!desk->absence)
-        return raise_errno(ENOENT);
+        return -ENOENT;
     *out = (struct entry_out){.entry_valid = desk->valid, .entry_valid_nsec = desk->valid_nsec};
-    return ANSWERED;
+    return DONE_HERE;
 }
 
-int desk_getattr(Desk *desk, uint64_t ino, struct attr_out *out)
+int desk_getattr(const Desk *desk, uint64_t ino, struct attr_out *out)
 {
     Room *room;
     uint32_t slot;
     struct stat real;
     if (!names->guest(desk->handed, ino, &room, &slot))
-        return DECLINED;
+        return LEFT_TO_PYTHON;
     int result = stat_entry(desk, room, slot, &real);
-    if (result == ANSWERED)
+    if (result == DONE_HERE)
         fill_attributes(out, ino, &real);
     return result;
 }
 
-int desk_path(Desk *desk, uint64_t ino, char *path, size_t size)
+int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd)
 {
     Room *room;
     uint32_t slot;
-    char rest[PATH_MAX];
-    int fd;
-    if (!names->guest(desk->handed, ino, &room, &slot) || !path_of(room, slot, rest, &fd))
-        return DECLINED;
-    int length = snprintf(path, size, "/proc/self/fd/%d/%s", fd, rest);
-    return length > 0 && (size_t)length < size && (size_t)length < PATH_MAX ? ANSWERED : DECLINED;
+    if (!names->guest(desk->handed, ino, &room, &slot))
+        return LEFT_TO_PYTHON;
+    return path_of(room, slot, path, fd);
 }
 
-/* Ask Python for an entry; DECLINED when there is none any more. */
+/* Ask Python for an entry; LEFT_TO_PYTHON when there is none any more. */
 static int ask_python(const Desk *desk, const Room *room, uint32_t slot, struct entry_out *out)
 {
     const Entry *entry = &room->index->entries[slot];
@@ -137,14 +133,14 @@ static int ask_python(const Desk *desk, const Room *room, uint32_t slot, struct 
         PyObject_CallFunction(desk->entry_of, "Oy#", room->directory,
                               room->index->names + entry->name, (Py_ssize_t)entry->length);
     if (!reply)
-        return FAILED_HERE;
-    int result = DECLINED;
+        return FAILED_THERE;
+    int result = LEFT_TO_PYTHON;
     if (PyBytes_Check(reply) && PyBytes_GET_SIZE(reply) == (Py_ssize_t)sizeof(*out)) {
         memcpy(out, PyBytes_AS_STRING(reply), sizeof(*out));
-        result = ANSWERED;
+        result = DONE_HERE;
     } else if (reply != Py_None) {
         PyErr_SetString(PyExc_TypeError, "an entry is 128 bytes or None");
-        result = FAILED_HERE;
+        result = FAILED_THERE;
     }
     Py_DECREF(reply);
     return result;
@@ -160,6 +156,11 @@ static size_t record_size(const struct page *page, size_t length)
 {
     size_t head = page->plus ? sizeof(struct entry_out) : 0;
     return head + ((sizeof(struct dirent_out) + length + 7) & ~(size_t)7);
+}
+
+static int has_room(const struct page *page, size_t length)
+{
+    return page->used + record_size(page, length) <= page->size;
 }
 
 /* Append a record for which there is room. */
@@ -178,34 +179,18 @@ static void append(struct page *page, const struct entry_out *entry, const struc
     page->used += size;
 }
 
-static uint64_t number_of(PyObject *node)
-{
-    PyObject *number = PyObject_GetAttrString(node, "ino");
-    uint64_t ino = number ? PyLong_AsUnsignedLongLong(number) : 0;
-    Py_XDECREF(number);
-    return ino;
-}
-
-/* `.` and `..`, to which the kernel takes no reference; returns 0 or FAILED_HERE. */
-static int append_dots(struct page *page, const Room *room, uint64_t after)
+/* `.` and `..`, to which the kernel takes no reference. */
+static void append_dots(struct page *page, const Room *room, uint64_t after)
 {
     const struct entry_out nothing = {0};
-    PyObject *parent = PyObject_GetAttrString(room->directory, "parent");
-    if (!parent)
-        return FAILED_HERE;
-    uint64_t above = parent == Py_None ? room->ino : number_of(parent);
-    Py_DECREF(parent);
-    if (PyErr_Occurred())
-        return FAILED_HERE;
-    const struct dirent_out dots[] = {{room->ino, 1, 1, DIRECTORY}, {above, 2, 2, DIRECTORY}};
+    const struct dirent_out dots[] = {{room->ino, 1, 1, DIRECTORY}, {room->above, 2, 2, DIRECTORY}};
     for (uint64_t i = after; i < LAST_DOT; i++)
-        if (page->used + record_size(page, 2) <= page->size)
+        if (has_room(page, 2))
             append(page, &nothing, &dots[i], "..");
-    return 0;
 }
 
-/* Append one entry; returns ANSWERED, DECLINED when it is gone, or FAILED_HERE. */
-static int append_entry(Desk *desk, Room *room, uint32_t slot, struct page *page)
+/* Append one entry, which need not be there any more. */
+static int append_entry(Desk *desk, Room *room, uint32_t slot, int ask, struct page *page)
 {
     const Entry *entry = &room->index->entries[slot];
     struct entry_out out;
@@ -214,45 +199,67 @@ static int append_entry(Desk *desk, Room *room, uint32_t slot, struct page *page
                                 .namelen = entry->length,
                                 .type = entry->kind & 0xf};
     if (page->plus) {
-        int result = hand_entry(desk, room, slot, &out);
-        if (result == DECLINED)
+        int result = ask ? hand_entry(desk, room, slot, &out) : show_entry(desk, room, slot, &out);
+        if (result == LEFT_TO_PYTHON && ask)
             result = ask_python(desk, room, slot, &out);
-        if (result != ANSWERED)
+        if (result != DONE_HERE)
             return result;
     }
     append(page, &out, &dirent, room->index->names + entry->name);
-    return ANSWERED;
+    return DONE_HERE;
 }
 
-int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, char *buffer, size_t size,
-              size_t *used)
+/* Count what a page that was made without Python hands out; 0 when memory is short. */
+static int hand_all(Desk *desk, Room *room, uint32_t from, uint32_t to)
+{
+    for (uint32_t slot = from; slot < to; slot++)
+        if (!names->hand(desk->handed, room, slot)) {
+            while (slot-- > from)
+                names->forget(desk->handed, desk->handed->prefix | room->index->entries[slot].low,
+                              1);
+            return 0;
+        }
+    return 1;
+}
+
+/* Append what fits, up to the first error; returns the slot behind the last one. */
+static uint32_t fill(Desk *desk, Room *room, uint32_t slot, int ask, struct page *page, int *result)
+{
+    const Index *index = room->index;
+    for (; slot < index->count && has_room(page, index->entries[slot].length); slot++) {
+        *result = append_entry(desk, room, slot, ask, page);
+        if (*result < 0 || (*result == LEFT_TO_PYTHON && !ask))
+            return slot;
+    }
+    *result = DONE_HERE;
+    if (slot < index->count && !page->used)
+        *result = -EINVAL;
+    return slot;
+}
+
+int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char *buffer,
+              size_t size, size_t *used)
 {
     struct page page = {.buffer = buffer, .size = size, .plus = plus};
     Room *room = names->room(desk->handed, ino);
+    int result;
     if (!room)
-        return DECLINED;
-    if (after < LAST_DOT && append_dots(&page, room, after))
-        return FAILED_HERE;
-    const Index *index = room->index;
-    names->pin(room);
-    int result = ANSWERED;
-    for (uint32_t slot = names->above(index, after); slot < index->count; slot++) {
-        if (page.used + record_size(&page, index->entries[slot].length) > size) {
-            if (!page.used)
-                result = raise_errno(EINVAL);
-            break;
-        }
-        result = append_entry(desk, room, slot, &page);
-        if (result == FAILED_HERE) {
-            if (page.used) { /* these are counted: the error comes again with the next request */
-                PyErr_Clear();
-                result = ANSWERED;
-            }
-            break;
-        }
-        result = ANSWERED;
+        return LEFT_TO_PYTHON;
+    if (after < LAST_DOT)
+        append_dots(&page, room, after);
+    names->pin(room); /* Python may close it */
+    uint32_t first = names->above(room->index, after);
+    uint32_t end = fill(desk, room, first, ask, &page, &result);
+    if (!ask && result < 0)
+        result = LEFT_TO_PYTHON; /* which will see the same */
+    if (plus && !ask && result == DONE_HERE && !hand_all(desk, room, first, end))
+        result = LEFT_TO_PYTHON;
+    if (result < 0 && page.used) { /* these are counted: the error comes again with the next page */
+        if (result == FAILED_THERE)
+            PyErr_Clear();
+        result = DONE_HERE;
     }
-    names->unpin(room);
+    names->unpin(desk->handed, room);
     *used = page.used;
     return result;
 }

@@ -25,22 +25,24 @@ struct dirent_out {
 
 static_assert(sizeof(struct dirent_out) == 24, "fuse_dirent");
 
-/* Every function returns one of these, or FAILED_HERE with an exception set. */
-enum { DECLINED = 0, ANSWERED = 1, FAILED_HERE = -1 };
+/* Results: DONE_HERE, LEFT_TO_PYTHON, or an errno below zero. Nothing of this needs the interpreter's
+ * lock, but for desk_list when it may ask Python: then FAILED_THERE says that an exception is set. */
+enum { LEFT_TO_PYTHON = 0, DONE_HERE = 1, FAILED_THERE = -4096 };
 
 extern const NamesApi *names;
 
-/* Answer a lookup; an absent name that may be kept has node id 0, another one raises ENOENT. */
+/* Answer a lookup; an absent name that may be kept has node id 0, another one is ENOENT. */
 int desk_lookup(Desk *desk, uint64_t parent, const char *name, size_t length, struct entry_out *out);
 
 /* Attributes of a file that was handed out. */
-int desk_getattr(Desk *desk, uint64_t ino, struct attr_out *out);
+int desk_getattr(const Desk *desk, uint64_t ino, struct attr_out *out);
 
-/* Path of such a file for calls that know no directory descriptors; 0 when there is none. */
-int desk_path(Desk *desk, uint64_t ino, char *path, size_t size);
+/* Path of such a file in `path` (of PATH_MAX bytes), relative to the descriptor `fd`. */
+int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd);
 
-/* Fill `buffer` with entries behind the key `after`, with attributes if `plus`. */
-int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, char *buffer, size_t size,
-              size_t *used);
+/* Fill `buffer` with entries behind the key `after`, with attributes if `plus`. What needs Python is
+ * asked of it if `ask`; otherwise the whole page is left to Python and nothing is counted. */
+int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char *buffer,
+              size_t size, size_t *used);
 
 #endif

@@ -1,6 +1,7 @@
 /* The face to Python: `snapfs.fuse._desk`. Types and meaning are in _desk.pyi. */
 #include "desk.h"
 
+#include <errno.h>
 #include <math.h>
 
 const NamesApi *names;
@@ -46,6 +47,14 @@ static void desk_dealloc(Desk *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
+static PyObject *failed(int result)
+{
+    if (result == FAILED_THERE)
+        return NULL;
+    errno = -result;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
 static PyObject *lookup(Desk *self, PyObject *arguments)
 {
     unsigned long long parent;
@@ -55,9 +64,9 @@ static PyObject *lookup(Desk *self, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "Ky#", &parent, &name, &length))
         return NULL;
     int result = desk_lookup(self, parent, name, (size_t)length, &out);
-    if (result == FAILED_HERE)
-        return NULL;
-    if (result == DECLINED)
+    if (result < 0)
+        return failed(result);
+    if (result == LEFT_TO_PYTHON)
         Py_RETURN_NONE;
     return PyBytes_FromStringAndSize((const char *)&out, sizeof(out));
 }
@@ -76,14 +85,14 @@ static PyObject *list(Desk *self, PyObject *arguments)
     if (!page)
         return NULL;
     char *buffer = PyBytes_AS_STRING(page);
-    int result = desk_list(self, ino, after, plus, buffer, (size_t)size, &used);
-    if (result == ANSWERED) {
+    int result = desk_list(self, ino, after, plus, 1, buffer, (size_t)size, &used);
+    if (result == DONE_HERE) {
         _PyBytes_Resize(&page, (Py_ssize_t)used);
         return page;
     }
     Py_DECREF(page);
-    if (result == FAILED_HERE)
-        return NULL;
+    if (result < 0)
+        return failed(result);
     Py_RETURN_NONE;
 }
 

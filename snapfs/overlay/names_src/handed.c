@@ -1,7 +1,8 @@
 /* Handed: files that were handed to the kernel straight from an index, without a Node.
  *
  * A tree has one. It counts their lookups until Python needs the file: then `take` moves the count
- * to the Node. INVARIANT a number is here or a Node's with a lookup count, never both. A room is a
+ * to the Node, which claims its number as long as it counts. INVARIANT a number is counted here or by
+ * a Node, never both. A room is a
  * directory of lower layers only; it is closed before anything in it changes, and stays behind
  * closed doors until its files were forgotten, so that each can still be found by its name.
  */
@@ -94,6 +95,22 @@ static void room_free(Room *room)
     free(room);
 }
 
+/* Free what nobody needs any more. */
+static void sweep(Handed *self)
+{
+    while (self->left) {
+        Room *room = self->left;
+        self->left = room->next_left;
+        room_free(room);
+    }
+}
+
+static void leave_behind(Handed *self, Room *room)
+{
+    room->next_left = self->left;
+    self->left = room;
+}
+
 /* Take a room out of the table; its guests keep it. */
 static void room_leave(Handed *self, size_t at)
 {
@@ -111,7 +128,7 @@ static void room_leave(Handed *self, size_t at)
     }
     room->is_open = 0;
     if (!room->users)
-        room_free(room);
+        leave_behind(self, room);
 }
 
 void handed_pin(Room *room)
@@ -119,10 +136,10 @@ void handed_pin(Room *room)
     room->users++;
 }
 
-void handed_unpin(Room *room)
+void handed_unpin(Handed *self, Room *room)
 {
     if (!--room->users && !room->is_open)
-        room_free(room);
+        leave_behind(self, room);
 }
 
 static void guest_leave(Handed *self, size_t at)
@@ -141,7 +158,10 @@ static void guest_leave(Handed *self, size_t at)
     }
     if (self->guest_slots > 1024 && self->guest_count * 8 < self->guest_slots)
         resize_guests(self); /* short of memory: the big table stays */
-    handed_unpin(room);
+    if (room)
+        handed_unpin(self, room);
+    else
+        self->claimed_count--;
 }
 
 Room *handed_room(const Handed *self, uint64_t ino)
@@ -150,31 +170,40 @@ Room *handed_room(const Handed *self, uint64_t ino)
     return at == NO_SLOT ? NULL : self->rooms[at];
 }
 
+/* The slot of a number, made if need be; NO_SLOT when memory is short. */
+static size_t enter(Handed *self, uint64_t ino, Room *room, uint32_t slot)
+{
+    size_t at = guest_slot(self, ino);
+    if (at != NO_SLOT)
+        return at;
+    if ((self->guest_count + 1) * 3 > self->guest_slots * 2 && resize_guests(self))
+        return NO_SLOT;
+    at = place(ino, self->guest_slots);
+    while (self->guests[at].ino)
+        at = (at + 1) & (self->guest_slots - 1);
+    self->guests[at] = (Guest){.ino = ino, .room = room, .slot = slot};
+    self->guest_count++;
+    if (room)
+        room->users++;
+    else
+        self->claimed_count++;
+    return at;
+}
+
 int handed_hand(Handed *self, Room *room, uint32_t slot)
 {
-    uint64_t ino = self->prefix | room->index->entries[slot].low;
-    size_t at = guest_slot(self, ino);
-    if (at == NO_SLOT) {
-        if ((self->guest_count + 1) * 3 > self->guest_slots * 2 && resize_guests(self)) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        at = place(ino, self->guest_slots);
-        while (self->guests[at].ino)
-            at = (at + 1) & (self->guest_slots - 1);
-        self->guests[at] = (Guest){.ino = ino, .room = room, .slot = slot};
-        self->guest_count++;
-        room->users++;
-    }
+    size_t at = enter(self, self->prefix | room->index->entries[slot].low, room, slot);
+    if (at == NO_SLOT)
+        return 0;
     self->guests[at].count++;
     self->total++;
-    return 0;
+    return 1;
 }
 
 int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot)
 {
     size_t at = guest_slot(self, ino);
-    if (at == NO_SLOT)
+    if (at == NO_SLOT || !self->guests[at].room)
         return 0;
     *room = self->guests[at].room;
     *slot = self->guests[at].slot;
@@ -184,7 +213,7 @@ int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot)
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count)
 {
     size_t at = guest_slot(self, ino);
-    if (at == NO_SLOT)
+    if (at == NO_SLOT || !self->guests[at].room)
         return 0;
     if (count < self->guests[at].count) {
         self->guests[at].count -= (uint32_t)count;
@@ -198,14 +227,8 @@ uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count)
 
 int handed_has_node(const Handed *self, uint64_t ino)
 {
-    PyObject *key = PyLong_FromUnsignedLongLong(ino);
-    if (!key)
-        return -1;
-    int found = PyDict_Contains(self->nodes, key);
-    if (!found)
-        found = PyDict_Contains(self->passing, key);
-    Py_DECREF(key);
-    return found;
+    size_t at = guest_slot(self, ino);
+    return at != NO_SLOT && !self->guests[at].room;
 }
 
 static int fill_spots(Room *room, PyObject *places)
@@ -236,17 +259,19 @@ static int fill_spots(Room *room, PyObject *places)
 
 static PyObject *handed_open(Handed *self, PyObject *args)
 {
-    unsigned long long ino;
+    unsigned long long ino, above;
     PyObject *directory, *index, *places;
-    if (!PyArg_ParseTuple(args, "KOO!O!", &ino, &directory, &IndexType, &index, &PyTuple_Type,
-                  &places))
+    if (!PyArg_ParseTuple(args, "KKOO!O!", &ino, &above, &directory, &IndexType, &index,
+                          &PyTuple_Type, &places))
         return NULL;
+    sweep(self);
     if (room_slot(self, ino) != NO_SLOT)
         Py_RETURN_NONE;
     Room *room = calloc(1, sizeof *room);
     if (!room)
         return PyErr_NoMemory();
     room->ino = ino;
+    room->above = above;
     if (fill_spots(room, places)) {
         room_free(room);
         return NULL;
@@ -268,6 +293,7 @@ static PyObject *handed_open(Handed *self, PyObject *args)
 
 static PyObject *handed_close(Handed *self, PyObject *number)
 {
+    sweep(self);
     unsigned long long ino = PyLong_AsUnsignedLongLong(number);
     if (PyErr_Occurred())
         return NULL;
@@ -283,6 +309,28 @@ static PyObject *handed_take(Handed *self, PyObject *number)
     if (PyErr_Occurred())
         return NULL;
     return PyLong_FromUnsignedLongLong(handed_forget(self, ino, UINT64_MAX));
+}
+
+static PyObject *handed_claim(Handed *self, PyObject *number)
+{
+    unsigned long long ino = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    if (enter(self, ino, NULL, 0) == NO_SLOT)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *handed_disclaim(Handed *self, PyObject *number)
+{
+    unsigned long long ino = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    size_t at = guest_slot(self, ino);
+    if (at != NO_SLOT && !self->guests[at].room)
+        guest_leave(self, at);
+    sweep(self);
+    Py_RETURN_NONE;
 }
 
 static PyObject *handed_peek(Handed *self, PyObject *number)
@@ -315,18 +363,20 @@ static PyObject *handed_clear(Handed *self, PyObject *unused)
     size_t guest_slots = self->guest_slots, room_slots = self->room_slots;
     self->guests = NULL;
     self->rooms = NULL;
-    self->guest_slots = self->guest_count = self->room_slots = self->room_count = 0;
+    self->guest_slots = self->guest_count = self->claimed_count = 0;
+    self->room_slots = self->room_count = 0;
     self->total = 0;
     for (size_t i = 0; i < guest_slots; i++)
-        if (guests[i].ino)
-            handed_unpin(guests[i].room);
+        if (guests[i].ino && guests[i].room)
+            handed_unpin(self, guests[i].room);
     for (size_t i = 0; i < room_slots; i++) {
         if (!rooms[i])
             continue;
         rooms[i]->is_open = 0;
         if (!rooms[i]->users)
-            room_free(rooms[i]);
+            leave_behind(self, rooms[i]);
     }
+    sweep(self);
     free(guests);
     free(rooms);
     Py_RETURN_NONE;
@@ -334,26 +384,19 @@ static PyObject *handed_clear(Handed *self, PyObject *unused)
 
 static PyObject *handed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *words[] = {"prefix", "nodes", "passing", NULL};
+    static char *words[] = {"prefix", NULL};
     unsigned long long prefix;
-    PyObject *nodes, *passing;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KO!O!", words, &prefix, &PyDict_Type, &nodes,
-                     &PyDict_Type, &passing))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K", words, &prefix))
         return NULL;
     Handed *self = (Handed *)type->tp_alloc(type, 0);
-    if (!self)
-        return NULL;
-    self->prefix = prefix;
-    self->nodes = Py_NewRef(nodes);
-    self->passing = Py_NewRef(passing);
+    if (self)
+        self->prefix = prefix;
     return (PyObject *)self;
 }
 
 /* Only rooms in the table are told of: what they hold is found once. */
 static int handed_traverse(Handed *self, visitproc visit, void *arg)
 {
-    Py_VISIT(self->nodes);
-    Py_VISIT(self->passing);
     for (size_t i = 0; i < self->room_slots; i++)
         if (self->rooms[i])
             Py_VISIT(self->rooms[i]->directory);
@@ -363,8 +406,6 @@ static int handed_traverse(Handed *self, visitproc visit, void *arg)
 static int handed_tp_clear(Handed *self)
 {
     Py_XDECREF(handed_clear(self, NULL));
-    Py_CLEAR(self->nodes);
-    Py_CLEAR(self->passing);
     return 0;
 }
 
@@ -377,7 +418,7 @@ static void handed_dealloc(Handed *self)
 
 static Py_ssize_t handed_len(PyObject *self)
 {
-    return (Py_ssize_t)((Handed *)self)->guest_count;
+    return (Py_ssize_t)(((Handed *)self)->guest_count - ((Handed *)self)->claimed_count);
 }
 
 static PyObject *get_total(Handed *self, void *unused)
@@ -406,10 +447,12 @@ static int set_linked(Handed *self, PyObject *value, void *unused)
 
 static PyMethodDef methods[] = {
     {"open", (PyCFunction)handed_open, METH_VARARGS,
-     "Let files of a directory be handed out: number, Dir, Index, ((fd, prefix) of each place)."},
+     "Let files of a directory be handed out: number, that of `..`, Dir, Index, ((fd, prefix) of each place)."},
     {"close", (PyCFunction)handed_close, METH_O, "Hand out no more files of a directory."},
     {"take", (PyCFunction)handed_take, METH_O,
      "Return how often a file was looked up and count it no longer."},
+    {"claim", (PyCFunction)handed_claim, METH_O, "Hand a number out no more: a Node counts it."},
+    {"disclaim", (PyCFunction)handed_disclaim, METH_O, "End a claim."},
     {"peek", (PyCFunction)handed_peek, METH_O, "Return (Dir, name) of a file, or None."},
     {"forget", (PyCFunction)handed_forget_method, METH_VARARGS,
      "Take lookups of a number back; returns how many were counted here."},

@@ -1,6 +1,9 @@
 /* Names of merged directories, and what was handed to the kernel without a Node: shared by
  * snapfs.overlay._names, which owns these objects, and by the FUSE side, which writes replies from
- * them. Everything here runs with the interpreter's lock held, but for the reading of directories.
+ * them.
+ *
+ * Tables belong to the session's thread. Rooms come and go with the interpreter's lock held; finding,
+ * handing out and forgetting need no lock, and touch no Python object.
  */
 #ifndef SNAPFS_NAMES_H
 #define SNAPFS_NAMES_H
@@ -48,11 +51,12 @@ typedef struct {
 } Spot;
 
 /* A directory of lower layers only, whose files may be handed out without a Node. */
-typedef struct {
+typedef struct room {
     PyObject *directory; /* the Dir */
     Index *index;
+    struct room *next_left; /* when nobody needs it any more */
     Spot *spots;
-    uint64_t ino;
+    uint64_t ino, above; /* its number and that of `..` */
     uint32_t spot_count;
     uint32_t users; /* files handed out and not forgotten, and who works with it */
     int is_open;    /* more may be handed out */
@@ -60,20 +64,19 @@ typedef struct {
 
 typedef struct {
     uint64_t ino; /* 0: free */
-    Room *room;
+    Room *room;   /* NULL: a Node has this number, with a lookup count of its own */
     uint32_t slot;
     uint32_t count;
 } Guest;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *nodes;   /* dict: number -> Node that the kernel knows */
-    PyObject *passing; /* dict: number -> weak reference to a Node that somebody holds */
     uint64_t prefix;
     Guest *guests; /* open addressing */
-    size_t guest_slots, guest_count;
+    size_t guest_slots, guest_count, claimed_count;
     Room **rooms; /* open addressing by number */
     size_t room_slots, room_count;
+    Room *left; /* to be freed when Python is here again */
     uint64_t total; /* lookups counted here */
     int linked;     /* the tree has records of hard links: files with several names are Python's */
 } Handed;
@@ -87,16 +90,16 @@ typedef struct {
     int64_t (*find)(const Index *, const char *name, size_t length);
     /* The open room of a directory, or NULL. */
     Room *(*room)(const Handed *, uint64_t ino);
-    /* Count one lookup of an entry of a room; -1 with an exception when memory is short. */
+    /* Count one lookup of an entry of a room; false when memory is short. */
     int (*hand)(Handed *, Room *, uint32_t slot);
     /* Room and slot of a file that was handed out; 0 when it was not. */
     int (*guest)(const Handed *, uint64_t ino, Room **, uint32_t *slot);
     /* Keep a room while Python runs; the second gives it back. */
     void (*pin)(Room *);
-    void (*unpin)(Room *);
+    void (*unpin)(Handed *, Room *);
     /* Take back lookups; returns how many were counted here. */
     uint64_t (*forget)(Handed *, uint64_t ino, uint64_t count);
-    /* Whether there is a Node with this number; -1 on error. */
+    /* Whether there is a Node with this number that the kernel knows. */
     int (*has_node)(const Handed *, uint64_t ino);
 } NamesApi;
 
@@ -112,7 +115,7 @@ Room *handed_room(const Handed *self, uint64_t ino);
 int handed_hand(Handed *self, Room *room, uint32_t slot);
 int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot);
 void handed_pin(Room *room);
-void handed_unpin(Room *room);
+void handed_unpin(Handed *self, Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
 int handed_has_node(const Handed *self, uint64_t ino);
 
