@@ -20,6 +20,9 @@ def answer_open(fh: int, open_flags: int, backing_id: int, /) -> None:
 def take_answer(fh: int, /) -> tuple[int, int] | None:
     """Take such an answer back."""
 
+def kills_set_id() -> bool:
+    """Whether the request that waits for pyfuse3 says that its caller may not keep set-id bits."""
+
 def missing() -> str | None:
     """Name what libfuse lacks."""
 

@@ -22,10 +22,11 @@ import os
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
 
-ABI = 1
+ABI = 3
 """Of the library's Python face; a library of another one is not used."""
 INCARNATION = 1 << 63
 """Bit of a node's number that no reply shows: another node for the same visible inode number."""
@@ -184,6 +185,18 @@ def mask_of(opcodes: Iterable[int]) -> int:
     return mask
 
 
+_kills_set_id: ContextVar[bool | None] = ContextVar("kills_set_id", default=None)
+"""Of the request that this task has in hand: a task reads it and answers it."""
+
+
+def kills_set_id() -> bool | None:
+    """Whether the kernel says of the present request that set-id bits are to go.
+
+    None where it does not say: with no library, or of a request that is answered past pyfuse3.
+    """
+    return _kills_set_id.get()
+
+
 class Requests:
     """The requests of one session, read through the library."""
 
@@ -193,12 +206,17 @@ class Requests:
         library.route(mask_of(raw))
         self._receive = library.receive
         self._reply = library.reply
+        self._kills = library.kills_set_id
 
     def receive(self, fd: int) -> Request | bool | None:
         """Read one request; None when there is none, True when pyfuse3 is to take it."""
         found = self._receive(fd)
-        if found is None or found is True:
-            return found
+        if found is True:
+            _kills_set_id.set(self._kills())
+            return True
+        if found is None:
+            return None
+        _kills_set_id.set(None)
         return Request._make(found)
 
     def answer(self, fd: int, unique: int, body: Body) -> None:

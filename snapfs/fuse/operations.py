@@ -4,8 +4,7 @@ No rules live here: what a merged tree is, is in snapfs.overlay. What is here is
 around it: a change passes the tree's gate, copies in a thread what it needs, then happens in one
 step on the loop. Lookup counts go up exactly when a reply hands a node to the kernel.
 
-pyfuse3's own limits that show: no request tells which node a STATFS is for, directories are read
-with attributes always, and setattr cannot see the kernel's kill-set-id flag (privileges.py).
+What pyfuse3 has no words for is answered past it (extras.py).
 """
 
 from __future__ import annotations

@@ -1,13 +1,17 @@
 """Whether a caller may write to a set-id file and leave it set-id (capabilities(7), CAP_FSETID).
 
-With HANDLE_KILLPRIV_V2 the kernel leaves this to us and says in a flag what it found; libfuse does
-not hand that flag on. So for the few files that have such bits we ask /proc about the caller.
+With HANDLE_KILLPRIV_V2 the kernel leaves this to us and says in a flag what it found. libfuse does
+not hand that flag on: the channel reads it from the request. Without the channel, and for requests
+that have no such flag (fallocate, copy_file_range), we ask /proc about the caller, for the few
+files that have such bits.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+
+from snapfs.fuse import channel
 
 _CAP_FSETID = 1 << 4
 
@@ -31,7 +35,15 @@ def without_set_id(mode: int) -> int:
 
 
 def keeps_set_id(pid: int) -> bool:
-    """Say whether process `pid` has CAP_FSETID in our user name space; False when it is gone."""
+    """Say whether the present request's caller has CAP_FSETID in the initial user name space.
+
+    Where the kernel does not say it, process `pid` is asked; False when that is gone.
+    """
+    kills = channel.kills_set_id()
+    return _has_right(pid) if kills is None else not kills
+
+
+def _has_right(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
             effective = next(int(line[7:], 16) for line in status if line.startswith("CapEff:"))

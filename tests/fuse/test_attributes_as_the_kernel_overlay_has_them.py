@@ -128,6 +128,17 @@ def test_set_id_bits_after_an_owners_change(both: Any, name: str, change: str) -
 
 
 @pytest.mark.parametrize("name", ["suid", "sgid", "lock", "both"])
+def test_set_id_bits_go_by_who_writes_and_not_by_who_opened(both: Any, name: str) -> None:
+    def steps(path: Path) -> Any:
+        with (path / name).open("rb+", buffering=0) as file:
+            said = as_user(f"os.write({file.fileno()}, b'x')", path)
+        assert said == "", f"errno {said}"
+        return modes(path)
+
+    both(steps)
+
+
+@pytest.mark.parametrize("name", ["suid", "sgid", "lock", "both"])
 def test_set_id_bits_after_roots_changes(both: Any, name: str) -> None:
     def steps(path: Path) -> Any:
         seen = []

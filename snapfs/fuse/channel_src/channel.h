@@ -3,6 +3,7 @@
  *   module.c   the face to Python: arguments in, results out
  *   receive.c  requests off the descriptor, replies onto it
  *   opens.c    answers to OPEN and CREATE that libfuse has no words for
+ *   privileges.c  what a request says of its caller's rights
  *   libfuse.c  functions of libfuse that this library takes the place of
  *
  * INVARIANT: everything here runs on the thread that serves the session, with the interpreter's
@@ -44,6 +45,14 @@ int channel_hand_over(void **buffer);
 
 /* Write one reply. Returns 0 or an errno; a request that is gone is no error. Needs no lock. */
 int channel_reply(int fd, uint64_t unique, int error, const void *body, size_t size);
+
+/* Return the request that waits for libfuse, or NULL. */
+const struct in_header *channel_waiting(void);
+
+/* privileges.c */
+
+/* Whether a request says that its caller may not keep the set-id bits of the file it changes. */
+bool channel_kills_set_id(const struct in_header *request);
 
 /* opens.c */
 

@@ -5,7 +5,7 @@
 
 #include "channel.h"
 
-#define ABI 1 /* channel.py asks for the same */
+#define ABI 3 /* channel.py asks for the same */
 #define BIG_REPLY_BYTES 65536 /* copied by the kernel while other threads may run */
 
 static PyObject *raise_errno(int error)
@@ -109,6 +109,14 @@ static PyObject *missing(PyObject *module, PyObject *unused)
     return PyUnicode_FromString(name);
 }
 
+static PyObject *kills_set_id(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    const struct in_header *request = channel_waiting();
+    return PyBool_FromLong(request && channel_kills_set_id(request));
+}
+
 static PyObject *is_ours(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -122,6 +130,7 @@ static PyMethodDef methods[] = {
     {"route", route, METH_O, NULL},
     {"answer_open", answer_open, METH_VARARGS, NULL},
     {"take_answer", take_answer, METH_O, NULL},
+    {"kills_set_id", kills_set_id, METH_NOARGS, NULL},
     {"missing", missing, METH_NOARGS, NULL},
     {"is_ours", is_ours, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

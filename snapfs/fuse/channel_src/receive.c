@@ -27,6 +27,11 @@ const struct in_header *channel_request(void)
     return (const struct in_header *)buffer;
 }
 
+const struct in_header *channel_waiting(void)
+{
+    return is_waiting ? channel_request() : NULL;
+}
+
 void channel_reset(void)
 {
     is_waiting = is_at_end = false;
