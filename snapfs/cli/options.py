@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from snapfs.model import SnapfsError
+from snapfs.model import InvalidArgument, SnapfsError
 
 if TYPE_CHECKING:
     from snapfs.config import Resolved
@@ -67,6 +67,21 @@ class SnapshotName(click.ParamType[str]):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+class Size(click.ParamType[int]):
+    """A number of bytes, with a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        from snapfs.snapshots.quota import parse_size
+
+        try:
+            return parse_size(value)
+        except InvalidArgument as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Size()
 SNAPSHOT = SnapshotName()
 _COMPLETION_TIMEOUT_S = 1.0
 

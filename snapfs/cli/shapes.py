@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from snapfs.cli import output
-from snapfs.model import Mount
+from snapfs.model import Mount, Quota, Usage
 
 if TYPE_CHECKING:
     from snapfs.service.records import Change, DaemonRecord, Record
@@ -55,6 +55,21 @@ def details(it: Record) -> Iterator[tuple[str, str]]:
         yield "mounted at", str(target)
     for key, value in sorted(snapshot.labels.items()):
         yield "label", f"{key}={value}"
+
+
+def quota(limits: Quota, used: Usage) -> dict[str, Any]:
+    return {
+        "size_bytes": limits.size_bytes,
+        "inodes": limits.inodes,
+        "usage": {"size_bytes": used.size_bytes, "inodes": used.inodes},
+    }
+
+
+def quota_rows(limits: Quota, used: Usage) -> Iterator[tuple[str, str, str]]:
+    """Yield the lines of `snapshot quota`."""
+    most = "-" if limits.size_bytes is None else output.size(limits.size_bytes)
+    yield "bytes", output.size(used.size_bytes), most
+    yield "inodes", str(used.inodes), "-" if limits.inodes is None else str(limits.inodes)
 
 
 def mount(it: Mount) -> dict[str, Any]:

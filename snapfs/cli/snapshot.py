@@ -1,4 +1,4 @@
-"""`snapfs snapshot`: list, tree, info, prepare, view, commit, remove, usage, label, diff."""
+"""`snapfs snapshot`: list, tree, info, prepare, view, commit, remove, usage, quota, label, diff."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from snapfs.cli import output, shapes
 from snapfs.cli.options import (
+    SIZE,
     SNAPSHOT,
     client_options,
     connect,
@@ -222,6 +223,45 @@ def usage(address: Path | None, config_path: Path | None, as_json: bool, name: s
         output.print_json({"size_bytes": used.size_bytes, "inodes": used.inodes})
     else:
         output.table(("SIZE", "INODES"), [(output.size(used.size_bytes), str(used.inodes))])
+
+
+@snapshot.command()
+@client_options
+@json_option
+@click.option("--bytes", "size_bytes", type=SIZE, help="Space it may take, as 10GiB.")
+@click.option("--inodes", type=click.IntRange(min=1), help="Files and directories it may have.")
+@click.option("--none", "unbounded", is_flag=True, help="No limit that is not given beside this.")
+@click.argument("key", type=SNAPSHOT)
+def quota(
+    address: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+    size_bytes: int | None,
+    inodes: int | None,
+    unbounded: bool,
+    key: str,
+) -> None:
+    """Show or set how much the active snapshot KEY may take.
+
+    Without options it shows; with one it sets, from the next request on.
+
+    \b
+    Example:
+      snapfs snapshot quota work --bytes 10GiB --inodes 100000
+    """
+    if unbounded:
+        size_bytes, inodes = size_bytes or 0, inodes or 0
+    with connect(address, config_path) as client:
+        if size_bytes is None and inodes is None:
+            limits, used = client.quota(key)
+        else:
+            limits, used = client.set_quota(key, size_bytes=size_bytes, inodes=inodes)
+    if as_json:
+        output.print_json(shapes.quota(limits, used))
+    else:
+        output.table(
+            ("", "USED", "QUOTA"), shapes.quota_rows(limits, used), right=("USED", "QUOTA")
+        )
 
 
 @snapshot.command()

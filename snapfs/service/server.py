@@ -137,6 +137,30 @@ class SnapfsServicer(snapfs_v1_pb2_grpc.SnapfsServicer):
         return snapfs_v1_pb2.UsageResponse(usage=wire.usage_to_wire(usage))
 
     @answers
+    def Quota(
+        self, request: snapfs_v1_pb2.QuotaRequest, context: grpc.ServicerContext
+    ) -> snapfs_v1_pb2.QuotaResponse:
+        quota = self._snapshotter.quota(request.name)
+        usage = self._snapshotter.usage(request.name)
+        return snapfs_v1_pb2.QuotaResponse(
+            quota=wire.quota_to_wire(quota), usage=wire.usage_to_wire(usage)
+        )
+
+    @answers
+    def SetQuota(
+        self, request: snapfs_v1_pb2.SetQuotaRequest, context: grpc.ServicerContext
+    ) -> snapfs_v1_pb2.SetQuotaResponse:
+        quota = self._snapshotter.set_quota(
+            request.name,
+            size_bytes=request.size_bytes if request.HasField("size_bytes") else None,
+            inodes=request.inodes if request.HasField("inodes") else None,
+        )
+        usage = self._snapshotter.usage(request.name)
+        return snapfs_v1_pb2.SetQuotaResponse(
+            quota=wire.quota_to_wire(quota), usage=wire.usage_to_wire(usage)
+        )
+
+    @answers
     def Diff(
         self, request: snapfs_v1_pb2.DiffRequest, context: grpc.ServicerContext
     ) -> Iterator[snapfs_v1_pb2.DiffResponse]:

@@ -79,6 +79,16 @@ class SnapfsStub:
                 request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.UsageRequest.SerializeToString,
                 response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.UsageResponse.FromString,
                 _registered_method=True)
+        self.Quota = channel.unary_unary(
+                '/snapfs.v1.Snapfs/Quota',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.QuotaRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.QuotaResponse.FromString,
+                _registered_method=True)
+        self.SetQuota = channel.unary_unary(
+                '/snapfs.v1.Snapfs/SetQuota',
+                request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.SetQuotaRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.SetQuotaResponse.FromString,
+                _registered_method=True)
         self.Diff = channel.unary_stream(
                 '/snapfs.v1.Snapfs/Diff',
                 request_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.DiffRequest.SerializeToString,
@@ -163,6 +173,20 @@ class SnapfsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Quota(self, request, context):
+        """What an active snapshot may take, and takes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetQuota(self, request, context):
+        """Change what an active snapshot may take; holds from the next request of its users on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Diff(self, request, context):
         """Paths of a snapshot that differ from its parent's.
         """
@@ -237,6 +261,16 @@ def add_SnapfsServicer_to_server(servicer, server):
                     servicer.Usage,
                     request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.UsageRequest.FromString,
                     response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.UsageResponse.SerializeToString,
+            ),
+            'Quota': grpc.unary_unary_rpc_method_handler(
+                    servicer.Quota,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.QuotaRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.QuotaResponse.SerializeToString,
+            ),
+            'SetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQuota,
+                    request_deserializer=snapfs_dot_service_dot_snapfs__v1__pb2.SetQuotaRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_snapfs__v1__pb2.SetQuotaResponse.SerializeToString,
             ),
             'Diff': grpc.unary_stream_rpc_method_handler(
                     servicer.Diff,
@@ -502,6 +536,60 @@ class Snapfs:
             '/snapfs.v1.Snapfs/Usage',
             snapfs_dot_service_dot_snapfs__v1__pb2.UsageRequest.SerializeToString,
             snapfs_dot_service_dot_snapfs__v1__pb2.UsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Quota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Snapfs/Quota',
+            snapfs_dot_service_dot_snapfs__v1__pb2.QuotaRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.QuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Snapfs/SetQuota',
+            snapfs_dot_service_dot_snapfs__v1__pb2.SetQuotaRequest.SerializeToString,
+            snapfs_dot_service_dot_snapfs__v1__pb2.SetQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class SnapfsStub:
     Update: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.UpdateRequest, _snapfs_v1_pb2.UpdateResponse]
     """Set or delete labels."""
     Usage: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.UsageRequest, _snapfs_v1_pb2.UsageResponse]
+    Quota: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.QuotaRequest, _snapfs_v1_pb2.QuotaResponse]
+    """What an active snapshot may take, and takes."""
+    SetQuota: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.SetQuotaRequest, _snapfs_v1_pb2.SetQuotaResponse]
+    """Change what an active snapshot may take; holds from the next request of its users on."""
     Diff: _grpc.UnaryStreamMultiCallable[_snapfs_v1_pb2.DiffRequest, _snapfs_v1_pb2.DiffResponse]
     """Paths of a snapshot that differ from its parent's."""
     Status: _grpc.UnaryUnaryMultiCallable[_snapfs_v1_pb2.StatusRequest, _snapfs_v1_pb2.StatusResponse]
@@ -70,6 +74,10 @@ class SnapfsAsyncStub(SnapfsStub):
     Update: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.UpdateRequest, _snapfs_v1_pb2.UpdateResponse]  # type: ignore[assignment]
     """Set or delete labels."""
     Usage: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.UsageRequest, _snapfs_v1_pb2.UsageResponse]  # type: ignore[assignment]
+    Quota: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.QuotaRequest, _snapfs_v1_pb2.QuotaResponse]  # type: ignore[assignment]
+    """What an active snapshot may take, and takes."""
+    SetQuota: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.SetQuotaRequest, _snapfs_v1_pb2.SetQuotaResponse]  # type: ignore[assignment]
+    """Change what an active snapshot may take; holds from the next request of its users on."""
     Diff: _aio.UnaryStreamMultiCallable[_snapfs_v1_pb2.DiffRequest, _snapfs_v1_pb2.DiffResponse]  # type: ignore[assignment]
     """Paths of a snapshot that differ from its parent's."""
     Status: _aio.UnaryUnaryMultiCallable[_snapfs_v1_pb2.StatusRequest, _snapfs_v1_pb2.StatusResponse]  # type: ignore[assignment]
@@ -146,6 +154,22 @@ class SnapfsServicer(metaclass=_abc_1.ABCMeta):
         request: _snapfs_v1_pb2.UsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapfs_v1_pb2.UsageResponse, _abc.Awaitable[_snapfs_v1_pb2.UsageResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Quota(
+        self,
+        request: _snapfs_v1_pb2.QuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapfs_v1_pb2.QuotaResponse, _abc.Awaitable[_snapfs_v1_pb2.QuotaResponse]]:
+        """What an active snapshot may take, and takes."""
+
+    @_abc_1.abstractmethod
+    def SetQuota(
+        self,
+        request: _snapfs_v1_pb2.SetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapfs_v1_pb2.SetQuotaResponse, _abc.Awaitable[_snapfs_v1_pb2.SetQuotaResponse]]:
+        """Change what an active snapshot may take; holds from the next request of its users on."""
 
     @_abc_1.abstractmethod
     def Diff(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from snapfs.model import Labels, Mount, Snapshot, Usage
+from snapfs.model import Labels, Mount, Quota, Snapshot, Usage
 
 
 class Snapshotter(Protocol):
@@ -65,6 +65,12 @@ class ChangedPath(Protocol):
 
 class Administered(Snapshotter, Protocol):
     """A snapshotter with what an operator needs of it."""
+
+    def quota(self, key: str) -> Quota: ...
+
+    def set_quota(
+        self, key: str, *, size_bytes: int | None = None, inodes: int | None = None
+    ) -> Quota: ...
 
     def diff(self, name: str) -> Iterator[ChangedPath]: ...
 

@@ -12,6 +12,7 @@ from snapfs.model import (
     Internal,
     Kind,
     Mount,
+    Quota,
     Snapshot,
     SnapshotId,
     Usage,
@@ -54,6 +55,17 @@ def mount_from_wire(mount: pb.Mount) -> Mount:
 
 def usage_to_wire(usage: Usage) -> pb.Usage:
     return pb.Usage(size_bytes=usage.size_bytes, inodes=usage.inodes)
+
+
+def quota_to_wire(quota: Quota) -> pb.Quota:
+    return pb.Quota(size_bytes=quota.size_bytes, inodes=quota.inodes)
+
+
+def quota_from_wire(quota: pb.Quota) -> Quota:
+    return Quota(
+        size_bytes=quota.size_bytes if quota.HasField("size_bytes") else None,
+        inodes=quota.inodes if quota.HasField("inodes") else None,
+    )
 
 
 def usage_from_wire(usage: pb.Usage) -> Usage:

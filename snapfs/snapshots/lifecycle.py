@@ -389,7 +389,7 @@ class Snapshotter(Closing):
         """Change labels, if their quota can be read, and let it hold at once."""
         quota.of_labels(labels, self._default_quota)
         changed = self._meta.update(key, labels, fieldpaths)
-        if isinstance(changed, Active):
+        if isinstance(changed, Active) and quota.may_change(fieldpaths):
             self._trees.lane(changed.lane).rebind(changed.id)
         return changed
 

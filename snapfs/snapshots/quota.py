@@ -7,7 +7,7 @@ configuration says. A quota is a snapshot's own: what is prepared from it has no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from snapfs.model import InvalidArgument, Labels, Quota
 
@@ -66,6 +66,13 @@ def _named(label: str, parse: Callable[[str], int], text: str) -> int:
         return parse(text)
     except InvalidArgument as error:
         raise InvalidArgument(f"label {label}: {error}") from None
+
+
+def may_change(fieldpaths: Sequence[str] | None) -> bool:
+    """Whether an update of these fields, all labels when there are none, may change a quota."""
+    return not fieldpaths or any(
+        path == "labels" or path.removeprefix("labels.") in LABELS for path in fieldpaths
+    )
 
 
 def to_label(limit: int | None) -> str | None:

@@ -199,6 +199,27 @@ def test_usage_counts_a_snapshots_own_data(daemon: RunningDaemon, base: str, tar
     daemon.run("umount", target)
 
 
+def test_quota_is_shown_set_and_kept(daemon: RunningDaemon, base: str, target: Path) -> None:
+    daemon.run("mount", base, target, "--writable", "--key", "work")
+    assert daemon.json("snapshot", "quota", "work")["size_bytes"] is None
+    set_to = daemon.json("snapshot", "quota", "work", "--bytes", "4MiB", "--inodes", "50")
+    assert (set_to["size_bytes"], set_to["inodes"]) == (4 << 20, 50)
+    with pytest.raises(OSError, match="quota"):
+        (target / "big").write_bytes(b"x" * (8 << 20))
+    assert daemon.json("snapshot", "usage", "work")["size_bytes"] <= 4 << 20
+    shown = daemon.run("snapshot", "quota", "work").stdout.split()
+    assert shown[:3] == ["USED", "QUOTA", "bytes"]
+    daemon.run("snapshot", "quota", "work", "--none", "--inodes", "70")
+    now = daemon.json("snapshot", "quota", "work")
+    assert (now["size_bytes"], now["inodes"]) == (None, 70)
+    (target / "big").write_bytes(b"x" * (8 << 20))
+    refused = daemon.run("snapshot", "quota", base, check=False)
+    assert refused.exit_code == 1
+    assert "only an active one has a quota" in refused.stderr
+    assert daemon.run("snapshot", "quota", "work", "--bytes", "much", check=False).exit_code == 2
+    daemon.run("umount", target)
+
+
 def test_labels_are_set_and_deleted(daemon: RunningDaemon, base: str) -> None:
     daemon.run("snapshot", "label", base, "owner=me", "note=a=b", "empty-key=x")
     daemon.run("snapshot", "label", base, "owner-", "note=c d")

@@ -38,7 +38,8 @@ LEAVES = [words for words in commands(cli) if not isinstance(leaf(words), click.
 READS = [
     words
     for words in LEAVES
-    if words[-1] in {"list", "tree", "info", "usage", "diff", "status", "fsck", "show", "version"}
+    if words[-1]
+    in {"list", "tree", "info", "usage", "quota", "diff", "status", "fsck", "show", "version"}
 ]
 
 

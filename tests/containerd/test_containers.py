@@ -100,6 +100,24 @@ def test_git_commits_merges_collects_and_checks_a_repository(
     assert said.strip().splitlines()[-1] == "5"
 
 
+def test_a_container_stops_at_its_max_size(
+    engine: Containerd, snapshotter: str, odd_image: Image, load: Load
+) -> None:
+    load(odd_image, snapshotter)
+    script = "dd if=/dev/zero of=/full bs=64k count=1000; du -k /full; df -k / | tail -n 1"
+    said = engine.run_labelled(
+        odd_image.name,
+        "bounded",
+        *("sh", "-c", f"({script}) 2>&1"),
+        label="containerd.io/snapshot/max-size=8MiB",
+        snapshotter=snapshotter,
+    )
+    assert "quota exceeded" in said.lower()
+    *_, used, shown = said.splitlines()
+    assert 7000 <= int(used.split()[0]) <= 8192
+    assert "8192" in shown.split()
+
+
 def test_what_one_exec_writes_the_next_reads(
     engine: Containerd, snapshotter: str, odd_image: Image, load: Load
 ) -> None:
