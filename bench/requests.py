@@ -37,9 +37,10 @@ class Tracer:
             yield found
         finally:
             self._say(f"{_EVENT}/enable", "0")
-            for line in (self._instance / "trace").open():
-                if match := _OPCODE.search(line):
-                    found[match[1].lower()] += 1
+            with (self._instance / "trace").open() as lines:
+                for line in lines:
+                    if match := _OPCODE.search(line):
+                        found[match[1].lower()] += 1
 
     def _say(self, file: str, text: str) -> None:
         (self._instance / file).write_text(text)

@@ -156,6 +156,11 @@ def add_to_git(merged: Path) -> None:
     _git(merged / "work", "add", "--all")
 
 
+def ask_git(merged: Path) -> None:
+    """What an unchanged index costs: a stat of each file, a listing of each directory."""
+    _git(merged / "work", "status", "--short", "--untracked-files=no", "--ignore-submodules")
+
+
 def append_lower(merged: Path) -> None:
     """Append a byte to files of the image: one copy-up each."""
     for path in image_files(merged / "usr", APPENDED_FILES):
@@ -196,6 +201,7 @@ ROWS = (
     Row("untar of the tree", untar, "tree"),
     Row("rm -rf, the untarred tree", remove_upper, "tree"),
     Row(f"git add {ADDED_FILES} files", add_to_git, "git", ADDED_FILES, before=make_repository),
+    Row(f"git status of {ADDED_FILES} files", ask_git, "git", ADDED_FILES),
     Row(f"append to {APPENDED_FILES} image files", append_lower, "append", APPENDED_FILES),
     Row("chown -R, image's /usr/share", change_owner, "chown"),
     Row("rm -rf, image's /usr/share", remove_lower, "remove"),

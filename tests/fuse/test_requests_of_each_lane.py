@@ -1,0 +1,121 @@
+"""What the kernel asks a worker for when it has seen everything before, lane by lane."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import requests
+from bench.requests import Tracer
+from snapfs.fuse import mounts
+from snapfs.fuse.modes import Mode
+from tests.support.lanes import House
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+MODES = (Mode.PASSTHROUGH, Mode.READONLY, Mode.NO_OPEN)
+FILES = 20
+
+
+def fill(layer: Path) -> None:
+    (layer / "dir").mkdir()
+    for number in range(FILES):
+        (layer / "dir" / f"f{number}").write_text("lower")
+    (layer / "link").symlink_to("dir/f1")
+
+
+@pytest.fixture(scope="module")
+def tracer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracer]:
+    with requests.tracer(tmp_path_factory.mktemp("tracer")) as made:
+        assert made is not None, "this kernel has no tracepoint for requests; Linux 6.12 has"
+        yield made
+
+
+@pytest.fixture(scope="module")
+def tree(house: House) -> Path:
+    """A snapshot of the kind that the lane is for."""
+    parent = house.base_layers(fill)
+    shown = house.view(parent) if not house.mode.is_writable else house.on(parent)
+    return shown.path
+
+
+def look(tree: Path) -> None:
+    for number in range(FILES):
+        os.stat(tree / "dir" / f"f{number}")
+    assert os.readlink(tree / "link") == "dir/f1"
+
+
+def miss(tree: Path) -> None:
+    for number in range(FILES):
+        assert not os.path.lexists(tree / "dir" / f"none{number}")
+
+
+def list_names(tree: Path) -> None:
+    assert len(os.listdir(tree / "dir")) == FILES
+
+
+def read(tree: Path) -> None:
+    for number in range(FILES):
+        with (tree / "dir" / f"f{number}").open("rb", buffering=0) as file:
+            assert file.read(5) == b"lower"
+
+
+def read_and_look(tree: Path) -> None:
+    for number in range(FILES):
+        with (tree / "dir" / f"f{number}").open("rb", buffering=0) as file:
+            assert file.read(5) == b"lower"
+            os.fstat(file.fileno())
+
+
+def asked(tracer: Tracer, tree: Path, work: Callable[[Path], None]) -> Counter[str]:
+    """Return the requests when all was read before, and attributes were asked for since."""
+    work(tree)
+    work(tree)
+    with tracer.counting(tree) as found:
+        work(tree)
+    return +Counter({name: count for name, count in found.items() if name != "release"})
+
+
+@pytest.mark.parametrize("work", [look, miss, list_names])
+def test_warm_names_attributes_and_listings_ask_nothing(
+    tracer: Tracer, tree: Path, work: Callable[[Path], None]
+) -> None:
+    assert asked(tracer, tree, work) == {}
+
+
+def test_warm_reads_ask_for_opens_at_most(tracer: Tracer, tree: Path, mode: Mode) -> None:
+    found = asked(tracer, tree, read)
+    del found["getattr"]  # an open(3) of Python looks; a read in passthrough has changed the atime
+    assert found == ({} if mode is Mode.NO_OPEN else {"open": FILES})
+
+
+@pytest.mark.modes(Mode.READONLY, Mode.NO_OPEN)
+def test_reads_change_no_times_that_would_have_to_be_asked_for(
+    tracer: Tracer, tree: Path, mode: Mode
+) -> None:
+    expected = {} if mode is Mode.NO_OPEN else {"open": FILES}
+    assert asked(tracer, tree, read_and_look) == expected
+
+
+@pytest.mark.modes(Mode.READONLY)
+def test_the_whole_mount_of_views_is_read_only(house: House, tree: Path) -> None:
+    line = next(
+        it
+        for it in Path("/proc/self/mountinfo").read_text().splitlines()
+        if f" {house.mountpoint} " in it
+    )
+    assert "ro" in line.rsplit(" ", 1)[1].split(",")
+    for change in (
+        lambda: (tree / "dir" / "f1").write_text("x"),
+        lambda: (tree / "dir" / "new").mkdir(),
+        lambda: (tree / "dir" / "f1").unlink(),
+        lambda: os.utime(tree / "dir" / "f1"),
+    ):
+        with pytest.raises(OSError) as refused:
+            change()
+        assert refused.value.errno == errno.EROFS
+    assert mounts.mounted_at(house.mountpoint)
