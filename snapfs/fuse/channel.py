@@ -26,7 +26,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
 
-ABI = 3
+ABI = 4
 """Of the library's Python face; a library of another one is not used."""
 INCARNATION = 1 << 63
 """Bit of a node's number that no reply shows: another node for the same visible inode number."""
@@ -174,7 +174,7 @@ def answer_open(fh: int, open_flags: int, backing_id: int = 0) -> None:
 
     To be called just before the handler returns its FileInfo. Flags are OpenFlags.
     """
-    _library().answer_open(fh, open_flags, backing_id)
+    required().answer_open(fh, open_flags, backing_id)
 
 
 def mask_of(opcodes: Iterable[int]) -> int:
@@ -202,20 +202,21 @@ class Requests:
 
     def __init__(self, raw: Mapping[int, RawHandler]) -> None:
         """`raw` names the opcodes that do not go to pyfuse3. The session exists already."""
-        library = _library()
+        library = required()
         library.route(mask_of(raw))
         self._receive = library.receive
         self._reply = library.reply
         self._kills = library.kills_set_id
 
     def receive(self, fd: int) -> Request | bool | None:
-        """Read one request; None when there is none, True when pyfuse3 is to take it."""
+        """Read one request; None when there is none, True when pyfuse3 is to take it, False when
+        so many were answered on the way that others should have their turn."""
         found = self._receive(fd)
         if found is True:
             _kills_set_id.set(self._kills())
             return True
-        if found is None:
-            return None
+        if found is None or found is False:
+            return found
         _kills_set_id.set(None)
         return Request._make(found)
 
@@ -232,12 +233,13 @@ def adopt_session() -> bool:
     """Return whether pyfuse3's new session goes through the library; if not, it is given up."""
     if not loaded():
         return False
-    if not _library().is_ours():
+    if not required().is_ours():
         give_up("pyfuse3 was loaded before it, or has a libfuse of its own inside")
     return loaded()
 
 
-def _library() -> ModuleType:
+def required() -> ModuleType:
+    """Return the library; RuntimeError where it is not in use."""
     if _State.library is None:
         raise RuntimeError(f"the channel is not in use: {_State.reason}")
     return _State.library

@@ -32,6 +32,8 @@ import trio
 from snapfs.fuse import channel
 from snapfs.fuse.channel import RawHandler, Request
 from snapfs.fuse.handover import InitRequest, TakeOver
+from snapfs.fuse.hot import Hot
+from snapfs.fuse.idle import Idle, idling
 from snapfs.fuse.raw import RawRequests
 
 TURNS_BETWEEN_CHECKPOINTS = 16
@@ -53,6 +55,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.raw: dict[int, RawHandler] = {}
         """Handlers of requests that are not to reach pyfuse3, by opcode (channel.Opcode)."""
+        self.hot = Hot()
 
     def init(self) -> None:
         self.take_over.finish()
@@ -78,10 +81,10 @@ async def serve(
     pyfuse3.trio = seam  # type: ignore[attr-defined]
     pyfuse3.init(operations, operations.take_over.device, set())
     try:
-        seam.attach()
-        ready()
-        # Readers are ours to start and to end: pyfuse3 is told to start none and never to end one.
-        await pyfuse3.main(min_tasks=sys.maxsize >> 32, max_tasks=1)
+        async with seam.attached(operations.hot):
+            ready()
+            # Readers are ours to start and end: pyfuse3 is to start none and never to end one.
+            await pyfuse3.main(min_tasks=sys.maxsize >> 32, max_tasks=1)
     finally:
         pyfuse3.close(unmount=False)
 
@@ -98,12 +101,17 @@ class Seam:
         self._nursery: trio.Nursery | None = None
         self._reader: Callable[[], Awaitable[None]] | None = None
 
-    def attach(self) -> None:
-        """Read through the channel if pyfuse3's session goes through it; to be called once."""
-        if channel.adopt_session():
-            self.lowlevel.raw = RawRequests(self._handlers, self.ensure_reader)
-        else:
+    @asynccontextmanager
+    async def attached(self, hot: Hot) -> AsyncIterator[None]:
+        """Read through the channel if pyfuse3's session goes through it; then `hot` can be used."""
+        if not channel.adopt_session():
             log.warning("fuse.session.plain", reason=channel.why_not())
+            yield
+            return
+        self.lowlevel.raw = RawRequests(self._handlers, self.ensure_reader)
+        async with idling() as self.lowlevel.idle:
+            with hot.running():
+                yield
 
     @asynccontextmanager
     async def open_nursery(self) -> AsyncIterator[Seam]:
@@ -144,15 +152,23 @@ class _Lowlevel:
 
     def __init__(self) -> None:
         self.raw: RawRequests | None = None
+        self.idle: Idle | None = None
         self.reading = False
         """A task waits for the descriptor. INVARIANT: never two, and never across a handler."""
         self._poll = select.poll()
         self._known = -1
         self._turns = 0
+        self._is_ending = False
 
     current_task = staticmethod(trio.lowlevel.current_task)
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
-    notify_closing = staticmethod(trio.lowlevel.notify_closing)
+
+    def notify_closing(self, fd: int) -> None:
+        """End the reader: pyfuse3's session is to terminate."""
+        self._is_ending = True
+        trio.lowlevel.notify_closing(fd)
+        if self.idle is not None:
+            self.idle.kick()
 
     async def wait_readable(self, fd: int) -> None:
         """Return when there is a request for pyfuse3; answer those that come before it."""
@@ -172,13 +188,22 @@ class _Lowlevel:
 
     async def _received(self, fd: int, raw: RawRequests) -> Request | None:
         """Return the next request; None when it is for pyfuse3, which has only to take it."""
-        while True:
+        while not self._is_ending:
             await self._let_others_run()
             found = raw.receive(fd)
             if found is None:
-                await trio.lowlevel.wait_readable(fd)
+                await self._wait(fd)
+            elif found is False:
+                await trio.lowlevel.checkpoint()
             else:
                 return found if isinstance(found, Request) else None
+        raise _NotNeeded
+
+    async def _wait(self, fd: int) -> None:
+        if self.idle is None:
+            await trio.lowlevel.wait_readable(fd)
+        else:
+            await self.idle.wait(fd)
 
     async def _polled(self, fd: int) -> None:
         if fd != self._known:

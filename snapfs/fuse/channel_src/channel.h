@@ -4,6 +4,7 @@
  *   receive.c  requests off the descriptor, replies onto it
  *   opens.c    answers to OPEN and CREATE that libfuse has no words for
  *   privileges.c  what a request says of its caller's rights
+ *   hot.h      requests that are answered here
  *   libfuse.c  functions of libfuse that this library takes the place of
  *
  * INVARIANT: everything here runs on the thread that serves the session, with the interpreter's
@@ -24,10 +25,16 @@ enum received {
     NOTHING, /* there is no request; wait for the descriptor */
     FOR_US,  /* `channel_request` holds one whose opcode was asked for */
     FOR_LIBFUSE,
+    DONE,   /* one was answered, or needed no answer: there may be more */
     FAILED, /* errno says why */
 };
 
-/* Read one request. Those for libfuse stay until fuse_session_receive_buf takes them. */
+/* Read one request, and answer it if it is hot. What is not for us to answer is found again by the
+ * next call, until channel_receive returns it or fuse_session_receive_buf takes it. Needs no lock
+ * of the interpreter, but the session's thread. */
+enum received channel_read_one(int fd);
+
+/* Read requests until one is for Python; DONE when that takes too long to keep others waiting. */
 enum received channel_receive(int fd);
 
 /* The request last received FOR_US; valid until the next one is received. */

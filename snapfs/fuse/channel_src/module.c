@@ -1,14 +1,13 @@
 /* The face to Python: `snapfs.fuse._channel`. Types and meaning are in _channel.pyi. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
 #include <errno.h>
 
-#include "channel.h"
+#include "hot.h"
+#include "module.h"
 
-#define ABI 3 /* channel.py asks for the same */
+#define ABI 4 /* channel.py asks for the same */
 #define BIG_REPLY_BYTES 65536 /* copied by the kernel while other threads may run */
 
-static PyObject *raise_errno(int error)
+PyObject *raise_errno(int error)
 {
     errno = error;
     return PyErr_SetFromErrno(PyExc_OSError);
@@ -36,6 +35,8 @@ static PyObject *receive(PyObject *module, PyObject *argument)
                              header->pid, (const char *)(header + 1),
                              (Py_ssize_t)(size - extensions));
     }
+    case DONE:
+        Py_RETURN_FALSE;
     case FAILED:
         break;
     }
@@ -142,7 +143,8 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__channel(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && PyModule_AddIntConstant(module, "ABI", ABI) < 0) {
+    if (module && (PyModule_AddIntConstant(module, "ABI", ABI) < 0 ||
+                   PyModule_AddFunctions(module, hot_methods) < 0)) {
         Py_DECREF(module);
         return NULL;
     }

@@ -7,9 +7,6 @@
 #include "channel.h"
 
 enum {
-    OP_SETATTR = 4,
-    OP_OPEN = 14,
-    OP_WRITE = 16,
     FATTR_KILL_SUIDGID = 1 << 11,
     OPEN_KILL_SUIDGID = 1 << 0,
     WRITE_KILL_SUIDGID = 1 << 2,

@@ -9,12 +9,15 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "channel.h"
+#include "hot.h"
+
+#define READS_AT_ONCE 16 /* answered here before others get their turn */
 
 static char *buffer;
 static size_t held;        /* bytes of a request in `buffer` */
 static bool is_waiting;    /* ... which is for libfuse */
 static bool is_at_end;     /* the kernel has ended the connection */
+static bool is_kept;       /* `buffer` holds one FOR_US that was read while Python was idle */
 static uint64_t ours;      /* opcodes, one bit each */
 
 static bool is_ours(uint32_t opcode)
@@ -34,7 +37,8 @@ const struct in_header *channel_waiting(void)
 
 void channel_reset(void)
 {
-    is_waiting = is_at_end = false;
+    is_waiting = is_at_end = is_kept = false;
+    hot_reset();
     ours = 0;
 }
 
@@ -57,33 +61,52 @@ static enum received failed(int error)
     }
 }
 
-enum received channel_receive(int fd)
+static enum received read_request(int fd)
+{
+    ssize_t size = read(fd, buffer, BUFFER_BYTES);
+    if (size < 0)
+        /* ENOENT: its caller took it back meanwhile */
+        return errno == EINTR || errno == ENOENT ? DONE : failed(errno);
+    if (size == 0)
+        return failed(ENODEV);
+    held = (size_t)size;
+    if (held < sizeof(struct in_header) || channel_request()->len != held)
+        return failed(EPROTO);
+    uint32_t opcode = channel_request()->opcode;
+    if (opcode == OP_INTERRUPT)
+        return DONE; /* needs no reply and nothing here can be interrupted; libfuse would make the
+                      * kernel send it again and again while the request is in our hands */
+    if (hot_answer(fd, channel_request()) == ANSWERED)
+        return DONE;
+    if (is_ours(opcode))
+        return FOR_US;
+    is_waiting = true;
+    return FOR_LIBFUSE;
+}
+
+enum received channel_read_one(int fd)
 {
     if (is_waiting || is_at_end)
         return FOR_LIBFUSE;
+    if (is_kept)
+        return FOR_US;
     if (!buffer && !(buffer = malloc(BUFFER_BYTES)))
         return FAILED;
-    for (;;) {
-        ssize_t size = read(fd, buffer, BUFFER_BYTES);
-        if (size < 0) {
-            if (errno == EINTR || errno == ENOENT) /* ENOENT: its caller took it back meanwhile */
-                continue;
-            return failed(errno);
-        }
-        if (size == 0)
-            return failed(ENODEV);
-        held = (size_t)size;
-        if (held < sizeof(struct in_header) || channel_request()->len != held)
-            return failed(EPROTO);
-        uint32_t opcode = channel_request()->opcode;
-        if (opcode == OP_INTERRUPT)
-            continue; /* needs no reply and nothing here can be interrupted; libfuse would ask
-                       * for it again and again while the request is in our hands */
-        if (is_ours(opcode))
-            return FOR_US;
-        is_waiting = true;
-        return FOR_LIBFUSE;
+    enum received found = read_request(fd);
+    is_kept = found == FOR_US;
+    return found;
+}
+
+enum received channel_receive(int fd)
+{
+    enum received found;
+    for (int i = 0; i < READS_AT_ONCE; i++) {
+        found = channel_read_one(fd);
+        if (found != DONE)
+            break;
     }
+    is_kept = false; /* whoever called has it now */
+    return found;
 }
 
 int channel_hand_over(void **theirs)

@@ -69,12 +69,23 @@ struct create_out {
 
 static_assert(sizeof(struct in_header) == 40, "fuse_in_header");
 static_assert(sizeof(struct out_header) == 16, "fuse_out_header");
+static_assert(sizeof(struct attr_out) == 88, "fuse_attr");
 static_assert(sizeof(struct entry_out) == 128, "fuse_entry_out");
 static_assert(sizeof(struct open_out) == 16, "fuse_open_out");
 static_assert(sizeof(struct create_out) == 144, "fuse_entry_out and fuse_open_out");
 
 enum {
+    OP_FORGET = 2,
+    OP_GETATTR = 3,
+    OP_SETATTR = 4,
+    OP_OPEN = 14,
+    OP_READ = 15,
+    OP_WRITE = 16,
+    OP_RELEASE = 18,
+    OP_GETXATTR = 22,
+    OP_LISTXATTR = 23,
     OP_INTERRUPT = 36,
+    OP_BATCH_FORGET = 42,
     OPCODES = 64, /* one more than the highest that a bit mask holds */
 };
 

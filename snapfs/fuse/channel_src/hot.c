@@ -1,0 +1,76 @@
+#include <pthread.h>
+#include <string.h>
+
+#include "hot.h"
+
+#define HANDLERS_PER_OPCODE 2
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static hot_handler handlers[OPCODES][HANDLERS_PER_OPCODE];
+static uint64_t counts[OPCODES];
+static bool is_on;
+
+void hot_lock(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void hot_unlock(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+bool hot_register(uint32_t opcode, hot_handler handler)
+{
+    if (opcode >= OPCODES || handlers[opcode][HANDLERS_PER_OPCODE - 1])
+        return false;
+    memmove(&handlers[opcode][1], &handlers[opcode][0],
+            sizeof(handlers[opcode]) - sizeof(handlers[opcode][0]));
+    handlers[opcode][0] = handler;
+    return true;
+}
+
+static enum verdict ask(int fd, const struct in_header *request)
+{
+    const void *body = request + 1;
+    size_t size = request->len - sizeof(*request);
+    for (int i = 0; i < HANDLERS_PER_OPCODE && handlers[request->opcode][i]; i++)
+        if (handlers[request->opcode][i](fd, request, body, size) == ANSWERED)
+            return ANSWERED;
+    return COLD;
+}
+
+enum verdict hot_answer(int fd, const struct in_header *request)
+{
+    if (!is_on || request->opcode >= OPCODES || !handlers[request->opcode][0])
+        return COLD;
+    if (request->total_extlen) /* nothing here knows extensions */
+        return COLD;
+    hot_lock();
+    enum verdict verdict = ask(fd, request);
+    if (verdict == ANSWERED)
+        counts[request->opcode]++;
+    hot_unlock();
+    return verdict;
+}
+
+const uint64_t *hot_counts(void)
+{
+    return counts;
+}
+
+void hot_reset(void)
+{
+    hot_lock();
+    is_on = false;
+    nodes_clear();
+    memset(counts, 0, sizeof(counts));
+    hot_unlock();
+}
+
+void hot_enable(bool on)
+{
+    hot_lock();
+    is_on = on;
+    hot_unlock();
+}
