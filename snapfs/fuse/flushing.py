@@ -12,7 +12,7 @@ import contextlib
 import pyfuse3
 
 from snapfs.fuse.files import FileHandlers
-from snapfs.fuse.threads import blocking
+from snapfs.fuse.threads import notified
 from snapfs.fuse.trees import Shown
 
 
@@ -20,4 +20,4 @@ async def flush_dirty_pages(operations: FileHandlers, shown: Shown) -> None:
     """Return when what mappings of this tree's files have changed was written through us."""
     for ino in operations.maybe_mapped(shown):
         with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten it since
-            await blocking(operations.threads.notify, pyfuse3.invalidate_inode, ino)
+            await notified(operations.threads.notify, pyfuse3.invalidate_inode, ino)

@@ -1,4 +1,4 @@
-"""statx with the birth time, inode flags (chattr, lsattr), and the statfs of one snapshot."""
+"""statx with the birth time, inode flags (chattr, lsattr), statfs and syncfs."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class InodeRequests:
             Opcode.STATX: self.statx,
             Opcode.IOCTL: self.ioctl,
             Opcode.STATFS: self.statfs,
+            Opcode.SYNCFS: self.syncfs,
         }
 
     async def statx(self, request: Request) -> Body:
@@ -58,6 +59,12 @@ class InodeRequests:
         operations = self._operations
         real = await blocking(operations.threads.file_io, operations.forest.statfs)
         return wire.statfs(shown.shown_space(real))
+
+    async def syncfs(self, request: Request) -> Body:
+        """Linux asks this of virtiofs and of block devices only, up to 6.18 at least."""
+        operations = self._operations
+        await blocking(operations.threads.file_io, operations.forest.syncfs)
+        return b""
 
     async def ioctl(self, request: Request) -> Body:
         """Answer what the kernel itself asks for flags; it has checked who may set them.

@@ -39,6 +39,7 @@ from snapfs.overlay import (
     TreeSpec,
     identity,
 )
+from snapfs.overlay.filecalls import syncfs
 from snapfs.snapshots import claims, quota
 
 log = structlog.get_logger(__name__)
@@ -278,6 +279,9 @@ class LaneForest(Forest):
 
     def statfs(self) -> os.statvfs_result:
         return os.statvfs(self._storage)
+
+    def syncfs(self) -> None:
+        syncfs(self._storage)
 
     def set_default_quota(self, quota: Quota) -> None:
         """Set what holds for snapshots whose labels do not say it, for shown ones at once."""

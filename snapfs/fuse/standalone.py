@@ -141,7 +141,7 @@ class PlainOperations(OverlayOperations):
         self._xattrs = options.xattrs
         self._acl = options.acl
         if not options.durable:
-            self.raw[Opcode.FSYNCDIR] = _nothing_to_do
+            self.raw[Opcode.FSYNCDIR] = self.raw[Opcode.SYNCFS] = _nothing_to_do
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:

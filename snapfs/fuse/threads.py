@@ -1,7 +1,8 @@
-"""The one way to a thread for what may block: named limits, never abandoned.
+"""The ways to a thread for what may block, with named limits.
 
-A call is not abandoned when its request is cancelled: it holds descriptors that would be closed
-under it. Its result is then thrown away with the request.
+A call for a request is not abandoned when that is cancelled: it holds descriptors that would be
+closed under it. Its result is then thrown away with the request. A notification holds nothing, and
+may wait as long as the kernel does: for a page that another request has locked.
 """
 
 from __future__ import annotations
@@ -32,3 +33,8 @@ async def blocking(
 ) -> Result:
     """Run `call(*args)` in a thread and return its result."""
     return await trio.to_thread.run_sync(call, *args, limiter=limiter)
+
+
+async def notified(limiter: trio.CapacityLimiter, call: Callable[..., None], *args: object) -> None:
+    """Run a notification of the kernel in a thread; when cancelled, leave it to itself."""
+    await trio.to_thread.run_sync(call, *args, limiter=limiter, abandon_on_cancel=True)

@@ -23,6 +23,7 @@ from snapfs.fuse._desk import Desk
 from snapfs.fuse.gate import Gate
 from snapfs.model import Quota
 from snapfs.overlay import Attributes, DirEntry, Handed, Inodes, Listed, Node, Tree, identity
+from snapfs.overlay.filecalls import syncfs
 
 log = structlog.get_logger(__name__)
 
@@ -218,6 +219,10 @@ class Forest:
         """Return the figures of the file system that takes the changes."""
         raise NotImplementedError
 
+    def syncfs(self) -> None:
+        """Make all changes durable. Blocks; safe in any thread."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Close every tree."""
         for shown in self._shown.values():
@@ -250,3 +255,7 @@ class SingleForest(Forest):
 
     def statfs(self) -> os.statvfs_result:
         return self._tree.statfs()
+
+    def syncfs(self) -> None:
+        if self._tree.upper is not None:
+            syncfs(self._tree.upper.path)

@@ -40,7 +40,7 @@ from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.noopen import NoOpenOperations
 from snapfs.fuse.operations import OverlayOperations
-from snapfs.fuse.threads import blocking
+from snapfs.fuse.threads import notified
 from snapfs.model import LaneName, Quota, SnapfsError, SnapshotId
 from snapfs.overlay import Inodes, identity
 from snapfs.overlay.quiet import ignore_lease_signals
@@ -230,7 +230,7 @@ class Worker:
         name = str(snapshot_id).encode()
         try:
             with trio.fail_after(wish.timeout_s), contextlib.suppress(FileNotFoundError):
-                await blocking(
+                await notified(
                     self._operations.threads.notify,
                     pyfuse3.invalidate_entry,
                     identity.LANE_ROOT,

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+from pathlib import Path
 from typing import NamedTuple
 
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -102,10 +103,14 @@ def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:
             raise error
 
 
-def syncfs(fd: int) -> None:
-    """Write everything on the file system of `fd` to disk. Blocks; raises what writeback met."""
-    if _syncfs(fd):
-        raise _fail(f"fd {fd}")
+def syncfs(path: bytes | Path) -> None:
+    """Write the whole file system of a directory to disk. Blocks; raises what writeback met."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _syncfs(fd):
+            raise _fail(path)
+    finally:
+        os.close(fd)
 
 
 def statx(fd: int, path: bytes) -> Statx:

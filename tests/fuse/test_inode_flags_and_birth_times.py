@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.attributes import View
+from snapfs.fuse.channel import Opcode, Request
 from snapfs.fuse.modes import Mode
+from snapfs.fuse.operations import OverlayOperations
+from snapfs.fuse.trees import SingleForest
+from snapfs.overlay import Tree as OverlayTree
+from snapfs.overlay import TreeSpec, identity
 from tests.support.lanes import House, Tree, drop_dentries
 from tests.support.overlay.operations import outcome
 
@@ -263,7 +269,17 @@ def test_no_committed_layer_has_a_file_without_a_name(house: House) -> None:
     assert sorted(os.listdir(house.view(parent).path)) == ["dir", "file", "link"]
 
 
-# Space
+# Space and durability
+
+
+async def test_a_kernel_that_asks_for_syncfs_is_answered(tmp_path: Path) -> None:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    tree = OverlayTree(TreeSpec(1, (), tmp_path / "upper", tmp_path / "work", single=True))
+    operations = OverlayOperations(SingleForest(tree, tree.inodes), View())
+    request = Request(1, Opcode.SYNCFS, identity.LANE_ROOT, 0, 0, 1, bytes(8))
+    assert await operations.raw[Opcode.SYNCFS](request) == b""
+    operations.forest.close()
 
 
 def test_df_shows_the_file_system_of_the_layers(layered: Tree) -> None:
