@@ -6,7 +6,7 @@ All are mounted over the same lower tree on the same disk and take turns; each f
 of the runs, a fresh upper each. A WORD keeps the rows whose name contains it. `Cold` means: after
 `sync; echo 3 > drop_caches` on the mounted tree, so the kernel has forgotten names, attributes and
 data, and the server has been told; what it keeps in its own memory it keeps. A first run, which is
-not timed, warms up and counts requests from the kernel's tracepoint (FORGET is not seen there).
+not timed, counts requests from the kernel's tracepoint (FORGET is not seen there).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import ending, report, requests, systems
+from bench import ending, report, requests, systems, verdict
 from bench.requests import Tracer
 from bench.rows import ROWS, Row
 from bench.systems import FUSE_OVERLAYFS, OVERLAYFS, System
@@ -67,7 +67,8 @@ def main() -> None:
             columns = systems.all_systems(serve, scratch, lanes)
             results: Results = {}
             if not chosen.no_requests:
-                measure(rows, columns, archive, results, tracer=tracer)
+                served = [it for it in columns if it.name != OVERLAYFS]
+                measure(rows, served, archive, results, tracer=tracer)
             for number in range(chosen.runs):
                 turn = number % len(columns)
                 measure(rows, columns[turn:] + columns[:turn], archive, results)
@@ -142,8 +143,8 @@ def page(rows: Sequence[Row], columns: Sequence[System], results: Results, entri
         f"The tree has {entries} entries. {systems.fuse_overlayfs_version()}.",
         report.table("seconds", times, reference=OVERLAYFS),
     ]
-    if FUSE_OVERLAYFS in names:
-        parts.append(_verdict([it for it in names if it not in (OVERLAYFS, FUSE_OVERLAYFS)], times))
+    lanes = [it for it in names if it not in (OVERLAYFS, FUSE_OVERLAYFS)]
+    parts.append(verdict.table(rows, [it for _, it in times], lanes))
     counted = [name for name in names if any(results[k].requests for k in results if k[1] == name)]
     if counted:
         parts.append(_requests_table(rows, counted, results, entries))
@@ -153,26 +154,6 @@ def page(rows: Sequence[Row], columns: Sequence[System], results: Results, entri
 def _medians(row: Row, names: Sequence[str], results: Results) -> dict[str, float]:
     found = {name: results[row.name, name] for name in names if (row.name, name) in results}
     return {name: statistics.median(it.seconds) for name, it in found.items() if it.seconds}
-
-
-def _verdict(lanes: Sequence[str], times: Sequence[tuple[str, dict[str, float]]]) -> str:
-    """Return each lane's standing against the peers, and where it is worst."""
-    lines = [
-        "| lane | against fuse-overlayfs, geometric mean | slower rows | worst against overlayfs |"
-    ]
-    lines.append("| --- | ---: | --- | --- |")
-    for lane in lanes:
-        found = [(name, it) for name, it in times if lane in it]
-        if not found:
-            continue
-        gains = [it[FUSE_OVERLAYFS] / it[lane] for _, it in found]
-        slower = [name for (name, _), gain in zip(found, gains, strict=True) if gain < 1]
-        worst, at = max((it[lane] / it[OVERLAYFS], name) for name, it in found)
-        lines.append(
-            f"| {lane} | {statistics.geometric_mean(gains):.2f} x faster |"
-            f" {'; '.join(slower) or 'none'} | {worst:.2f}x: {at} |"
-        )
-    return "\n".join(lines)
 
 
 def _requests_table(

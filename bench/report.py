@@ -10,11 +10,11 @@ def table(unit: str, rows: Sequence[tuple[str, dict[str, float]]], *, reference:
     names = list(dict.fromkeys(name for _, figures in rows for name in figures))
     others = [name for name in names if name != reference]
     head = [unit, *names, *(f"{name} / {reference}" for name in others)]
-    lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1))]
+    lines = [line(head), line(["---"] + ["---:"] * (len(head) - 1))]
     for title, figures in rows:
         cells = [_figure(figures.get(name)) for name in names]
         ratios = [_ratio(figures.get(name), figures.get(reference)) for name in others]
-        lines.append(_line([title, *cells, *ratios]))
+        lines.append(line([title, *cells, *ratios]))
     return "\n".join(lines)
 
 
@@ -26,5 +26,6 @@ def _ratio(value: float | None, reference: float | None) -> str:
     return "-" if value is None or not reference else f"{value / reference:.2f}x"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """Return one line of a table."""
     return "| " + " | ".join(cells) + " |"
