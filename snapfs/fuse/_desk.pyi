@@ -12,11 +12,16 @@ class Desk:
         handed: Handed,
         timeout_s: float,
         caches_absence: bool,
+        xattrs: bool,
         entry_of: Callable[[Dir, bytes], bytes | None],
     ) -> None:
-        """`entry_of` counts a lookup and returns the entry of what needs a node, None for what is
-        gone."""
+        """`xattrs`: attributes of files are for all to see. `entry_of` counts a lookup and returns
+        the entry of what needs a node, None for what is gone."""
     def lookup(self, parent: int, name: bytes, /) -> bytes | None:
         """The reply to LOOKUP; FileNotFoundError for an absence that is not to be kept."""
     def list(self, ino: int, after: int, size: int, plus: bool, /) -> bytes | None:
         """The reply to READDIR, or with `plus` to READDIRPLUS, of at most `size` bytes."""
+    def begin(self) -> None:
+        """Answer in the fast lane, if there is one."""
+    def end(self) -> None:
+        """Answer there no more; to be called before the tree is closed."""

@@ -49,6 +49,8 @@ class Directories:
         self._view = view
         self._threads = threads
         self._recovery = Recovery(forest)
+        self.shows_xattrs = True
+        """Extended attributes of files are shown as they are."""
 
     def handlers(self) -> dict[int, RawHandler]:
         """Return what is to be in `Operations.raw`."""
@@ -75,7 +77,7 @@ class Directories:
         name = request.body[:-1]
         shown, parent = self._forest.find(request.nodeid)
         desk = self._desk(shown)
-        if desk is not None:
+        if desk is not None and shown.tree.admit(parent):
             reply = desk.lookup(request.nodeid, name)
             if reply is not None:
                 return reply
@@ -123,8 +125,10 @@ class Directories:
                 shown.tree.handed,
                 self._view.timeout_s,
                 shown.caches_absence,
+                self.shows_xattrs,
                 partial(self._entry, shown),
             )
+            shown.desk.begin()
         return shown.desk
 
     def _from_desk(
@@ -133,10 +137,7 @@ class Directories:
         desk = self._desk(shown)
         if desk is None:
             return None
-        page = desk.list(node.ino, after, size, plus)
-        if page is None and shown.tree.admit(node):
-            page = desk.list(node.ino, after, size, plus)
-        return page
+        return desk.list(node.ino, after, size, plus) if shown.tree.admit(node) else None
 
     def _from_tree(self, shown: Shown, node: Node, after: int, size: int, *, plus: bool) -> bytes:
         """List any directory: of an upper layer, merged, or the lane's own."""

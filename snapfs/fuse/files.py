@@ -49,7 +49,8 @@ class FileHandlers(Operations):
         self.files: Handles[FileHandle] = Handles()
         self.directories: Handles[DirectoryHandle] = Handles()
         self.copy_ups = CopyUps(self.files, self.threads)
-        self.raw.update(Directories(forest, view, self.threads).handlers())
+        self.names = Directories(forest, view, self.threads)
+        self.raw.update(self.names.handlers())
         self._in_memory: dict[int, bool] = {}
         self._buffer = memoryview(bytearray(MAX_WRITE_BYTES))
         """Of reads on the loop: the reply is sent before anything else runs."""

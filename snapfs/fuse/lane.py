@@ -355,7 +355,7 @@ class LaneForest(Forest):
         del self._shown[key]
         snapshot_id = self._ids.pop(key)
         self.counting.closing(cast(Tree, shown.tree), lasting=not shown.dropped)
-        shown.tree.close()
+        shown.close()
         log.debug("lane.tree_closed", snapshot=snapshot_id)
 
 

@@ -140,6 +140,7 @@ class PlainOperations(OverlayOperations):
         self._durable = options.durable
         self._xattrs = options.xattrs
         self._acl = options.acl
+        self.names.shows_xattrs = options.xattrs and options.acl
         if not options.durable:
             self.raw[Opcode.FSYNCDIR] = self.raw[Opcode.SYNCFS] = _nothing_to_do
 

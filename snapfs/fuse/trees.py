@@ -133,6 +133,12 @@ class Shown:
         if self._changing is not None:
             self._changing.forgotten(ino)
 
+    def close(self) -> None:
+        """Close the tree, which nobody uses."""
+        if self.desk is not None:
+            self.desk.end()
+        self.tree.close()
+
     def drop(self) -> None:
         """Take no more changes, ever."""
         self.dropped = True
@@ -226,7 +232,7 @@ class Forest:
     def close(self) -> None:
         """Close every tree."""
         for shown in self._shown.values():
-            shown.tree.close()
+            shown.close()
         self._shown.clear()
 
     def _recall(self, ino: int) -> tuple[Shown, Node]:

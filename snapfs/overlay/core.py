@@ -148,9 +148,11 @@ class MergedTree:
         directory changes, and when it is forgotten.
         """
         here = directory(node)
-        if self.spec.owners is not None:
+        if self.handed.has_room(here.ino):
+            return True
+        if here.up or here.dead or self.spec.owners is not None:
             return False
-        if here.up or here.dead or any(len(place.prefix) > _LONG_BYTES for place in here.stack):
+        if any(len(place.prefix) > _LONG_BYTES for place in here.stack):
             return False
         places = tuple((place.layer.fd, place.prefix) for place in here.stack)
         above = here.ino if here.parent is None else here.parent.ino

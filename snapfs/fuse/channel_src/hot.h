@@ -25,6 +25,13 @@ typedef enum verdict (*hot_handler)(int fd, const struct in_header *request, con
 /* Let a handler see requests of an opcode; the last one registered is asked first. */
 bool hot_register(uint32_t opcode, hot_handler handler);
 
+/* The same for other libraries, as a capsule. */
+struct hot_api {
+    bool (*add)(uint32_t opcode, hot_handler handler);
+    int (*reply)(int fd, uint64_t unique, int error, const void *body, size_t size);
+};
+#define HOT_CAPSULE "snapfs.fuse._channel.hot_api"
+
 /* Answer a request if a handler can; takes the lock. Without the interpreter's lock, too. */
 enum verdict hot_answer(int fd, const struct in_header *request);
 

@@ -140,10 +140,21 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "snapfs.fuse._channel", .m_size = -1, .m_methods = methods};
 
+static struct hot_api api = {.add = hot_register, .reply = channel_reply};
+
+/* Let other libraries answer hot requests too. */
+static int add_api(PyObject *module)
+{
+    PyObject *capsule = PyCapsule_New(&api, HOT_CAPSULE, NULL);
+    int result = capsule ? PyModule_AddObjectRef(module, "hot_api", capsule) : -1;
+    Py_XDECREF(capsule);
+    return result;
+}
+
 PyMODINIT_FUNC PyInit__channel(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && (PyModule_AddIntConstant(module, "ABI", ABI) < 0 ||
+    if (module && (PyModule_AddIntConstant(module, "ABI", ABI) < 0 || add_api(module) < 0 ||
                    PyModule_AddFunctions(module, hot_methods) < 0)) {
         Py_DECREF(module);
         return NULL;

@@ -75,17 +75,21 @@ static_assert(sizeof(struct open_out) == 16, "fuse_open_out");
 static_assert(sizeof(struct create_out) == 144, "fuse_entry_out and fuse_open_out");
 
 enum {
+    OP_LOOKUP = 1,
     OP_FORGET = 2,
     OP_GETATTR = 3,
     OP_SETATTR = 4,
+    OP_READLINK = 5,
     OP_OPEN = 14,
     OP_READ = 15,
     OP_WRITE = 16,
     OP_RELEASE = 18,
     OP_GETXATTR = 22,
     OP_LISTXATTR = 23,
+    OP_READDIR = 28,
     OP_INTERRUPT = 36,
     OP_BATCH_FORGET = 42,
+    OP_READDIRPLUS = 44,
     OPCODES = 64, /* one more than the highest that a bit mask holds */
 };
 

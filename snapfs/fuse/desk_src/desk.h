@@ -14,6 +14,7 @@ typedef struct {
     uint64_t valid;     /* how long names and attributes may be kept */
     uint32_t valid_nsec;
     int absence; /* absent names may be kept too */
+    int xattrs;  /* attributes of files are for all to see */
 } Desk;
 
 struct dirent_out {
@@ -44,5 +45,11 @@ int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd);
  * asked of it if `ask`; otherwise the whole page is left to Python and nothing is counted. */
 int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char *buffer,
               size_t size, size_t *used);
+
+/* desks.c: the desks that answer in the fast lane. All return 0 when memory is short. */
+struct hot_api;
+int desks_begin(const struct hot_api *api);
+int desks_add(Desk *desk);
+int desks_remove(Desk *desk);
 
 #endif

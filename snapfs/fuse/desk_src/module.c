@@ -1,6 +1,8 @@
 /* The face to Python: `snapfs.fuse._desk`. Types and meaning are in _desk.pyi. */
 #include "desk.h"
 
+#include "../channel_src/hot.h"
+
 #include <errno.h>
 #include <math.h>
 
@@ -8,12 +10,12 @@ const NamesApi *names;
 
 static PyObject *desk_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    static char *words[] = {"handed", "timeout_s", "caches_absence", "entry_of", NULL};
+    static char *words[] = {"handed", "timeout_s", "caches_absence", "xattrs", "entry_of", NULL};
     PyObject *handed, *entry_of;
     double timeout_s;
-    int absence;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!dpO", words, names->handed_type,
-                                     &handed, &timeout_s, &absence, &entry_of))
+    int absence, xattrs;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!dppO", words, names->handed_type,
+                                     &handed, &timeout_s, &absence, &xattrs, &entry_of))
         return NULL;
     Desk *self = (Desk *)type->tp_alloc(type, 0);
     if (!self)
@@ -23,6 +25,7 @@ static PyObject *desk_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     self->valid = (uint64_t)timeout_s;
     self->valid_nsec = (uint32_t)((timeout_s - floor(timeout_s)) * 1e9);
     self->absence = absence;
+    self->xattrs = xattrs;
     return (PyObject *)self;
 }
 
@@ -96,9 +99,25 @@ static PyObject *list(Desk *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+static PyObject *begin(Desk *self, PyObject *unused)
+{
+    if (!desks_add(self))
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *end(Desk *self, PyObject *unused)
+{
+    if (!desks_remove(self))
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef desk_methods[] = {
     {"lookup", (PyCFunction)lookup, METH_VARARGS, NULL},
     {"list", (PyCFunction)list, METH_VARARGS, NULL},
+    {"begin", (PyCFunction)begin, METH_NOARGS, NULL},
+    {"end", (PyCFunction)end, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -117,6 +136,25 @@ static PyTypeObject desk_type = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "snapfs.fuse._desk", .m_size = -1};
 
+/* Join the fast lane, if the channel's library is in use; 0 with an exception set. */
+static int join(void)
+{
+    PyObject *name = PyUnicode_FromString("snapfs.fuse._channel");
+    PyObject *channel = name ? PyImport_GetModule(name) : NULL;
+    Py_XDECREF(name);
+    if (!channel)
+        return !PyErr_Occurred();
+    PyObject *capsule = PyObject_GetAttrString(channel, "hot_api");
+    Py_DECREF(channel);
+    const struct hot_api *api = capsule ? PyCapsule_GetPointer(capsule, HOT_CAPSULE) : NULL;
+    Py_XDECREF(capsule);
+    if (!api)
+        return 0;
+    if (!desks_begin(api))
+        PyErr_SetString(PyExc_RuntimeError, "the fast lane takes no more handlers");
+    return !PyErr_Occurred();
+}
+
 PyMODINIT_FUNC PyInit__desk(void)
 {
     PyObject *overlay = PyImport_ImportModule("snapfs.overlay._names");
@@ -126,7 +164,7 @@ PyMODINIT_FUNC PyInit__desk(void)
     Py_DECREF(overlay);
     names = capsule ? PyCapsule_GetPointer(capsule, NAMES_CAPSULE) : NULL;
     Py_XDECREF(capsule);
-    if (!names)
+    if (!names || !join())
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module && PyModule_AddType(module, &desk_type)) {

@@ -303,6 +303,14 @@ static PyObject *handed_close(Handed *self, PyObject *number)
     Py_RETURN_NONE;
 }
 
+static PyObject *handed_has_room(Handed *self, PyObject *number)
+{
+    unsigned long long ino = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(room_slot(self, ino) != NO_SLOT);
+}
+
 static PyObject *handed_take(Handed *self, PyObject *number)
 {
     unsigned long long ino = PyLong_AsUnsignedLongLong(number);
@@ -449,6 +457,7 @@ static PyMethodDef methods[] = {
     {"open", (PyCFunction)handed_open, METH_VARARGS,
      "Let files of a directory be handed out: number, that of `..`, Dir, Index, ((fd, prefix) of each place)."},
     {"close", (PyCFunction)handed_close, METH_O, "Hand out no more files of a directory."},
+    {"has_room", (PyCFunction)handed_has_room, METH_O, "Whether a directory is open."},
     {"take", (PyCFunction)handed_take, METH_O,
      "Return how often a file was looked up and count it no longer."},
     {"claim", (PyCFunction)handed_claim, METH_O, "Hand a number out no more: a Node counts it."},

@@ -1,0 +1,325 @@
+/* Desks in the fast lane: requests that a tree's desk answers without the interpreter.
+ *
+ * The table of desks is changed with the interpreter's lock held and read without it, by the same
+ * thread: the session's.
+ */
+#define _GNU_SOURCE
+#include "desk.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "../channel_src/hot.h"
+
+#define LOW_BITS 40 /* identity.LOW_BITS: the bits above say which tree a node is of */
+#define INCARNATION (UINT64_C(1) << 63)
+#define PAGE_BYTES (128u * 1024u)
+#define VALUE_BYTES (64u * 1024u)
+#define PROC_ROOM 64
+
+struct attr_reply {
+    uint64_t valid;
+    uint32_t valid_nsec;
+    uint32_t dummy;
+    struct attr_out attr;
+};
+
+struct read_in {
+    uint64_t fh;
+    uint64_t offset;
+    uint32_t size;
+};
+
+struct getxattr_in {
+    uint32_t size;
+    uint32_t padding;
+};
+
+struct forget {
+    uint64_t nodeid;
+    uint64_t lookups;
+};
+
+struct batch_forget_in {
+    uint32_t count;
+    uint32_t dummy;
+    struct forget forgets[];
+};
+
+static Desk **desks; /* open addressing by tree; a power of two of slots */
+static size_t slots, count;
+static const struct hot_api *hot;
+static char *buffer; /* of one reply */
+
+static uint64_t key_of(const Desk *desk)
+{
+    return desk->handed->prefix >> LOW_BITS;
+}
+
+static size_t slot_of(Desk **table, size_t size, uint64_t key)
+{
+    size_t at = (size_t)(key * 0x9e3779b97f4a7c15u >> 32) & (size - 1);
+    while (table[at] && key_of(table[at]) != key)
+        at = (at + 1) & (size - 1);
+    return at;
+}
+
+static Desk *desk_for(uint64_t nodeid)
+{
+    if (!slots || nodeid & INCARNATION)
+        return NULL;
+    return desks[slot_of(desks, slots, nodeid >> LOW_BITS)];
+}
+
+/* Make the table anew, without `left`; 0 when memory is short. */
+static int rebuild(const Desk *left)
+{
+    size_t size = 16;
+    while (size < (count + 1) * 2)
+        size *= 2;
+    Desk **table = calloc(size, sizeof(*table));
+    if (!table)
+        return 0;
+    for (size_t i = 0; i < slots; i++)
+        if (desks[i] && desks[i] != left)
+            table[slot_of(table, size, key_of(desks[i]))] = desks[i];
+    free(desks);
+    desks = table;
+    slots = size;
+    return 1;
+}
+
+int desks_add(Desk *desk)
+{
+    if (!hot)
+        return 1;
+    if (!rebuild(NULL))
+        return 0;
+    size_t at = slot_of(desks, slots, key_of(desk));
+    if (desks[at])
+        return 1; /* another one of the tree */
+    desks[at] = (Desk *)Py_NewRef(desk);
+    count++;
+    return 1;
+}
+
+int desks_remove(Desk *desk)
+{
+    size_t at = slots ? slot_of(desks, slots, key_of(desk)) : 0;
+    if (!slots || desks[at] != desk)
+        return 1;
+    count--;
+    if (!rebuild(desk)) {
+        count++;
+        return 0;
+    }
+    Py_DECREF(desk);
+    return 1;
+}
+
+static enum verdict say(int fd, const struct in_header *request, const void *body, size_t size)
+{
+    hot->reply(fd, request->unique, 0, body, size);
+    return ANSWERED;
+}
+
+static enum verdict refuse(int fd, const struct in_header *request, int error)
+{
+    hot->reply(fd, request->unique, error, NULL, 0);
+    return ANSWERED;
+}
+
+/* Answer with what a desk said. */
+static enum verdict pass_on(int fd, const struct in_header *request, int result, const void *body,
+                            size_t size)
+{
+    if (result == LEFT_TO_PYTHON)
+        return COLD;
+    return result < 0 ? refuse(fd, request, -result) : say(fd, request, body, size);
+}
+
+static enum verdict answer_lookup(int fd, const struct in_header *request, const void *body,
+                                  size_t size)
+{
+    Desk *desk = desk_for(request->nodeid);
+    size_t length = strnlen(body, size);
+    if (!desk || length == size)
+        return COLD;
+    struct entry_out out;
+    int result = desk_lookup(desk, request->nodeid, body, length, &out);
+    return pass_on(fd, request, result, &out, sizeof(out));
+}
+
+static enum verdict answer_list(int fd, const struct in_header *request, const void *body,
+                                size_t size, int plus)
+{
+    const struct read_in *wish = body;
+    Desk *desk = desk_for(request->nodeid);
+    if (!desk || size < sizeof(*wish))
+        return COLD;
+    size_t room = wish->size < PAGE_BYTES ? wish->size : PAGE_BYTES;
+    size_t used = 0;
+    int result = desk_list(desk, request->nodeid, wish->offset, plus, 0, buffer, room, &used);
+    return pass_on(fd, request, result, buffer, used);
+}
+
+static enum verdict answer_readdir(int fd, const struct in_header *request, const void *body,
+                                   size_t size)
+{
+    return answer_list(fd, request, body, size, 0);
+}
+
+static enum verdict answer_readdirplus(int fd, const struct in_header *request, const void *body,
+                                       size_t size)
+{
+    return answer_list(fd, request, body, size, 1);
+}
+
+static enum verdict answer_getattr(int fd, const struct in_header *request, const void *body,
+                                   size_t size)
+{
+    (void)body;
+    (void)size;
+    const Desk *desk = desk_for(request->nodeid);
+    if (!desk)
+        return COLD;
+    struct attr_reply reply = {.valid = desk->valid, .valid_nsec = desk->valid_nsec};
+    int result = desk_getattr(desk, request->nodeid, &reply.attr);
+    return pass_on(fd, request, result, &reply, sizeof(reply));
+}
+
+static enum verdict answer_readlink(int fd, const struct in_header *request, const void *body,
+                                    size_t size)
+{
+    (void)body;
+    (void)size;
+    const Desk *desk = desk_for(request->nodeid);
+    char path[PATH_MAX];
+    int at;
+    if (!desk || desk_path(desk, request->nodeid, path, &at) != DONE_HERE)
+        return COLD;
+    ssize_t length = readlinkat(at, path, buffer, PATH_MAX);
+    return length < 0 ? COLD : say(fd, request, buffer, (size_t)length);
+}
+
+/* Path of a file for calls without directory descriptors, where its attributes are for all to see. */
+static int proc_path(const struct in_header *request, char *path)
+{
+    const Desk *desk = desk_for(request->nodeid);
+    char rest[PATH_MAX];
+    int at;
+    if (!desk || !desk->xattrs || desk_path(desk, request->nodeid, rest, &at) != DONE_HERE)
+        return 0;
+    return snprintf(path, PATH_MAX, "/proc/self/fd/%d/%s", at, rest) < PATH_MAX - PROC_ROOM;
+}
+
+static int is_own(const char *name)
+{
+    static const char own[] = "trusted.overlay.";
+    return strncmp(name, own, sizeof(own) - 1) == 0;
+}
+
+/* Send a value, or its length to who asks with no room for it. */
+static enum verdict send_value(int fd, const struct in_header *request, size_t room, size_t length)
+{
+    struct getxattr_in only_length = {.size = (uint32_t)length};
+    if (!room)
+        return say(fd, request, &only_length, sizeof(only_length));
+    return length > room ? refuse(fd, request, ERANGE) : say(fd, request, buffer, length);
+}
+
+static enum verdict answer_getxattr(int fd, const struct in_header *request, const void *body,
+                                    size_t size)
+{
+    const struct getxattr_in *wish = body;
+    const char *name = (const char *)body + sizeof(*wish);
+    char path[PATH_MAX];
+    if (size <= sizeof(*wish) || !memchr(name, 0, size - sizeof(*wish)) || is_own(name))
+        return COLD;
+    if (!proc_path(request, path))
+        return COLD;
+    ssize_t length = lgetxattr(path, name, buffer, VALUE_BYTES);
+    if (length < 0)
+        return errno == ENODATA ? refuse(fd, request, ENODATA) : COLD;
+    return send_value(fd, request, wish->size, (size_t)length);
+}
+
+static enum verdict answer_listxattr(int fd, const struct in_header *request, const void *body,
+                                     size_t size)
+{
+    const struct getxattr_in *wish = body;
+    char path[PATH_MAX];
+    if (size < sizeof(*wish) || !proc_path(request, path))
+        return COLD;
+    ssize_t length = llistxattr(path, buffer, VALUE_BYTES);
+    if (length < 0)
+        return COLD;
+    for (const char *name = buffer; name < buffer + length; name += strlen(name) + 1)
+        if (is_own(name))
+            return COLD;
+    return send_value(fd, request, wish->size, (size_t)length);
+}
+
+/* Forget lookups that were counted here; the last of a tree are left to Python, which closes it. */
+static int forget(uint64_t nodeid, uint64_t lookups)
+{
+    Desk *desk = desk_for(nodeid);
+    if (!desk || desk->handed->total <= lookups)
+        return 0;
+    return names->forget(desk->handed, nodeid, lookups) != 0;
+}
+
+static enum verdict answer_forget(int fd, const struct in_header *request, const void *body,
+                                  size_t size)
+{
+    (void)fd;
+    const uint64_t *lookups = body;
+    return size >= sizeof(*lookups) && forget(request->nodeid, *lookups) ? ANSWERED : COLD;
+}
+
+/* What is counted here is struck from the list; the rest goes on to Python. */
+static enum verdict answer_batch_forget(int fd, const struct in_header *request, const void *body,
+                                        size_t size)
+{
+    (void)fd;
+    (void)request;
+    struct batch_forget_in *batch = (struct batch_forget_in *)body; /* of the channel's buffer */
+    if (size < sizeof(*batch) ||
+        (size - sizeof(*batch)) / sizeof(batch->forgets[0]) < batch->count)
+        return COLD;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < batch->count; i++)
+        if (!forget(batch->forgets[i].nodeid, batch->forgets[i].lookups))
+            batch->forgets[kept++] = batch->forgets[i];
+    batch->count = kept;
+    return kept ? COLD : ANSWERED;
+}
+
+int desks_begin(const struct hot_api *api)
+{
+    const struct {
+        uint32_t opcode;
+        hot_handler handler;
+    } all[] = {
+        {OP_LOOKUP, answer_lookup},
+        {OP_READDIR, answer_readdir},
+        {OP_READDIRPLUS, answer_readdirplus},
+        {OP_GETATTR, answer_getattr},
+        {OP_READLINK, answer_readlink},
+        {OP_GETXATTR, answer_getxattr},
+        {OP_LISTXATTR, answer_listxattr},
+        {OP_FORGET, answer_forget},
+        {OP_BATCH_FORGET, answer_batch_forget},
+    };
+    if (!(buffer = malloc(PAGE_BYTES)))
+        return 0;
+    hot = api;
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        if (!api->add(all[i].opcode, all[i].handler))
+            return 0;
+    return 1;
+}
