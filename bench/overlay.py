@@ -49,7 +49,7 @@ Results = dict[tuple[str, str], Measured]
 def main() -> None:
     """Run the chosen rows on the chosen systems and print tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=RUNS, help="timed runs (5)")
+    parser.add_argument("--runs", type=int, default=RUNS, help="timed runs (5); 0: requests only")
     parser.add_argument("--rows", default="", help="words that names of rows contain")
     parser.add_argument("--lanes", default="", help="names of lanes; all that there are")
     parser.add_argument("--no-requests", action="store_true", help="neither warm up nor count")
@@ -65,15 +65,17 @@ def main() -> None:
         ):
             lanes = [name for name in chosen.lanes.split(",") if name]
             columns = systems.all_systems(serve, scratch, lanes)
-            results: Results = {}
-            if not chosen.no_requests:
-                served = [it for it in columns if it.name != OVERLAYFS]
-                measure(rows, served, archive, results, tracer=tracer)
-            for number in range(chosen.runs):
-                turn = number % len(columns)
-                measure(rows, columns[turn:] + columns[:turn], archive, results)
             entries = count_entries(columns[0])
-    print(page(rows, columns, results, entries))
+            results: Results = {}
+            try:
+                if not chosen.no_requests:
+                    served = [it for it in columns if it.name != OVERLAYFS]
+                    measure(rows, served, archive, results, tracer=tracer)
+                for number in range(chosen.runs):
+                    turn = number % len(columns)
+                    measure(rows, columns[turn:] + columns[:turn], archive, results)
+            finally:  # what was measured before an interruption counts, too
+                print(page(rows, columns, results, entries), flush=True)
 
 
 def measure(
