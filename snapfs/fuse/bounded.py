@@ -42,6 +42,7 @@ async def admitted(
         tree.usage.note(node)
     if tree.allowance.exceeded:
         await shown.relieve()
+        tree.allowance.used(exactly=True)
 
 
 async def _fitting(
@@ -58,6 +59,7 @@ async def _fitting(
         elif not relieved:
             relieved = True
             await shown.relieve()
+            tree.allowance.used(exactly=True)
         else:
             return fits, takes
 

@@ -70,7 +70,8 @@ class Counting:
         self._left: dict[Path, _Left] = {}
         self._wake = trio.Event()
         self._counted = trio.Event()
-        self._relieved_s = 0.0
+        self._relieved_s = -RELIEVE_EVERY_S
+        self._gives_back = True
         self._quiet: dict[Tree, dict[int, int]] = {}
         """Files that were at rest at the last look, with the changes they had seen."""
 
@@ -117,11 +118,11 @@ class Counting:
                 raise OSError(errno.EIO, "the tree of a snapshot with a quota is not counted")
 
     async def relieve(self) -> None:
-        """Have the file system give back what it took in advance, now and then."""
-        now_s = trio.current_time()
-        if now_s - self._relieved_s >= RELIEVE_EVERY_S:
-            self._relieved_s = now_s
-            await blocking(self._limiter, give_back, self._storage)
+        """Have the file system give back what it took in advance, where it takes any."""
+        if self._gives_back:
+            await trio.sleep_until(self._relieved_s + RELIEVE_EVERY_S)
+            self._relieved_s = trio.current_time()
+            self._gives_back = await blocking(self._limiter, give_back, self._storage)
 
     async def run(self) -> None:
         """Count, let rest and write, for as long as the worker lives."""

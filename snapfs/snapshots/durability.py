@@ -75,19 +75,19 @@ def settle_blocks(path: Path) -> None:
         os.close(fd)
 
 
-def give_back(path: Path) -> None:
-    """As settle_blocks, but only what was taken in advance."""
+def give_back(path: Path) -> bool:
+    """As settle_blocks, but only what was taken in advance; False where nothing ever is."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        free_preallocated(fd)
+        return free_preallocated(fd)
     finally:
         os.close(fd)
 
 
-def free_preallocated(fd: int) -> None:
+def free_preallocated(fd: int) -> bool:
     """Take back what a file system allocated behind the ends of files (xfs_fs.h, EOFBLOCKS).
 
-    Other file systems than xfs have nothing of the kind and say so.
+    False on other file systems than xfs, which have nothing of the kind.
     """
     wish = struct.pack("II", 1, 1).ljust(_EOFBLOCKS_BYTES, b"\0")  # version; wait for dirty files
     try:
@@ -95,6 +95,8 @@ def free_preallocated(fd: int) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL):
             raise
+        return False
+    return True
 
 
 def sync_tree(layer: Path) -> None:
