@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from . import xattrs
+from .sealing import open_sealed
 
 if TYPE_CHECKING:
     from ._names import Index
@@ -40,11 +41,14 @@ class Layer:
         "users",
     )
 
-    def __init__(self, path: bytes | Path, *, dot_whiteouts: bool = False) -> None:
+    def __init__(
+        self, path: bytes | Path, *, dot_whiteouts: bool = False, sealed: bool = False
+    ) -> None:
+        """Open it; `sealed` refuses all writing, where the kernel can."""
         self.path = os.fsencode(path)
         self.dot_whiteouts = dot_whiteouts
         """`.wh.NAME` hides NAME and `.wh..wh..opq` a whole directory of the layers below."""
-        self.fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.fd = _open(self.path, sealed=sealed)
         self.device = os.fstat(self.fd).st_dev
         self.users = 1
         self._proc = b"/proc/self/fd/%d/" % self.fd
@@ -97,8 +101,18 @@ class Layer:
             self.fd = -1
 
 
+def _open(path: bytes, *, sealed: bool) -> int:
+    if sealed:
+        try:
+            return open_sealed(path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
+                raise
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 class Layers:
-    """Opened layers, shared by all trees of a lane that have them in their chain."""
+    """Opened lower layers, shared by all trees of a lane that have them in their chain."""
 
     def __init__(self) -> None:
         self._open: dict[bytes, Layer] = {}
@@ -110,7 +124,7 @@ class Layers:
         key = os.fsencode(path)
         layer = self._open.get(key)
         if layer is None:
-            layer = self._open[key] = Layer(key, dot_whiteouts=dot_whiteouts)
+            layer = self._open[key] = Layer(key, dot_whiteouts=dot_whiteouts, sealed=True)
         else:
             layer.users += 1
         return layer
