@@ -182,6 +182,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     dropped: tuple[int, ...]
     features: dict[str, str] = {}
     """What the mount could do beyond plain pyfuse3, with why it cannot; empty: it can."""
+    backing: int = 0
+    """Files that the kernel reads and writes by itself, or may at the next open."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -189,6 +191,8 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     error: str | None = None
     late: bool = False
     """The error is a deadline that passed."""
+    refused: bool = False
+    """The error is what somebody else must change first."""
     status: WorkerStatus | None = None
     usage: tuple[int, int] | None = None
     """Bytes and inodes."""

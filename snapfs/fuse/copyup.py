@@ -2,12 +2,14 @@
 
 A copy takes as long as the file is big, so it runs off the loop; only its last step, which makes
 the copy visible, is done on the loop. Descriptors that read the lower file are moved to the copy
-then, so that a reader sees what a writer writes, as on any local file system.
+then, so that a reader sees what a writer writes, as on any local file system. Those that the kernel
+reads past us keep the lower file, as with kernel overlayfs.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import trio
 
@@ -20,9 +22,13 @@ from snapfs.overlay import Node, Tree
 class CopyUps:
     """Runs and awaits the copies of a session."""
 
-    def __init__(self, files: Handles[FileHandle], threads: Threads) -> None:
+    def __init__(
+        self, files: Handles[FileHandle], threads: Threads, copied: Callable[[Node], None]
+    ) -> None:
+        """`copied` is told of each file that has a copy now."""
         self._files = files
         self._threads = threads
+        self._copied = copied
         self.under_way = 0
         self.done = 0
 
@@ -54,6 +60,7 @@ class CopyUps:
         try:
             await self._run(tree, node, data=data)
             self._move_readers(tree, node)
+            self._copied(node)
             self.done += 1
         finally:
             self.under_way -= 1
@@ -77,7 +84,7 @@ class CopyUps:
 
     def _move_readers(self, tree: Tree, node: Node) -> None:
         for handle in self._files.of_node(node.ino):
-            if handle.lower:
+            if handle.lower and handle.has_fd:
                 fd = tree.open(node, os.O_RDONLY)
                 os.dup2(fd, handle.fd, inheritable=False)
                 os.close(fd)

@@ -44,7 +44,15 @@ Handler = Callable[[Request], Awaitable[bytes]]
 class Directories:
     """Handlers of requests about directories, past pyfuse3."""
 
-    def __init__(self, forest: Forest, view: View, threads: Threads) -> None:
+    def __init__(
+        self,
+        forest: Forest,
+        view: View,
+        threads: Threads,
+        present: Callable[[Shown, Node], tuple[int, bool]],
+    ) -> None:
+        """`present` gives a node's number in replies, and whether its attributes may be cached."""
+        self._present = present
         self._forest = forest
         self._view = view
         self._threads = threads
@@ -172,7 +180,8 @@ class Directories:
 
     def _known(self, shown: Shown, node: Node) -> bytes:
         """Return the entry that hands a node to the kernel, and count it."""
-        reply = entries.entry(self._view, shown.tree.getattr(node))
+        nodeid, lasting = self._present(shown, node)
+        reply = entries.entry(self._view, shown.tree.getattr(node), nodeid, lasting=lasting)
         self._forest.remember(node)
         return reply
 

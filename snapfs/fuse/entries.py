@@ -15,8 +15,8 @@ NOTHING = bytes(_ENTRY.size)
 """An entry that hands no node to the kernel."""
 
 
-def entry(view: View, attributes: Attributes) -> bytes:
-    """Return fuse_entry_out for a node."""
+def entry(view: View, attributes: Attributes, nodeid: int, *, lasting: bool) -> bytes:
+    """Return fuse_entry_out for a node; `lasting` attributes may be cached."""
     valid_s, valid_ns = _split(int(view.timeout_s * _SECOND_NS))
     uid, gid, nlink = attributes.uid, attributes.gid, attributes.nlink
     if view.owners is not None:
@@ -25,12 +25,12 @@ def entry(view: View, attributes: Attributes) -> bytes:
         nlink = 1
     times = [_split(ns) for ns in (attributes.atime_ns, attributes.mtime_ns, attributes.ctime_ns)]
     return _ENTRY.pack(
-        attributes.ino,
+        nodeid,
         0,
         valid_s,
-        valid_s,
+        valid_s if lasting else 0,
         valid_ns,
-        valid_ns,
+        valid_ns if lasting else 0,
         attributes.ino,
         attributes.size,
         attributes.blocks,

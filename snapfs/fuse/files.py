@@ -10,20 +10,25 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 import time
 from collections.abc import Collection
+from typing import cast
 
 import pyfuse3
 
-from snapfs.fuse import bounded, mounts, privileges
+from snapfs.fuse import bounded, channel, mounts, privileges
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
-from snapfs.fuse.channel import OpenFlags
+from snapfs.fuse.channel import Opcode, OpenFlags, Request
 from snapfs.fuse.copyup import CopyUps
 from snapfs.fuse.directories import Directories
 from snapfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from snapfs.fuse.handover import MAX_WRITE_BYTES
+from snapfs.fuse.passing import Passing
+from snapfs.fuse.recovery import Recovery
 from snapfs.fuse.session import Operations
+from snapfs.fuse.setid import SetIdWatch
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Node, SetAttr, Tree
@@ -32,6 +37,7 @@ INLINE_WRITE_BYTES = 128 * 1024
 SLOW_WRITE_NS = 5_000_000
 SLOW_FOR_NS = 1_000_000_000
 INLINE_TRUNCATE_BYTES = 16 << 20
+_RELEASE_IN = struct.Struct("<QIIQ")
 _KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME | os.O_APPEND
 """Flags of an open that mean something to a tree. The kernel resolves O_APPEND and O_DIRECT."""
 
@@ -48,28 +54,40 @@ class FileHandlers(Operations):
         self.threads = Threads()
         self.files: Handles[FileHandle] = Handles()
         self.directories: Handles[DirectoryHandle] = Handles()
-        self.copy_ups = CopyUps(self.files, self.threads)
-        self.names = Directories(forest, view, self.threads)
+        self.passing = Passing(forest)
+        self.set_id_watch = SetIdWatch()
+        self._recovery = Recovery(forest)
+        self.copy_ups = CopyUps(self.files, self.threads, self.passing.copied_up)
+        self.raw[Opcode.RELEASE] = self._release_node
+        self.names = Directories(forest, view, self.threads, self.present)
         self.raw.update(self.names.handlers())
         self._in_memory: dict[int, bool] = {}
         self._buffer = memoryview(bytearray(MAX_WRITE_BYTES))
         """Of reads on the loop: the reply is sent before anything else runs."""
 
+    async def recover(self, ino: int) -> bool:
+        """Find a node that an earlier worker knew, as long as it is open past us from then."""
+        return self.passing.is_inherited(ino) and await self._recovery.recover(ino)
+
     @answering
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         shown, node = self.forest.find(inode)
-        if flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC:
-            fd = shown.tree.open(node, flags & _KEPT_FLAGS)
-            return self._opened(shown, node, fd, writable=False, pid=ctx.pid)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if not writable and not flags & os.O_TRUNC:
+            self.passing.admit(inode, node)
+            return self._opened(
+                FileHandle(shown, node, inode, flags=flags & _KEPT_FLAGS, pid=ctx.pid)
+            )
         tree = await shown.begin()
         try:
             await self.copy_ups.ensure(shown, tree, node, data=not flags & os.O_TRUNC)
+            self.passing.admit(inode, node)
             fd = tree.open(node, flags & _KEPT_FLAGS)
+            handle = FileHandle(shown, node, inode, flags=0, fd=fd, writable=writable, pid=ctx.pid)
+            self._check_set_id(tree, handle, truncated=bool(flags & os.O_TRUNC))
+            return self._opened(handle)
         finally:
             shown.end()
-        info = self._opened(shown, node, fd, writable=True, pid=ctx.pid)
-        self._check_set_id(tree, self.files.get(info.fh), truncated=bool(flags & os.O_TRUNC))
-        return info
 
     @answering
     async def create(
@@ -82,11 +100,24 @@ class FileHandlers(Operations):
             node, fd = tree.create(
                 parent, name, mode, flags & _KEPT_FLAGS, uid=uid, gid=gid, umask=ctx.umask
             )
+            handle = FileHandle(
+                shown,
+                node,
+                self.forest.nodeid(node),
+                flags=0,
+                fd=fd,
+                writable=flags & os.O_ACCMODE != os.O_RDONLY,
+                pid=ctx.pid,
+            )
             entry = self.view.entry(tree.getattr(node))
+            handle.set_id = privileges.loses_set_id(entry.st_mode)
+            info = self._opened(handle)
+            if not self.passing.is_lasting(node):
+                entry.attr_timeout = 0
         finally:
             shown.end()
         self.forest.remember(node)
-        return self._opened(shown, node, fd, writable=True, pid=ctx.pid), entry
+        return info, entry
 
     @answering
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -165,36 +196,92 @@ class FileHandlers(Operations):
     @answering
     async def release(self, fh: int) -> None:
         handle = self.files.pop(fh)
+        if handle is not None:
+            await self._release(handle)
+
+    async def _release_node(self, request: Request) -> bytes:
+        """As `release`, with the node: it is known of what an earlier worker opened too."""
+        fh, flags, _, _ = _RELEASE_IN.unpack_from(request.body)
+        handle = self.files.pop(fh)
         if handle is None:
-            return
+            self.passing.left(request.nodeid, writing=flags & os.O_ACCMODE != os.O_RDONLY)
+        else:
+            await self._release(handle)
+        return b""
+
+    async def _release(self, handle: FileHandle) -> None:
+        node = handle.node
+        if node in self.set_id_watch:
+            self._look_at_set_id(handle.shown, node)
+        backing_id = self.passing.leave(handle)
         try:
-            if handle.writable and not handle.node.names():
-                await blocking(self.threads.file_io, os.close, handle.fd)  # frees the file's blocks
+            if handle.writable and not node.names():  # this frees the file's blocks
+                await blocking(self.threads.file_io, self._close, handle, backing_id)
             else:
-                os.close(handle.fd)
+                self._close(handle, backing_id)
         finally:
             if handle.writable:
-                handle.node.tree.usage.closed(handle.node)
-            self.forest.released(handle.shown, handle.node.ino)
+                node.tree.usage.closed(node)
+            self.forest.released(handle.shown, node.ino)
 
     def maybe_mapped(self, shown: Shown) -> Collection[int]:
-        """Return the nodes of a tree that may have a shared writable mapping."""
-        return {it.node.ino for it in self.files if it.writable and it.shown is shown}
+        """Return the nodes of a tree whose pages a shared mapping may have changed."""
+        return {
+            it.nodeid for it in self.files if it.writable and it.shown is shown and not it.native
+        }
+
+    def _close(self, handle: FileHandle, backing_id: int) -> None:
+        handle.close()
+        self.passing.close_id(backing_id)
+
+    def entry(self, shown: Shown, node: Node) -> pyfuse3.EntryAttributes:
+        """Return the reply that describes a node to the kernel."""
+        nodeid, lasting = self.present(shown, node)
+        entry = self.view.entry(shown.tree.getattr(node))
+        entry.st_ino = nodeid
+        if not lasting:
+            entry.attr_timeout = 0
+        return entry
+
+    def present(self, shown: Shown, node: Node) -> tuple[int, bool]:
+        """Return the number by which a reply names a node, and whether its attributes may be
+        cached."""
+        if node in self.set_id_watch:
+            self._look_at_set_id(shown, node)
+        return self.forest.nodeid(node), self.passing.is_lasting(node)
 
     def opened_past(self, shown: Shown, node: Node, fd: int, pid: int) -> tuple[int, int, int]:
         """Count an open for writing that is answered past pyfuse3; return its handle's number, and
         the flags and backing id of the reply. Owns `fd` once it returns."""
-        info = self._opened(shown, node, fd, writable=True, pid=pid)
-        return info.fh, OpenFlags.KEEP_CACHE, 0
+        handle = FileHandle(
+            shown, node, self.forest.nodeid(node), flags=0, fd=fd, writable=True, pid=pid
+        )
+        return self._enter(handle)
 
-    def _opened(
-        self, shown: Shown, node: Node, fd: int, *, writable: bool, pid: int
-    ) -> pyfuse3.FileInfo:
-        handle = FileHandle(shown, node, fd, writable=writable, lower=not node.up, pid=pid)
-        shown.handles += 1
-        if writable:
-            node.tree.usage.opened(node)
-        return pyfuse3.FileInfo(fh=self.files.add(handle), keep_cache=True)
+    def _opened(self, handle: FileHandle) -> pyfuse3.FileInfo:
+        """Count an open, or close its handle; return what pyfuse3 replies."""
+        is_done = False
+        try:
+            number, flags, backing_id = self._enter(handle)
+            is_done = True
+        finally:
+            if not is_done:
+                handle.close()
+        if handle.native:
+            channel.answer_open(number, flags, backing_id)
+        return pyfuse3.FileInfo(fh=number, keep_cache=bool(flags & OpenFlags.KEEP_CACHE))
+
+    def _enter(self, handle: FileHandle) -> tuple[int, OpenFlags, int]:
+        """Decide how an open goes on, and count it; return number, flags and backing id."""
+        flags, backing_id = self.passing.enter(handle)
+        if not handle.native:
+            handle.open()
+        elif not handle.writable:
+            handle.close()  # what was needed to make an id
+        handle.shown.handles += 1
+        if handle.writable:
+            handle.node.tree.usage.opened(handle.node)
+        return self.files.add(handle), flags, backing_id
 
     def _choose_reads(self, handle: FileHandle) -> None:
         """Read on where the data is in memory always; where it is not, use threads."""
@@ -219,6 +306,12 @@ class FileHandlers(Operations):
         if handle.set_id and truncated:
             self._drop_set_id(tree, handle)
 
+    def _look_at_set_id(self, shown: Shown, node: Node) -> None:
+        """Take set-id bits from a file that was written past us since it got them."""
+        self.set_id_watch.check(cast(Tree, shown.tree), node)
+        if not any(it.writable and it.native for it in self.files.of_node(node.ino)):
+            self.set_id_watch.end(node)
+
     def _drop_set_id(self, tree: Tree, handle: FileHandle) -> None:
         """Take set-id bits from a file that an unprivileged process changes; tell the kernel."""
         mode = os.fstat(handle.fd).st_mode
@@ -227,7 +320,7 @@ class FileHandlers(Operations):
         elif not privileges.keeps_set_id(handle.pid):
             tree.setattr(handle.node, SetAttr(mode=privileges.without_set_id(mode)), handle.fd)
             handle.set_id = False
-            pyfuse3.invalidate_inode(handle.node.ino, attr_only=True)
+            pyfuse3.invalidate_inode(handle.nodeid, attr_only=True)
 
 
 def _write_all(fd: int, buf: bytes | memoryview, off: int) -> int:

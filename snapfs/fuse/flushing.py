@@ -1,8 +1,12 @@
-"""Dirty pages of shared writable mappings, which only the kernel knows of.
+"""What only the kernel knows of, before a tree holds still: dirty pages, and writers past us.
 
-All other writes have reached us when write(2) returns. Invalidating a node's pages makes the kernel
-write the dirty ones first. They exist only while a writable descriptor is open (a mapping holds
-one), which in a lane without opens can be of any file.
+Dirty pages of shared mappings of files that are open through us: invalidating a node's pages makes
+the kernel write them first. They exist only while a writable descriptor is open (a mapping holds
+one), which in a lane without opens can be of any file. Pages of files that are written past us are
+the layer's own; syncing the layer writes them.
+
+Nothing takes a file back from who writes it past us. So a layer with such a file in it does not
+hold still: whoever wants it to (a commit) is refused, and told the names.
 """
 
 from __future__ import annotations
@@ -10,10 +14,18 @@ from __future__ import annotations
 import contextlib
 
 import pyfuse3
+import trio
 
+from snapfs.fuse.backing import Entry
 from snapfs.fuse.files import FileHandlers
+from snapfs.fuse.incarnations import number_of
 from snapfs.fuse.threads import notified
 from snapfs.fuse.trees import Shown
+from snapfs.overlay import Node, identity
+
+RELEASES_TIMEOUT_S = 1.0
+"""For releases of files that are closed already: the kernel does not make close(2) wait for us."""
+_NAMED = 5
 
 
 async def flush_dirty_pages(operations: FileHandlers, shown: Shown) -> None:
@@ -21,3 +33,40 @@ async def flush_dirty_pages(operations: FileHandlers, shown: Shown) -> None:
     for ino in operations.maybe_mapped(shown):
         with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten it since
             await notified(operations.threads.notify, pyfuse3.invalidate_inode, ino)
+
+
+async def native_writers(operations: FileHandlers, shown: Shown) -> str:
+    """Name the tree's files that somebody may go on to write past us; empty when there are none.
+
+    To be called when no new one can be opened.
+    """
+    with trio.move_on_after(RELEASES_TIMEOUT_S):
+        while _named_writers(operations, shown):
+            await operations.passing.writer_left.wait()
+    left = _named_writers(operations, shown)
+    names = ", ".join(left[:_NAMED])
+    return f"{names} and {len(left) - _NAMED} more" if len(left) > _NAMED else names
+
+
+def _named_writers(operations: FileHandlers, shown: Shown) -> list[str]:
+    found = (_name(operations, entry) for entry in operations.passing.writers(shown))
+    return sorted(name for name in found if name)
+
+
+def _name(operations: FileHandlers, entry: Entry) -> str:
+    """Say where a file is; empty for one without a name, which is in no layer."""
+    ino = number_of(entry.nodeid)
+    try:
+        node = operations.forest.inodes.get(ino)
+    except KeyError:
+        return f"inode {ino & identity.LOW_MASK}"
+    return _path(node).decode(errors="backslashreplace") if node.names() else ""
+
+
+def _path(node: Node) -> bytes:
+    names: list[bytes] = []
+    here: Node | None = node
+    while here is not None and here.parent is not None:
+        names.append(here.name)
+        here = here.parent
+    return b"/" + b"/".join(reversed(names))

@@ -16,12 +16,19 @@ from snapfs.overlay import DirEntry, Node
 
 
 class FileHandle:
-    """One open(2) of a regular file. Owns `fd`, which stays the same number across a copy-up."""
+    """One open(2) of a regular file.
+
+    Owns a descriptor of it, which stays the same number across a copy-up; one that only reads past
+    us gets one when somebody asks for it.
+    """
 
     __slots__ = (
-        "fd",
+        "_fd",
+        "_flags",
         "lower",
+        "native",
         "node",
+        "nodeid",
         "pid",
         "read_flags",
         "set_id",
@@ -32,14 +39,28 @@ class FileHandle:
     )
 
     def __init__(
-        self, shown: Shown, node: Node, fd: int, *, writable: bool, lower: bool, pid: int
+        self,
+        shown: Shown,
+        node: Node,
+        nodeid: int,
+        *,
+        flags: int,
+        pid: int,
+        fd: int = -1,
+        writable: bool = False,
     ) -> None:
+        """A reader's `fd` is opened with `flags` when it is needed; a writer brings its own."""
         self.shown = shown
         self.node = node
-        self.fd = fd
+        self.nodeid = nodeid
+        """The number by which the kernel opened it."""
+        self._fd = fd
+        self._flags = flags
         self.writable = writable
-        self.lower = lower
+        self.lower = not node.up
         """Opened before its node was copied up."""
+        self.native = False
+        """The kernel goes to the backing file past us (passing.py)."""
         self.pid = pid
         """Who opened it; asked for its rights when it writes to a set-id file."""
         self.set_id = False
@@ -49,6 +70,27 @@ class FileHandle:
         self.read_flags = os.RWF_NOWAIT
         self.slow_until_ns = 0
         """Until then (monotonic) writes go to a thread."""
+
+    @property
+    def fd(self) -> int:
+        """A descriptor of the file as the node has it now."""
+        return self.open()
+
+    def open(self) -> int:
+        """Return the descriptor, opened if need be."""
+        if self._fd < 0:
+            self._fd = self.shown.tree.open(self.node, self._flags)
+        return self._fd
+
+    @property
+    def has_fd(self) -> bool:
+        return self._fd >= 0
+
+    def close(self) -> None:
+        """Close the descriptor, if there is one. Blocks for a big removed file."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class DirectoryHandle:

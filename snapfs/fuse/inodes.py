@@ -52,7 +52,7 @@ class InodeRequests:
         shown, node = self._operations.forest.find(request.nodeid)
         tree = shown.tree
         birth_ns = tree.birth_ns(node) if isinstance(tree, Tree) else None
-        return wire.statx(self._operations.view.entry(tree.getattr(node)), birth_ns)
+        return wire.statx(self._operations.entry(shown, node), birth_ns)
 
     async def statfs(self, request: Request) -> Body:
         shown, _ = self._operations.forest.find(request.nodeid)

@@ -22,9 +22,11 @@ from typing import NoReturn, Protocol, cast
 import structlog
 import trio
 
+from snapfs.fuse.backing import BackingIds
 from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.counting import Counting
 from snapfs.fuse.gate import Gate
+from snapfs.fuse.incarnations import number_of
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import InvalidArgument, Labels, Quota, SnapshotId, Usage
 from snapfs.overlay import (
@@ -166,6 +168,7 @@ class LaneForest(Forest):
         reader: Reader,
         storage: Path,
         inodes: Inodes,
+        backing: BackingIds | None = None,
         *,
         frozen: Iterable[SnapshotId] = (),
         maps_owners: bool = False,
@@ -175,7 +178,7 @@ class LaneForest(Forest):
         With `maps_owners` trees show other owners than they store, where a snapshot's labels say
         so; else its mount does (idmapped.py).
         """
-        super().__init__(inodes)
+        super().__init__(inodes, backing)
         self._maps_owners = maps_owners
         self._reader = reader
         self._storage = storage
@@ -270,6 +273,7 @@ class LaneForest(Forest):
         shown = self.shown(snapshot_id)
         if shown is not None:
             shown.drop()
+            self._release_files(identity.root(snapshot_id) >> identity.LOW_BITS)
         self.thaw(snapshot_id)
         return shown is not None
 
@@ -346,6 +350,11 @@ class LaneForest(Forest):
             return self._shown[key], root
         return super()._adopt(ino)
 
+    def _release_files(self, key: int) -> None:
+        """Let go of the files of a tree that nobody has open."""
+        if self.backing is not None:
+            self.backing.discard_all(lambda nodeid: number_of(nodeid) >> identity.LOW_BITS == key)
+
     def _id_of(self, key: int) -> SnapshotId | None:
         return next((n for n in self.ids() if identity.root(n) >> identity.LOW_BITS == key), None)
 
@@ -356,6 +365,7 @@ class LaneForest(Forest):
         snapshot_id = self._ids.pop(key)
         self.counting.closing(cast(Tree, shown.tree), lasting=not shown.dropped)
         shown.close()
+        self._release_files(key)
         log.debug("lane.tree_closed", snapshot=snapshot_id)
 
 

@@ -40,7 +40,7 @@ class NamelessRequests:
                 os.close(fd)
                 operations.forest.forget(node.ino, 1)
                 raise
-            entry = operations.view.entry(tree.getattr(node))
+            entry = operations.entry(shown, node)
             return wire.entry(entry) + wire.opened(*opened)
         finally:
             shown.end()

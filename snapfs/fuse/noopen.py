@@ -29,7 +29,6 @@ from snapfs.fuse.channel import Body, NotSupported, Opcode, RawHandler, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.operations import OverlayOperations
-from snapfs.fuse.recovery import Recovery
 from snapfs.fuse.trees import Forest, Shown, StaleNode
 from snapfs.overlay import Node, SetAttr, Tree
 
@@ -102,7 +101,7 @@ class Descriptors:
             os.close(fd)
             handle.writable, handle.lower = True, False
             return number
-        handle = FileHandle(shown, node, fd, writable=writable, lower=not node.up, pid=0)
+        handle = FileHandle(shown, node, node.ino, flags=0, fd=fd, writable=writable, pid=0)
         shown.handles += 1
         number = self._numbers[node.ino] = self._operations.files.add(handle)
         return number
@@ -114,7 +113,7 @@ class Descriptors:
     def _release(self, number: int) -> None:
         handle = self._operations.files.pop(number)
         if handle is not None:
-            os.close(handle.fd)
+            handle.close()
             self._operations.forest.released(handle.shown, handle.node.ino)
 
 
@@ -124,7 +123,6 @@ class NoOpenOperations(OverlayOperations):
     def __init__(self, forest: Forest, view: View) -> None:
         super().__init__(forest, view)
         self.descriptors = Descriptors(self)
-        self._recovery = Recovery(forest)
         self.raw.update(
             {
                 Opcode.OPEN: _refuse_for_good,

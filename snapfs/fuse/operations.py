@@ -62,7 +62,7 @@ class OverlayOperations(FileHandlers):
     @answering
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         shown, node = self.forest.find(inode)
-        return self.view.entry(shown.tree.getattr(node))
+        return self.entry(shown, node)
 
     @answering
     async def setattr(
@@ -81,9 +81,13 @@ class OverlayOperations(FileHandlers):
             if wanted.size is not None:
                 wanted = self._kill_set_id(tree, node, wanted, ctx)
                 await self.truncate(tree, node, wanted.size or 0)
+            if node in self.set_id_watch:
+                self._look_at_set_id(shown, node)
             tree.setattr(node, wanted, self._writable_fd(fh))
             self._note_mode(node, wanted)
-            return self.view.entry(tree.getattr(node))
+            if self.passing.is_written(node):
+                self.set_id_watch.begin(tree, node, self.files.of_node(node.ino))
+            return self.entry(shown, node)
         finally:
             shown.end()
 
@@ -150,8 +154,10 @@ class OverlayOperations(FileHandlers):
         shown, parent = self.forest.find(parent_inode)
         tree = await shown.begin()
         try:
-            await self.copy_ups.settled(shown, tree.lookup(parent, name))
+            node = tree.lookup(parent, name)
+            await self.copy_ups.settled(shown, node)
             tree.unlink(parent, name)
+            self.passing.unlinked(node)
         finally:
             shown.end()
 
@@ -185,6 +191,8 @@ class OverlayOperations(FileHandlers):
                 await self._prepare_target(shown, tree, target, flags)
             uid, gid = self.view.caller(ctx)
             tree.rename(parent, name_old, new_parent, name_new, flags, uid=uid, gid=gid)
+            if target is not None:
+                self.passing.unlinked(target)
         finally:
             shown.end()
 
@@ -262,7 +270,7 @@ class OverlayOperations(FileHandlers):
 
     def _known(self, shown: Shown, node: Node) -> pyfuse3.EntryAttributes:
         """Return the reply that hands a node to the kernel, and count it."""
-        entry = self.view.entry(shown.tree.getattr(node))
+        entry = self.entry(shown, node)
         self.forest.remember(node)
         return entry
 
@@ -273,7 +281,7 @@ class OverlayOperations(FileHandlers):
         tree = handle.shown.tree
         try:
             node = tree.lookup(handle.node, entry.name)
-            reply = self.view.entry(tree.getattr(node))
+            reply = self.entry(handle.shown, node)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 return True

@@ -40,10 +40,11 @@ def keeps_set_id(pid: int) -> bool:
     Where the kernel does not say it, process `pid` is asked; False when that is gone.
     """
     kills = channel.kills_set_id()
-    return _has_right(pid) if kills is None else not kills
+    return has_right(pid) if kills is None else not kills
 
 
-def _has_right(pid: int) -> bool:
+def has_right(pid: int) -> bool:
+    """Ask about a process, whatever the present request says."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
             effective = next(int(line[7:], 16) for line in status if line.startswith("CapEff:"))

@@ -29,7 +29,7 @@ from snapfs import __version__
 from snapfs.fuse import control
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.modes import Mode
-from snapfs.model import DeadlineExceeded, Internal, Quota, Unavailable
+from snapfs.model import DeadlineExceeded, FailedPrecondition, Internal, Quota, Unavailable
 
 POLL_S = 0.1
 
@@ -178,7 +178,8 @@ class WorkerProcess:
     def call(self, build: Callable[[int], control.Request], deadline_s: float) -> control.Answer:
         """Send a request and return its answer.
 
-        Raises Unavailable when the worker ends first, DeadlineExceeded, or Internal with its words.
+        Raises Unavailable when the worker ends first, DeadlineExceeded, FailedPrecondition or
+        Internal with its words.
         """
         future: Future[control.Answer] = Future()
         with self._lock:
@@ -195,6 +196,8 @@ class WorkerProcess:
                 self._waiting.pop(number, None)
         if answer.late:
             raise DeadlineExceeded(answer.error or "the worker's deadline passed")
+        if answer.refused:
+            raise FailedPrecondition(answer.error or "the worker refuses")
         if answer.error is not None:
             raise Internal(f"worker {self.pid}: {answer.error}")
         return answer

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyfuse3
@@ -22,6 +23,7 @@ import trio
 from snapfs.fuse import handover, mounts, session
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
+from snapfs.fuse.backing import ids_of
 from snapfs.fuse.channel import Opcode, Request
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.operations import OverlayOperations
@@ -107,12 +109,15 @@ async def _run(
     mountpoint: Path,
     ready: Callable[[], None],
 ) -> None:
-    forest = SingleForest(tree, inodes, caches_absence=options.timeout_s > 0)
+    # The session gives its own descriptor to libfuse.
+    spare = replace(connection, fd=os.dup(connection.fd))
+    forest = SingleForest(tree, inodes, ids_of(spare), caches_absence=options.timeout_s > 0)
     operations = PlainOperations(forest, options)
     async with trio.open_nursery() as nursery:
         await nursery.start(_unmount_on_signal, mountpoint)
         await session.serve(operations, connection.fd, connection.init, ready=ready)
         nursery.cancel_scope.cancel()
+    spare.close()
 
 
 async def _unmount_on_signal(

@@ -263,7 +263,8 @@ class Lane:
         """Return when no change of the snapshot is in flight and none can begin.
 
         Dirty pages of shared mappings are written first. A new worker is told of the freeze.
-        Raises DeadlineExceeded with the tree thawed, Unavailable when the lane was left in use.
+        Raises DeadlineExceeded and FailedPrecondition with the tree thawed, the latter when files
+        are open that the kernel writes by itself; Unavailable when the lane was left in use.
         """
         with self._changed:
             if self._left_in_use:

@@ -20,7 +20,10 @@ import structlog
 import trio
 
 from snapfs.fuse._desk import Desk
+from snapfs.fuse.backing import BackingIds, Kind
+from snapfs.fuse.channel import INCARNATION
 from snapfs.fuse.gate import Gate
+from snapfs.fuse.incarnations import Incarnations, number_of
 from snapfs.model import Quota
 from snapfs.overlay import Attributes, DirEntry, Handed, Inodes, Listed, Node, Tree, identity
 from snapfs.overlay.filecalls import syncfs
@@ -101,6 +104,11 @@ class Shown:
         """Who writes may be given the file itself; not where a quota has to be kept."""
         self.keeper: Keeper | None = None
 
+    @property
+    def is_merged(self) -> bool:
+        """Whether its files lie in layers: the lane's own directory has none."""
+        return isinstance(self.tree, Tree)
+
     async def begin(self) -> Tree:
         """Pass the gate and return the tree to change; `end` must follow. Raises EROFS."""
         if self._changing is None:
@@ -158,36 +166,85 @@ class StaleNode(OSError):
 class Forest:
     """The trees of one session and the nodes that the kernel knows of them."""
 
-    def __init__(self, inodes: Inodes) -> None:
+    def __init__(self, inodes: Inodes, backing: BackingIds | None = None) -> None:
+        """`backing` are the ids of the session's connection, where files are passed through."""
         self.inodes = inodes
+        self.backing = backing
         self._shown: dict[int, Shown] = {}
+        self._incarnations = Incarnations(self._is_held)
 
-    def find(self, ino: int) -> tuple[Shown, Node]:
+    def find(self, nodeid: int) -> tuple[Shown, Node]:
         """Return a node that the kernel names; StaleNode makes it look the name up again."""
+        ino = number_of(nodeid)
         try:
-            return self._shown[ino >> identity.LOW_BITS], self.inodes.get(ino)
+            found = self._shown[ino >> identity.LOW_BITS], self.inodes.get(ino)
         except KeyError:
-            return self._recall(ino)
+            found = self._recall(ino)
+        if nodeid != ino and self.nodeid(found[1]) != nodeid:
+            raise StaleNode(ino)
+        return found
+
+    def nodeid(self, node: Node) -> int:
+        """Return the number by which a reply names a node; see incarnations.py."""
+        return self._incarnations.nodeid(node)
+
+    def is_double(self, node: Node) -> bool:
+        """Whether the kernel may know a node by two numbers."""
+        return self._incarnations.is_double(node)
 
     def remember(self, node: Node) -> None:
         """Count one more reference that the kernel holds to a node."""
         self.inodes.remember(node)
+        self._incarnations.remember(node)
 
-    def forget(self, ino: int, count: int) -> None:
+    def forget(self, nodeid: int, count: int) -> None:
         """Count `count` references less; those of a dead worker's time are not known and not
         missed."""
+        ino = number_of(nodeid)
         key = ino >> identity.LOW_BITS
         shown = self._shown.get(key)
-        if shown is None:
+        if shown is not None and nodeid == ino and shown.tree.handed.forget(ino, count):
+            self._reconsider(key, shown)
             return
-        if not shown.tree.handed.forget(ino, count):
-            try:
-                node = self.inodes.get(ino)
-            except KeyError:
+        known = 0
+        try:
+            node = self.inodes.get(ino)
+        except KeyError:
+            if shown is not None:
                 shown.forgotten(ino)
-                return
-            self.inodes.forget(ino, min(count, node.nlookup))
-        self._reconsider(key, shown)
+        else:
+            known = min(count, self._incarnations.lookups(nodeid, node))
+            self.inodes.forget(ino, known)
+            self._incarnations.forget(nodeid, node, known)
+        self._let_go(nodeid, count, known)
+        if shown is not None:
+            self._reconsider(key, shown)
+
+    def _let_go(self, nodeid: int, count: int, known: int) -> None:
+        """Close the backing id of a node that the kernel has forgotten.
+
+        An earlier worker's opens may go on although all references that we know of are gone: those
+        end with a FORGET that takes back more.
+        """
+        if self.backing is None or self._refers_to(nodeid):
+            return
+        if count > known or not self.backing.is_inherited(nodeid):
+            self.backing.forgotten(nodeid)
+
+    def _refers_to(self, nodeid: int) -> bool:
+        try:
+            node = self.inodes.get(number_of(nodeid))
+        except KeyError:
+            return False
+        return self._incarnations.lookups(nodeid, node) > 0
+
+    def _is_held(self, ino: int) -> bool:
+        if self.backing is None:
+            return False
+        entry = self.backing.get(ino)
+        if entry is not None and entry.kind is Kind.LOWER:
+            return True
+        return self.backing.get(ino | INCARNATION) is not None
 
     def released(self, shown: Shown, ino: int) -> None:
         """A handle on node `ino` was closed."""
@@ -251,8 +308,15 @@ class Forest:
 class SingleForest(Forest):
     """One tree whose root is the mount's root."""
 
-    def __init__(self, tree: Tree, inodes: Inodes, *, caches_absence: bool = True) -> None:
-        super().__init__(inodes)
+    def __init__(
+        self,
+        tree: Tree,
+        inodes: Inodes,
+        backing: BackingIds | None = None,
+        *,
+        caches_absence: bool = True,
+    ) -> None:
+        super().__init__(inodes, backing)
         self._tree = tree
         shown = Shown(tree, tree, Gate())
         shown.caches_absence = caches_absence

@@ -31,9 +31,10 @@ import trio
 from snapfs import __version__, logs
 from snapfs.fuse import channel, control, door, session
 from snapfs.fuse.attributes import View
+from snapfs.fuse.backing import ids_of
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import features
-from snapfs.fuse.flushing import flush_dirty_pages
+from snapfs.fuse.flushing import flush_dirty_pages, native_writers
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.lane import LaneForest
 from snapfs.fuse.lanemount import LaneMount
@@ -211,6 +212,14 @@ class Worker:
                 if shown is not None and not shown.gate.frozen:  # else it would wait for the thaw
                     await flush_dirty_pages(self._operations, shown)
                 await self._forest.freeze(snapshot_id)
+                writers = await native_writers(self._operations, shown) if shown else ""
+                if writers:
+                    return control.Answer(
+                        wish.id,
+                        error=f"snapshot {snapshot_id}: open for writing: {writers}; close what "
+                        "is open, or stop who has it open",
+                        refused=True,
+                    )
                 await self._forest.settle(snapshot_id)
             is_done = True
         except trio.TooSlowError:
@@ -257,6 +266,7 @@ class Worker:
             frozen=self._forest.frozen_ids,
             dropped=self._forest.dropped_ids,
             features={it.name: it.reason for it in self._features},
+            backing=0 if self._forest.backing is None else len(self._forest.backing),
         )
 
 
@@ -309,6 +319,7 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
             reader,
             settings.root / "layers",
             Inodes(),
+            None if settings.mode is Mode.NO_OPEN else ids_of(spare),
             frozen=frozen,
             maps_owners=not mount.can_map_owners(settings.mode),
         )

@@ -9,6 +9,7 @@ from .check import check_upper
 from .copyup import CopyUp
 from .node import Dir, Inodes, Node
 from .owners import Owners
+from .sealing import is_sealed
 from .settle import settle_offline
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from .tree import Tree
@@ -32,5 +33,6 @@ __all__ = [
     "Tree",
     "TreeSpec",
     "check_upper",
+    "is_sealed",
     "settle_offline",
 ]

@@ -85,7 +85,9 @@ def test_requests_made_while_no_worker_lives_are_answered_by_the_next(own_house:
 
 @pytest.mark.modes(Mode.PASSTHROUGH)
 def test_handle_of_a_dead_worker_is_refused_and_never_mistaken(own_house: House) -> None:
+    """A handle that the worker serves itself: this file's are, for its set-id bit."""
     tree = own_house.active(fill)
+    (tree / "file").chmod(0o4755)
     fd = os.open(tree / "file", os.O_RDWR)
     own_house.kill_worker()
     others = [os.open(tree / f"other{n}", os.O_RDWR | os.O_CREAT) for n in range(20)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from snapfs.fuse import mounts
+from snapfs.fuse import channel, mounts
 from snapfs.fuse.control import WorkerStatus
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
@@ -42,6 +42,11 @@ class House:
         self.door = base / "lanes" / "test.sock"
         self._open()
         self._names = 0
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether the kernel reads and writes files of the layers by itself."""
+        return self.mode is not Mode.NO_OPEN and channel.loaded()
 
     def _open(self) -> None:
         self.lane = Lane(

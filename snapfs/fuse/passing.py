@@ -1,0 +1,171 @@
+"""How each open of a regular file goes: to the backing file, past us, or through us.
+
+* A lower file is read through its own backing id, never written.
+* An upper file is read and written through one id of its own.
+* Writes that must be seen (set-id bits, a quota) come to us, while reads, exec and mappings of the
+  same node go on natively: FOPEN_DIRECT_IO with FOPEN_PASSTHROUGH and the node's id.
+* Where there is no id to be had, the node is open through the page cache, as without passthrough.
+
+Whatever a node was opened as first holds until its last release (backing.py). An open that comes by
+the number a file had before it was copied up, while readers of that are left, is told ESTALE: the
+kernel then looks the name up again by itself and finds the second number (incarnations.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import cast
+
+import pyfuse3
+import structlog
+import trio
+
+from snapfs.fuse import channel
+from snapfs.fuse.backing import BackingIds, Entry, Kind
+from snapfs.fuse.channel import INCARNATION, OpenFlags
+from snapfs.fuse.handles import FileHandle
+from snapfs.fuse.incarnations import number_of
+from snapfs.fuse.trees import Forest, Shown
+from snapfs.overlay import Node, Tree, identity
+
+log = structlog.get_logger(__name__)
+
+
+class Passing:
+    """Decides and counts the opens of one session."""
+
+    def __init__(self, forest: Forest) -> None:
+        self._forest = forest
+        self.ids: BackingIds | None = forest.backing
+        self.reason = "" if self.ids is not None else "it was not asked for"
+        """Why nothing is passed through; empty when it is."""
+        self.writer_left = trio.Event()
+        """Set, and replaced, whenever somebody closes a file that could be written."""
+
+    def admit(self, nodeid: int, node: Node) -> None:
+        """Refuse an open by the old number of a file whose lower one is still being read."""
+        if self.ids is None or not node.up:
+            return
+        entry = self.ids.get(nodeid)
+        if entry is not None and entry.kind is Kind.LOWER:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def enter(self, handle: FileHandle) -> tuple[OpenFlags, int]:
+        """Count an open; return the flags and the backing id of its reply.
+
+        Raises OSError; the open has then not happened.
+        """
+        if self.ids is None or not handle.shown.is_merged:
+            return OpenFlags.KEEP_CACHE, 0
+        entry = self._entry(self.ids, handle)
+        handle.native = entry.kind is not Kind.CACHED
+        if not handle.native:
+            return OpenFlags.KEEP_CACHE if entry.opens > 1 else OpenFlags(0), 0
+        flags = OpenFlags.PASSTHROUGH
+        if handle.writable:
+            if handle.set_id or not handle.shown.native_writes:
+                flags |= OpenFlags.DIRECT_IO
+            self._distrust_cached(handle.nodeid)
+        return flags, entry.backing_id
+
+    def leave(self, handle: FileHandle) -> int:
+        """Count a release; return the id that is to be closed with `BackingIds.close_id`, or 0."""
+        if self.ids is None or not handle.shown.is_merged:
+            return 0
+        if handle.writable:
+            self._tell_writer_left()
+        keep = bool(handle.node.names()) and not handle.shown.dropped
+        return self.ids.leave(handle.nodeid, writing=handle.writable, keep=keep)
+
+    def left(self, nodeid: int, *, writing: bool) -> None:
+        """Count the release of what an earlier worker opened: only its node's number is known."""
+        if self.ids is None:
+            return
+        if writing:
+            self._tell_writer_left()
+        try:
+            _, node = self._forest.find(nodeid)
+            keep = bool(node.names())
+        except OSError:
+            keep = False
+        self.close_id(self.ids.leave(nodeid, writing=writing, keep=keep))
+
+    def _tell_writer_left(self) -> None:
+        self.writer_left.set()
+        self.writer_left = trio.Event()
+
+    def is_written(self, node: Node) -> bool:
+        """Whether somebody may write to a file past us."""
+        opened = None if self.ids is None else self.ids.get(self._forest.nodeid(node))
+        return opened is not None and opened.kind is Kind.UPPER and opened.writers > 0
+
+    def is_inherited(self, ino: int) -> bool:
+        """Whether what an earlier worker opened of a file may still be open."""
+        if self.ids is None:
+            return False
+        return self.ids.is_inherited(ino) or self.ids.is_inherited(ino | INCARNATION)
+
+    def close_id(self, backing_id: int) -> None:
+        """Close what `leave` returned; safe in any thread."""
+        if self.ids is not None:
+            self.ids.close_id(backing_id)
+
+    def copied_up(self, node: Node) -> None:
+        """The lower file has a copy now: forget what the kernel has cached of the old number."""
+        if self.ids is None:
+            return
+        self.ids.discard(node.ino)
+        if self._forest.nodeid(node) != node.ino:
+            self._distrust_cached(node.ino)
+
+    def unlinked(self, node: Node) -> None:
+        """A name went; with the last one, let go of a file that nobody has open."""
+        if self.ids is not None and not node.names():
+            self.ids.discard(node.ino)
+            self.ids.discard(node.ino | INCARNATION)
+
+    def is_lasting(self, node: Node) -> bool:
+        """Whether the kernel may keep a node's attributes.
+
+        Mappings change a file's times and blocks with nobody told; of a file with two numbers the
+        kernel has two sets.
+        """
+        return not (self.is_written(node) or self._forest.is_double(node))
+
+    def writers(self, shown: Shown) -> list[Entry]:
+        """Return the nodes of a tree into which the kernel may write without us."""
+        if self.ids is None or not shown.is_merged:
+            return []
+        key = cast(Tree, shown.tree).root.ino >> identity.LOW_BITS
+        return [it for it in self.ids.writers() if number_of(it.nodeid) >> identity.LOW_BITS == key]
+
+    def _entry(self, ids: BackingIds, handle: FileHandle) -> Entry:
+        opened = ids.get(handle.nodeid)
+        kind = opened.kind if opened is not None else self._wish(handle)
+        if kind is not Kind.CACHED:
+            try:
+                return ids.enter(handle.nodeid, kind, handle.open, writing=handle.writable)
+            except OSError as error:
+                if opened is not None:
+                    raise
+                self._note_refusal(error)
+        return ids.enter(handle.nodeid, Kind.CACHED, handle.open, writing=handle.writable)
+
+    def _wish(self, handle: FileHandle) -> Kind:
+        if self.reason or not channel.loaded():
+            return Kind.CACHED
+        if not handle.node.up:
+            return Kind.LOWER
+        return Kind.UPPER if handle.shown.native_writes else Kind.CACHED
+
+    def _note_refusal(self, error: OSError) -> None:
+        """Ask no more where the kernel has said no for good; EPERM: it was not negotiated."""
+        if error.errno == errno.EPERM:
+            self.reason = "the kernel did not grant it to this mount"
+        log.info("fuse.not_passed_through", error=str(error), for_good=bool(self.reason))
+
+    def _distrust_cached(self, nodeid: int) -> None:
+        with contextlib.suppress(FileNotFoundError):  # the kernel has nothing cached
+            pyfuse3.invalidate_inode(nodeid, attr_only=True)

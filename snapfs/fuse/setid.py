@@ -1,0 +1,57 @@
+"""Set-id bits that a file gets while somebody may write to it past us.
+
+A write by a process without CAP_FSETID takes these bits (privileges.py). Who opens a file that has
+them writes through us, so we see to it. Where the bits come later, with chmod(2), a writer may have
+the file already, and the kernel writes for it in the worker's name, which keeps them. So such a
+file is watched: its size and time of change of content as they were after the chmod. When somebody
+looks at it, or the writer closes it, and they have changed, the bits go. Nobody can run it between:
+exec(2) is refused (ETXTBSY) while a file is open for writing, and asks for attributes first.
+
+A mapping takes no bits, here as anywhere. As for all set-id files, what counts is the right of the
+process that opened the file; one that ended meanwhile had none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from snapfs.fuse import privileges
+from snapfs.fuse.handles import FileHandle
+from snapfs.overlay import Attributes, Node, SetAttr, Tree
+
+
+class SetIdWatch:
+    """The watched files of a session, by inode number."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, tuple[int, int]] = {}
+
+    def __contains__(self, node: Node) -> bool:
+        return node.ino in self._watched
+
+    def begin(self, tree: Tree, node: Node, writers: Iterable[FileHandle]) -> None:
+        """Watch a file, or go on from its state now, if there is somebody to watch."""
+        found = tree.getattr(node)
+        if privileges.loses_set_id(found.mode) and any(
+            it.native and it.writable and not privileges.has_right(it.pid) for it in writers
+        ):
+            self._watched[node.ino] = _content(found)
+        else:
+            self._watched.pop(node.ino, None)
+
+    def check(self, tree: Tree, node: Node) -> None:
+        """Take the bits of a watched file that was written to."""
+        found = tree.getattr(node)
+        if self._watched[node.ino] == _content(found):
+            return
+        del self._watched[node.ino]
+        if privileges.loses_set_id(found.mode) and not tree.readonly:
+            tree.setattr(node, SetAttr(mode=privileges.without_set_id(found.mode)))
+
+    def end(self, node: Node) -> None:
+        """Watch a file no more: nobody has it open for writing."""
+        self._watched.pop(node.ino, None)
+
+
+def _content(found: Attributes) -> tuple[int, int]:
+    return found.size, found.mtime_ns
