@@ -35,21 +35,23 @@ async def flush_dirty_pages(operations: FileHandlers, shown: Shown) -> None:
             await notified(operations.threads.notify, pyfuse3.invalidate_inode, ino)
 
 
-async def native_writers(operations: FileHandlers, shown: Shown) -> str:
-    """Name the tree's files that somebody may go on to write past us; empty when there are none.
+async def native_writers(operations: FileHandlers, root: int) -> str:
+    """Name the files that somebody may go on to write past us; empty when there are none.
+
+    `root` is the number of the tree's root: after a restart nobody may have looked at it yet.
 
     To be called when no new one can be opened.
     """
     with trio.move_on_after(RELEASES_TIMEOUT_S):
-        while _named_writers(operations, shown):
+        while _named_writers(operations, root):
             await operations.passing.writer_left.wait()
-    left = _named_writers(operations, shown)
+    left = _named_writers(operations, root)
     names = ", ".join(left[:_NAMED])
     return f"{names} and {len(left) - _NAMED} more" if len(left) > _NAMED else names
 
 
-def _named_writers(operations: FileHandlers, shown: Shown) -> list[str]:
-    found = (_name(operations, entry) for entry in operations.passing.writers(shown))
+def _named_writers(operations: FileHandlers, root: int) -> list[str]:
+    found = (_name(operations, entry) for entry in operations.passing.writers(root))
     return sorted(name for name in found if name)
 
 

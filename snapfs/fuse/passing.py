@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import cast
 
 import pyfuse3
 import structlog
@@ -27,8 +26,8 @@ from snapfs.fuse.backing import BackingIds, Entry, Kind
 from snapfs.fuse.channel import INCARNATION, OpenFlags
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.incarnations import number_of
-from snapfs.fuse.trees import Forest, Shown
-from snapfs.overlay import Node, Tree, identity
+from snapfs.fuse.trees import Forest
+from snapfs.overlay import Node, identity
 
 log = structlog.get_logger(__name__)
 
@@ -134,11 +133,14 @@ class Passing:
         """
         return not (self.is_written(node) or self._forest.is_double(node))
 
-    def writers(self, shown: Shown) -> list[Entry]:
-        """Return the nodes of a tree into which the kernel may write without us."""
-        if self.ids is None or not shown.is_merged:
+    def writers(self, root: int) -> list[Entry]:
+        """Return the nodes of a tree into which the kernel may write without us.
+
+        The tree is named by its root's number: it may be one that this worker has not shown yet.
+        """
+        if self.ids is None:
             return []
-        key = cast(Tree, shown.tree).root.ino >> identity.LOW_BITS
+        key = root >> identity.LOW_BITS
         return [it for it in self.ids.writers() if number_of(it.nodeid) >> identity.LOW_BITS == key]
 
     def _entry(self, ids: BackingIds, handle: FileHandle) -> Entry:

@@ -212,7 +212,7 @@ class Worker:
                 if shown is not None and not shown.gate.frozen:  # else it would wait for the thaw
                     await flush_dirty_pages(self._operations, shown)
                 await self._forest.freeze(snapshot_id)
-                writers = await native_writers(self._operations, shown) if shown else ""
+                writers = await native_writers(self._operations, identity.root(snapshot_id))
                 if writers:
                     return control.Answer(
                         wish.id,
