@@ -24,7 +24,7 @@ from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import DirectoryHandle
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Forest, Shown
-from snapfs.overlay import Dir, DirEntry, Node, SetAttr, Tree
+from snapfs.overlay import Dir, DirEntry, Node, SetAttr, Tree, acl
 
 log = structlog.get_logger(__name__)
 
@@ -244,7 +244,10 @@ class OverlayOperations(FileHandlers):
     @answering
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         shown, node = self.forest.find(inode)
-        return shown.tree.listxattr(node)
+        names = shown.tree.listxattr(node)
+        if any(map(_is_trusted, names)) and not privileges.sees_trusted(ctx.uid, ctx.pid):
+            return [name for name in names if not _is_trusted(name)]
+        return names
 
     @answering
     async def setxattr(
@@ -255,6 +258,8 @@ class OverlayOperations(FileHandlers):
         try:
             await self.copy_ups.ensure(shown, tree, node)
             tree.setxattr(node, name, value, 0)
+            if name == acl.ACCESS:
+                self._kill_set_group(tree, node, ctx)
         finally:
             shown.end()
 
@@ -309,6 +314,13 @@ class OverlayOperations(FileHandlers):
             mtime_ns=wanted.mtime_ns,
         )
 
+    def _kill_set_group(self, tree: Tree, node: Node, ctx: pyfuse3.RequestContext) -> None:
+        """Make an ACL take the set-group bit when it is set by somebody outside the group."""
+        found = tree.getattr(node)
+        keeps = privileges.keeps_set_group(ctx.uid, ctx.pid, found.gid)
+        if found.mode & stat.S_ISGID and not keeps:
+            tree.setattr(node, SetAttr(mode=stat.S_IMODE(found.mode) & ~stat.S_ISGID))
+
     def _note_mode(self, node: Node, wanted: SetAttr) -> None:
         """Let open files know that a write may have to take set-id bits away."""
         if wanted.mode is not None and wanted.mode & (stat.S_ISUID | stat.S_ISGID):
@@ -357,3 +369,7 @@ def _dot(node: Node, position: int) -> tuple[bytes, pyfuse3.EntryAttributes]:
     entry.st_mode = stat.S_IFDIR
     entry.st_ino = node.ino if position == 0 or node.parent is None else node.parent.ino
     return (b".", b"..")[position], entry
+
+
+def _is_trusted(name: bytes) -> bool:
+    return name.startswith(b"trusted.")

@@ -1,9 +1,10 @@
-"""Whether a caller may write to a set-id file and leave it set-id (capabilities(7), CAP_FSETID).
+"""What callers may do that the kernel leaves to us: capabilities(7), asked of /proc.
 
-With HANDLE_KILLPRIV_V2 the kernel leaves this to us and says in a flag what it found. libfuse does
-not hand that flag on: the channel reads it from the request. Without the channel, and for requests
-that have no such flag (fallocate, copy_file_range), we ask /proc about the caller, for the few
-files that have such bits.
+Whether who writes to a set-id file leaves it set-id (CAP_FSETID): with HANDLE_KILLPRIV_V2 the
+kernel says in a flag what it found. libfuse does not hand that on: the channel reads it from the
+request. Without the channel, and for requests that have no such flag (fallocate, copy_file_range,
+an ACL that is set), we ask /proc about the caller, for the few files that have such bits. So we do
+to list trusted attributes (CAP_SYS_ADMIN), for files that have any.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import stat
 from snapfs.fuse import channel
 
 _CAP_FSETID = 1 << 4
+_CAP_SYS_ADMIN = 1 << 21
 
 
 def loses_set_id(mode: int) -> bool:
@@ -45,10 +47,41 @@ def keeps_set_id(pid: int) -> bool:
 
 def has_right(pid: int) -> bool:
     """Ask about a process, whatever the present request says."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
-            effective = next(int(line[7:], 16) for line in status if line.startswith("CapEff:"))
-        at_home = os.readlink(f"/proc/{pid}/ns/user") == os.readlink("/proc/self/ns/user")
-    except (OSError, StopIteration):
+    return _has(_status(pid), pid, _CAP_FSETID)
+
+
+def keeps_set_group(uid: int, pid: int, gid: int) -> bool:
+    """Say whether who sets an ACL on a file of group `gid` may leave it set-group-id.
+
+    False when the process is gone, or its ids are of another user name space. A request of root's
+    need not be the process's own: an overlay on top asks as who mounted it.
+    """
+    status = _status(pid) if uid else {}
+    if not uid or _has(status, pid, _CAP_FSETID):
+        return True
+    groups = {*status.get("Groups", "").split(), *status.get("Gid", "").split()[3:]}
+    return str(gid) in groups
+
+
+def sees_trusted(uid: int, pid: int) -> bool:
+    """Say whether a request may list trusted attributes (xattr(7)): the process has CAP_SYS_ADMIN,
+    or it is root's."""
+    return not uid or _has(_status(pid), pid, _CAP_SYS_ADMIN)
+
+
+def _has(status: dict[str, str], pid: int, capability: int) -> bool:
+    if not int(status.get("CapEff", "0"), 16) & capability:
         return False
-    return at_home and bool(effective & _CAP_FSETID)
+    try:
+        return os.readlink(f"/proc/{pid}/ns/user") == os.readlink("/proc/self/ns/user")
+    except OSError:
+        return False
+
+
+def _status(pid: int) -> dict[str, str]:
+    """Read /proc/PID/status; nothing when the process is gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as lines:
+            return dict(line.rstrip("\n").split(":\t", 1) for line in lines if ":\t" in line)
+    except OSError:
+        return {}

@@ -26,6 +26,7 @@ from typing import BinaryIO
 from snapfs.images.limits import Limits
 from snapfs.metadata.words import shown
 from snapfs.model import InvalidArgument, SnapfsError
+from snapfs.overlay import devices
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -248,10 +249,9 @@ class _Unpacking:
         elif member.isblk():
             kind = stat.S_IFBLK
         device = 0 if member.isfifo() else os.makedev(member.devmajor, member.devminor)
-        if member.ischr() and not device:
-            raise InvalidArgument(
-                f"{self._what}: {shown(member.name)} is the device 0:0, which layers use as a mark"
-            )
+        if devices.is_whiteout_like(kind, device):
+            devices.make(parent, os.fsencode(name), 0o600)
+            return
         os.mknod(name, kind | 0o600, device, dir_fd=parent)
 
     def _link(self, member: tarfile.TarInfo, parent: int, name: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from snapfs.images import Importer, Limits, Platform, Progress, Wanted, importing, manifests
 from snapfs.metadata import Context, Metadata
 from snapfs.model import Committed, FailedPrecondition, InvalidArgument, NotFound, TooLarge
+from snapfs.overlay.devices import STAND_IN
 from snapfs.snapshots import Snapshotter
 from tests.images import kit
 from tests.images.kit import (
@@ -122,6 +123,7 @@ def test_xattrs_capabilities_devices_and_long_names_arrive(
         kit.Entry("null", type=tarfile.CHRTYPE, device=(1, 3), mode=0o666),
         kit.Entry("loop", type=tarfile.BLKTYPE, device=(7, 0), mode=0o660),
         kit.Entry("pipe", type=tarfile.FIFOTYPE, mode=0o600),
+        kit.Entry("zero", type=tarfile.CHRTYPE, device=(0, 0), mode=0o640),
         file(long, b"long"),
         file("ümläut", b"u"),
     ]
@@ -132,6 +134,7 @@ def test_xattrs_capabilities_devices_and_long_names_arrive(
     assert os.getxattr(root / "marked", "user.k") == b"v"
     assert (root / "marked").stat().st_mtime_ns == 1_600_000_000_123_456_789
     assert (root / "null").stat().st_rdev == os.makedev(1, 3)
+    assert (root / "zero").stat().st_rdev == STAND_IN  # it is no whiteout; trees show 0:0
     assert stat.S_ISBLK((root / "loop").stat().st_mode)
     assert stat.S_ISFIFO((root / "pipe").stat().st_mode)
     assert (root / long).read_bytes() == b"long"
@@ -285,7 +288,6 @@ def left(metadata: Metadata, snapshotter: Snapshotter) -> tuple[list[str], list[
         [kit.Entry(".wh..", b"")],
         [kit.Entry(".wh.", b"")],
         [directory("d"), hardlink("g", "d")],
-        [kit.Entry("zero", type=tarfile.CHRTYPE, device=(0, 0))],
         [hardlink("g", "nowhere")],
     ],
 )
