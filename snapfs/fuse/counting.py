@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,13 @@ class _Left:
 class Counting:
     """The usage counts of one worker."""
 
-    def __init__(self, storage: Path) -> None:
-        """`storage` is a directory of the file system that all layers lie on."""
+    def __init__(self, storage: Path, is_written_unseen: Callable[[Tree], bool]) -> None:
+        """`storage` is a directory of the file system that all layers lie on.
+
+        While `is_written_unseen` says that files which no node is noted for are written, a tree is
+        not counted: a walk answers, and the count begins when they are closed.
+        """
+        self._is_written_unseen = is_written_unseen
         self._storage = storage
         self._limiter = trio.CapacityLimiter(1)
         self._open: dict[Tree, tuple[Path, Path]] = {}
@@ -93,7 +99,7 @@ class Counting:
         places = self._open.pop(tree, None)
         self._wanted.pop(tree, None)
         self._quiet.pop(tree, None)
-        if places is None or not lasting or tree.usage.in_use:
+        if places is None or not lasting or tree.usage.in_use or self._is_written_unseen(tree):
             return
         left = _farewell(tree, *places)
         if left is not None:
@@ -102,6 +108,9 @@ class Counting:
 
     def usage(self, tree: Tree) -> Usage | None:
         """Return a tree's usage; None while it is being counted."""
+        if self._is_written_unseen(tree):
+            tree.usage.spoil()
+            return None
         found = tree.usage.usage()
         if found is None:
             self._want(tree)
@@ -111,7 +120,7 @@ class Counting:
         """Return when a tree's usage is known; OSError when it does not come to that."""
         deadline_s = trio.current_time() + COUNTED_S
         while not tree.usage.known:
-            self._want(tree)
+            self._begin(tree)
             with trio.move_on_at(deadline_s) as waiting:
                 await self._counted.wait()
             if waiting.cancelled_caught:
@@ -142,6 +151,10 @@ class Counting:
             await self._write_left()
 
     def _want(self, tree: Tree) -> None:
+        if not self._is_written_unseen(tree):
+            self._begin(tree)
+
+    def _begin(self, tree: Tree) -> None:
         if not tree.usage.counting:
             tree.usage.begin()
         self._wanted[tree] = None

@@ -280,7 +280,7 @@ class FileHandlers(Operations):
             handle.close()  # what was needed to make an id
         handle.shown.handles += 1
         if handle.writable:
-            handle.node.tree.usage.opened(handle.node)
+            handle.node.tree.usage.opened(handle.node, native=handle.native)
         return self.files.add(handle), flags, backing_id
 
     def _choose_reads(self, handle: FileHandle) -> None:

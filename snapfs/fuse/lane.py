@@ -184,7 +184,7 @@ class LaneForest(Forest):
         self._storage = storage
         self._frozen = {snapshot_id: Gate(frozen=True) for snapshot_id in frozen}
         self._ids: dict[int, SnapshotId] = {}
-        self.counting = Counting(storage)
+        self.counting = Counting(storage, self._is_written_unseen)
         self._quota = Quota()
         self._root = Node(cast(Tree, None), identity.LANE_ROOT, stat.S_IFDIR, None, b"")
         self.probe = Node(cast(Tree, None), _PROBE_INO, stat.S_IFREG, None, PROBE_NAME)
@@ -305,6 +305,16 @@ class LaneForest(Forest):
         except InvalidArgument as error:  # of an older release, which took any
             log.error("lane.quota_unreadable", snapshot=layers.id, error=str(error))
             shown.bind(self._quota)
+
+    def _is_written_unseen(self, tree: Tree) -> bool:
+        """Whether what an earlier worker opened for writing may be written by the kernel still."""
+        if self.backing is None:
+            return False
+        key = tree.root.ino >> identity.LOW_BITS
+        return any(
+            it.inherited and number_of(it.nodeid) >> identity.LOW_BITS == key
+            for it in self.backing.writers()
+        )
 
     def usage(self, snapshot_id: SnapshotId) -> Usage | None:
         """Return what a shown snapshot takes; None when it is not shown, or not counted yet."""

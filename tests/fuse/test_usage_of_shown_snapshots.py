@@ -138,6 +138,30 @@ def test_killed_worker_counts_again_and_nobody_is_told_wrong(
         assert_is_a_walk(own_house, tree)
 
 
+def test_files_that_the_kernel_writes_for_us_are_counted_as_they_grow(
+    own_house: House, tmp_path: Path
+) -> None:
+    tree = own_house.active(fill)
+    with bind_mount(tree.path, tmp_path / "container") as container:
+        fd = os.open(container / "native", os.O_RDWR | os.O_CREAT)
+        os.pwrite(fd, b"x" * 300_000, 0)
+        assert_is_a_walk(own_house, tree)
+        os.ftruncate(fd, 4 << 20)
+        with mmap.mmap(fd, 4 << 20) as mapped:
+            os.close(fd)
+            mapped[1 << 20 : 2 << 20] = b"m" * (1 << 20)
+            assert_is_a_walk(own_house, tree)
+        fd = os.open(container / "native", os.O_RDWR)
+        own_house.kill_worker()
+        os.pwrite(fd, b"y" * (1 << 20), 2 << 20)
+        for _ in range(3):
+            assert own_house.snapshots.usage(tree.key) == measure(tree.upper)
+        os.pwrite(fd, b"z" * (1 << 20), 3 << 20)
+        assert own_house.snapshots.usage(tree.key) == measure(tree.upper)
+        os.close(fd)
+        assert_is_a_walk(own_house, tree)
+
+
 def test_clean_close_leaves_the_count_until_the_next_opening(own_house: House) -> None:
     tree = own_house.active(fill)
     (tree / "file").write_bytes(b"x" * 100_000)
