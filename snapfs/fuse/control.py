@@ -184,6 +184,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """What the mount could do beyond plain pyfuse3, with why it cannot; empty: it can."""
     backing: int = 0
     """Files that the kernel reads and writes by itself, or may at the next open."""
+    answered: dict[str, int] = {}
+    """Requests that the fast lane answered, by the name of their operation."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):

@@ -25,6 +25,7 @@ from snapfs.fuse.copyup import CopyUps
 from snapfs.fuse.directories import Directories
 from snapfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from snapfs.fuse.handover import MAX_WRITE_BYTES
+from snapfs.fuse.offers import Offers
 from snapfs.fuse.passing import Passing
 from snapfs.fuse.recovery import Recovery
 from snapfs.fuse.session import Operations
@@ -52,6 +53,7 @@ class FileHandlers(Operations):
         self.redirects = redirects
         """Directories of lower layers may be renamed."""
         self.threads = Threads()
+        self.offers = Offers(self.hot, view, forest.inodes)
         self.files: Handles[FileHandle] = Handles()
         self.directories: Handles[DirectoryHandle] = Handles()
         self.passing = Passing(forest)

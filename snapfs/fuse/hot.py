@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from snapfs.fuse import channel
+from snapfs.fuse.features import Feature
 from snapfs.overlay import Attributes
 
 _ATTR = struct.Struct("<QQQqqqIIIIIIIIII")
@@ -33,9 +34,10 @@ class Offer(enum.IntFlag):
 
     OPEN = 1
     ATTRIBUTES = 2
-    NO_XATTRS = 4
-    CONTENTS = 8
-    ALL = 15
+    NO_SECURITY_XATTRS = 4
+    NO_USER_XATTRS = 8
+    CONTENTS = 16
+    ALL = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ class Figures:
     opens: int = 0
     answered: Mapping[int, int] = field(default_factory=dict)
     """By opcode."""
+
+    @property
+    def by_name(self) -> dict[str, int]:
+        return {channel.Opcode(code).name: count for code, count in self.answered.items()}
 
 
 class Hot:
@@ -72,6 +78,10 @@ class Hot:
     def on(self) -> bool:
         return self._library is not None
 
+    @property
+    def feature(self) -> Feature:
+        return Feature("fast lane", "" if self.on else channel.why_not() or "no session runs")
+
     def offer_open(self, nodeid: int, open_flags: int, backing_id: int) -> None:
         """Let read-only opens of a node be answered with OpenFlags and a backing id."""
         if self._library is not None:
@@ -82,10 +92,12 @@ class Hot:
         if self._library is not None:
             self._library.hot_offer_attributes(nodeid, int(timeout_s), pack(attributes))
 
-    def offer_no_xattrs(self, nodeid: int) -> None:
-        """Let a node be known to have no extended attribute that is shown."""
+    def offer_no_xattrs(self, nodeid: int, *, user: bool) -> None:
+        """Let a node be known to have no extended attribute that is shown: `security.` ones are
+        answered so, or with `user` those; a list is empty."""
         if self._library is not None:
-            self._library.hot_offer_no_xattrs(nodeid)
+            offer = Offer.NO_USER_XATTRS if user else Offer.NO_SECURITY_XATTRS
+            self._library.hot_offer_no_xattrs(nodeid, offer)
 
     def offer_contents(self, nodeid: int, fd: int) -> bool:
         """Let reads be answered from a descriptor while the data is in memory.

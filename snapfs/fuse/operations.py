@@ -62,6 +62,7 @@ class OverlayOperations(FileHandlers):
     @answering
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         shown, node = self.forest.find(inode)
+        self.offers.attributes(inode, shown, node)
         return self.entry(shown, node)
 
     @answering
@@ -239,7 +240,11 @@ class OverlayOperations(FileHandlers):
     @answering
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         shown, node = self.forest.find(inode)
-        return shown.tree.getxattr(node, name)
+        try:
+            return shown.tree.getxattr(node, name)
+        except OSError as error:
+            self.offers.absence(inode, shown, node, name, error)
+            raise
 
     @answering
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:

@@ -265,8 +265,9 @@ class Worker:
             trees=self._forest.shown_ids,
             frozen=self._forest.frozen_ids,
             dropped=self._forest.dropped_ids,
-            features={it.name: it.reason for it in self._features},
+            features={it.name: it.reason for it in (*self._features, operations.hot.feature)},
             backing=0 if self._forest.backing is None else len(self._forest.backing),
+            answered=operations.hot.figures().by_name,
         )
 
 

@@ -130,7 +130,7 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
         if link is not None:
             tree.links.end(link, None)
         raise
-    node.up = node.copied = True
+    node.rise()
     if link is not None:
         node.link, node.stash = link, link.stash
         found(tree, node)
@@ -158,7 +158,7 @@ def _finish_nameless(tree: MergedTree, node: Node, temp: bytes, link: Link | Non
         fd = tree.work.layer.fd
         rename(fd, temp, fd, stash)
         node.stash = stash
-    node.up = node.copied = True
+    node.rise()
     tree.usage.new(node)
 
 
@@ -257,7 +257,7 @@ def _one_directory_up(tree: MergedTree, node: Dir) -> None:
     except OSError:
         work.discard(temp)
         raise
-    node.up = node.copied = True
+    node.rise()
     tree.usage.new(node)
     keep_times(tree, parent, times)
 

@@ -254,7 +254,7 @@ class MergedTree:
         if link is None or not link.upper:
             return False
         node.link, node.stash = link, link.stash
-        node.up = node.copied = True
+        node.rise()
         return True
 
     def _upper_dir(self, parent: Dir, name: bytes, path: bytes, real: os.stat_result) -> Dir:

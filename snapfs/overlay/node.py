@@ -14,7 +14,7 @@ a node that is made later takes over the count. INVARIANT a number is counted in
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -65,7 +65,8 @@ class Node:
         self.name = name
         self.more_names: list[tuple[Dir, bytes]] | None = None
         self.up = False
-        """Its data is in the upper layer (or in the work directory, see `stash`)."""
+        """Its data is in the upper layer (or in the work directory, see `stash`). Of a node that
+        exists only `rise` sets this."""
         self.copied = False
         """Its upper file is a copy of a lower one and carries its number as an attribute."""
         self.stash: bytes | None = None
@@ -79,6 +80,11 @@ class Node:
     @property
     def is_dir(self) -> bool:
         return self.type == stat.S_IFDIR
+
+    def rise(self) -> None:
+        """Be in the upper layer from now on, as the copy of a lower file."""
+        self.up = self.copied = True
+        self.tree.inodes.risen(self.ino)
 
     def names(self) -> list[tuple[Dir, bytes]]:
         """All names known at the moment."""
@@ -185,6 +191,9 @@ class Inodes:
 
     def __init__(self) -> None:
         self.layers = Layers()
+        self.risen: Callable[[int], object] = _ignore
+        """Told the number of each lower file that becomes an upper one, in the step that does
+        it."""
         self._known: dict[int, Node] = {}
         self._passing: WeakValueDictionary[int, Node] = WeakValueDictionary()
 
@@ -264,3 +273,7 @@ class Inodes:
             self.forget(node.ino, node.nlookup)
         tree.handed.clear()
         return gone
+
+
+def _ignore(ino: int) -> None:
+    pass

@@ -99,7 +99,7 @@ def test_freeze_waits_for_a_copy_up_and_gives_up_at_its_deadline(slow: House) ->
         writer.start()
         eventually(lambda: slow.worker().copying == 1, what="the copy-up")
         with pytest.raises(DeadlineExceeded, match="still in flight"):
-            slow.lane.freeze(tree.id, timeout_s=0.5)
+            slow.lane.freeze(tree.id, timeout_s=3)
         assert slow.worker().frozen == ()
     writer.join(DEADLINE_S)
     slow.lane.freeze(tree.id, timeout_s=5)

@@ -103,7 +103,7 @@ class HotFiles(session.Operations):
             return json.dumps({"seen": self.seen, "answered": answered, **told}).encode()
         self.seen["getxattr"] += 1
         if inode != ROOT:
-            self.hot.offer_no_xattrs(inode)
+            self.hot.offer_no_xattrs(inode, user=name.startswith(b"user."))
         raise OSError(errno.ENODATA, "none")
 
     @answering

@@ -126,27 +126,31 @@ static enum verdict answer_release(int fd, const struct in_header *request, cons
     return refuse(fd, request, 0);
 }
 
-/* Names that are shown or hidden by other rules than "not there" are Python's. */
-static bool is_special(const char *name, size_t size)
+static bool begins_with(const char *name, size_t size, const char *prefix)
 {
-    static const char own[] = "trusted.overlay.";
-    return !memchr(name, 0, size) || strncmp(name, own, sizeof(own) - 1) == 0;
+    size_t length = strlen(prefix);
+    return size >= length && memcmp(name, prefix, length) == 0;
 }
 
 static enum verdict answer_getxattr(int fd, const struct in_header *request, const void *body,
                                     size_t size)
 {
-    const char *name = (const char *)body + sizeof(struct getxattr_in);
-    if (size <= sizeof(struct getxattr_in) || is_special(name, size - sizeof(struct getxattr_in)))
+    if (size <= sizeof(struct getxattr_in))
         return COLD;
-    return offered(request, OFFER_NO_XATTRS) ? refuse(fd, request, ENODATA) : COLD;
+    const char *name = (const char *)body + sizeof(struct getxattr_in);
+    size_t length = size - sizeof(struct getxattr_in);
+    uint32_t needed = begins_with(name, length, "security.") ? OFFER_NO_SECURITY_XATTRS
+                      : begins_with(name, length, "user.")   ? OFFER_NO_USER_XATTRS
+                                                             : 0;
+    return needed && offered(request, needed) ? refuse(fd, request, ENODATA) : COLD;
 }
 
 static enum verdict answer_listxattr(int fd, const struct in_header *request, const void *body,
                                      size_t size)
 {
     const struct getxattr_in *wish = body;
-    if (size < sizeof(*wish) || !offered(request, OFFER_NO_XATTRS))
+    if (size < sizeof(*wish) ||
+        !(offered(request, OFFER_NO_SECURITY_XATTRS) || offered(request, OFFER_NO_USER_XATTRS)))
         return COLD;
     struct getxattr_in none = {0}; /* fuse_getxattr_out looks the same */
     return say(fd, request, &none, wish->size ? 0 : sizeof(none));

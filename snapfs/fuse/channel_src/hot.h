@@ -48,11 +48,12 @@ void hot_enable(bool on);
 /* nodes.c; the lock is held */
 
 enum offered {
-    OFFER_OPEN = 1 << 0,      /* read-only opens may be answered with open_flags, backing_id */
-    OFFER_ATTR = 1 << 1,      /* the attributes do not change */
-    OFFER_NO_XATTRS = 1 << 2, /* it has no extended attribute that anybody is shown */
-    OFFER_FD = 1 << 3,        /* `fd` reads its contents */
-    OFFER_ALL = (1 << 4) - 1,
+    OFFER_OPEN = 1 << 0,               /* read-only opens may be answered with open_flags, backing_id */
+    OFFER_ATTR = 1 << 1,               /* the attributes do not change */
+    OFFER_NO_SECURITY_XATTRS = 1 << 2, /* no extended attribute is shown; none of `security.` */
+    OFFER_NO_USER_XATTRS = 1 << 3,     /* ... of `user.` */
+    OFFER_FD = 1 << 4,                 /* `fd` reads its contents */
+    OFFER_ALL = (1 << 5) - 1,
 };
 
 struct hot_node {

@@ -63,14 +63,16 @@ static PyObject *offer_attributes(PyObject *module, PyObject *arguments)
     return fits ? done(node) : raise_errno(EINVAL);
 }
 
-static PyObject *offer_no_xattrs(PyObject *module, PyObject *argument)
+static PyObject *offer_no_xattrs(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    unsigned long long nodeid = PyLong_AsUnsignedLongLong(argument);
-    if (PyErr_Occurred())
+    unsigned long long nodeid;
+    unsigned int which;
+    if (!PyArg_ParseTuple(arguments, "KI", &nodeid, &which))
         return NULL;
     hot_lock();
-    struct hot_node *node = offer(nodeid, OFFER_NO_XATTRS);
+    struct hot_node *node =
+        offer(nodeid, which & (OFFER_NO_SECURITY_XATTRS | OFFER_NO_USER_XATTRS));
     hot_unlock();
     return done(node);
 }
@@ -213,7 +215,7 @@ static PyObject *idle_(PyObject *module, PyObject *arguments)
 PyMethodDef hot_methods[] = {
     {"hot_offer_open", offer_open, METH_VARARGS, NULL},
     {"hot_offer_attributes", offer_attributes, METH_VARARGS, NULL},
-    {"hot_offer_no_xattrs", offer_no_xattrs, METH_O, NULL},
+    {"hot_offer_no_xattrs", offer_no_xattrs, METH_VARARGS, NULL},
     {"hot_offer_contents", offer_contents, METH_VARARGS, NULL},
     {"hot_withdraw", withdraw, METH_VARARGS, NULL},
     {"hot_withdraw_all", withdraw_all, METH_NOARGS, NULL},
