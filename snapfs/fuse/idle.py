@@ -3,7 +3,8 @@
 trio tells its instruments when it is about to wait (`before_io_wait`). `Idle` waits in its place,
 in the library, without the interpreter's lock: for the FUSE descriptor, whose hot requests it
 answers on the spot, and for trio's own epoll descriptor. It comes back when trio has something to
-do. A request for Python is kept, and an eventfd made readable for which the reader waits.
+do. A request for Python is kept, and an eventfd made readable for which the reader waits: so it is
+when time is over, since trio would wait as long again.
 
 INVARIANT: while a reader waits for the eventfd, each turn of the loop looks at the descriptor.
 """
@@ -11,6 +12,7 @@ INVARIANT: while a reader waits for the eventfd, each turn of the loop looks at 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -53,7 +55,7 @@ class Idle(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         if self._awaited >= 0:
-            timeout_ms = min(int(timeout * 1000), _FOREVER_MS)
+            timeout_ms = min(math.ceil(timeout * 1000), _FOREVER_MS)
             self._idle(self._awaited, self._epoll, self._wake, timeout_ms)
 
 

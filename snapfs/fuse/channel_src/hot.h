@@ -95,8 +95,9 @@ bool answers_register(void);
 uint64_t answers_handle(void);
 
 /* idle.c: answer requests until there is one for Python, `other_fd` is readable, a signal came or
- * `timeout_ms` (-1: none) is over. What is read for Python waits in channel_receive, and `wake_fd`
- * (an eventfd) becomes readable. Call without the interpreter's lock, from the session's thread. */
+ * `timeout_ms` (-1: none) is over. What is read for Python waits in channel_receive. Unless it is
+ * `other_fd` that is readable, or `timeout_ms` is 0, `wake_fd` (an eventfd) is so afterwards.
+ * Call without the interpreter's lock, from the session's thread. */
 void idle(int fd, int other_fd, int wake_fd, int timeout_ms);
 
 #endif

@@ -30,14 +30,17 @@ static bool drain(int fd)
 
 void idle(int fd, int other_fd, int wake_fd, int timeout_ms)
 {
-    for (;;) {
-        if (drain(fd)) {
-            wake(wake_fd);
+    struct pollfd waited[] = {{.fd = fd, .events = POLLIN}, {.fd = other_fd, .events = POLLIN}};
+    int ready;
+    do {
+        if (drain(fd))
+            break;
+        ready = poll(waited, 2, timeout_ms);
+        if (ready > 0 && waited[1].revents)
             return;
-        }
-        struct pollfd waited[] = {{.fd = fd, .events = POLLIN}, {.fd = other_fd, .events = POLLIN}};
-        int ready = poll(waited, 2, timeout_ms);
-        if (ready <= 0 || waited[1].revents)
-            return;
-    }
+    } while (ready > 0);
+    /* Whoever called is about to wait for `other_fd`, as long as if this had taken no time and
+     * with nobody looking at `fd`: that must end at once. */
+    if (timeout_ms)
+        wake(wake_fd);
 }
