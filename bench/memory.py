@@ -59,7 +59,7 @@ def density(scratch: Path, containers: int) -> str:
         columns = systems.all_systems(serve, scratch)
         rows: dict[str, dict[str, float]] = {}
         for system in columns:
-            many = containers // 4 if system.name == FUSE_OVERLAYFS else containers
+            many = max(2, containers // 4) if system.name == FUSE_OVERLAYFS else containers
             for what, growth in _growth(system, many).items():
                 rows.setdefault(what, {})[system.name] = growth
     title = f"MiB a container, {containers} of one image"

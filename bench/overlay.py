@@ -141,12 +141,11 @@ def page(rows: Sequence[Row], columns: Sequence[System], results: Results, entri
     """Return what is printed: times, what they come to, requests."""
     names = [it.name for it in columns]
     times = [(row.name, _medians(row, names, results)) for row in rows]
-    parts = [
-        f"The tree has {entries} entries. {systems.fuse_overlayfs_version()}.",
-        report.table("seconds", times, reference=OVERLAYFS),
-    ]
-    lanes = [it for it in names if it not in (OVERLAYFS, FUSE_OVERLAYFS)]
-    parts.append(verdict.table(rows, [it for _, it in times], lanes))
+    parts = [f"The tree has {entries} entries. {systems.fuse_overlayfs_version()}."]
+    if any(it for _, it in times):
+        parts.append(report.table("seconds", times, reference=OVERLAYFS))
+        lanes = [it for it in names if it not in (OVERLAYFS, FUSE_OVERLAYFS)]
+        parts.append(verdict.table(rows, [it for _, it in times], lanes))
     counted = [name for name in names if any(results[k].requests for k in results if k[1] == name)]
     if counted:
         parts.append(_requests_table(rows, counted, results, entries))

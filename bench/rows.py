@@ -242,7 +242,8 @@ def _positions() -> list[int]:
 
 def _git(work: Path, *arguments: str) -> None:
     environ = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
-    subprocess.run(["git", "-C", work, *arguments], check=True, timeout=TIMEOUT_S, env=environ)
+    argv = ["git", "-C", work, *arguments]
+    subprocess.run(argv, check=True, timeout=TIMEOUT_S, env=environ, stdout=subprocess.DEVNULL)
 
 
 def _quiet(*argv: str | Path) -> None:
