@@ -16,7 +16,7 @@ import trio
 from snapfs.fuse.handles import FileHandle, Handles
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Shown
-from snapfs.overlay import Node, Tree
+from snapfs.overlay import CopyUp, Node, Tree
 
 
 class CopyUps:
@@ -59,7 +59,6 @@ class CopyUps:
         self.under_way += 1
         try:
             await self._run(tree, node, data=data)
-            self._move_readers(tree, node)
             self._copied(node)
             self.done += 1
         finally:
@@ -76,16 +75,24 @@ class CopyUps:
                     await blocking(self._threads.copy_up, job.run)
                 else:
                     job.run()
-            tree.finish_copy_up(job)
+            self._publish(tree, node, job)
             published = True
         finally:
             if not published:
                 tree.abort_copy_up(job)
 
-    def _move_readers(self, tree: Tree, node: Node) -> None:
-        for handle in self._files.of_node(node.ino):
-            if handle.lower and handle.has_fd:
-                fd = tree.open(node, os.O_RDONLY)
+    def _publish(self, tree: Tree, node: Node, job: CopyUp) -> None:
+        """Put the copy in its place and move readers to it, whose descriptors can take over one
+        that was opened before: for want of another nothing is published."""
+        readers = [it for it in self._files.of_node(node.ino) if it.lower and it.has_fd]
+        if not readers:
+            return tree.finish_copy_up(job)
+        fd = tree.open(node, os.O_RDONLY) if node.up else job.open()
+        try:
+            tree.finish_copy_up(job)
+            for handle in readers:
                 os.dup2(fd, handle.fd, inheritable=False)
-                os.close(fd)
                 handle.lower = False
+        finally:
+            os.close(fd)
+        return None

@@ -86,7 +86,11 @@ class FileHandlers(Operations):
             self.passing.admit(inode, node)
             fd = tree.open(node, flags & _KEPT_FLAGS)
             handle = FileHandle(shown, node, inode, flags=0, fd=fd, writable=writable, pid=ctx.pid)
-            self._check_set_id(tree, handle, truncated=bool(flags & os.O_TRUNC))
+            try:
+                self._check_set_id(tree, handle, truncated=bool(flags & os.O_TRUNC))
+            except OSError:
+                handle.close()
+                raise
             return self._opened(handle)
         finally:
             shown.end()

@@ -83,6 +83,11 @@ class FileHandle:
         return self._fd
 
     @property
+    def reads_past_copy(self) -> bool:
+        """Whether the kernel reads the lower file by it although the node has a copy now."""
+        return self.native and self.lower and self.node.up
+
+    @property
     def has_fd(self) -> bool:
         return self._fd >= 0
 

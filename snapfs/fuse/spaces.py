@@ -112,11 +112,15 @@ class SpaceRequests:
     @asynccontextmanager
     async def _read(self, nodeid: int, fh: int) -> AsyncIterator[int]:
         """Lend a descriptor of a file as its user sees it."""
-        found = self._find(nodeid, fh)
-        if found.fd >= 0:
-            yield found.fd
+        handle = self._operations.files.find(fh)
+        if handle is not None and handle.reads_past_copy:
+            fd = handle.node.tree.open_lower(handle.node)
+        elif handle is not None:
+            yield handle.fd
             return
-        fd = found.shown.tree.open(found.node, os.O_RDONLY)
+        else:
+            shown, node = self._operations.forest.find(nodeid)
+            fd = shown.tree.open(node, os.O_RDONLY)
         try:
             yield fd
         finally:

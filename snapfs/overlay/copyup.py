@@ -65,6 +65,11 @@ class CopyUp:
         else:
             self._copy_special()
 
+    def open(self) -> int:
+        """Open the copy of a regular file, made but not published, for reading."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self.temp, flags, dir_fd=self._work.layer.fd)
+
     def _copy_regular(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         target = os.open(self.temp, flags, 0o600, dir_fd=self._work.layer.fd)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse import mounts
+from snapfs.fuse.modes import Mode
 from snapfs.model import DeadlineExceeded
 from tests.support import lanes
 from tests.support.daemon import eventually
@@ -104,6 +107,39 @@ def test_freeze_waits_for_a_copy_up_and_gives_up_at_its_deadline(slow: House) ->
     writer.join(DEADLINE_S)
     slow.lane.freeze(tree.id, timeout_s=5)
     slow.lane.thaw(tree.id)
+
+
+def test_copy_up_without_descriptors_to_spare_changes_nothing(tmp_path: Path) -> None:
+    with lanes.house(tmp_path / "house", Mode.NO_OPEN) as short:
+        tree = short.active(fill)
+        with (tree / "large").open("rb") as reader:
+            content = reader.read()
+            refused = 0
+            while not (tree.upper / "large").exists():
+                with few_descriptors(short.worker().pid, refused):
+                    try:
+                        (tree / "large").chmod(0o600)
+                    except OSError as error:
+                        if error.errno != errno.EMFILE:
+                            raise
+                        refused += 1
+                        assert not (tree.upper / "large").exists()
+            assert refused
+            append(tree / "large")
+            assert os.pread(reader.fileno(), 1 << 21, 0) == content + b"!"
+
+
+@contextmanager
+def few_descriptors(pid: int, spare: int) -> Iterator[None]:
+    """Leave a process the room for so many more open files."""
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free = [number for number in range(len(taken) + spare + 1) if number not in taken]
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[spare], hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_full_disk_fails_the_copy_and_leaves_the_lower_file_in_place(slow: House) -> None:

@@ -279,6 +279,20 @@ def test_long_copies_are_done_in_steps(house: House) -> None:
         assert file.read() == b"tail"
 
 
+def test_a_reader_from_before_a_copy_up_copies_what_it_reads(house: House) -> None:
+    tree = house.active(lower)
+    (tree / "to").write_bytes(b"")
+    with (tree / "sparse").open("rb") as reader, (tree / "to").open("rb+") as target:
+        assert reader.read(1) == b"\0"
+        with (tree / "sparse").open("rb+") as file:
+            file.write(CONTENT)
+        expected = os.pread(reader.fileno(), 8 << 20, 0)
+        first = os.lseek(reader.fileno(), 0, os.SEEK_DATA)
+        assert not any(expected[:first])
+        assert os.copy_file_range(reader.fileno(), target.fileno(), 8 << 20, 0, 0) == 8 << 20
+        assert (tree / "to").read_bytes() == expected
+
+
 # Beside other things
 
 
