@@ -32,7 +32,7 @@ def snapshot() -> None:
 @click.option(
     "--filter", "filters", multiple=True, help="In containerd's grammar; any of several matches."
 )
-@click.option("--measure", is_flag=True, help="Measure active snapshots too (walks their data).")
+@click.option("--measure", is_flag=True, help="Say what active snapshots use too.")
 def list_(
     address: Path | None,
     config_path: Path | None,

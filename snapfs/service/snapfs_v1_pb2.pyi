@@ -566,7 +566,7 @@ class ListRequest(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     MEASURE_FIELD_NUMBER: _builtins.int
     measure: _builtins.bool
-    """Measure active snapshots too; costs a walk of each one's layer."""
+    """Measure active snapshots too; costs a walk over each one that nobody has counted."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """In containerd's filter grammar; one match is enough, none given matches all."""

@@ -43,7 +43,7 @@ from snapfs.model import (
     Usage,
     View,
 )
-from snapfs.snapshots import claims, counted, quota, records, recovery
+from snapfs.snapshots import claims, counted, records, recovery
 from snapfs.snapshots import mounts as rules
 from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
@@ -53,6 +53,7 @@ from snapfs.snapshots.idmapping import IdMapping
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.metastore import DEADLINE_S, MetaStore, Removed
+from snapfs.snapshots.quotas import Quotas
 from snapfs.snapshots.removal import PendingRemoval, Remover
 from snapfs.snapshots.reserve import IdReserve
 from snapfs.snapshots.schema import SnapshotBody
@@ -105,7 +106,6 @@ class Snapshotter(Closing):
         self._durability: Durability = durability
         self._differ = differ
         self._checks = checks
-        self._default_quota = default_quota
         self._deadline_s = deadline_s
         self._steps = steps
         self._index_off = _INDEX_PARAMETER.exists()
@@ -124,6 +124,7 @@ class Snapshotter(Closing):
             self._sync.close()
             raise
         self._store = self._meta.store
+        self._quotas = Quotas(self._meta, trees, default_quota)
         self._reserve = IdReserve(self._meta, self._layers)
         self._dropper = Dropper()
         self._remover = Remover(self._layers, self._clear_intents, steps=steps)
@@ -157,7 +158,7 @@ class Snapshotter(Closing):
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Mountable:
         records.checked_name(key, "key")
-        quota.of_labels(records.checked_labels(labels), self._default_quota)
+        self._quotas.check(records.checked_labels(labels))
         IdMapping.of(labels)
         lane = self._trees.place(kind, labels)
         with self._store.view() as tx:
@@ -383,19 +384,11 @@ class Snapshotter(Closing):
     def update(self, key: str, labels: Labels, fieldpaths: Sequence[str] | None = None) -> Snapshot:
         """Change labels: all of them, or those that `fieldpaths` ("labels.NAME") name."""
         IdMapping.of(labels)
-        return self._update(key, labels, fieldpaths)
-
-    def _update(self, key: str, labels: Labels, fieldpaths: Sequence[str] | None) -> Snapshot:
-        """Change labels, if their quota can be read, and let it hold at once."""
-        quota.of_labels(labels, self._default_quota)
-        changed = self._meta.update(key, labels, fieldpaths)
-        if isinstance(changed, Active) and quota.may_change(fieldpaths):
-            self._trees.lane(changed.lane).rebind(changed.id)
-        return changed
+        return self._quotas.update(key, labels, fieldpaths)
 
     def quota(self, key: str) -> Quota:
         """Return what an active snapshot may take; NotFound, FailedPrecondition of others."""
-        return quota.of_labels(self._bounded(key).labels, self._default_quota)
+        return self._quotas.get(key)
 
     def set_quota(
         self, key: str, *, size_bytes: int | None = None, inodes: int | None = None
@@ -404,24 +397,7 @@ class Snapshotter(Closing):
 
         None leaves a limit as it is, 0 takes it away. Less than is used stops growth only.
         """
-        self._bounded(key)
-        wanted = {
-            quota.SIZE_LABEL: quota.to_label(size_bytes),
-            quota.INODES_LABEL: quota.to_label(inodes),
-        }
-        labels = {label: text for label, text in wanted.items() if text is not None}
-        if labels:
-            self._update(key, labels, [f"labels.{label}" for label in labels])
-        return self.quota(key)
-
-    def _bounded(self, key: str) -> Active:
-        found = self._meta.info(key)
-        if not isinstance(found, Active):
-            raise FailedPrecondition(
-                f"snapshot {records.shown(key)} is {found.kind.word} and takes no changes; "
-                "only an active one has a quota"
-            )
-        return found
+        return self._quotas.change(key, size_bytes, inodes)
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Snapshot]:
         """Yield what `filters` select, with no transaction open in between."""
