@@ -108,6 +108,28 @@ def test_reads_change_no_times_that_would_have_to_be_asked_for(
     assert asked(tracer, tree, read_and_look) == expected
 
 
+@pytest.mark.modes(Mode.PASSTHROUGH)
+def test_a_read_past_the_worker_changes_times_that_are_asked_for(
+    tracer: Tracer, tree: Path
+) -> None:
+    assert asked(tracer, tree, read_and_look) == {"open": FILES, "getattr": FILES}
+
+
+@pytest.mark.modes(Mode.PASSTHROUGH, Mode.NO_OPEN)
+def test_writes_are_requests_only_where_the_worker_makes_them(
+    tracer: Tracer, tree: Path, mode: Mode
+) -> None:
+    def write(tree: Path) -> None:
+        for _ in range(FILES):
+            os.pwrite(fd, b"x", 0)
+
+    fd = os.open(tree / "dir" / "f0", os.O_WRONLY)
+    try:
+        assert asked(tracer, tree, write)["write"] == (0 if mode is Mode.PASSTHROUGH else FILES)
+    finally:
+        os.close(fd)
+
+
 @pytest.mark.modes(Mode.READONLY)
 def test_the_whole_mount_of_views_is_read_only(house: House, tree: Path) -> None:
     line = next(
