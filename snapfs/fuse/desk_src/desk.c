@@ -103,14 +103,44 @@ int desk_lookup(Desk *desk, uint64_t parent, const char *name, size_t length, st
     return DONE_HERE;
 }
 
+/* Path of a directory whose files are handed out: its topmost lower one. */
+static int room_path(const Room *room, char *path, int *fd)
+{
+    const Spot *spot = &room->spots[0];
+    if (spot->length >= PATH_MAX)
+        return LEFT_TO_PYTHON;
+    memcpy(path, spot->length ? spot->prefix : "./", spot->length ? spot->length : 2);
+    path[spot->length ? spot->length - 1 : 1] = 0;
+    *fd = spot->fd;
+    return DONE_HERE;
+}
+
+/* A merged directory shows one link, as in overlayfs. */
+static int stat_room(const Room *room, struct stat *real)
+{
+    char path[PATH_MAX];
+    int fd;
+    if (!room_path(room, path, &fd))
+        return LEFT_TO_PYTHON;
+    if (fstatat(fd, path, real, AT_SYMLINK_NOFOLLOW))
+        return -errno;
+    if (room->spot_count > 1)
+        real->st_nlink = 1;
+    return DONE_HERE;
+}
+
 int desk_getattr(const Desk *desk, uint64_t ino, struct attr_out *out)
 {
     Room *room;
     uint32_t slot;
     struct stat real;
-    if (!names->guest(desk->handed, ino, &room, &slot))
+    int result;
+    if (names->guest(desk->handed, ino, &room, &slot))
+        result = stat_entry(desk, room, slot, &real);
+    else if ((room = names->room(desk->handed, ino)))
+        result = stat_room(room, &real);
+    else
         return LEFT_TO_PYTHON;
-    int result = stat_entry(desk, room, slot, &real);
     if (result == DONE_HERE)
         fill_attributes(out, ino, &real);
     return result;
@@ -120,9 +150,10 @@ int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd)
 {
     Room *room;
     uint32_t slot;
-    if (!names->guest(desk->handed, ino, &room, &slot))
-        return LEFT_TO_PYTHON;
-    return path_of(room, slot, path, fd);
+    if (names->guest(desk->handed, ino, &room, &slot))
+        return path_of(room, slot, path, fd);
+    room = names->room(desk->handed, ino);
+    return room ? room_path(room, path, fd) : LEFT_TO_PYTHON;
 }
 
 /* Ask Python for an entry; LEFT_TO_PYTHON when there is none any more. */

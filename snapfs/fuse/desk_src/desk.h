@@ -35,10 +35,10 @@ extern const NamesApi *names;
 /* Answer a lookup; an absent name that may be kept has node id 0, another one is ENOENT. */
 int desk_lookup(Desk *desk, uint64_t parent, const char *name, size_t length, struct entry_out *out);
 
-/* Attributes of a file that was handed out. */
+/* Attributes of a file that was handed out, or of a directory whose files are. */
 int desk_getattr(const Desk *desk, uint64_t ino, struct attr_out *out);
 
-/* Path of such a file in `path` (of PATH_MAX bytes), relative to the descriptor `fd`. */
+/* Path of such a one in `path` (of PATH_MAX bytes), relative to the descriptor `fd`. */
 int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd);
 
 /* Fill `buffer` with entries behind the key `after`, with attributes if `plus`. What needs Python is
