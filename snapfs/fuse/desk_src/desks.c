@@ -217,10 +217,11 @@ static int proc_path(const struct in_header *request, char *path)
     return snprintf(path, PATH_MAX, "/proc/self/fd/%d/%s", at, rest) < PATH_MAX - PROC_ROOM;
 }
 
-static int is_own(const char *name)
+/* Names that have rules: some are the overlay's own, and who may list them depends. */
+static int has_rules(const char *name)
 {
-    static const char own[] = "trusted.overlay.";
-    return strncmp(name, own, sizeof(own) - 1) == 0;
+    static const char trusted[] = "trusted.";
+    return strncmp(name, trusted, sizeof(trusted) - 1) == 0;
 }
 
 /* Send a value, or its length to who asks with no room for it. */
@@ -238,7 +239,7 @@ static enum verdict answer_getxattr(int fd, const struct in_header *request, con
     const struct getxattr_in *wish = body;
     const char *name = (const char *)body + sizeof(*wish);
     char path[PATH_MAX];
-    if (size <= sizeof(*wish) || !memchr(name, 0, size - sizeof(*wish)) || is_own(name))
+    if (size <= sizeof(*wish) || !memchr(name, 0, size - sizeof(*wish)) || has_rules(name))
         return COLD;
     if (!proc_path(request, path))
         return COLD;
@@ -259,7 +260,7 @@ static enum verdict answer_listxattr(int fd, const struct in_header *request, co
     if (length < 0)
         return COLD;
     for (const char *name = buffer; name < buffer + length; name += strlen(name) + 1)
-        if (is_own(name))
+        if (has_rules(name))
             return COLD;
     return send_value(fd, request, wish->size, (size_t)length);
 }
