@@ -7,6 +7,7 @@ Signals that can be caught become an orderly end; after a SIGKILL the guard does
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from types import FrameType
 from tests.support.daemon import clear
 
 GUARD_TIMEOUT_S = 300
+_PR_SET_PDEATHSIG = 1
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -27,6 +29,11 @@ def end_on_signals() -> None:
     """Make SIGINT, SIGTERM and SIGHUP an orderly end; others that come then are ignored."""
     for number in _ENDS:
         signal.signal(number, _end)
+
+
+def end_with_parent() -> None:
+    """Have this process killed when the one that forked it ends, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -114,6 +114,7 @@ def _start_client(tree: Path, number: int) -> tuple[int, int]:
         os.close(writer)
         return pid, reader
     os.close(reader)
+    ending.end_with_parent()
     try:
         with open(writer, "wb") as pipe:
             _work(tree, number).tofile(pipe)
