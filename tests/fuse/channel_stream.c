@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -63,7 +62,7 @@ static size_t make(struct request *request)
         break;
     case OP_GETXATTR:
         if (below(2))
-            memcpy(request->body + 8, below(2) ? "user.a" : "security.b", 7);
+            memcpy(request->body + 8, below(2) ? "user.a\0\0\0\0" : "security.b", 11);
         break;
     case OP_READ: {
         uint64_t offset = below(3) ? below(9000) : random_number();
@@ -131,8 +130,9 @@ int main(int argc, char **argv)
         return 2;
     state = strtoull(argv[1], NULL, 10) * 2 + 1;
     long rounds = atol(argv[2]);
-    int ends[2], file = memfd_create("contents", MFD_CLOEXEC);
-    assert(file >= 0 && ftruncate(file, 8192) == 0);
+    int ends[2], file = open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    static const char contents[8192] = "contents";
+    assert(file >= 0 && write(file, contents, sizeof(contents)) == sizeof(contents));
     assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends) == 0);
     channel_reset();
     assert(answers_register());
@@ -154,8 +154,8 @@ int main(int argc, char **argv)
             take(found, &libfuse_buffer);
         drain_replies(ends[1]);
     }
-    static const uint32_t answered[] = {OP_GETATTR,  OP_OPEN,     OP_READ,
-                                        OP_RELEASE,  OP_GETXATTR, OP_LISTXATTR};
+    /* READ needs a file system that can be read without waiting: not all can. */
+    static const uint32_t answered[] = {OP_GETATTR, OP_OPEN, OP_RELEASE, OP_GETXATTR, OP_LISTXATTR};
     for (size_t i = 0; i < sizeof(answered) / sizeof(answered[0]); i++)
         assert(rounds < 10000 || hot_counts()[answered[i]] > 0);
     hot_reset();

@@ -48,6 +48,7 @@ def test_streams_of_requests_break_nothing(stream: Path, seed: int) -> None:
     done = subprocess.run(
         [stream, str(seed), str(ROUNDS)],
         env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"},  # tables live as long as the process
+        cwd=stream.parent,
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
