@@ -114,7 +114,7 @@ class Command(Base):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        stack.callback(process.wait, MOUNT_TIMEOUT_S)
+        stack.callback(_end, process)
         stack.callback(_detach, target)
         eventually(lambda: mounts.mounted_at(target), timeout_s=MOUNT_TIMEOUT_S, what="the mount")
         return process
@@ -135,8 +135,18 @@ class SnapfsOverlay(Command):
         return super()._layers(which) + ",redirect_dir=on"
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a server whose mount is gone; kill one that hangs."""
+    try:
+        process.wait(MOUNT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(MOUNT_TIMEOUT_S)
+
+
 def _detach(target: Path) -> None:
-    mounts.unmount(target, 0 if is_served(target) else mounts.MNT_DETACH)
+    if mounts.mounted_at(target):
+        mounts.unmount(target, 0 if is_served(target) else mounts.MNT_DETACH)
 
 
 def is_served(target: Path) -> bool:
@@ -145,7 +155,7 @@ def is_served(target: Path) -> bool:
         os.statvfs(target)
     except OSError:
         return False
-    return True
+    return bool(mounts.mounted_at(target))
 
 
 class Snapfs:
