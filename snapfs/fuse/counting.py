@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from snapfs.fuse.threads import blocking
+from snapfs.fuse.threads import Result
 from snapfs.model import Usage
 from snapfs.overlay import Tree
 from snapfs.overlay.quiet import not_written
@@ -40,7 +40,6 @@ COUNT_AGAIN_S = 0.5
 COUNTED_S = 300.0
 """For the count that changes of a tree with a quota wait for."""
 RELIEVE_EVERY_S = 0.05
-FAREWELL_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +55,13 @@ class _Left:
     sum_inodes: int
     moving: tuple[tuple[bytes, int], ...]
     """Files whose blocks may still move: path, and blocks as counted."""
+
+
+async def aside(
+    limiter: trio.CapacityLimiter, call: Callable[..., Result], *args: object
+) -> Result:
+    """Run a call in a thread that the end of the worker does not wait for: it owns what it uses."""
+    return await trio.to_thread.run_sync(call, *args, limiter=limiter, abandon_on_cancel=True)
 
 
 class Counting:
@@ -131,7 +137,7 @@ class Counting:
         if self._gives_back:
             await trio.sleep_until(self._relieved_s + RELIEVE_EVERY_S)
             self._relieved_s = trio.current_time()
-            self._gives_back = await blocking(self._limiter, give_back, self._storage)
+            self._gives_back = await aside(self._limiter, give_back, self._storage)
 
     async def run(self) -> None:
         """Count, let rest and write, for as long as the worker lives."""
@@ -144,11 +150,6 @@ class Counting:
                 if self._left:
                     await trio.sleep(LEAVE_DELAY_S)
                     await self._write_left()
-
-    async def finish(self) -> None:
-        """Write what closed trees have left, now; gives up after a while."""
-        with trio.move_on_after(FAREWELL_S, shield=True):
-            await self._write_left()
 
     def _want(self, tree: Tree) -> None:
         if not self._is_written_unseen(tree):
@@ -175,7 +176,7 @@ class Counting:
         if not tree.usage.counting:
             tree.usage.begin()
         began = tree.usage.generation
-        table = await blocking(self._limiter, blocks_by_inode, upper)
+        table = await aside(self._limiter, blocks_by_inode, upper)
         if tree not in self._open:
             return
         if tree.usage.generation == began and tree.usage.finish(table):
@@ -210,9 +211,9 @@ class Counting:
         if not plan:
             return
         calm = {
-            tree: await blocking(self._limiter, not_written, files) for tree, files in plan.items()
+            tree: await aside(self._limiter, not_written, files) for tree, files in plan.items()
         }
-        await blocking(self._limiter, settle_blocks, self._storage)
+        await aside(self._limiter, settle_blocks, self._storage)
         for tree, files in calm.items():
             if tree in self._open:
                 tree.usage.rest(files)
@@ -222,7 +223,7 @@ class Counting:
         if not orders:
             return
         try:
-            await blocking(self._limiter, settle_blocks, self._storage)
+            await aside(self._limiter, settle_blocks, self._storage)
         except OSError as error:
             log.error("usage.sync_failed", error=str(error))
             self._left.clear()
@@ -234,7 +235,7 @@ class Counting:
     async def _write(self, order: _Left) -> None:
         """Write one record, unless its tree is opened or removed meanwhile."""
         try:
-            await blocking(self._limiter, _draft, order)
+            await aside(self._limiter, _draft, order)
             if self._left.get(order.work) is order:
                 counted.publish(order.work)
         except OSError as error:

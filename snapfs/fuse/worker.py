@@ -342,7 +342,6 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
         if entrance is not None:
             entrance.close()
         forest.close()
-        await forest.counting.finish()
 
 
 def _operations(mode: Mode, forest: LaneForest) -> OverlayOperations:
