@@ -33,7 +33,7 @@ static uint32_t below(uint32_t limit)
 
 static const uint32_t opcodes[] = {OP_FORGET, OP_GETATTR,  OP_SETATTR,   OP_OPEN,      OP_READ,
                                    OP_WRITE,  OP_RELEASE,  OP_GETXATTR,  OP_LISTXATTR, OP_INTERRUPT,
-                                   OP_BATCH_FORGET, 1,     26,           44,           63,
+                                   OP_BATCH_FORGET, OP_IOCTL, 1, 26, 44, 63,
                                    4096};
 
 struct request {

@@ -76,6 +76,14 @@ def test_second_question_is_answered_without_python(house: House, lower: Tree) -
     assert house.worker().features["fast lane"] == ""
 
 
+def test_no_file_is_a_terminal_and_python_is_not_asked(house: House, lower: Tree) -> None:
+    before = house.worker().answered.get("IOCTL", 0)
+    with (lower.path / "file").open("rb") as file, (lower.path / "new").open("wb") as new:
+        assert not file.isatty()
+        assert not new.isatty()
+    assert house.worker().answered["IOCTL"] - before >= 2
+
+
 def test_file_with_attributes_shows_them_after_an_absent_one_was_asked_for(lower: Tree) -> None:
     assert absent(lower.path / "named", "user.other")
     assert os.getxattr(lower.path / "named", "user.name") == b"value"

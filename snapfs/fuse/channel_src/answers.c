@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -42,6 +43,15 @@ struct release_in {
 struct getxattr_in {
     uint32_t size;
     uint32_t padding;
+};
+
+struct ioctl_in {
+    uint64_t fh;
+    uint32_t flags;
+    uint32_t cmd;
+    uint64_t arg;
+    uint32_t in_size;
+    uint32_t out_size;
 };
 
 struct read_in {
@@ -156,6 +166,16 @@ static enum verdict answer_listxattr(int fd, const struct in_header *request, co
     return say(fd, request, &none, wish->size ? 0 : sizeof(none));
 }
 
+/* isatty() of every open() in Python and others: nothing here is a terminal. */
+static enum verdict answer_ioctl(int fd, const struct in_header *request, const void *body,
+                                 size_t size)
+{
+    const struct ioctl_in *wish = body;
+    if (size < sizeof(*wish) || wish->cmd != TCGETS)
+        return COLD;
+    return refuse(fd, request, ENOTTY);
+}
+
 static bool ends_at(int file, uint64_t end)
 {
     struct stat now;
@@ -232,5 +252,6 @@ bool answers_register(void)
            hot_register(OP_RELEASE, answer_release) &&
            hot_register(OP_GETXATTR, answer_getxattr) &&
            hot_register(OP_LISTXATTR, answer_listxattr) && hot_register(OP_READ, answer_read) &&
+           hot_register(OP_IOCTL, answer_ioctl) &&
            hot_register(OP_FORGET, see_forget) && hot_register(OP_BATCH_FORGET, see_batch_forget);
 }

@@ -88,6 +88,7 @@ enum {
     OP_LISTXATTR = 23,
     OP_READDIR = 28,
     OP_INTERRUPT = 36,
+    OP_IOCTL = 39,
     OP_BATCH_FORGET = 42,
     OP_READDIRPLUS = 44,
     OPCODES = 64, /* one more than the highest that a bit mask holds */
