@@ -8,6 +8,8 @@ from snapfs.store import schema
 from snapfs.store.environment import Txn
 
 _FORWARD = bytes([schema.FORWARD])
+_KIND = slice(9, 11)
+_FAR = slice(11, None)
 
 
 class Edges:
@@ -18,28 +20,19 @@ class Edges:
 
     def out(self, oid: int) -> list[tuple[int, int]]:
         """Return kind and target of every edge from `oid`, in order."""
-        prefix = _FORWARD + oid.to_bytes(8)
-        cursor = self._cursor
-        found = []
-        there = cursor.set_range(prefix)
-        while there:
-            key = cursor.key()
-            if not key.startswith(prefix):
-                break
-            found.append((int.from_bytes(key[9:11]), int.from_bytes(key[11:])))
-            there = cursor.next()
-        return found
+        keys = self._keys(_FORWARD + oid.to_bytes(8))
+        return [(int.from_bytes(key[_KIND]), int.from_bytes(key[_FAR])) for key in keys]
 
     def into(self, oid: int, kind: int) -> list[int]:
         """Return the oids of the rows with an edge of `kind` to `oid`, in order."""
-        prefix = schema.edge_prefix(schema.REVERSE, oid, kind)
+        keys = self._keys(schema.edge_prefix(schema.REVERSE, oid, kind))
+        return [int.from_bytes(key[_FAR]) for key in keys]
+
+    def _keys(self, prefix: bytes) -> list[bytes]:
         cursor = self._cursor
         found = []
         there = cursor.set_range(prefix)
-        while there:
-            key = cursor.key()
-            if not key.startswith(prefix):
-                break
-            found.append(int.from_bytes(key[11:]))
+        while there and (key := cursor.key()).startswith(prefix):
+            found.append(key)
             there = cursor.next()
         return found
