@@ -87,7 +87,7 @@ class Plan:
         self._at(now_s + self.knobs.schedule_delay_s)
 
     def due(self, now_s: float) -> bool:
-        """Say whether to run now; a planned run without enough to do is put off."""
+        """Say whether to run now; a planned run without enough to do waits for what happens."""
         if self.next_s is None or now_s < self.next_s:
             return False
         knobs = self.knobs
@@ -98,7 +98,7 @@ class Plan:
             or 0 < knobs.mutation_threshold <= self.mutations
         ):
             return True
-        self.next_s = now_s + self._interval_s()
+        self.next_s = None
         return False
 
     def ran(self, now_s: float, took_s: float) -> None:

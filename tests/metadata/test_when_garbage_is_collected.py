@@ -80,6 +80,15 @@ def test_a_planned_run_is_put_off_until_enough_has_changed() -> None:
     assert made.due(3.0)
 
 
+def test_nothing_is_planned_while_nothing_happens() -> None:
+    made = plan()
+    made.ran(0.0, 0.0)
+    assert not made.due(1.0)
+    assert made.next_s is None
+    made.note(5.0, deletion=True)
+    assert made.due(5.0)
+
+
 def test_one_deletion_is_enough_for_a_planned_run() -> None:
     made = plan()
     made.ran(0.0, 0.0)
