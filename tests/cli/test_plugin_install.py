@@ -23,7 +23,12 @@ def test_the_stanza_names_our_socket_and_root_and_is_added_once(tmp_path: Path) 
     assert "restart containerd" in added.output
     assert (tmp_path / "config.toml.before-snapfs").read_text() == default.stdout
     stanza = tomllib.loads(path.read_text())["proxy_plugins"]["snapfs"]
-    assert stanza == {"type": "snapshot", "address": "/a/s.sock", "exports": {"root": "/r"}}
+    assert stanza == {
+        "type": "snapshot",
+        "address": "/a/s.sock",
+        "capabilities": ["remap-ids"],
+        "exports": {"root": "/r"},
+    }
     again = CliRunner().invoke(cli, words, env={"SNAPFS_ROOT": "/r"})
     assert again.exit_code == 0
     assert "nothing was changed" in again.output

@@ -201,7 +201,7 @@ def test_a_second_daemon_is_refused_naming_the_first(base: Path, shared: str) ->
 
 def test_anyone_but_root_is_refused() -> None:
     code = (
-        "import os, sys; from snapfs.cli.main import main; import snapfs.daemon;"
+        "import os, sys; from snapfs.cli.main import main; import snapfs.daemon, snapfs.logs;"
         "os.setresuid(65534, 65534, 65534); sys.argv[1:] = ['serve']; main()"
     )
     refused = subprocess.run(
