@@ -1,7 +1,7 @@
 """What handlers offer the fast lane: answers about files of lower layers, which do not change.
 
 INVARIANT: offers are about files that are in a lower layer only. Such a file answers differently
-once it is copied up, in `Node.rise`, which takes the offers back.
+once it is copied up (`Node.rise`) or has lost its name (`Node.drop_name`); both take offers back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Offers:
     def __init__(self, hot: Hot, view: View, inodes: Inodes) -> None:
         self._hot = hot
         self._view = view
-        inodes.risen = self.withdraw
+        inodes.changed = self.withdraw
 
     def attributes(self, nodeid: int, shown: Shown, node: Node) -> None:
         """Offer what GETATTR is being answered. Other names of a file may come and go above."""

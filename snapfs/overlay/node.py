@@ -84,7 +84,7 @@ class Node:
     def rise(self) -> None:
         """Be in the upper layer from now on, as the copy of a lower file."""
         self.up = self.copied = True
-        self.tree.inodes.risen(self.ino)
+        self.tree.inodes.changed(self.ino)
 
     def names(self) -> list[tuple[Dir, bytes]]:
         """All names known at the moment."""
@@ -119,6 +119,8 @@ class Node:
             self.more_names.remove((parent, name))
         if not self.more_names:
             self.more_names = None
+        if self.parent is None:
+            self.tree.inodes.changed(self.ino)
 
 
 class Dir(Node):
@@ -191,9 +193,9 @@ class Inodes:
 
     def __init__(self) -> None:
         self.layers = Layers()
-        self.risen: Callable[[int], object] = _ignore
-        """Told the number of each lower file that becomes an upper one, in the step that does
-        it."""
+        self.changed: Callable[[int], object] = _ignore
+        """Told the number of each lower file that becomes an upper one or loses its last known
+        name, in the step that does it."""
         self._known: dict[int, Node] = {}
         self._passing: WeakValueDictionary[int, Node] = WeakValueDictionary()
 

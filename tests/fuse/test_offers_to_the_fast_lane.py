@@ -114,3 +114,15 @@ def test_open_file_shows_what_a_writer_changed(lower: Tree) -> None:
         assert os.fstat(reader.fileno()).st_size == 5
         os.truncate(file, 2)
         assert file.stat().st_size == 2
+
+
+def test_open_file_without_names_has_no_links_any_more(lower: Tree) -> None:
+    for name, end in (("file", os.unlink), ("named", lambda it: os.rename(lower / "other", it))):
+        (lower / "other").write_bytes(b"")
+        with (lower / name).open("rb") as reader:
+            for _ in range(3):
+                asked_stat(lower / name)
+            assert os.fstat(reader.fileno()).st_nlink == 1
+            end(lower / name)
+            assert reader.read() == b"lower"
+            assert os.fstat(reader.fileno()).st_nlink == 0
