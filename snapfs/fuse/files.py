@@ -39,6 +39,9 @@ SLOW_WRITE_NS = 5_000_000
 SLOW_FOR_NS = 1_000_000_000
 INLINE_TRUNCATE_BYTES = 16 << 20
 _RELEASE_IN = struct.Struct("<QIIQ")
+_FSYNC_IN = struct.Struct("<QII")
+_DATA_ONLY = 1 << 0
+"""FUSE_FSYNC_FDATASYNC."""
 _KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME | os.O_APPEND
 """Flags of an open that mean something to a tree. The kernel resolves O_APPEND and O_DIRECT."""
 
@@ -61,6 +64,7 @@ class FileHandlers(Operations):
         self._recovery = Recovery(forest)
         self.copy_ups = CopyUps(self.files, self.threads, self.passing.copied_up)
         self.raw[Opcode.RELEASE] = self._release_node
+        self.raw[Opcode.FSYNC] = self._sync_node
         self.names = Directories(forest, view, self.threads, self.present)
         self.raw.update(self.names.handlers())
         self._in_memory: dict[int, bool] = {}
@@ -196,8 +200,26 @@ class FileHandlers(Operations):
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:
-        sync = os.fdatasync if datasync else os.fsync
-        await blocking(self.threads.file_io, sync, self.files.get(fh).fd)
+        await self._sync(self.files.get(fh).fd, datasync=datasync)
+
+    async def _sync_node(self, request: Request) -> bytes:
+        """As `fsync`, with the node: what an earlier worker opened is still being written."""
+        fh, flags, _ = _FSYNC_IN.unpack_from(request.body)
+        handle = self.files.find(fh)
+        if handle is not None:
+            await self._sync(handle.fd, datasync=bool(flags & _DATA_ONLY))
+            return b""
+        shown, node = self.forest.find(request.nodeid)
+        if node.up:  # committed layers are durable already
+            fd = shown.tree.open(node, os.O_RDONLY)
+            try:
+                await self._sync(fd, datasync=bool(flags & _DATA_ONLY))
+            finally:
+                os.close(fd)
+        return b""
+
+    async def _sync(self, fd: int, *, datasync: bool) -> None:
+        await blocking(self.threads.file_io, os.fdatasync if datasync else os.fsync, fd)
 
     @answering
     async def release(self, fh: int) -> None:

@@ -54,7 +54,7 @@ class Incarnations:
 
     def forget(self, nodeid: int, node: Node, count: int) -> None:
         """Count references less; to be called after they were taken from the node."""
-        if nodeid != node.ino:
+        if nodeid != node.ino and node.ino in self._seconds:  # else it is of a dead worker's time
             self._seconds[node.ino] -= count
         if not node.nlookup:
             self._seconds.pop(node.ino, None)

@@ -17,19 +17,17 @@ import struct
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TypeVar
 
 import pyfuse3
 
 from snapfs.fuse import privileges
-from snapfs.fuse.answering import recovering
 from snapfs.fuse.attributes import View
-from snapfs.fuse.channel import Body, NotSupported, Opcode, RawHandler, Request
+from snapfs.fuse.channel import Body, NotSupported, Opcode, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.operations import OverlayOperations
-from snapfs.fuse.trees import Forest, Shown, StaleNode
+from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Node, SetAttr, Tree
 
 Result = TypeVar("Result")
@@ -38,13 +36,10 @@ KEPT = 1024
 _READ_IN = struct.Struct("<QQIIQII")
 _WRITE_IN = struct.Struct("<QQIIQII")
 _WRITE_OUT = struct.Struct("<II")
-_FSYNC_IN = struct.Struct("<QII")
 _KILL_SET_ID = 1 << 2
 """FUSE_WRITE_KILL_SUIDGID: who writes may not keep set-id bits."""
 _FROM_CACHE = 1 << 0
 """FUSE_WRITE_CACHE: pages that a mapping changed, by whoever has the file open."""
-_DATA_ONLY = 1 << 0
-"""FUSE_FSYNC_FDATASYNC."""
 
 
 class Descriptors:
@@ -127,25 +122,15 @@ class NoOpenOperations(OverlayOperations):
             {
                 Opcode.OPEN: _refuse_for_good,
                 Opcode.CREATE: _refuse_for_good,
-                Opcode.READ: self._read_node,
-                Opcode.WRITE: self._write_node,
-                Opcode.FSYNC: self._fsync_node,
+                Opcode.READ: self._finding(self._read_node),
+                Opcode.WRITE: self._finding(self._write_node),
             }
         )
-        self.raw = {
-            opcode: partial(self._answer_found, handler) for opcode, handler in self.raw.items()
-        }
 
     async def recover(self, ino: int) -> bool:
         """Find a node that an earlier worker knew: what is read was perhaps looked up in its
         time."""
         return await self._recovery.recover(ino)
-
-    async def _answer_found(self, handler: RawHandler, request: Request) -> Body | None:
-        try:
-            return await handler(request)
-        except StaleNode as error:
-            return await recovering(self.recover, error, lambda: handler(request))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         await super().forget(inode_list)
@@ -173,14 +158,6 @@ class NoOpenOperations(OverlayOperations):
         async with self.descriptors.lent(shown, node, writable=True) as number:
             done = await _raising(self.write(number, offset, data))
         return _WRITE_OUT.pack(done, 0)
-
-    async def _fsync_node(self, request: Request) -> Body:
-        _, flags, _ = _FSYNC_IN.unpack_from(request.body)
-        shown, node = self.forest.find(request.nodeid)
-        if node.up:  # committed layers are durable already
-            async with self.descriptors.lent(shown, node, writable=False) as number:
-                await _raising(self.fsync(number, bool(flags & _DATA_ONLY)))
-        return b""
 
     async def _prepare_write(self, shown: Shown, node: Node, *, kills_set_id: bool) -> None:
         """Copy a file up, and take set-id bits that its writer may not keep."""

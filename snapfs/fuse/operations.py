@@ -18,12 +18,13 @@ import pyfuse3
 import structlog
 
 from snapfs.fuse import attributes, extras, privileges
-from snapfs.fuse.answering import answering
+from snapfs.fuse.answering import answering, recovering
 from snapfs.fuse.attributes import View
+from snapfs.fuse.channel import Body, RawHandler, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import DirectoryHandle
 from snapfs.fuse.threads import blocking
-from snapfs.fuse.trees import Forest, Shown
+from snapfs.fuse.trees import Forest, Shown, StaleNode
 from snapfs.overlay import Dir, DirEntry, Node, SetAttr, Tree, acl
 
 log = structlog.get_logger(__name__)
@@ -38,6 +39,7 @@ class OverlayOperations(FileHandlers):
     def __init__(self, forest: Forest, view: View, *, redirects: bool = True) -> None:
         super().__init__(forest, view, redirects=redirects)
         self.raw.update(extras.handlers(self))
+        self.raw = {code: self._finding(handler) for code, handler in self.raw.items()}
 
     @answering
     async def lookup(
@@ -278,6 +280,17 @@ class OverlayOperations(FileHandlers):
         finally:
             shown.end()
 
+    def _finding(self, handler: RawHandler) -> RawHandler:
+        """Let a handler find nodes again that only an earlier worker knew, as `answering` does."""
+
+        async def answer(request: Request) -> Body | None:
+            try:
+                return await handler(request)
+            except StaleNode as error:
+                return await recovering(self.recover, error, lambda: handler(request))
+
+        return answer
+
     def _known(self, shown: Shown, node: Node) -> pyfuse3.EntryAttributes:
         """Return the reply that hands a node to the kernel, and count it."""
         entry = self.entry(shown, node)
@@ -333,11 +346,10 @@ class OverlayOperations(FileHandlers):
                 handle.set_id = True
 
     def _writable_fd(self, fh: int | None) -> int | None:
-        """Return the descriptor behind a handle that can change its file."""
-        if fh is None:
-            return None
-        handle = self.files.get(fh)
-        return handle.fd if handle.writable else None
+        """Return the descriptor behind a handle that can change its file; None also for one of an
+        earlier worker, whose file is found by its node."""
+        handle = None if fh is None else self.files.find(fh)
+        return handle.fd if handle is not None and handle.writable else None
 
     async def _prepare_move(self, shown: Shown, tree: Tree, node: Node) -> None:
         """Copy up what a rename moves; a directory waits for copies below it, whose paths it

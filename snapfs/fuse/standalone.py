@@ -147,7 +147,8 @@ class PlainOperations(OverlayOperations):
         self._acl = options.acl
         self.names.shows_xattrs = options.xattrs and options.acl
         if not options.durable:
-            self.raw[Opcode.FSYNCDIR] = self.raw[Opcode.SYNCFS] = _nothing_to_do
+            for synced in (Opcode.FSYNC, Opcode.FSYNCDIR, Opcode.SYNCFS):
+                self.raw[synced] = _nothing_to_do
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.backing import BackingIds, Kind
+from snapfs.fuse.channel import INCARNATION
 from snapfs.fuse.idjournal import RECORD_BYTES, Journal, Record
+from snapfs.fuse.incarnations import Incarnations
+from snapfs.overlay import Tree, TreeSpec
 from tests.support.daemon import eventually
 from tests.support.lanes import House, bind_mount, drop_dentries
 
@@ -169,3 +172,31 @@ def test_lower_files_are_refused_to_writers_before_the_kernel_is_asked() -> None
         ids.enter(1, Kind.LOWER, lambda: fd, writing=False)  # not opened through a sealed layer
     assert len(ids) == 0
     os.close(fd)
+
+
+def test_open_file_is_synced_and_cut_after_a_kill(own_house: House) -> None:
+    tree = own_house.active(fill)
+    (tree / "new").write_bytes(b"upper" * 1000)
+    with (tree / "new").open("r+b", buffering=0) as writer, (tree / "file").open("rb") as reader:
+        own_house.kill_worker()
+        os.ftruncate(writer.fileno(), 7)
+        os.pwrite(writer.fileno(), b"U", 0)
+        os.fsync(writer.fileno())
+        os.fdatasync(writer.fileno())
+        os.fsync(reader.fileno())
+        os.fchmod(writer.fileno(), 0o640)
+        assert os.fstat(writer.fileno()).st_size == 7
+        assert os.pread(writer.fileno(), 10, 0) == b"Upperup"
+    (tree / "new").unlink()
+
+
+def test_second_number_that_a_dead_worker_gave_out_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "lower").mkdir()
+    fill(tmp_path / "lower")
+    tree = Tree(TreeSpec(1, (tmp_path / "lower",), None, None))
+    node = tree.lookup(tree.root, b"file")
+    numbers = Incarnations(lambda ino: False)
+    second = node.ino | INCARNATION
+    numbers.forget(second, node, numbers.lookups(second, node))
+    assert numbers.nodeid(node) == node.ino
+    tree.close()
