@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+from snapfs.fuse import channel
+from snapfs.fuse.channel import Opcode
 from snapfs.fuse.idle import Idle, idling
 
 DEADLINE_S = 20
@@ -80,3 +83,37 @@ async def test_nothing_is_left_open(quiet: socket.socket) -> None:
     async with idling() as idle:
         assert idle is not None
     assert len(set(os.listdir("/proc/self/fd"))) == len(before)
+
+
+async def test_deadlines_pass_while_requests_keep_coming() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    needs_no_answer = struct.pack("<IIQQIIII", 40, Opcode.INTERRUPT, 2, 1, 0, 0, 0, 0)
+    is_done = threading.Event()
+
+    def ask_on() -> None:
+        while not is_done.wait(0.001):
+            theirs.send(needs_no_answer)
+
+    with ours, theirs:
+        asking = threading.Thread(target=ask_on)
+        limit = threading.Timer(DEADLINE_S / 4, is_done.set)
+        async with idling() as idle, trio.open_nursery() as nursery:
+            assert idle is not None
+            nursery.start_soon(reader_of, idle, ours.fileno())
+            asking.start()
+            limit.start()
+            await trio.sleep(SHORT_S)
+            assert not is_done.is_set()
+            is_done.set()
+            limit.cancel()
+            nursery.cancel_scope.cancel()
+        asking.join()
+
+
+async def reader_of(idle: Idle, fd: int) -> None:
+    """Take what the library leaves to others, of which there is nothing here."""
+    while True:
+        await idle.wait(fd)
+        while channel.required().receive(fd) is not None:
+            await trio.lowlevel.checkpoint()

@@ -43,8 +43,10 @@ const struct in_header *channel_request(void);
 /* Begin with a new session: nothing waits, all is for libfuse. */
 void channel_reset(void);
 
-/* Choose which opcodes are received FOR_US, one bit each. */
+/* Choose which opcodes are received FOR_US, one bit each. From here on to the next channel_reset
+ * requests are read by channel_receive; whoever does not call this, reads as if we were not here. */
 void channel_route(uint64_t opcodes);
+bool channel_is_routed(void);
 
 /* Give the request that waits for libfuse away: returns its size, or 0 at the end of the
  * connection, or -EAGAIN. `*buffer` (from malloc, or NULL) is exchanged for the one that holds it. */

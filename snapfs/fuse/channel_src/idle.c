@@ -1,4 +1,6 @@
+#define _GNU_SOURCE
 #include <poll.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hot.h"
@@ -28,17 +30,35 @@ static bool drain(int fd)
     return false;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* How much of the time until `end_ms` is left, at least 0; -1 when there is no end. */
+static int left_ms(int64_t end_ms)
+{
+    if (end_ms < 0)
+        return -1;
+    int64_t left = end_ms - now_ms();
+    return left > 0 ? (int)left : 0;
+}
+
 void idle(int fd, int other_fd, int wake_fd, int timeout_ms)
 {
     struct pollfd waited[] = {{.fd = fd, .events = POLLIN}, {.fd = other_fd, .events = POLLIN}};
-    int ready;
+    int64_t end_ms = timeout_ms > 0 ? now_ms() + timeout_ms : timeout_ms;
+    int ready, left;
     do {
         if (drain(fd))
             break;
-        ready = poll(waited, 2, timeout_ms);
+        left = timeout_ms ? left_ms(end_ms) : 0;
+        ready = poll(waited, 2, left);
         if (ready > 0 && waited[1].revents)
             return;
-    } while (ready > 0);
+    } while (ready > 0 && left); /* requests that keep coming put nothing off */
     /* Whoever called is about to wait for `other_fd`, as long as if this had taken no time and
      * with nobody looking at `fd`: that must end at once. */
     if (timeout_ms)

@@ -44,6 +44,7 @@ static struct {
     int (*session_mount)(struct fuse_session *, const char *);
     void (*session_exit)(struct fuse_session *);
     void (*session_destroy)(struct fuse_session *);
+    int (*session_receive_buf)(struct fuse_session *, struct fuse_buf *);
     int (*reply_buf)(fuse_req_t, const char *, size_t);
     int (*reply_open)(fuse_req_t, const struct fuse_file_info *);
     int (*reply_create)(fuse_req_t, const struct fuse_entry_param *, const struct fuse_file_info *);
@@ -76,6 +77,7 @@ const char *libfuse_find(void)
         {"fuse_session_mount", &theirs.session_mount},
         {"fuse_session_exit", &theirs.session_exit},
         {"fuse_session_destroy", &theirs.session_destroy},
+        {"fuse_session_receive_buf", &theirs.session_receive_buf},
         {"fuse_reply_buf", &theirs.reply_buf},
         {"fuse_reply_open", &theirs.reply_open},
         {"fuse_reply_create", &theirs.reply_create},
@@ -96,6 +98,13 @@ const char *libfuse_find(void)
     return NULL;
 }
 
+/* Whether all of them are known. pyfuse3 may come to any of ours first, where it was loaded before
+ * us and had found others already. */
+static bool is_found(void)
+{
+    return theirs.add_direntry_plus || !libfuse_find();
+}
+
 bool libfuse_is_ours(void)
 {
     return session != NULL;
@@ -105,7 +114,7 @@ bool libfuse_is_ours(void)
 
 EXPORTED int fuse_session_mount(struct fuse_session *se, const char *mountpoint)
 {
-    if (!theirs.session_mount && libfuse_find())
+    if (!is_found())
         return -1;
     session = se;
     channel_reset();
@@ -115,11 +124,14 @@ EXPORTED int fuse_session_mount(struct fuse_session *se, const char *mountpoint)
 EXPORTED void fuse_session_destroy(struct fuse_session *se)
 {
     session = NULL;
-    theirs.session_destroy(se);
+    if (is_found())
+        theirs.session_destroy(se);
 }
 
 EXPORTED int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 {
+    if (!channel_is_routed())
+        return is_found() ? theirs.session_receive_buf(se, buf) : -ENOSYS;
     int size = channel_hand_over(&buf->mem);
     if (size == 0)
         theirs.session_exit(se);
@@ -183,6 +195,8 @@ static struct open_out opened(const struct answer *answer)
 EXPORTED int fuse_reply_open(fuse_req_t req, const struct fuse_file_info *info)
 {
     struct answer answer;
+    if (!is_found())
+        return -ENOSYS;
     if (!opens_take(info->fh, &answer))
         return theirs.reply_open(req, info);
     struct open_out out = opened(&answer);
@@ -206,6 +220,8 @@ EXPORTED int fuse_reply_create(fuse_req_t req, const struct fuse_entry_param *pa
                                const struct fuse_file_info *info)
 {
     struct answer answer;
+    if (!is_found())
+        return -ENOSYS;
     if (opens_take(info->fh, &answer)) {
         struct create_out out = {.entry = entry(param), .open = opened(&answer)};
         return theirs.reply_buf(req, (const char *)&out, sizeof(out));
@@ -218,6 +234,8 @@ EXPORTED int fuse_reply_create(fuse_req_t req, const struct fuse_entry_param *pa
 
 EXPORTED int fuse_reply_entry(fuse_req_t req, const struct fuse_entry_param *param)
 {
+    if (!is_found())
+        return -ENOSYS;
     ino_t whole = hide_incarnation(param);
     int result = theirs.reply_entry(req, param);
     restore_incarnation(param, whole);
@@ -226,6 +244,8 @@ EXPORTED int fuse_reply_entry(fuse_req_t req, const struct fuse_entry_param *par
 
 EXPORTED int fuse_reply_attr(fuse_req_t req, const struct stat *attr, double timeout_s)
 {
+    if (!is_found())
+        return -ENOSYS;
     struct stat shown = *attr;
     shown.st_ino = VISIBLE_INO(attr->st_ino);
     return theirs.reply_attr(req, &shown, timeout_s);
@@ -234,6 +254,8 @@ EXPORTED int fuse_reply_attr(fuse_req_t req, const struct stat *attr, double tim
 EXPORTED size_t fuse_add_direntry_plus(fuse_req_t req, char *buffer, size_t room, const char *name,
                                        const struct fuse_entry_param *param, off_t offset)
 {
+    if (!is_found())
+        return 0;
     ino_t whole = hide_incarnation(param);
     size_t size = theirs.add_direntry_plus(req, buffer, room, name, param, offset);
     restore_incarnation(param, whole);

@@ -19,6 +19,7 @@ static bool is_waiting;    /* ... which is for libfuse */
 static bool is_at_end;     /* the kernel has ended the connection */
 static bool is_kept;       /* `buffer` holds one FOR_US that was read while Python was idle */
 static uint64_t ours;      /* opcodes, one bit each */
+static bool is_routed;     /* Python reads requests by us */
 
 static bool is_ours(uint32_t opcode)
 {
@@ -37,7 +38,7 @@ const struct in_header *channel_waiting(void)
 
 void channel_reset(void)
 {
-    is_waiting = is_at_end = is_kept = false;
+    is_waiting = is_at_end = is_kept = is_routed = false;
     hot_reset();
     ours = 0;
 }
@@ -45,6 +46,12 @@ void channel_reset(void)
 void channel_route(uint64_t opcodes)
 {
     ours = opcodes;
+    is_routed = true;
+}
+
+bool channel_is_routed(void)
+{
+    return is_routed;
 }
 
 static enum received failed(int error)
