@@ -18,6 +18,7 @@ from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.trees import SingleForest
 from snapfs.overlay import Tree as OverlayTree
 from snapfs.overlay import TreeSpec, identity
+from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries
 from tests.support.overlay.operations import outcome
 
@@ -230,9 +231,12 @@ def test_one_that_gets_no_name_is_gone_with_its_descriptor(tree: Tree) -> None:
         file.write(b"content")
         file.flush()
         assert [name for name in os.listdir(work) if name.startswith("o")]
-    drop_dentries()
-    tree.house.worker()
-    assert not [name for name in os.listdir(work) if name.startswith("o")]
+
+    def gone() -> bool:
+        drop_dentries()
+        return not [name for name in os.listdir(work) if name.startswith("o")]
+
+    eventually(gone, what="the end of the file")
 
 
 def test_one_that_is_made_exclusively_gets_no_name(tree: Tree) -> None:
