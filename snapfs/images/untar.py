@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 from snapfs.images.limits import Limits
 from snapfs.metadata.words import shown
-from snapfs.model import InvalidArgument, SnapfsError
+from snapfs.model import InvalidArgument
 from snapfs.overlay import devices
 
 WHITEOUT = ".wh."
@@ -39,7 +39,7 @@ _OPEN_DIRECTORIES = 64
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class NeedsParent(SnapfsError):
+class NeedsParent(Exception):
     """The archive can only be put on top of what is below it."""
 
 
