@@ -258,6 +258,11 @@ class FileHandlers(Operations):
             it.nodeid for it in self.files if it.writable and it.shown is shown and not it.native
         }
 
+    def written_files(self) -> set[tuple[int, int]]:
+        """Return st_dev and st_ino of all files that are open for writing through us."""
+        found = (os.fstat(it.fd) for it in self.files if it.writable and not it.native)
+        return {(it.st_dev, it.st_ino) for it in found}
+
     def _close(self, handle: FileHandle, backing_id: int) -> None:
         handle.close()
         self.passing.close_id(backing_id)

@@ -12,6 +12,7 @@ hold still: whoever wants it to (a commit) is refused, and told the names.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import pyfuse3
 import trio
@@ -45,9 +46,13 @@ async def native_writers(operations: FileHandlers, root: int) -> str:
     with trio.move_on_after(RELEASES_TIMEOUT_S):
         while _named_writers(operations, root):
             await operations.passing.writer_left.wait()
-    left = _named_writers(operations, root)
-    names = ", ".join(left[:_NAMED])
-    return f"{names} and {len(left) - _NAMED} more" if len(left) > _NAMED else names
+    return named(_named_writers(operations, root))
+
+
+def named(paths: Sequence[str]) -> str:
+    """Return paths for a message: the first few, and how many more."""
+    names = ", ".join(paths[:_NAMED])
+    return f"{names} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else names
 
 
 def _named_writers(operations: FileHandlers, root: int) -> list[str]:

@@ -15,13 +15,14 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
 import structlog
 import trio
 
+from snapfs.fuse import orphans
 from snapfs.fuse.backing import BackingIds
 from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.counting import Counting
@@ -172,14 +173,17 @@ class LaneForest(Forest):
         *,
         frozen: Iterable[SnapshotId] = (),
         maps_owners: bool = False,
+        connection: bytes = b"",
     ) -> None:
-        """`storage` lies on the file system whose free space is shown.
+        """`storage` lies on the file system whose free space is shown; `connection` is the name of
+        the session's (orphans.py).
 
         With `maps_owners` trees show other owners than they store, where a snapshot's labels say
         so; else its mount does (idmapped.py).
         """
         super().__init__(inodes, backing)
         self._maps_owners = maps_owners
+        self._connection = connection
         self._reader = reader
         self._storage = storage
         self._frozen = {snapshot_id: Gate(frozen=True) for snapshot_id in frozen}
@@ -242,6 +246,28 @@ class LaneForest(Forest):
         gate = self._frozen.get(snapshot_id) or (shown.gate if shown else Gate())
         self._frozen[snapshot_id] = gate
         await gate.freeze()
+
+    async def orphans(
+        self, snapshot_id: SnapshotId, known: Callable[[], Container[tuple[int, int]]]
+    ) -> list[str]:
+        """Name files of a frozen snapshot that are written past an ended connection.
+
+        `known` returns the files that are open for writing through us.
+        """
+        layers = self._reader.layers(snapshot_id)
+        if self.backing is None or layers is None or layers.upper is None or layers.work is None:
+            return []
+        if not orphans.is_suspect(layers.work, self._connection):
+            return []
+        self._release_files(identity.root(snapshot_id) >> identity.LOW_BITS)
+        return await trio.to_thread.run_sync(
+            orphans.writers,
+            layers.upper,
+            layers.work,
+            self._connection,
+            known(),
+            abandon_on_cancel=True,
+        )
 
     async def settle(self, snapshot_id: SnapshotId) -> None:
         """Make a frozen snapshot's layer self-contained, as it is to be committed (Tree.settle).
@@ -329,6 +355,8 @@ class LaneForest(Forest):
     def _open(self, key: int, layers: Layers) -> Tree:
         if layers.work is not None and not claims.show(layers.work):
             _refuse(errno.ENOENT)  # it is being committed, or was just now
+        if layers.work is not None and self.backing is not None:
+            orphans.claim(layers.work, self._connection)
         spec = TreeSpec(
             layers.id,
             layers.lowers,

@@ -264,12 +264,18 @@ class Lane:
 
         Dirty pages of shared mappings are written first. A new worker is told of the freeze.
         Raises DeadlineExceeded and FailedPrecondition with the tree thawed, the latter when files
-        are open that the kernel writes by itself; Unavailable when the lane was left in use.
+        are open that the kernel writes by itself; Unavailable when the lane was left in use, or its
+        mount has ended.
         """
         with self._changed:
             if self._left_in_use:
                 raise Unavailable(
                     f"lane {self.name} is stopped and still in use; start it, which adopts it"
+                )
+            if self._state is LaneState.UNMOUNTED:
+                raise Unavailable(
+                    f"lane {self.name}: its mount has ended, and files of it may still be written; "
+                    "start it again"
                 )
             self._frozen.add(snapshot_id)
         try:

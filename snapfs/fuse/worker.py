@@ -29,12 +29,12 @@ import structlog
 import trio
 
 from snapfs import __version__, logs
-from snapfs.fuse import channel, control, door, session
+from snapfs.fuse import channel, control, door, orphans, session
 from snapfs.fuse.attributes import View
 from snapfs.fuse.backing import ids_of
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import features
-from snapfs.fuse.flushing import flush_dirty_pages, native_writers
+from snapfs.fuse.flushing import flush_dirty_pages, named, native_writers
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.lane import LaneForest
 from snapfs.fuse.lanemount import LaneMount
@@ -213,6 +213,9 @@ class Worker:
                     await flush_dirty_pages(self._operations, shown)
                 await self._forest.freeze(snapshot_id)
                 writers = await native_writers(self._operations, identity.root(snapshot_id))
+                if not writers:
+                    known = self._operations.written_files
+                    writers = named(await self._forest.orphans(snapshot_id, known))
                 if writers:
                     return control.Answer(
                         wish.id,
@@ -323,6 +326,7 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
             None if settings.mode is Mode.NO_OPEN else ids_of(spare),
             frozen=frozen,
             maps_owners=not mount.can_map_owners(settings.mode),
+            connection=orphans.name_of(journal_fd),
         )
         forest.set_default_quota(Quota(*begin.quota))
         operations = _operations(settings.mode, forest)

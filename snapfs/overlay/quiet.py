@@ -17,10 +17,11 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXE
 
 def not_written(files: Sequence[Resting]) -> list[Resting]:
     """Return those that nobody can write; to be handed to `UsageCount.rest` after a sync."""
-    return [item for item in files if not item.native or not _is_written(item.path)]
+    return [item for item in files if not item.native or not is_written(item.path)]
 
 
-def _is_written(path: bytes) -> bool:
+def is_written(path: bytes) -> bool:
+    """Whether somebody may write to a regular file, or nobody can say."""
     try:
         fd = os.open(path, _READ)
     except OSError:

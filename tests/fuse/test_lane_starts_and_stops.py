@@ -117,7 +117,8 @@ def test_lane_that_somebody_unmounts_says_so_and_starts_no_worker(own_house: Hou
         lambda: (s := own_house.lane.status()).state is LaneState.UNMOUNTED and s, what="the state"
     )
     assert not status.serving
-    own_house.lane.freeze(SnapshotId(1), timeout_s=1)  # nobody shows it: nothing to wait for
+    with pytest.raises(SnapfsError, match="its mount has ended"):
+        own_house.lane.freeze(SnapshotId(1), timeout_s=1)
     own_house.stop()
     own_house.start()
     assert own_house.lane.status().serving

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.model import FailedPrecondition
+from snapfs.fuse.supervisor import LaneState
+from snapfs.model import FailedPrecondition, Unavailable
+from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House, bind_mount
 
@@ -123,3 +125,36 @@ def test_writers_of_a_dead_worker_are_not_overlooked(own_house: House) -> None:
 
     eventually(committed, what="the commit")
     assert (own_house.on("done") / "file").read_bytes() == b"UPPER"
+
+
+@pytest.mark.logs("lane.unmounted", "lane.worker_died")
+@pytest.mark.parametrize("way", ["descriptor", "mapping"])
+def test_commit_is_refused_while_an_aborted_mount_has_left_a_writer(
+    own_house: House, way: str
+) -> None:
+    tree = own_house.active(fill)
+    (tree / "dir" / "open").write_bytes(b"12345")
+    (tree / "other").write_bytes(b"12345")
+    file = (tree / "dir" / "open").open("r+b", buffering=0)
+    mapped = mmap.mmap(file.fileno(), 5) if way == "mapping" else None
+    if mapped is not None:
+        file.close()
+    aborted = own_house.lane
+    lanes.abort(own_house.root.parent)
+    eventually(lambda: aborted.state is LaneState.UNMOUNTED, what="the end of the mount")
+    with pytest.raises(Unavailable, match="its mount has ended"):
+        own_house.snapshots.commit(tree.key, own_house.name())
+    own_house.restart()
+    with (tree / "other").open("r+b") as writer:
+        writer.write(b"again")
+    with pytest.raises(FailedPrecondition, match=r"/dir/open; close"):
+        own_house.snapshots.commit(tree.key, own_house.name())
+    if mapped is None:
+        os.pwrite(file.fileno(), b"after", 0)
+        file.close()
+    else:
+        mapped[0:5] = b"after"
+        mapped.close()
+    name = own_house.name()
+    own_house.snapshots.commit(tree.key, name)
+    assert (own_house.on(name) / "dir" / "open").read_bytes() == b"after"
