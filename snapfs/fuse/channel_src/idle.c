@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include <errno.h>
 #include <poll.h>
 #include <time.h>
 #include <unistd.h>
@@ -10,8 +11,8 @@
 static void wake(int wake_fd)
 {
     uint64_t one = 1;
-    while (write(wake_fd, &one, sizeof(one)) < 0) {
-        /* EINTR; an eventfd that is already readable takes one more */
+    while (write(wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+        /* an eventfd that is already readable takes one more */
     }
 }
 
