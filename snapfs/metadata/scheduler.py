@@ -101,16 +101,20 @@ class Plan:
         self.next_s = None
         return False
 
-    def ran(self, now_s: float, took_s: float) -> None:
-        """Begin anew after a run."""
-        self.runs += 1
-        self._total_s += max(took_s, 0.0)
+    def begin(self) -> None:
+        """Note that a run begins: what happens from now on is for the next one."""
         self.triggered = False
         self.deletions = self.mutations = 0
-        self.next_s = now_s + self._interval_s()
+
+    def ran(self, now_s: float, took_s: float) -> None:
+        """Plan the next run after one; at once if it was asked for meanwhile."""
+        self.runs += 1
+        self._total_s += max(took_s, 0.0)
+        self.next_s = now_s if self.triggered else now_s + self._interval_s()
 
     def failed(self, now_s: float) -> None:
         """Try again after a while."""
+        self.triggered = True
         self.next_s = now_s + self._interval_s() + RETRY_S
 
     def _at(self, when_s: float) -> None:
@@ -186,6 +190,7 @@ class Scheduler(Closing):
                 if self._closed:
                     return
                 waiting, self._waiting = self._waiting, []
+                self._plan.begin()
             self._run_once(waiting)
 
     def _wanted(self) -> bool:

@@ -57,20 +57,24 @@ def test_the_first_run_comes_after_the_startup_delay_whatever_happened() -> None
 
 def test_runs_take_no_more_than_their_share_of_the_time() -> None:
     made = plan(pause_threshold=0.02)
+    made.begin()
     made.ran(now_s=100.0, took_s=1.0)
     assert made.next_s == pytest.approx(100.0 + 1.0 / 0.02 - 1.0)
+    made.begin()
     made.ran(now_s=200.0, took_s=0.0)
     assert made.next_s == pytest.approx(200.0 + 0.5 / 0.02 - 0.5)
 
 
 def test_a_short_run_counts_as_five_milliseconds() -> None:
     made = plan(pause_threshold=0.02)
+    made.begin()
     made.ran(now_s=0.0, took_s=0.0001)
     assert made.next_s == pytest.approx(0.245)
 
 
 def test_a_planned_run_is_put_off_until_enough_has_changed() -> None:
     made = plan(mutation_threshold=3)
+    made.begin()
     made.ran(0.0, 0.0)
     assert not made.due(1.0)
     made.note(1.0, deletion=False)
@@ -82,6 +86,7 @@ def test_a_planned_run_is_put_off_until_enough_has_changed() -> None:
 
 def test_nothing_is_planned_while_nothing_happens() -> None:
     made = plan()
+    made.begin()
     made.ran(0.0, 0.0)
     assert not made.due(1.0)
     assert made.next_s is None
@@ -91,6 +96,7 @@ def test_nothing_is_planned_while_nothing_happens() -> None:
 
 def test_one_deletion_is_enough_for_a_planned_run() -> None:
     made = plan()
+    made.begin()
     made.ran(0.0, 0.0)
     made.note(0.1, deletion=True)
     assert not made.due(0.1)
@@ -99,6 +105,7 @@ def test_one_deletion_is_enough_for_a_planned_run() -> None:
 
 def test_the_deletion_threshold_starts_a_run_at_once() -> None:
     made = plan(deletion_threshold=5, schedule_delay_s=0.05)
+    made.begin()
     made.ran(0.0, took_s=10.0)
     for _ in range(4):
         made.note(1.0, deletion=True)
@@ -127,6 +134,27 @@ def test_a_trigger_runs_at_once_and_tells_who_waits() -> None:
     with scheduler(runs, Knobs(startup_delay_s=3600)) as built:
         assert built.trigger().result(timeout=DEADLINE_S).began_ns == NOW
         assert runs.count == 1
+
+
+def test_who_asks_while_a_run_is_under_way_gets_another_one() -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+    runs = Runs()
+
+    def collect() -> Collected:
+        done = runs()
+        under_way.set()
+        assert go_on.wait(DEADLINE_S)
+        return done
+
+    with Scheduler(collect, lambda _after_ns: None, Knobs(startup_delay_s=3600)) as built:
+        built.start()
+        first = built.trigger()
+        assert under_way.wait(DEADLINE_S)
+        second = built.trigger()
+        go_on.set()
+        first.result(timeout=DEADLINE_S)
+        second.result(timeout=DEADLINE_S)
+        assert runs.count == 2
 
 
 @pytest.mark.logs("gc.failed")
