@@ -1,0 +1,218 @@
+"""A layer arrives as it was, costs what changed, and is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition, NotFound
+from snapfs.transfer import Packed
+from snapfs.transfer.sending import Offer
+from tests.transfer.kit import Root, everything, seen, send
+
+MIB = 1 << 20
+MakeRoot = Callable[[str], Root]
+
+
+def _file(name: str, data: bytes) -> Callable[[Path], None]:
+    def write(layer: Path) -> None:
+        (layer / name).parent.mkdir(parents=True, exist_ok=True)
+        (layer / name).write_bytes(data)
+
+    return write
+
+
+def test_everything_in_a_layer_arrives(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", everything)
+    send(here, there, "one")
+    assert seen(there.layer("one")) == seen(here.layer("one"))
+    sparse = there.layer("one") / "sparse"
+    assert sparse.stat().st_blocks * 512 < MIB
+    assert there.stock.of("one").digest == here.stock.of("one").digest
+
+
+def test_a_layer_sent_back_has_the_same_digest(root: MakeRoot) -> None:
+    here, there, back = root("here"), root("there"), root("back")
+    here.commit("one", "", everything)
+    send(here, there, "one")
+    shutil.rmtree(there.stock.path)
+    there.stock.path.mkdir()
+    send(there, back, "one")
+    assert back.stock.of("one").digest == here.stock.of("one").digest
+
+
+def test_pages_changed_in_a_big_file_cost_pages(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    source = random.Random(5)
+    data = bytearray(source.randbytes(64 * MIB))
+    here.commit("one", "", _file("db/table", bytes(data)))
+    for _ in range(80):
+        at = source.randrange(len(data) // 8192) * 8192
+        data[at : at + 8192] = source.randbytes(8192)
+    here.commit("two", "one", _file("db/table", bytes(data)))
+    send(here, there, "one")
+    sent = send(here, there, "two", "one")
+    assert seen(there.layer("two")) == seen(here.layer("two"))
+    assert sent < 1.2 * 80 * 8192 + 64 * 1024
+
+
+def test_data_moved_to_another_file_is_not_sent_again(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    data = random.Random(6).randbytes(4 * MIB)
+    here.commit("one", "", _file("old", data))
+    here.commit("two", "one", _file("dir/new", b"shifted by some bytes" + data))
+    here.commit("apart", "", _file("elsewhere", data))
+    send(here, there, "one")
+    assert send(here, there, "two", "one") < 400_000
+    assert send(here, there, "apart") < 100_000
+    assert seen(there.layer("two")) == seen(here.layer("two"))
+
+
+def test_a_file_that_lost_data_has_holes_where_the_parent_had_data(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    data = random.Random(7).randbytes(4 * MIB)
+    here.commit("one", "", _file("file", data))
+    here.commit("two", "one", _file("file", data[:MIB] + bytes(2 * MIB) + data[3 * MIB :]))
+    here.commit("three", "two", _file("file", data[:100_000]))
+    send(here, there, "one")
+    for name, parent in (("two", "one"), ("three", "two")):
+        send(here, there, name, parent)
+        assert seen(there.layer(name)) == seen(here.layer(name))
+
+
+def test_sending_again_sends_nothing(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", everything)
+    send(here, there, "one")
+    assert send(here, there, "one") == 0
+
+
+def test_a_broken_transfer_goes_on_where_it_ended(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", _file("file", random.Random(8).randbytes(16 * MIB)))
+    count = 0
+
+    def stop(_packed: Packed) -> None:
+        nonlocal count
+        count += 1
+        if count == 150:
+            raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        send(here, there, "one", taken=stop)
+    with pytest.raises(NotFound):
+        there.snapshotter.stat("one")
+    assert send(here, there, "one") < 9 * MIB
+    assert seen(there.layer("one")) == seen(here.layer("one"))
+
+
+def test_giving_up_leaves_nothing(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", everything)
+    with there.sink.receive("one", "", here.source.offer("one")) as landing:
+        assert landing is not None
+        landing.take_manifest(here.source.manifest("one"))
+    assert [it.name for it in there.snapshotter.walk()] != []
+    there.sink.give_up("one")
+    assert [it.name for it in there.snapshotter.walk()] == []
+    assert os.listdir(there.stock.path) == []
+
+
+def test_a_damaged_chunk_is_refused_and_asked_for_again(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", _file("file", random.Random(9).randbytes(MIB)))
+    with there.sink.receive("one", "", here.source.offer("one")) as landing:
+        assert landing is not None
+        missing = landing.take_manifest(here.source.manifest("one"))
+        first = next(iter(here.source.chunks("one", missing)))
+        for data in (first.data[:-9], b"", os.urandom(100), first.data[:20] + bytes(100)):
+            with pytest.raises(DataLoss):
+                landing.put(Packed(first.digest, 0, data))
+        with pytest.raises(FailedPrecondition, match="missing"):
+            landing.finish()
+    send(here, there, "one")
+    assert seen(there.layer("one")) == seen(here.layer("one"))
+
+
+def test_a_manifest_that_is_not_the_offered_one_is_refused(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", everything)
+    offer = here.source.offer("one")
+    with there.sink.receive("one", "", Offer(bytes(32), (), offer.manifest_bytes)) as landing:
+        assert landing is not None
+        with pytest.raises(DataLoss):
+            landing.take_manifest(here.source.manifest("one"))
+    assert [it.name for it in there.snapshotter.walk()] == []
+
+
+def test_a_layer_on_another_parent_is_refused(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", _file("file", b"one"))
+    here.commit("two", "one", _file("file", b"two"))
+    there.commit("one", "", _file("file", b"another"))
+    with pytest.raises(FailedPrecondition, match="parents"):
+        send(here, there, "two")
+    with pytest.raises(FailedPrecondition, match="parents"):
+        send(here, there, "two", "one")
+    with pytest.raises(AlreadyExists):
+        send(here, there, "one")
+
+
+def test_a_layer_that_changed_on_disk_is_not_sent(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", _file("file", b"as it was committed"))
+    here.source.offer("one")
+    (here.layer("one") / "file").write_bytes(b"as somebody left it")
+    with pytest.raises(DataLoss, match="changed on disk"):
+        send(here, there, "one")
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 40])
+def test_a_receiver_killed_in_the_middle_goes_on(
+    root: MakeRoot, tmp_path: Path, chunks: int
+) -> None:
+    made = Root(tmp_path / "here")
+    made.commit("zero", "", _file("file", random.Random(10).randbytes(4 * MIB)))
+    made.commit("one", "zero", everything)
+    made.close()
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tests.transfer.kit import Root, send\n"
+        "here, there = Root(Path(sys.argv[1])), Root(Path(sys.argv[2]))\n"
+        "left = int(sys.argv[3])\n"
+        "def stop(packed):\n"
+        "    global left\n"
+        "    if not left: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    left -= 1\n"
+        "send(here, there, 'zero', taken=stop)\n"
+        "send(here, there, 'one', 'zero', taken=stop)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            str(tmp_path / "here"),
+            str(tmp_path / "there"),
+            str(chunks),
+        ],
+        check=False,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+    )
+    assert ended.returncode == -9
+    here, there = root("here"), root("there")
+    send(here, there, "zero")
+    send(here, there, "one", "zero")
+    assert seen(there.layer("one")) == seen(here.layer("one"))
+    assert [it.name for it in there.snapshotter.walk()] == ["one", "zero"]
