@@ -36,7 +36,7 @@ from snapfs.fuse.supervisor import Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER
 from snapfs.metadata import Metadata
 from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
-from snapfs.overlay import diff
+from snapfs.overlay import LayerCopy, diff
 from snapfs.service import anchor_server, grpc_server, metadata_server, server
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
@@ -85,6 +85,7 @@ class House:
                 unpack=config.unpack,
                 durability=config.durability,
                 differ=diff.changes,
+                copier=LayerCopy,
                 default_quota=_default_quota(config),
                 tables=tables.TABLES,
                 checks=tables.CHECKS,

@@ -112,6 +112,8 @@ class Freeze(msgspec.Struct, frozen=True, tag="freeze"):
     snapshot: int
     timeout_s: float
     """The worker undoes a freeze that takes longer."""
+    lasting: bool = True
+    """It stays when the supervisor goes, until the next one comes and says how it ended."""
 
 
 class Thaw(msgspec.Struct, frozen=True, tag="thaw"):

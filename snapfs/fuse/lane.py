@@ -43,7 +43,7 @@ from snapfs.overlay import (
     identity,
 )
 from snapfs.overlay.filecalls import syncfs
-from snapfs.snapshots import claims, quota
+from snapfs.snapshots import claims, copying, quota
 
 log = structlog.get_logger(__name__)
 
@@ -326,11 +326,12 @@ class LaneForest(Forest):
             self._bind(shown, layers)
 
     def _bind(self, shown: Shown, layers: Layers) -> None:
+        holds_still = copying.holds_still(layers.labels)
         try:
-            shown.bind(quota.of_labels(layers.labels, self._quota))
+            shown.bind(quota.of_labels(layers.labels, self._quota), holds_still=holds_still)
         except InvalidArgument as error:  # of an older release, which took any
             log.error("lane.quota_unreadable", snapshot=layers.id, error=str(error))
-            shown.bind(self._quota)
+            shown.bind(self._quota, holds_still=holds_still)
 
     def _is_written_unseen(self, tree: Tree) -> bool:
         """Whether what an earlier worker opened for writing may be written by the kernel still."""

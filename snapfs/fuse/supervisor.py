@@ -259,10 +259,11 @@ class Lane:
             return self._mountpoint / str(snapshot_id)
         return self._clones.directory(mapping, snapshot_id)
 
-    def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float) -> None:
+    def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float, lasting: bool = True) -> None:
         """Return when no change of the snapshot is in flight and none can begin.
 
-        Dirty pages of shared mappings are written first. A new worker is told of the freeze.
+        Dirty pages of shared mappings are written first. A new worker is told of the freeze. One
+        that is not `lasting` ends with the control process, whatever the worker.
         Raises DeadlineExceeded and FailedPrecondition with the tree thawed, the latter when files
         are open that the kernel writes by itself; Unavailable when the lane was left in use, or its
         mount has ended.
@@ -280,7 +281,13 @@ class Lane:
             self._frozen.add(snapshot_id)
         try:
             self._ask(
-                partial(control.Freeze, snapshot=snapshot_id, timeout_s=timeout_s * 0.9), timeout_s
+                partial(
+                    control.Freeze,
+                    snapshot=snapshot_id,
+                    timeout_s=timeout_s * 0.9,
+                    lasting=lasting,
+                ),
+                timeout_s,
             )
         except SnapfsError:
             self._forget_freeze(snapshot_id)

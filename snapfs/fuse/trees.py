@@ -118,11 +118,12 @@ class Shown:
         await self.gate.enter()
         return self._changing
 
-    def bind(self, quota: Quota) -> None:
-        """Set what the tree may take, from the next request on."""
+    def bind(self, quota: Quota, *, holds_still: bool = False) -> None:
+        """Set what the tree may take, from the next request on; with `holds_still` all that is
+        written comes through us, so that it can be frozen while files are open for writing."""
         if self._changing is not None:
             self._changing.allowance.quota = quota
-            self.native_writes = quota.size_bytes is None
+            self.native_writes = quota.size_bytes is None and not holds_still
 
     async def relieve(self) -> None:
         """Have a file system give back what it took in advance."""

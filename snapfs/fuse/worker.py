@@ -77,6 +77,8 @@ class Worker:
         self._seat = trio.Lock()
         """Held by who speaks with a supervisor, and while the mount is ended for want of one."""
         self._told_to_leave = False
+        self._paused: set[SnapshotId] = set()
+        """Frozen for as long as the supervisor is there."""
 
     async def begin(self, channel: trio.socket.SocketType) -> None:
         """Obey the supervisor that started this process."""
@@ -131,6 +133,9 @@ class Worker:
                     continue
                 nursery.start_soon(self._handle, channel, message)
             nursery.cancel_scope.cancel()
+        for snapshot_id in self._paused:
+            self._forest.thaw(snapshot_id)
+        self._paused.clear()
         log.info("worker.supervisor_gone", effect="serving on while the mount is in use")
 
     async def _take_stock(self, keep: Container[SnapshotId]) -> None:
@@ -174,6 +179,7 @@ class Worker:
             case control.Freeze():
                 return await self._freeze(message)
             case control.Thaw():
+                self._paused.discard(SnapshotId(message.snapshot))
                 self._forest.thaw(SnapshotId(message.snapshot))
             case control.Drop():
                 return await self._drop(message)
@@ -225,6 +231,8 @@ class Worker:
                     )
                 await self._forest.settle(snapshot_id)
             is_done = True
+            if not wish.lasting:
+                self._paused.add(snapshot_id)
         except trio.TooSlowError:
             text = f"snapshot {snapshot_id}: changes are still in flight; try again when it is idle"
             return control.Answer(wish.id, error=text, late=True)

@@ -7,6 +7,7 @@ holds the nodes of all trees of one mount.
 from ._names import Handed, Index
 from .check import check_upper
 from .copyup import CopyUp
+from .layercopy import LayerCopy, has_changed
 from .node import Dir, Inodes, Node
 from .owners import Owners
 from .sealing import is_sealed
@@ -26,6 +27,7 @@ __all__ = [
     "Handed",
     "Index",
     "Inodes",
+    "LayerCopy",
     "Listed",
     "Node",
     "Owners",
@@ -33,6 +35,7 @@ __all__ = [
     "Tree",
     "TreeSpec",
     "check_upper",
+    "has_changed",
     "is_sealed",
     "settle_offline",
 ]

@@ -45,6 +45,7 @@ from snapfs.model import (
 )
 from snapfs.snapshots import claims, counted, records, recovery
 from snapfs.snapshots import mounts as rules
+from snapfs.snapshots.copying import Copier, LayerCopier
 from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
 from snapfs.snapshots.examination import NO_CHECKS, Checks, Report, examine
@@ -75,6 +76,10 @@ Steps: TypeAlias = Callable[[str], None]
 _INDEX_PARAMETER = Path("/sys/module/overlay/parameters/index")
 
 
+def _nothing(_tx: WriteTx) -> None:
+    pass
+
+
 class Snapshotter(Closing):
     """The snapshots of one root: metadata, layer directories and what is mounted of them."""
 
@@ -86,6 +91,7 @@ class Snapshotter(Closing):
         unpack: Unpack = "overlay",
         durability: Durability = "full",
         differ: Differ | None = None,
+        copier: Copier | None = None,
         tables: Sequence[Table[Any]] = (),
         checks: Checks = NO_CHECKS,
         default_quota: Quota = NO_QUOTA,
@@ -128,6 +134,19 @@ class Snapshotter(Closing):
         self._reserve = IdReserve(self._meta, self._layers)
         self._dropper = Dropper()
         self._remover = Remover(self._layers, self._clear_intents, steps=steps)
+        self.copies = LayerCopier(
+            copier,
+            meta=self._meta,
+            layers=self._layers,
+            reserve=self._reserve,
+            remover=self._remover,
+            trees=trees,
+            busy=self._busy,
+            sync=self._sync if durability == "full" else None,
+            deadline_s=deadline_s,
+            steps=steps,
+        )
+        """Commits copies of actives that go on."""
         try:
             self._remover.start(recovery.recover(self._store, self._layers))
         except SnapfsError:
@@ -297,13 +316,19 @@ class Snapshotter(Closing):
         """Give a committed snapshot another name; see `records.rename`."""
         return self._meta.apply(lambda tx: records.rename(tx, name, new_name))
 
-    def remove(self, key: str) -> Removed:
+    def remove(self, key: str, *, first: Callable[[WriteTx], None] = _nothing) -> Removed:
         """Remove a snapshot of any kind; its directory is deleted in the background.
 
+        `first` is done in the same transaction, before: what refers to the snapshot goes there.
         NotFound; FailedPrecondition while it has children. Nothing that goes wrong afterwards is
         the caller's: see `status`.
         """
-        body, trees, intent = self._meta.apply(lambda tx: self._remove_row(tx, key))
+
+        def take_away(tx: WriteTx) -> tuple[SnapshotBody, Trees | None, int | None]:
+            first(tx)
+            return self._remove_row(tx, key)
+
+        body, trees, intent = self._meta.apply(take_away)
         self._steps("remove.recorded")
         kind, identity = Kind(body.kind), SnapshotId(body.id)
 

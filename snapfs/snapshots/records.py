@@ -28,6 +28,7 @@ from snapfs.model import (
     NotFound,
     Snapshot,
     SnapshotId,
+    Unavailable,
     Usage,
     View,
     check_labels,
@@ -251,6 +252,42 @@ def commit(
     if above := _rebase(tx, row, parent):
         body = msgspec.structs.replace(body, parent=above.oid, chain=_chain_above(above))
     done = snapshot(tx, tx.update(row, body, name=name, created_ns=tx.now_ns))
+    assert isinstance(done, Committed)  # noqa: S101 - the body says so
+    return done
+
+
+def commit_copy(
+    tx: WriteTx,
+    key: str,
+    name: str,
+    usage: Usage,
+    labels: Labels | None = None,
+    *,
+    snapshot_id: SnapshotId,
+    against: SnapshotId | None,
+) -> Committed:
+    """Write the committed `name`, a copy of the active `key`, which stays as it is.
+
+    It lies over the committed snapshot `against`, or over the active's parent. Raises
+    AlreadyExists, NotFound, FailedPrecondition for what is not active, Unavailable when `against`
+    has been removed.
+    """
+    row = check_commit(tx, checked_name(key, "key"), checked_name(name, "name"))
+    above = tx.by_oid(SNAPSHOTS, row.body.parent) if row.body.parent else None
+    if against is not None:
+        above = by_id(tx, against)
+        if above is None:
+            raise Unavailable(f"what the copy of snapshot {shown(key)} refers to is gone; repeat")
+    body = SnapshotBody(
+        id=snapshot_id,
+        kind=Kind.COMMITTED.value,
+        parent=above.oid if above else 0,
+        chain=_chain_above(above),
+        labels=checked_labels(labels),
+        size_bytes=usage.size_bytes,
+        inodes=usage.inodes,
+    )
+    done = snapshot(tx, tx.create(SNAPSHOTS, SCOPE, name, body))
     assert isinstance(done, Committed)  # noqa: S101 - the body says so
     return done
 

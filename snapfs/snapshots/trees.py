@@ -16,8 +16,11 @@ class Trees(Protocol):
     nobody looked at yet is no error.
     """
 
-    def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float) -> None:
-        """Return when no change is in flight and none can begin; writers wait from now on."""
+    def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float, lasting: bool = True) -> None:
+        """Return when no change is in flight and none can begin; writers wait from now on.
+
+        A freeze that is not `lasting` ends by itself when the process that asked for it does.
+        """
 
     def thaw(self, snapshot_id: SnapshotId, /) -> None:
         """Undo `freeze`."""
@@ -75,7 +78,7 @@ class NoTrees:
     def serve(self, name: LaneName, /) -> None:
         """Do nothing."""
 
-    def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float) -> None:
+    def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float, lasting: bool = True) -> None:
         """Do nothing: without trees nobody writes through them."""
 
     def thaw(self, snapshot_id: SnapshotId, /) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.model import Active, Committed, NotFound, View
+from snapfs.overlay import LayerCopy
 from snapfs.snapshots import LayerReader, NoTrees, Snapshotter, fsck
 
 VICTIM = Path(__file__).with_name("victim.py")
@@ -111,6 +112,32 @@ def test_a_killed_commit_has_happened_or_not(root, gap, happened):
         assert (done.id, done.labels, done.parent_ids) == (2, {"k": "v"}, (1,))
         assert done.usage.inodes == 4
         assert (root / "layers/2/fs/directory/file").read_text() == "data"
+    assert fsck(root).clean
+
+
+@pytest.mark.parametrize(
+    ("gap", "happened"),
+    [
+        ("copy.reserved", False),
+        ("copy.made", False),
+        ("copy.warm", False),
+        ("copy.frozen", False),
+        ("copy.copied", False),
+        ("copy.thawed", False),
+        ("copy.durable", False),
+        ("copy.recorded", True),
+    ],
+)
+def test_a_killed_copy_has_happened_or_not_and_the_active_goes_on(root, gap, happened):
+    kill_at(root, "copy", gap)
+    expected = BEFORE | ({"copy": Committed} if happened else {})
+    with open_and_check(root, expected):
+        assert (root / "layers/2/fs/directory/file").read_text() == "data"
+    with Snapshotter(root, trees=NoTrees(), copier=LayerCopy) as snapshotter:
+        made = snapshotter.copies.commit_copy("active", "again", None, lambda _tx, _made: None)
+        below = root / "layers" / str(made.snapshot.id) / "fs"
+        assert (below / "directory/file").read_text() == "data"
+        assert made.snapshot.parent_ids == (1,)
     assert fsck(root).clean
 
 

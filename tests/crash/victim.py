@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from snapfs.overlay import LayerCopy
 from snapfs.snapshots import NoTrees, Snapshotter
 from snapfs.snapshots.layers import LayerDirectories
 
@@ -26,7 +27,7 @@ def main(root: str, operation: str, gap: str) -> None:
 
     if gap == "half-made":
         LayerDirectories._inherit = die
-    with Snapshotter(Path(root), trees=NoTrees(), steps=step) as snapshotter:
+    with Snapshotter(Path(root), trees=NoTrees(), copier=LayerCopy, steps=step) as snapshotter:
         reached["steps"] = True
         if gap == "half-erased":
             os.rmdir = die
@@ -41,6 +42,8 @@ def main(root: str, operation: str, gap: str) -> None:
                 snapshotter.commit("active", "done", {"k": "v"})
             case "remove":
                 snapshotter.remove("active")
+            case "copy":
+                snapshotter.copies.commit_copy("active", "copy", None, lambda _tx, _made: None)
         snapshotter.cleanup()
 
 

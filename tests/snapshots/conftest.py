@@ -19,7 +19,7 @@ class RecordingTrees:
         self.refuse: set[str] = set()
         self._mountpoint = mountpoint
 
-    def freeze(self, identity: SnapshotId, /, *, timeout_s: float) -> None:
+    def freeze(self, identity: SnapshotId, /, *, timeout_s: float, lasting: bool = True) -> None:
         self._note("freeze", identity)
 
     def thaw(self, identity: SnapshotId, /) -> None:

@@ -1,0 +1,316 @@
+"""A copy of an upper layer as it stands, while the layer goes on as the upper of its tree.
+
+The copy is a layer of its own. A *whole* one has everything that the upper has and goes over the
+same layers. One *against* an earlier copy has only what changed since, and goes over that: files
+that changed, whiteouts for what is gone, and directories on the way. How an entry was at the last
+copy is known by its stamp (stamps.py), so nothing is read of what did not change.
+
+    copy = LayerCopy(upper, below, target, spare, before)
+    copy.warm()                 # the upper may change: copies what has changed so far, aside
+    again = copy.make()         # the upper must hold still: as short as can be
+
+What changed places, or came in place of something else, cannot always be said over the earlier
+copy as it is over the layers below: a directory that was moved refers to layers by their paths
+there. Such a directory is copied with all that the tree shows in it, and made opaque.
+
+The upper must be settled (Tree.settle) and nobody else may write to it. Raises OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import BinaryIO
+
+from . import rawcopy, stamps, xattrs
+from .core import MergedTree, directory
+from .node import Dir, Inodes
+from .stamps import Stamp, Stamps, is_fresh, is_whiteout, settled, stamp
+from .types import TreeSpec
+
+_HIDING = frozenset({xattrs.OPAQUE, xattrs.REDIRECT})
+
+
+class LayerCopy:
+    """One copy in the making."""
+
+    def __init__(
+        self,
+        upper: Path,
+        below: Sequence[Path],
+        target: Path,
+        spare: Path,
+        before: bytes | None,
+    ) -> None:
+        """`before` is what `make` of the copy returned that this one goes over; None for a whole
+        copy. `below` are the layers under `upper`; `target` is an empty directory on its file
+        system, and `spare` another, for copies that are made ahead."""
+        self._upper = os.fsencode(upper)
+        self._below = below
+        self._target = os.fsencode(target)
+        self._spare = os.fsencode(spare)
+        self._before = None if before is None else stamps.decode(before)
+        self._known = _by_directory(self._before or {})
+        self._warm: dict[int, Stamp] = {}
+        self._after: Stamps = {}
+        self._made: dict[bytes, tuple[bytes, os.stat_result]] = {}
+        """Directories of the copy, with the real directory that each is to be like."""
+        self._opaque: set[bytes] = set()
+        """Directories of the copy that hide all below."""
+        self._again: set[bytes] = set()
+        """Those that hide nothing, whatever the real one says."""
+        self._linked: dict[int, bytes] = {}
+        self.copied_bytes = 0
+        """Length of the files that the copy has."""
+        self.copied_files = 0
+
+    def warm(self) -> None:
+        """Copy what has changed so far, so that `make` finds it done unless it changes again."""
+        looked_ns = time.time_ns()
+        for path, real in _files(self._upper, b""):
+            found = stamp(real)
+            is_wanted = stat.S_ISREG(real.st_mode) and self._is_changed(path, found)
+            if is_wanted and not is_fresh(found, looked_ns) and real.st_ino not in self._warm:
+                self._warm_up(path, real, found)
+
+    def _warm_up(self, path: bytes, real: os.stat_result, found: Stamp) -> None:
+        aside = self._aside(real.st_ino)
+        try:
+            rawcopy.copy_entry(self._source(path), aside, real)
+        except OSError:  # it is being changed, or cannot be copied: `make` tells
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside)
+        else:
+            self._warm[real.st_ino] = found
+
+    def make(self) -> bytes:
+        """Make the copy; return what a later one needs that goes over it."""
+        looked_ns = time.time_ns()
+        root = os.stat(self._upper)
+        self._after[b""] = stamp(root)
+        self._made[b""] = self._upper, root
+        self._directory(b"", fresh=self._before is None)
+        self._dress()
+        return stamps.encode({path: settled(it, looked_ns) for path, it in self._after.items()})
+
+    def clear(self) -> None:
+        """Remove what was made ahead and not needed."""
+        for ino in self._warm:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._aside(ino))
+
+    def _directory(self, path: bytes, *, fresh: bool) -> None:
+        """Copy what is in a directory: all of it when `fresh`, else what changed."""
+        names = set()
+        for name, real in _entries(self._source(path)):
+            names.add(name)
+            here = _join(path, name)
+            if stat.S_ISDIR(real.st_mode):
+                self._subdirectory(here, real, fresh=fresh)
+            else:
+                found = self._after[here] = stamp(real)
+                if fresh or self._is_changed(here, found):
+                    self._place(here, real, found)
+        if not fresh:
+            for name in self._known.get(path, frozenset()) - names:
+                self._reach(path)
+                rawcopy.whiteout(self._at(_join(path, name)))
+
+    def _subdirectory(self, path: bytes, real: os.stat_result, *, fresh: bool) -> None:
+        source = self._source(path)
+        found = self._after[path] = stamp(real, _marks(source))
+        was = None if fresh else (self._before or {}).get(path)
+        if was is not None and _is_same_directory(was, found):
+            if was != found:
+                self._reach(path)
+            self._directory(path, fresh=False)
+        elif self._before is None or (was is None and xattrs.REDIRECT not in xattrs.own(source)):
+            self._new_directory(path, source, real)
+            self._directory(path, fresh=True)
+        elif not self._below or xattrs.get(source, xattrs.OPAQUE) == b"y":
+            self._new_directory(path, source, real)
+            self._opaque.add(path)
+            self._directory(path, fresh=True)
+        else:
+            self._flatten(path, source, real)
+
+    def _new_directory(self, path: bytes, source: bytes, real: os.stat_result) -> None:
+        self._reach(path.rpartition(b"/")[0])
+        os.mkdir(self._at(path), 0o700)
+        self._made[path] = source, real
+
+    def _reach(self, path: bytes) -> None:
+        """Have a directory that was there at the last copy too, and those above it."""
+        if path in self._made:
+            return
+        self._reach(path.rpartition(b"/")[0])
+        source = self._source(path)
+        os.mkdir(self._at(path), 0o700)
+        self._made[path] = source, os.stat(source)
+        self._again.add(path)
+
+    def _place(self, path: bytes, real: os.stat_result, found: Stamp) -> None:
+        self._reach(path.rpartition(b"/")[0])
+        if is_whiteout(real):
+            rawcopy.whiteout(self._at(path))
+        elif self._warm.get(real.st_ino) == found and real.st_ino not in self._linked:
+            os.rename(self._aside(real.st_ino), self._at(path))
+            self._note(path, real)
+        else:
+            self._copy(self._source(path), path, real)
+
+    def _copy(self, source: bytes, path: bytes, real: os.stat_result) -> None:
+        """Copy a file that is no directory, or link it to the copy that has another name."""
+        first = self._linked.get(real.st_ino) if real.st_nlink > 1 else None
+        if first is not None:
+            os.link(first, self._at(path), follow_symlinks=False)
+            return
+        rawcopy.copy_entry(source, self._at(path), real)
+        self._note(path, real)
+
+    def _note(self, path: bytes, real: os.stat_result) -> None:
+        if real.st_nlink > 1:
+            self._linked[real.st_ino] = self._at(path)
+        self.copied_files += 1
+        self.copied_bytes += real.st_size if stat.S_ISREG(real.st_mode) else 0
+
+    def _flatten(self, path: bytes, source: bytes, real: os.stat_result) -> None:
+        """Copy all that the tree shows in a directory, and let nothing below show through."""
+        self._new_directory(path, source, real)
+        self._opaque.add(path)
+        for here, entry in _everything(self._source(path), path):
+            self._after[here] = stamp(entry, _marks(self._source(here)))
+        tree = MergedTree(TreeSpec(1, (self._upper, *self._below)), Inodes())
+        try:
+            self._flatten_into(tree, _walk_to(tree, path), path)
+        finally:
+            tree.close()
+
+    def _flatten_into(self, tree: MergedTree, node: Dir, path: bytes) -> None:
+        for entry in tree.readdir(node):
+            here = _join(path, entry.name)
+            child = tree.lookup(node, entry.name)
+            source = tree.real_path(child)
+            real = os.lstat(source)
+            if isinstance(child, Dir):
+                self._new_directory(here, source, real)
+                self._again.add(here)
+                self._flatten_into(tree, child, here)
+            else:
+                self._copy(source, here, real)
+
+    def _dress(self) -> None:
+        """Give the directories their attributes, now that nothing is made in them any more."""
+        for path, (source, real) in self._made.items():
+            hiding = _HIDING if path in self._opaque or path in self._again else ()
+            rawcopy.dress_directory(source, self._at(path), real, hiding)
+            if path in self._opaque:
+                xattrs.put(self._at(path), xattrs.OPAQUE, b"y")
+
+    def _is_changed(self, path: bytes, found: Stamp) -> bool:
+        return self._before is None or self._before.get(path) != found
+
+    def _source(self, path: bytes) -> bytes:
+        return self._upper + b"/" + path if path else self._upper
+
+    def _at(self, path: bytes) -> bytes:
+        return self._target + b"/" + path if path else self._target
+
+    def _aside(self, ino: int) -> bytes:
+        return b"%s/%d" % (self._spare, ino)
+
+
+def has_changed(upper: Path, last: tuple[Path, bytes] | None) -> bool:
+    """Whether a layer differs from its last copy: its directory, and what `make` returned.
+
+    Without a copy, whether it has anything in it. The layer may go on to change meanwhile.
+    """
+    source = os.fsencode(upper)
+    if last is None:
+        return bool(os.listdir(source))
+    copy, known = os.fsencode(last[0]), stamps.decode(last[1])
+    known.pop(b"", None)
+    for path, real in _everything(source, b""):
+        was = known.pop(path, None)
+        if was is None or _differs(source, copy, path, real, was):
+            return True
+    return bool(known)
+
+
+def _differs(source: bytes, copy: bytes, path: bytes, real: os.stat_result, was: Stamp) -> bool:
+    if stat.S_ISDIR(real.st_mode):
+        return not _is_same_directory(was, stamp(real, _marks(source + b"/" + path)))
+    if stamp(real) != was._replace(fresh=False):
+        return True
+    if not (was.fresh and stat.S_ISREG(real.st_mode)):
+        return False
+    with open(source + b"/" + path, "rb") as one, open(copy + b"/" + path, "rb") as other:
+        return any(mine != theirs for mine, theirs in zip_longest(_blocks(one), _blocks(other)))
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.read(1 << 20), b"")
+
+
+def _join(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name
+
+
+def _by_directory(stamps: Mapping[bytes, Stamp]) -> dict[bytes, set[bytes]]:
+    found: dict[bytes, set[bytes]] = {}
+    for path in stamps:
+        if path:
+            above, _, name = path.rpartition(b"/")
+            found.setdefault(above, set()).add(name)
+    return found
+
+
+def _entries(path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            yield entry.name, entry.stat(follow_symlinks=False)
+
+
+def _files(upper: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield what is no directory below a directory that may change meanwhile."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with os.scandir(_join(upper, path) if path else upper) as entries:
+            found = list(entries)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(upper, _join(path, entry.name))
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                yield _join(path, entry.name), entry.stat(follow_symlinks=False)
+
+
+def _everything(source: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    for name, real in _entries(source):
+        here = _join(path, name)
+        yield here, real
+        if stat.S_ISDIR(real.st_mode):
+            yield from _everything(source + b"/" + name, here)
+
+
+def _marks(path: bytes) -> bytes:
+    """Return what a directory says of the layers below it; empty for most."""
+    if not xattrs.own(path) & _HIDING:
+        return b""
+    opaque, redirect = xattrs.get(path, xattrs.OPAQUE), xattrs.get(path, xattrs.REDIRECT)
+    return b"%s\0%s" % (opaque or b"", redirect or b"")
+
+
+def _is_same_directory(was: Stamp, now: Stamp) -> bool:
+    return was.is_dir and was.ino == now.ino and was.marks == now.marks
+
+
+def _walk_to(tree: MergedTree, path: bytes) -> Dir:
+    here: Dir = tree.root
+    for name in path.split(b"/"):
+        here = directory(tree.lookup(here, name))
+    return here

@@ -1,0 +1,321 @@
+"""Committing a copy of an active snapshot that goes on: it keeps its id, its mounts and open files.
+
+    copy  ids reserved with an intent -> directories made and fsynced -> changed files copied ahead
+          -> the tree frozen -> the copy made -> the tree thawed -> data durable, usage measured
+          -> one transaction writes the committed row, and whatever else the caller has to say
+
+A copy that was killed anywhere has no row, and its directory goes at the next opening as that of
+any unfinished creation. What the upper looked like is kept in its work directory (`copied`), so
+that the next copy takes only what changed since and goes over this one. Without that file, or
+after `LONGEST_CHAIN` copies, a whole copy is made.
+
+How a layer is copied is the overlay's affair (overlay/layercopy.py); a `Copier` is given.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+import msgspec
+import structlog
+
+from snapfs.model import Committed, FailedPrecondition, Labels, SnapfsError, SnapshotId, Usage
+from snapfs.snapshots import records, recovery
+from snapfs.snapshots.durability import DataSync
+from snapfs.snapshots.faults import refusing
+from snapfs.snapshots.layers import LayerDirectories, sync_directory
+from snapfs.snapshots.locks import KeyedLocks
+from snapfs.snapshots.metastore import MetaStore
+from snapfs.snapshots.removal import Remover
+from snapfs.snapshots.reserve import IdReserve
+from snapfs.snapshots.schema import SnapshotBody
+from snapfs.snapshots.trees import Lanes, Trees
+from snapfs.snapshots.usage import measure
+from snapfs.store import ReadTx, WriteTx
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+STILL_LABEL = "containerd.io/snapshot/snapfs.holds-still"
+"""On an active snapshot that is to be copied while it is used: no file of it is written past its
+worker, so that it can be frozen whatever is open. Takes effect when the tree is opened."""
+
+LONGEST_CHAIN = 64
+"""Copies that go over each other before a whole one is made."""
+
+_RECORD = "copied"
+_DRAFT = "copied.new"
+
+
+def holds_still(labels: Labels) -> bool:
+    """Say whether a snapshot's labels ask that it can be frozen at any time."""
+    return STILL_LABEL in labels
+
+
+class Copying(Protocol):
+    """A copy of a layer in the making; overlay.LayerCopy is one. Raises OSError."""
+
+    copied_bytes: int
+    copied_files: int
+
+    def warm(self) -> None:
+        """Copy ahead what has changed; the layer may go on to change."""
+
+    def make(self) -> bytes:
+        """Make the copy of a layer that holds still; return what the next one must know."""
+        ...
+
+    def clear(self) -> None:
+        """Remove what was copied ahead in vain."""
+
+
+Changed: TypeAlias = Callable[[Path, tuple[Path, bytes] | None], bool]
+"""Says whether a layer differs from its last copy; overlay.has_changed is one."""
+
+
+class Copier(Protocol):
+    """Begins a copy; overlay.LayerCopy is one."""
+
+    def __call__(
+        self, upper: Path, below: Sequence[Path], target: Path, spare: Path, before: bytes | None
+    ) -> Copying: ...
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """What is remembered of the last copy of an active."""
+
+    base: int
+    """Id of the copy."""
+    known: bytes
+    """What `Copying.make` returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied(Generic[T]):
+    """A copy that was committed."""
+
+    snapshot: Committed
+    pause_ns: int
+    """How long writers of the active had to wait."""
+    files: int
+    size_bytes: int
+    """Length of the files that it took over."""
+    also: T
+    """What the caller's part of the transaction returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The active, and what its copy goes over."""
+
+    key: str
+    id: SnapshotId
+    trees: Trees
+    chain: tuple[int, ...]
+    against: Record | None
+
+
+class LayerCopier:
+    """Commits copies of the active snapshots of one root. Thread-safe."""
+
+    def __init__(
+        self,
+        copier: Copier | None,
+        *,
+        meta: MetaStore,
+        layers: LayerDirectories,
+        reserve: IdReserve,
+        remover: Remover,
+        trees: Lanes,
+        busy: KeyedLocks,
+        sync: DataSync | None,
+        deadline_s: float,
+        steps: Callable[[str], None],
+    ) -> None:
+        """`sync` makes data durable before the row; None leaves that to the kernel."""
+        self._copier = copier
+        self._meta = meta
+        self._layers = layers
+        self._reserve = reserve
+        self._remover = remover
+        self._trees = trees
+        self._busy = busy
+        self._sync = sync
+        self._deadline_s = deadline_s
+        self._steps = steps
+
+    def commit_copy(
+        self,
+        key: str,
+        name: str,
+        labels: Labels | None,
+        also: Callable[[WriteTx, Committed], T],
+    ) -> Copied[T]:
+        """Commit a copy of the active `key` as `name`; `also` runs in the same transaction.
+
+        Durable on return. Writers of the active wait while the tree is frozen, which is measured.
+        Raises what `records.commit_copy` and freezing raise; then nothing has changed.
+        """
+        if self._copier is None:
+            raise FailedPrecondition("this snapshotter was built without a copier; give it one")
+        records.checked_name(name, "name")
+        records.checked_labels(labels)
+        source = self._source(key, name)
+        what = f"snapshot {records.shown(key)}"
+        with self._busy.hold(source.id, what, self._deadline_s), self._directory() as identity:
+            self._steps("copy.made")
+            with refusing(f"copy snapshot {records.shown(key)}"):
+                copying, known, pause_ns = self._copy(self._copier, source, identity)
+                usage = self._settle(identity)
+            base = None if source.against is None else SnapshotId(source.against.base)
+
+            def record(tx: WriteTx) -> tuple[Committed, T]:
+                done = records.commit_copy(
+                    tx, key, name, usage, labels, snapshot_id=identity, against=base
+                )
+                return done, also(tx, done)
+
+            committed, extra = self._meta.apply(record)
+            self._steps("copy.recorded")
+            self._remember(source.id, Record(identity, known))
+        log.info(
+            "snapshot.copied",
+            key=key,
+            name=name,
+            id=identity,
+            files=copying.copied_files,
+            pause_ms=round(pause_ns / 1e6, 1),
+        )
+        return Copied(committed, pause_ns, copying.copied_files, copying.copied_bytes, extra)
+
+    def has_changed(self, key: str, changed: Changed) -> bool:
+        """Say whether an active has changed since its last copy, or since it was made.
+
+        Raises NotFound, FailedPrecondition for what is not active.
+        """
+        with self._meta.store.view() as tx:
+            body = records.check_commit(tx, key, "").body
+            last = self._last(tx, body)
+        upper = self._layers.upper(body.id)
+        with refusing(f"look at snapshot {records.shown(key)}"):
+            return changed(
+                upper, None if last is None else (self._layers.upper(last.base), last.known)
+            )
+
+    def _source(self, key: str, name: str) -> _Source:
+        with self._meta.store.view() as tx:
+            body = records.check_commit(tx, key, name).body
+            identity = SnapshotId(body.id)
+            against = self._last(tx, body)
+        trees = self._trees.lane(records.lane(body))
+        return _Source(key, identity, trees, body.chain, against)
+
+    def _last(self, tx: ReadTx, body: SnapshotBody) -> Record | None:
+        """Return the last copy, if another can go over it."""
+        try:
+            packed = (self._layers.work(body.id) / _RECORD).read_bytes()
+            record = msgspec.msgpack.decode(packed, type=Record)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        base = records.by_id(tx, record.base)
+        if base is None or len(base.body.chain) - len(body.chain) >= LONGEST_CHAIN:
+            return None
+        return record
+
+    @contextmanager
+    def _directory(self) -> Iterator[SnapshotId]:
+        """Make the directories of a new snapshot; when the block fails they go again."""
+        identity = self._reserve.take()
+        is_done = False
+        try:
+            self._steps("copy.reserved")
+            with refusing("make a layer directory for a copy"):
+                self._layers.make(identity, None)
+            yield identity
+            is_done = True
+        finally:
+            if not is_done:
+                self._undo(identity)
+            self._reserve.settle(identity)
+
+    def _undo(self, identity: SnapshotId) -> None:
+        """Promise to delete the directory of a copy without a row."""
+
+        def promise(tx: WriteTx) -> int | None:
+            if records.by_id(tx, identity) is not None:
+                return None
+            return recovery.promise_removal(tx, identity)
+
+        try:
+            intent = self._meta.apply(promise)
+        except SnapfsError as error:  # the next start does it
+            log.warning("snapshot.undo_failed", id=identity, error=str(error))
+        else:
+            if intent is not None:
+                self._remover.add(intent, identity)
+
+    def _copy(
+        self, copier: Copier, source: _Source, identity: SnapshotId
+    ) -> tuple[Copying, bytes, int]:
+        """Make the copy; return it with what the next one must know, and how long writers
+        waited."""
+        copying = copier(
+            self._layers.upper(source.id),
+            self._layers.lowers(source.chain) if source.chain else (),
+            self._layers.upper(identity),
+            self._layers.work(identity),
+            None if source.against is None else source.against.known,
+        )
+        try:
+            copying.warm()
+            self._steps("copy.warm")
+            began_ns = time.monotonic_ns()
+            with self._frozen(source):
+                self._steps("copy.frozen")
+                known = copying.make()
+                self._steps("copy.copied")
+            pause_ns = time.monotonic_ns() - began_ns
+        finally:
+            copying.clear()
+        self._steps("copy.thawed")
+        return copying, known, pause_ns
+
+    @contextmanager
+    def _frozen(self, source: _Source) -> Iterator[None]:
+        source.trees.freeze(source.id, timeout_s=self._deadline_s, lasting=False)
+        try:
+            yield
+        finally:
+            try:
+                source.trees.thaw(source.id)
+            except SnapfsError as error:
+                log.error("tree.thaw_failed", id=source.id, error=str(error))
+
+    def _settle(self, identity: SnapshotId) -> Usage:
+        upper = self._layers.upper(identity)
+        if self._sync is not None:
+            self._sync.sync(upper)
+        self._steps("copy.durable")
+        return measure(upper)
+
+    def _remember(self, identity: SnapshotId, record: Record) -> None:
+        """Keep what the next copy goes over; without it, that is a whole one."""
+        work = self._layers.work(identity)
+        try:
+            with (work / _DRAFT).open("wb") as file:
+                file.write(msgspec.msgpack.encode(record))
+                file.flush()
+                os.fsync(file.fileno())
+            (work / _DRAFT).rename(work / _RECORD)
+            sync_directory(work)
+        except OSError as error:
+            log.warning("snapshot.copy_not_remembered", id=identity, error=str(error))
+            with suppress(OSError):
+                (work / _RECORD).unlink()

@@ -1,0 +1,198 @@
+"""Copies of an upper layer that goes on: each shows what the tree showed when it was made."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
+
+from snapfs.overlay import LayerCopy, has_changed, stamps
+from tests.overlay.test_changes_against_the_kernel import TreeMachine
+from tests.support.overlay.census import Census, of_mount
+from tests.support.overlay.kernel import image_fs, overlay
+from tests.support.overlay.machine import assert_same
+
+pytestmark = [pytest.mark.root]
+
+
+class Copies:
+    """Copies of one upper, each over the one before or whole."""
+
+    def __init__(self, base: Path, upper: Path, lowers: list[Path]) -> None:
+        self.base = base
+        self.upper = upper
+        self.lowers = lowers
+        self.chain: list[Path] = []
+        self.known: bytes | None = None
+        self.count = 0
+
+    def make(self, *, whole: bool = False, warm: bool = True) -> LayerCopy:
+        if whole:
+            self.chain, self.known = [], None
+        self.count += 1
+        target, spare = self.base / f"copy{self.count}", self.base / f"spare{self.count}"
+        target.mkdir()
+        spare.mkdir()
+        copy = LayerCopy(self.upper, self.lowers, target, spare, self.known)
+        if warm:
+            copy.warm()
+        self.known = copy.make()
+        copy.clear()
+        assert not list(spare.iterdir())
+        self.chain.insert(0, target)
+        return copy
+
+    def shown(self) -> Census:
+        """What the kernel shows of the last copy, above what it goes over."""
+        with overlay(self.base / "shown", [*self.chain, *self.lowers]) as mounted:
+            return of_mount(mounted)
+
+
+class CopyingMachine(TreeMachine):
+    """Copies now and then, between any operations."""
+
+    @rule(whole=st.integers(0, 4), warm=st.booleans())
+    def copy(self, whole: int, warm: bool) -> None:
+        if not hasattr(self, "copies"):
+            self.copies = Copies(self.base, self.base / "own-upper", self.lowers)
+        self.candidate.tree.settle()
+        self.copies.make(whole=whole == 0, warm=warm)
+        assert_same(of_mount(self.reference), self.copies.shown(), leave_out=("nlink",))
+
+    @rule()
+    def compare(self) -> None:
+        """Settling a layer tells how many names a file has left, which the kernel never knows."""
+        assert_same(of_mount(self.reference), self.candidate.census(), leave_out=("nlink",))
+
+    def finish(self) -> None:
+        self.copy(whole=1, warm=True)
+
+
+SETTINGS = settings(
+    max_examples=20,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_each_copy_shows_what_the_tree_showed() -> None:
+    run_state_machine_as_test(CopyingMachine, settings=SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_each_copy_shows_what_the_tree_showed_where_files_are_cloned(tmp_path: Path) -> None:
+    class Machine(CopyingMachine):
+        pass
+
+    with image_fs(tmp_path, "xfs") as directory:
+        Machine.base_directory = str(directory)
+        run_state_machine_as_test(Machine, settings=settings(SETTINGS, max_examples=5))
+
+
+@pytest.fixture
+def copies(stack, tmp_path: Path) -> Copies:
+    made = stack({"below/a": b"a", "below/b": b"b"})
+    base = tmp_path / "copies"
+    base.mkdir()
+    found = Copies(base, made.upper, made.lowers)
+    found.files = made.files  # type: ignore[attr-defined]
+    return found
+
+
+def age(copies: Copies) -> None:
+    """Let what the upper has look old enough to be recognised again."""
+    known = stamps.decode(copies.known or b"")
+    for path in known:
+        real = os.lstat(os.fsencode(copies.upper) + b"/" + path)
+        known[path] = known[path]._replace(ctime_ns=real.st_ctime_ns, fresh=False)
+    copies.known = stamps.encode(known)
+
+
+def test_a_copy_over_another_has_only_what_changed(copies: Copies) -> None:
+    for number in range(20):
+        copies.files.create(b"f%d" % number, 0o644, b"x" * 1000)
+    assert copies.make().copied_files == 20
+    age(copies)
+    copies.files.write(b"f3", 0, b"changed")
+    copies.files.unlink(b"f4")
+    second = copies.make()
+    assert (second.copied_files, second.copied_bytes) == (1, 1000)
+    assert sorted(path.name for path in copies.chain[0].iterdir()) == ["f3", "f4"]
+    assert copies.shown()[b"f3"].content == b"changed" + b"x" * 993
+    assert b"f4" not in copies.shown()
+
+
+def test_what_changed_within_a_tick_of_the_clock_is_copied_again(copies: Copies) -> None:
+    """Its time may stay the same although it changes again."""
+    copies.files.create(b"file", 0o644, b"one")
+    copies.make()
+    assert copies.make().copied_files == 1
+
+
+def test_a_moved_directory_is_copied_with_all_it_shows(copies: Copies) -> None:
+    copies.make()
+    copies.files.write(b"below/a", 0, b"A")
+    copies.make()
+    copies.files.rename(b"below", b"moved", 0)
+    copies.files.unlink(b"moved/b")
+    copies.make()
+    shown = copies.shown()
+    assert shown[b"moved/a"].content == b"A"
+    assert not {b"below", b"moved/b"} & shown.keys()
+    assert os.getxattr(copies.chain[0] / "moved", "trusted.overlay.opaque") == b"y"
+
+
+def test_a_layer_has_changed_when_anything_in_it_has(copies: Copies) -> None:
+    copies.files.create(b"file", 0o644, b"one")
+    copies.files.mkdir(b"directory", 0o755)
+    assert has_changed(copies.upper, None)
+    copies.make()
+    last = copies.chain[0]
+
+    def changed() -> bool:
+        return has_changed(copies.upper, (last, copies.known or b""))
+
+    assert not changed()
+    copies.files.create(b"directory/other", 0o644, b"")
+    assert changed()
+    copies.files.unlink(b"directory/other")
+    copies.make()
+    last = copies.chain[0]
+    assert not changed()
+    copies.files.write(b"file", 0, b"two")
+    assert changed()
+
+
+def test_names_of_one_file_stay_names_of_one_file(copies: Copies) -> None:
+    copies.files.create(b"one", 0o644, b"x")
+    copies.make()
+    copies.files.link(b"one", b"two")
+    copies.make()
+    assert os.stat(copies.chain[0] / "one").st_ino == os.stat(copies.chain[0] / "two").st_ino
+
+
+def test_what_was_copied_ahead_and_changed_since_is_copied_anew(
+    copies: Copies, tmp_path: Path
+) -> None:
+    copies.files.create(b"file", 0o644, b"before")
+    time.sleep(2 * stamps.FRESH_NS / 1e9)  # else it is too fresh to be copied ahead
+    target, spare = tmp_path / "target", tmp_path / "spare"
+    target.mkdir()
+    spare.mkdir()
+    copy = LayerCopy(copies.upper, copies.lowers, target, spare, None)
+    copy.warm()
+    assert len(list(spare.iterdir())) == 1
+    copies.files.write(b"file", 0, b"after!")
+    copy.make()
+    copy.clear()
+    assert (target / "file").read_bytes() == b"after!"
+    assert not list(spare.iterdir())
