@@ -38,6 +38,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Unpack = Literal["overlay", "fuse"]
 Durability = Literal["full", "metadata"]
+Seals = Literal["off", "background"]
 ActiveLane = Literal["main", "no-open"]
 ViewLane = Literal["views", "main", "no-open"]
 
@@ -100,6 +101,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What containerd's unpack gets: an overlay mount (native speed) or the FUSE directory."""
     durability: Durability = "full"
     """What a commit waits for: data and metadata, or metadata only (a power loss may cost data)."""
+    seals: Seals = "off"
+    """Whether each committed layer gets a digest, in the background, that tells damage later."""
     lanes: Lanes = Lanes()
     quota: Quota = Quota()
     timeouts: Timeouts = Timeouts()

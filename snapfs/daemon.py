@@ -77,6 +77,7 @@ class House:
             stack.enter_context(preflight.hold_state(config.state))
             roots.attach(config.root)
             stack.callback(_detach_root, config.root)
+            roots.check_whole(config.root)
             preflight.check_layers_filesystem(config.root)
             self._lanes = _lanes(config)
             self._snapshotter = Snapshotter(
@@ -87,6 +88,7 @@ class House:
                 differ=diff.changes,
                 copier=LayerCopy,
                 default_quota=_default_quota(config),
+                seals=config.seals == "background",
                 tables=tables.TABLES,
                 checks=tables.CHECKS,
                 deadline_s=config.timeouts.tree_s,

@@ -191,6 +191,8 @@ class Committed(_Snapshot):
 
     kind: ClassVar[Kind] = Kind.COMMITTED
     usage: Usage = Usage()
+    digest: bytes = b""
+    """SHA-256 of all that is in its layer (snapfs.seals), once that is known."""
 
 
 Snapshot: TypeAlias = Active | View | Committed

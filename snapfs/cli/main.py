@@ -16,6 +16,7 @@ import click
 from snapfs import __version__
 from snapfs.cli.admin import fsck, init, status
 from snapfs.cli.anchor import anchor
+from snapfs.cli.backup import backup, restore, verify
 from snapfs.cli.image import image
 from snapfs.cli.keeping import content, gc, lease, namespace
 from snapfs.cli.mount import mount, umount
@@ -78,6 +79,8 @@ for _command in (
     gc,
     watch,
     fsck,
+    backup,
+    restore,
     status,
     config,
     plugin,
@@ -85,6 +88,7 @@ for _command in (
     version,
 ):
     cli.add_command(_command)
+snapshot.add_command(verify)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from snapfs.cli import output
-from snapfs.model import Mount, Quota, Usage
+from snapfs.model import Committed, Mount, Quota, Usage
 
 if TYPE_CHECKING:
     from snapfs.service.records import Change, DaemonRecord, Record
@@ -33,6 +33,7 @@ def record(it: Record) -> dict[str, Any]:
         "created": output.iso(snapshot.created_ns),
         "updated": output.iso(snapshot.updated_ns),
         "usage": it.usage and {"size_bytes": it.usage.size_bytes, "inodes": it.usage.inodes},
+        "digest": _digest(it),
         "layer": str(it.layer),
         "mounted_at": [str(target) for target in it.mounted_at],
     }
@@ -50,11 +51,18 @@ def details(it: Record) -> Iterator[tuple[str, str]]:
     yield "updated", output.when(snapshot.updated_ns)
     if it.usage is not None:
         yield "size", f"{output.size(it.usage.size_bytes)} in {it.usage.inodes} inodes"
+    if digest := _digest(it):
+        yield "digest", digest
     yield "layer", str(it.layer)
     for target in it.mounted_at:
         yield "mounted at", str(target)
     for key, value in sorted(snapshot.labels.items()):
         yield "label", f"{key}={value}"
+
+
+def _digest(it: Record) -> str | None:
+    """Return the digest of a sealed layer, in hexadecimal."""
+    return it.snapshot.digest.hex() or None if isinstance(it.snapshot, Committed) else None
 
 
 def quota(limits: Quota, used: Usage) -> dict[str, Any]:

@@ -33,8 +33,7 @@ class Blobs:
 
     def path(self, digest: str) -> Path:
         """Return where a blob is or would be; the digest must have been checked."""
-        algorithm, _, encoded = digest.partition(":")
-        return self._blobs / algorithm / encoded
+        return blob_path(self._blobs.parent, digest)
 
     def open(self, digest: str) -> int:
         """Return a descriptor to read a blob by; raises DataLoss when its file is not there."""
@@ -112,6 +111,12 @@ class Blobs:
     def ingests(self) -> Iterator[str]:
         """Yield the directories of all ingests."""
         yield from sorted(entry.name for entry in os.scandir(self._ingests))
+
+
+def blob_path(content: Path, digest: str) -> Path:
+    """Return where a blob is or would be below a root's `content`."""
+    algorithm, _, encoded = digest.partition(":")
+    return content / "blobs" / algorithm / encoded
 
 
 def hasher(digest: str) -> hashlib._Hash:

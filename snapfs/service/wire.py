@@ -86,6 +86,7 @@ def record_to_wire(record: Record) -> pb.Snapshot:
         usage=None if record.usage is None else usage_to_wire(record.usage),
         layer_path=str(record.layer),
         mounted_at=[os.fsencode(target) for target in record.mounted_at],
+        digest=snapshot.digest if isinstance(snapshot, Committed) else b"",
     )
 
 
@@ -134,6 +135,7 @@ def _snapshot_from_wire(message: pb.Snapshot) -> Snapshot:
                 created_ns=created_ns,
                 updated_ns=updated_ns,
                 usage=usage_from_wire(message.usage),
+                digest=message.digest,
             )
         case never:
             assert_never(never)

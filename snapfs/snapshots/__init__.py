@@ -13,6 +13,7 @@ from snapfs.snapshots.reader import LayerReader, Layers
 from snapfs.snapshots.removal import PendingRemoval
 from snapfs.snapshots.status import Status
 from snapfs.snapshots.trees import Lanes, NoTrees, Trees
+from snapfs.snapshots.verification import Verdict, Verified, verify
 
 __all__ = [
     "LANE_LABEL",
@@ -30,5 +31,8 @@ __all__ = [
     "Snapshotter",
     "Status",
     "Trees",
+    "Verdict",
+    "Verified",
     "fsck",
+    "verify",
 ]

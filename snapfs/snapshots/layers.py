@@ -2,6 +2,7 @@
 
     <root>/layers/<id>/fs     an active or committed snapshot's own files, as overlayfs has them
     <root>/layers/<id>/work   same file system: temporary files of copy-up
+    <root>/layers/<id>/seal   of a committed one that was sealed: what is in it
     <root>/empty              an empty directory, lower layer of what has no parent
 
 A view has no directory: it owns no files. Raises OSError; the callers say what it means.
@@ -17,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from snapfs.model import SnapshotId
+from snapfs.seals import SEAL
 
 ROOT_MODE = 0o755
 WORK_MODE = 0o711
@@ -46,6 +48,10 @@ class LayerDirectories:
 
     def work(self, snapshot_id: SnapshotId | int) -> Path:
         return self.path / str(snapshot_id) / "work"
+
+    def seal(self, snapshot_id: SnapshotId | int) -> Path:
+        """Where the list of a sealed layer is (snapfs.seals)."""
+        return self.path / str(snapshot_id) / SEAL
 
     def lowers(self, chain: Iterable[SnapshotId | int]) -> tuple[Path, ...]:
         """Return the layers below a snapshot with these parents, direct parent first."""

@@ -58,6 +58,7 @@ from snapfs.snapshots.quotas import Quotas
 from snapfs.snapshots.removal import PendingRemoval, Remover
 from snapfs.snapshots.reserve import IdReserve
 from snapfs.snapshots.schema import SnapshotBody
+from snapfs.snapshots.sealer import Sealer
 from snapfs.snapshots.status import Status, Unpack
 from snapfs.snapshots.trees import Lanes, Trees
 from snapfs.snapshots.usage import measure
@@ -95,6 +96,7 @@ class Snapshotter(Closing):
         tables: Sequence[Table[Any]] = (),
         checks: Checks = NO_CHECKS,
         default_quota: Quota = NO_QUOTA,
+        seals: bool = False,
         deadline_s: float = DEADLINE_S,
         clock_ns: Callable[[], int] = time.time_ns,
         steps: Steps = lambda _name: None,
@@ -102,7 +104,8 @@ class Snapshotter(Closing):
         """Open the root, make it when it is missing, and settle what an earlier run left.
 
         `tables` are those of other rooms that keep their rows in the same store, `checks` what
-        they verify of them in an fsck.
+        they verify of them in an fsck. With `seals` each committed layer gets a digest, in the
+        background.
         `deadline_s` bounds each wait: for a tree, for another call on the same snapshot, for other
         writers of the store.
         """
@@ -147,8 +150,10 @@ class Snapshotter(Closing):
             steps=steps,
         )
         """Commits copies of actives that go on."""
+        self._sealer = Sealer(self._layers, self._record_seal) if seals else None
         try:
             self._remover.start(recovery.recover(self._store, self._layers))
+            self._start_sealing()
         except SnapfsError:
             self.close()
             raise
@@ -256,6 +261,8 @@ class Snapshotter(Closing):
                 done = self._meta.apply(record)
         self._steps("commit.dropped")
         dur_ms = round((time.monotonic() - began) * 1000)
+        if self._sealer is not None:
+            self._sealer.add(identity)
         log.info("snapshot.committed", key=key, name=name, id=identity, dur_ms=dur_ms)
         return done
 
@@ -531,6 +538,8 @@ class Snapshotter(Closing):
             if self._closed:
                 return
             self._closed = True
+        if self._sealer is not None:
+            self._sealer.stop(self._deadline_s)
         self._dropper.stop(self._deadline_s)
         self._remover.stop(self._deadline_s)
         try:
@@ -538,6 +547,14 @@ class Snapshotter(Closing):
         finally:
             self._store.close()
             self._sync.close()
+
+    def _start_sealing(self) -> None:
+        if self._sealer is not None:
+            with self._store.view() as tx:
+                self._sealer.start(records.unsealed(tx))
+
+    def _record_seal(self, identity: SnapshotId, digest: bytes) -> bool:
+        return self._meta.apply(lambda tx: records.seal(tx, identity, digest))
 
     def _clear_intents(self, numbers: Iterable[int]) -> None:
         def clear(tx: WriteTx) -> None:

@@ -106,7 +106,8 @@ def _snapshot(row: SnapshotRow, parent: str) -> Snapshot:
         case Kind.VIEW:
             return View(lane=lane(body), **common)
         case Kind.COMMITTED:
-            return Committed(usage=Usage(body.size_bytes, body.inodes), **common)
+            usage = Usage(body.size_bytes, body.inodes)
+            return Committed(usage=usage, digest=body.digest, **common)
 
 
 def lane(body: SnapshotBody) -> LaneName:
@@ -331,6 +332,24 @@ def rename(tx: WriteTx, name: str, new_name: str) -> Committed:
     done = snapshot(tx, tx.update(row, row.body, name=checked_name(new_name, "name")))
     assert isinstance(done, Committed)  # noqa: S101 - the body says so
     return done
+
+
+def seal(tx: WriteTx, snapshot_id: SnapshotId, digest: bytes) -> bool:
+    """Record the digest of a committed layer; False when it is gone or has one."""
+    row = by_id(tx, snapshot_id)
+    if row is None or row.body.kind != Kind.COMMITTED.value or row.body.digest:
+        return False
+    tx.update(row, msgspec.structs.replace(row.body, digest=digest), spec=False)
+    return True
+
+
+def unsealed(tx: ReadTx) -> list[SnapshotId]:
+    """Return the committed snapshots whose layer has no digest, the oldest first."""
+    return sorted(
+        SnapshotId(row.body.id)
+        for row in rows(tx)
+        if row.body.kind == Kind.COMMITTED.value and not row.body.digest
+    )
 
 
 def remove(tx: WriteTx, key: str) -> SnapshotBody:

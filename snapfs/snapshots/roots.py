@@ -30,6 +30,8 @@ from snapfs.snapshots.faults import refusing
 from snapfs.snapshots.layers import PRIVATE_MODE, sync_directory
 
 RECORD = "snapfs.json"
+RESTORING = "restoring.json"
+"""In a root that is being made out of a backup, until it is whole (snapfs.backup)."""
 FORMAT = 1
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -182,6 +184,14 @@ def _write_record(root: Path, record: RootRecord) -> None:
         os.fsync(file.fileno())
     draft.rename(path)
     sync_directory(root)
+
+
+def check_whole(root: Path) -> None:
+    """Raise FailedPrecondition for a root that a restore has not finished."""
+    if (root / RESTORING).exists() and not (root / "metadata").exists():
+        raise FailedPrecondition(
+            f"root {root} is restored in part only; let `snapfs restore` finish, or empty it"
+        )
 
 
 def attach(root: Path) -> RootRecord | None:

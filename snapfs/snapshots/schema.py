@@ -7,8 +7,8 @@ table 1, "snapshot", scope "snapfs": one row a snapshot, by its key or name.
                        before its children.
 
 Invariants: a parent is committed; `chain` is the parent's id followed by the parent's chain;
-usage is zero unless committed. A committed row never changes but for its labels and times, so
-the chain, once written, stays true, and finding all layers of a snapshot is one read.
+usage is zero unless committed. A committed row never changes but for its labels, times and digest,
+so the chain, once written, stays true, and finding all layers of a snapshot is one read.
 
 intents: msgpack of one of the records below. `Creating` is written before the first layer
 directory of its range is made: a directory in the range whose id has no row is an unfinished
@@ -52,6 +52,8 @@ class SnapshotBody(msgspec.Struct, frozen=True, array_like=True):
     lane: str = ""
     """Where it is shown, chosen when it was made; empty in rows from before there were several:
     `main`."""
+    digest: bytes = b""
+    """Of a committed layer, once it is sealed (snapfs.seals); else empty."""
 
 
 def id_key(snapshot_id: int) -> bytes:

@@ -28,6 +28,7 @@ from snapfs.store.readstore import ReadStore
 from snapfs.store.restoring import Restored
 from snapfs.store.specifiers import Action, Specifier
 from snapfs.store.store import Store
+from snapfs.store.stream import Stream, saved
 from snapfs.store.tables import Index, InvalidFindBy, Reference, Row, Table
 from snapfs.store.views import Stats
 from snapfs.store.watchdog import Wedge
@@ -69,6 +70,7 @@ __all__ = [
     "Specifier",
     "Stats",
     "Store",
+    "Stream",
     "Table",
     "UpdateCommitted",
     "Watch",
@@ -76,4 +78,5 @@ __all__ = [
     "Wedge",
     "WriteTx",
     "custom",
+    "saved",
 ]

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import msgspec
 
@@ -25,7 +26,7 @@ from snapfs.model import DataLoss, FailedPrecondition, InvalidArgument
 from snapfs.store import faults, schema, tables
 from snapfs.store.reading import ReadTx
 from snapfs.store.schema import Sub
-from snapfs.store.tables import MAX_ROW_BYTES, Registry, Row, Shape
+from snapfs.store.tables import MAX_ROW_BYTES, Registry, Row, Shape, Table
 
 VERSION = 1
 
@@ -104,7 +105,7 @@ class Stream:
 
     def __init__(self, file: BinaryIO, registry: Registry, head: Head) -> None:
         self._file = file
-        self._registry = registry
+        self.registry = registry
         self.head = head
 
     def sequences(self) -> Iterator[Sequence]:
@@ -116,13 +117,23 @@ class Stream:
         """Yield the rows in order of oid, as they are stored and decoded."""
         for frame in self._frames():
             if isinstance(frame, SavedRow):
-                yield frame, _row(self._registry, frame)
+                yield frame, _row(self.registry, frame)
 
     def _frames(self) -> Iterator[_Frame]:
         self._file.seek(0)
         _read_line(self._file.read)
         while not isinstance(frame := _read_frame(self._file.read), End):
             yield frame
+
+
+def saved(source: BinaryIO, tables: Iterable[Table[Any]]) -> Stream:
+    """Verify a saved store in a file that can be sought; return it, good while that is open.
+
+    Raises what `receive` does.
+    """
+    with open(os.devnull, "wb") as nowhere:
+        received = receive(source, nowhere, Registry(tuple(tables)), Path(os.devnull))
+    return Stream(source, received.registry, received.head)
 
 
 def receive(source: BinaryIO, kept: BinaryIO, registry: Registry, path: Path) -> Stream:

@@ -1,0 +1,81 @@
+"""What saved metadata speaks of that lies outside the store: layers and blobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snapfs import tables
+from snapfs.metadata.schema import BlobBody
+from snapfs.model import Kind
+from snapfs.snapshots.schema import TABLES as SNAPSHOT_TABLES
+from snapfs.snapshots.schema import SnapshotBody
+from snapfs.store import Row, Stream, Table, saved
+
+TABLES: tuple[Table[Any], ...] = (*SNAPSHOT_TABLES, *tables.TABLES)
+"""All of a root's tables: nothing of a store may be left out of its backup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A committed layer; its id says which it is in one store, with the time in any."""
+
+    id: int
+    created_ns: int
+    digest: bytes
+    """Empty while it is not sealed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What one saved state of a store says."""
+
+    uuid: bytes
+    revision: int
+    layers: tuple[Layer, ...]
+    """In order of id."""
+    blobs: tuple[Blob, ...]
+    actives: tuple[str, ...]
+    """Keys of active snapshots, whose layers may change."""
+
+    @classmethod
+    def load(cls, stream: Path) -> Contents:
+        """Read and verify a saved store; DataLoss, FailedPrecondition for a newer one, OSError."""
+        with stream.open("rb") as source:
+            return cls._of(saved(source, TABLES))
+
+    @classmethod
+    def _of(cls, opened: Stream) -> Contents:
+        layers: list[Layer] = []
+        blobs: list[Blob] = []
+        actives: list[str] = []
+        for _, row in opened.rows():
+            match row.body:
+                case SnapshotBody() as body if body.kind == Kind.COMMITTED.value:
+                    layers.append(Layer(body.id, row.created_ns, body.digest))
+                case SnapshotBody() as body if body.kind == Kind.ACTIVE.value:
+                    actives.append(row.name)
+                case BlobBody(going=False, size_bytes=size):
+                    blobs.append(Blob(row.name, size))
+        return cls(
+            uuid=opened.head.uuid,
+            revision=opened.head.revision,
+            layers=tuple(sorted(layers, key=lambda layer: layer.id)),
+            blobs=tuple(blobs),
+            actives=tuple(actives),
+        )
+
+
+def is_committed(row: Row[SnapshotBody] | None, layer: Layer) -> bool:
+    """Say whether a row is still that of a layer."""
+    return row is not None and (row.body.kind, row.created_ns) == (
+        Kind.COMMITTED.value,
+        layer.created_ns,
+    )

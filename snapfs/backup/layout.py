@@ -1,0 +1,146 @@
+"""What a backup is on disk, and the record that makes it one.
+
+    <target>/backup.json              the record; what it does not name is not of the backup
+    <target>/metadata-<revision>      the store's saved stream
+    <target>/layers/<id>/fs           as in a root
+    <target>/layers/<id>/seal         what is in it (snapfs.seals)
+    <target>/layers/<id>/layer.json   which layer it is: ids are unique in one store only
+    <target>/content/ALGORITHM/HEX    blobs
+    <target>/lock                     held by who writes
+
+The record is replaced last, by one rename, and names a layer or a blob only when that is durable:
+a backup that was interrupted leaves the earlier one as it was, and what it copied is not copied
+again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from snapfs.model import DataLoss, FailedPrecondition, NotFound, Unavailable
+
+FORMAT = 1
+RECORD = "backup.json"
+LAYER = "layer.json"
+PART = ".part"
+"""Ends the name of what is being made."""
+
+T = TypeVar("T")
+
+
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer of a backup."""
+
+    id: int
+    created_ns: int
+    """When it was committed."""
+    digest: str
+    """Of its seal, in hexadecimal."""
+
+
+class BlobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One blob of a backup."""
+
+    digest: str
+    size_bytes: int
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One backup, complete."""
+
+    format: int = FORMAT
+    store: str
+    """UUID of the store, in hexadecimal."""
+    revision: int
+    taken_ns: int
+    metadata: str
+    """Name of the file with the saved stream."""
+    layers: tuple[LayerRecord, ...]
+    blobs: tuple[BlobRecord, ...]
+
+
+class Target:
+    """The directory of a backup."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.layers = path / "layers"
+        self.content = path / "content"
+
+    def layer(self, snapshot_id: int) -> Path:
+        return self.layers / str(snapshot_id)
+
+    def blob(self, digest: str) -> Path:
+        algorithm, _, encoded = digest.partition(":")
+        return self.content / algorithm / encoded
+
+    def record(self) -> Record | None:
+        """Return the record, None when there is no complete backup; DataLoss when damaged."""
+        return read(self.path / RECORD, Record)
+
+    def existing(self) -> Record:
+        """Return the record, or raise NotFound when this is no backup."""
+        found = self.record()
+        if found is None:
+            raise NotFound(f"{self.path} holds no complete backup; name another directory")
+        return found
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from writing here for the block; Unavailable when somebody does."""
+        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise Unavailable(f"another backup to {self.path} is under way; wait for it") from None
+        finally:
+            os.close(fd)
+
+
+class _AnyFormat(msgspec.Struct, frozen=True):
+    format: int = 1
+
+
+def read(path: Path, kind: type[T]) -> T | None:
+    """Read a JSON record; None when there is none, DataLoss or FailedPrecondition if unreadable."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        version = msgspec.json.decode(raw, type=_AnyFormat).format
+        if version > FORMAT:
+            raise FailedPrecondition(
+                f"{path} has format {version}, newer than {FORMAT}; use a newer snapfs"
+            )
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise DataLoss(f"{path} is damaged ({error}); take a new backup elsewhere") from error
+
+
+def write(path: Path, record: msgspec.Struct) -> None:
+    """Replace a JSON record by one rename, durably."""
+    draft = path.with_name(path.name + PART)
+    with draft.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

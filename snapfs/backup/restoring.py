@@ -1,0 +1,151 @@
+"""Making a root out of a backup.
+
+Layers and blobs come first, each verified; the metadata is made aside and gets its name last, so a
+root that is half restored has none: `serve` refuses it by its mark, and a second restore goes on.
+Active snapshots are left out, since the backup has no data of them, and so are half-written
+ingests. Usages are measured anew, as they are the file system's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from snapfs.backup import storing
+from snapfs.backup.contents import TABLES
+from snapfs.backup.layout import LAYER, PART, Record, Target, read, sync_directory, write
+from snapfs.backup.progress import Progress, Report
+from snapfs.metadata.blobs import blob_path
+from snapfs.metadata.schema import INGESTS
+from snapfs.model import AlreadyExists, FailedPrecondition, Kind, Usage
+from snapfs.snapshots import records, roots
+from snapfs.snapshots.layers import WORK_MODE, LayerDirectories
+from snapfs.snapshots.records import SnapshotRow
+from snapfs.snapshots.usage import measure
+from snapfs.store import Failed, Row, Store, WriteTx
+
+_DRAFT = "metadata" + PART
+
+
+class _Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """Which backup a root is being made of."""
+
+    format: int = 1
+    store: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A root that was made."""
+
+    record: Record
+    left_out: tuple[str, ...]
+    """Keys of active snapshots, which the backup has no data of."""
+
+
+def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Restored:
+    """Make `root` what it was when the backup `source` was taken; verified and durable.
+
+    `root` must be empty, or be left from a restore of the same backup that did not end. Raises
+    NotFound when there is no backup, AlreadyExists when the root holds something, DataLoss when the
+    backup is damaged, OSError.
+    """
+    place = Target(source)
+    record = place.existing()
+    layers = LayerDirectories(root)
+    _begin(root, record)
+    layers.establish()
+    for done, layer in enumerate(record.layers):
+        report(Progress("layers", done, len(record.layers)))
+        target = layers.directory(layer.id)
+        if storing.layer_record(target) != layer:
+            digest = bytes.fromhex(layer.digest)
+            storing.put_layer(place.layer(layer.id), target, layer.created_ns, digest)
+        layers.work(layer.id).mkdir(mode=WORK_MODE, exist_ok=True)
+    for done, blob in enumerate(record.blobs):
+        report(Progress("content", done, len(record.blobs)))
+        path = blob_path(root / "content", blob.digest)
+        if not path.exists():
+            storing.put_blob(
+                place.blob(blob.digest), path, blob.digest, blob.size_bytes, link=False
+            )
+    left_out = _restore_metadata(source / record.metadata, root, record)
+    _finish(root, layers, record)
+    return Restored(record, left_out)
+
+
+def _begin(root: Path, record: Record) -> None:
+    """Mark a root as being restored; refuse one that holds something else."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mark, path = _Mark(store=record.store, revision=record.revision), root / roots.RESTORING
+    found = read(path, _Mark)
+    if found is not None and not (root / "metadata").exists():
+        if found == mark:
+            return
+        raise FailedPrecondition(
+            f"root {root} is being made of another backup; empty it and restore again"
+        )
+    held = sorted(set(os.listdir(root)) - {roots.RECORD, "lost+found"})
+    if held:
+        raise AlreadyExists(
+            f"root {root} is not empty ({', '.join(held[:3])}); name a new one with --root"
+        )
+    write(path, mark)
+
+
+def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ...]:
+    """Make the store, true for this root, under another name than it will have."""
+    layers = LayerDirectories(root)
+    digests = {layer.id: bytes.fromhex(layer.digest) for layer in record.layers}
+    draft = root / _DRAFT
+    storing.discard(draft)
+    with Store.open(draft, TABLES) as store:
+        with stream.open("rb") as source:
+            store.restore(source)
+        with store.view() as tx:
+            rows = list(records.rows(tx))
+            doomed: list[Row[Any]] = [row for row in rows if row.body.kind == Kind.ACTIVE.value]
+            left_out = tuple(row.name for row in doomed)
+            doomed += (row for scope in tx.scopes() for row in tx.rows(INGESTS, scope))
+        changes = [
+            *(partial(_delete, row=row) for row in doomed),
+            *(
+                partial(
+                    _true_here, row=row, usage=measure(layers.upper(row.body.id)), digest=digest
+                )
+                for row in rows
+                if (digest := digests.get(row.body.id))
+            ),
+        ]
+        for outcome in store.batch(changes):
+            if isinstance(outcome, Failed):
+                raise outcome.error
+    return left_out
+
+
+def _delete(tx: WriteTx, row: Row[Any]) -> None:
+    tx.delete(row)
+
+
+def _true_here(tx: WriteTx, row: SnapshotRow, usage: Usage, digest: bytes) -> None:
+    body = msgspec.structs.replace(
+        row.body, size_bytes=usage.size_bytes, inodes=usage.inodes, digest=digest
+    )
+    if body != row.body:
+        tx.update(row, body, spec=False)
+
+
+def _finish(root: Path, layers: LayerDirectories, record: Record) -> None:
+    """Let the root begin: its metadata gets its name."""
+    for layer in record.layers:
+        (layers.directory(layer.id) / LAYER).unlink(missing_ok=True)
+    (root / _DRAFT).rename(root / "metadata")
+    sync_directory(root)
+    (root / roots.RESTORING).unlink()
+    sync_directory(root)

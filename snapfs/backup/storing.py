@@ -1,0 +1,139 @@
+"""Putting layers and blobs where they belong, from a root into a backup or the other way round.
+
+Each is made under another name, made durable, and renamed: what has its name is whole. A layer is
+compared with its digest before it gets it, a blob with its own.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from snapfs import seals
+from snapfs.backup import trees
+from snapfs.backup.layout import LAYER, PART, LayerRecord, read, sync_directory, write
+from snapfs.metadata.blobs import BLOB_MODE, feed, hasher
+from snapfs.model import DataLoss
+from snapfs.overlay.syscalls import copy_data
+from snapfs.snapshots.durability import syncfs
+from snapfs.snapshots.erase import erase
+
+_ERASE_S = 3600.0
+
+
+def put_layer(source: Path, target: Path, created_ns: int, digest: bytes) -> LayerRecord:
+    """Make `target` a copy of the layer directory `source`; durable on return.
+
+    With a `digest` it must have that one: DataLoss, naming what differs. FileNotFoundError when the
+    source goes meanwhile. What fails leaves nothing.
+    """
+    part = target.with_name(target.name + PART)
+    discard(part)
+    part.mkdir(mode=0o700)
+    try:
+        record = _fill(source, part, created_ns, digest)
+        discard(target)
+        part.rename(target)
+    except Exception:
+        with suppress(OSError):
+            discard(part)
+        raise
+    sync_directory(target.parent)
+    return record
+
+
+def _fill(source: Path, part: Path, created_ns: int, digest: bytes) -> LayerRecord:
+    """Copy a layer into the directory `part`, verified and durable."""
+    fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        trees.copy(source / "fs", part / "fs")
+        found = seals.seal(part / "fs", part / seals.SEAL)
+        if digest and found != digest:
+            raise DataLoss(_differs(source, part, digest))
+        record = LayerRecord(id=int(part.stem), created_ns=created_ns, digest=found.hex())
+        write(part / LAYER, record)
+        syncfs(fd)
+    finally:
+        os.close(fd)
+    return record
+
+
+def _differs(source: Path, part: Path, digest: bytes) -> str:
+    damages = seals.verify(part / "fs", source / seals.SEAL, digest)
+    first = f"{os.fsdecode(damages[0].path) or 'it'} {damages[0].what}" if damages else "it differs"
+    more = f" and {len(damages) - 1} more" if len(damages) > 1 else ""
+    return (
+        f"layer {source} is not what was committed: {first}{more}; "
+        "remove its snapshot and make it anew, or restore it"
+    )
+
+
+def layer_record(directory: Path) -> LayerRecord | None:
+    """Return what the record in a layer's directory says; None when there is no whole layer."""
+    return read(directory / LAYER, LayerRecord)
+
+
+def verify_layer(directory: Path, record: LayerRecord) -> None:
+    """Read a stored layer from the disk; DataLoss when it is not what the record says."""
+    digest = bytes.fromhex(record.digest)
+    try:
+        damages = seals.verify(directory / "fs", directory / seals.SEAL, digest)
+    except FileNotFoundError:
+        raise DataLoss(f"layer {directory} is gone") from None
+    if damages:
+        where = os.fsdecode(damages[0].path)
+        raise DataLoss(f"layer {directory} is damaged: {where or 'it'} {damages[0].what}")
+
+
+def put_blob(source: Path, target: Path, digest: str, size_bytes: int, *, link: bool) -> None:
+    """Make `target` a copy of a blob's file, verified; durable on return.
+
+    With `link` it is the same file where that can be. FileNotFoundError when the source is gone.
+    """
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if link and _link(source, target):
+        verify_blob(target, digest, size_bytes)
+        sync_directory(target.parent)
+        return
+    part = target.with_name(target.name + PART)
+    part.unlink(missing_ok=True)
+    _copy(source, part)
+    verify_blob(part, digest, size_bytes)
+    part.rename(target)
+    sync_directory(target.parent)
+
+
+def _link(source: Path, target: Path) -> bool:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without links
+        return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reading, target.open("wb") as writing:
+        os.fchmod(writing.fileno(), BLOB_MODE)
+        copy_data(reading.fileno(), writing.fileno(), os.fstat(reading.fileno()).st_size)
+        os.fsync(writing.fileno())
+
+
+def verify_blob(path: Path, digest: str, size_bytes: int) -> None:
+    """Read a blob's file; DataLoss when it is not what its name says."""
+    hash_ = hasher(digest)
+    with path.open("rb") as file:
+        feed(hash_, file.fileno(), size_bytes)
+        is_longer = os.fstat(file.fileno()).st_size != size_bytes
+    if is_longer or hash_.hexdigest() != digest.partition(":")[2]:
+        raise DataLoss(f"content {digest} is damaged in {path}; fetch it again")
+
+
+def discard(directory: Path) -> None:
+    """Delete a layer's directory, whole or in part; a no-op when there is none."""
+    with suppress(FileNotFoundError):
+        (directory / LAYER).unlink()
+    erase(directory, budget_s=_ERASE_S)

@@ -1,0 +1,246 @@
+"""Taking a backup of a root, beside the service that serves it or without one.
+
+The metadata is one state of the store, saved as a stream. Then the layers and blobs that it speaks
+of and the backup lacks are copied: they never change, so there is no hurry. One that was removed in
+the meantime makes the copy of the metadata too old: the backup begins anew, with what it has.
+
+Active snapshots are not in it, since programs write to them meanwhile: commit what is to be kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapfs.backup import storing
+from snapfs.backup.contents import TABLES, Blob, Contents, Layer, is_committed
+from snapfs.backup.layout import (
+    PART,
+    RECORD,
+    BlobRecord,
+    LayerRecord,
+    Record,
+    Target,
+    write,
+)
+from snapfs.backup.progress import Progress, Report
+from snapfs.metadata.blobs import blob_path
+from snapfs.metadata.schema import BLOBS, SHARED
+from snapfs.model import DataLoss, FailedPrecondition, NotFound, Unavailable
+from snapfs.snapshots import records
+from snapfs.store import ReadStore
+
+ATTEMPTS = 10
+"""Each has less to copy than the one before."""
+
+_DRAFT = "metadata" + PART
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A backup that is complete."""
+
+    record: Record
+    copied_layers: int
+    """The others were there."""
+    copied_blobs: int
+    left_out: tuple[str, ...]
+    """Keys of active snapshots."""
+
+
+class _Outdated(Exception):
+    """What the saved metadata speaks of was removed."""
+
+
+def take(
+    root: Path,
+    target: Path,
+    *,
+    report: Report = lambda _: None,
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> Taken:
+    """Make `target` a backup of `root` as it is now; durable and verified on return.
+
+    A backup of the same store that is there is brought up to date. Raises NotFound when there is no
+    root, FailedPrecondition when the target has a backup of another store or lies in the root,
+    DataLoss when a layer or a blob is damaged (what is sound is copied first, the earlier backup
+    stays), Unavailable when snapshots go faster than they are copied; OSError.
+    """
+    if not (root / "metadata").is_dir():
+        raise NotFound(f"{root} is not a root of snapfs: it has no metadata; give another --root")
+    _check_apart(root, target)
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = Target(target)
+    with place.held(), ReadStore.open(root / "metadata", TABLES) as store:
+        for _ in range(ATTEMPTS):
+            try:
+                return _Taking(root, store, place, report, clock_ns).run()
+            except _Outdated:
+                continue
+    raise Unavailable(
+        f"snapshots of {root} are removed faster than they can be copied; try again later: "
+        "what was copied stays"
+    )
+
+
+def verify(target: Path, report: Report = lambda _: None) -> Record:
+    """Read all of a backup again; DataLoss for the first thing that is damaged."""
+    place = Target(target)
+    record = place.existing()
+    Contents.load(target / record.metadata)
+    for done, layer in enumerate(record.layers):
+        report(Progress("layers", done, len(record.layers)))
+        storing.verify_layer(place.layer(layer.id), layer)
+    for done, blob in enumerate(record.blobs):
+        report(Progress("content", done, len(record.blobs)))
+        storing.verify_blob(place.blob(blob.digest), blob.digest, blob.size_bytes)
+    return record
+
+
+def _check_apart(root: Path, target: Path) -> None:
+    inner, outer = target.resolve(), root.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise FailedPrecondition(
+            f"backup {target} and root {root} are one inside the other; name another directory"
+        )
+
+
+class _Taking:
+    """One attempt."""
+
+    def __init__(
+        self,
+        root: Path,
+        store: ReadStore,
+        target: Target,
+        report: Report,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._root = root
+        self._store = store
+        self._target = target
+        self._report = report
+        self._clock_ns = clock_ns
+        self._copied_layers = 0
+        self._copied_blobs = 0
+        self._damaged: DataLoss | None = None
+
+    def run(self) -> Taken:
+        contents = self._save()
+        layers = self._layers(contents)
+        blobs = self._blobs(contents)
+        if self._damaged is not None:
+            raise self._damaged
+        record = Record(
+            store=contents.uuid.hex(),
+            revision=contents.revision,
+            taken_ns=self._clock_ns(),
+            metadata=f"metadata-{contents.revision}",
+            layers=layers,
+            blobs=blobs,
+        )
+        (self._target.path / _DRAFT).rename(self._target.path / record.metadata)
+        write(self._target.path / RECORD, record)
+        _prune(self._target, record)
+        return Taken(record, self._copied_layers, self._copied_blobs, contents.actives)
+
+    def _save(self) -> Contents:
+        """Save the metadata, and see that the backup that is there is of the same store."""
+        draft = self._target.path / _DRAFT
+        with draft.open("wb") as file:
+            self._store.save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        contents = Contents.load(draft)
+        earlier = self._target.record()
+        if earlier is not None and earlier.store != contents.uuid.hex():
+            raise FailedPrecondition(
+                f"{self._target.path} has a backup of another store than that of {self._root}; "
+                "name another directory"
+            )
+        return contents
+
+    def _layers(self, contents: Contents) -> tuple[LayerRecord, ...]:
+        self._target.layers.mkdir(mode=0o700, exist_ok=True)
+        records = []
+        for done, layer in enumerate(contents.layers):
+            self._report(Progress("layers", done, len(contents.layers)))
+            have = storing.layer_record(self._target.layer(layer.id))
+            if have is None or have.created_ns != layer.created_ns:
+                have = self._copy_layer(layer)
+            if have is not None:
+                records.append(have)
+        self._report(Progress("layers", len(contents.layers), len(contents.layers)))
+        return tuple(records)
+
+    def _copy_layer(self, layer: Layer) -> LayerRecord | None:
+        """Copy a layer; None when it is damaged, which is told at the end."""
+        source = self._root / "layers" / str(layer.id)
+        target = self._target.layer(layer.id)
+        try:
+            record = storing.put_layer(source, target, layer.created_ns, layer.digest)
+        except (OSError, DataLoss) as error:
+            self._check_layer(layer)
+            self._note(error, f"layer {source}")
+            return None
+        self._check_layer(layer)  # a removal deletes files after the row
+        self._copied_layers += 1
+        return record
+
+    def _check_layer(self, layer: Layer) -> None:
+        with self._store.view() as tx:
+            row = records.by_id(tx, layer.id)
+        if not is_committed(row, layer):
+            raise _Outdated
+
+    def _blobs(self, contents: Contents) -> tuple[BlobRecord, ...]:
+        stored = []
+        for done, blob in enumerate(contents.blobs):
+            self._report(Progress("content", done, len(contents.blobs)))
+            if not self._target.blob(blob.digest).exists():
+                self._copy_blob(blob)
+            stored.append(BlobRecord(digest=blob.digest, size_bytes=blob.size_bytes))
+        self._report(Progress("content", len(contents.blobs), len(contents.blobs)))
+        return tuple(stored)
+
+    def _copy_blob(self, blob: Blob) -> None:
+        source = blob_path(self._root / "content", blob.digest)
+        target = self._target.blob(blob.digest)
+        try:
+            storing.put_blob(source, target, blob.digest, blob.size_bytes, link=True)
+        except (OSError, DataLoss) as error:
+            with self._store.view() as tx:
+                row = tx.get(BLOBS, SHARED, blob.digest)
+            if row is None or row.body.going:
+                raise _Outdated from error
+            self._note(error, f"content {blob.digest}")
+            return
+        self._copied_blobs += 1
+
+    def _note(self, error: Exception, what: str) -> None:
+        """Keep the first damage for the end; what says nothing of damage ends the backup."""
+        if isinstance(error, OSError):
+            if error.errno not in (errno.EIO, errno.ENOENT):
+                raise error
+            error = DataLoss(f"{what} cannot be read ({error}); run `snapfs fsck`")
+        if isinstance(error, DataLoss):
+            self._damaged = self._damaged or error
+
+
+def _prune(target: Target, record: Record) -> None:
+    """Delete what was of an earlier backup, or of one that was given up."""
+    for path in target.path.glob("metadata-*"):
+        if path.name != record.metadata:
+            path.unlink()
+    layers = {str(layer.id) for layer in record.layers}
+    for path in target.layers.iterdir():
+        if path.name not in layers:
+            storing.discard(path)
+    blobs = {target.blob(blob.digest) for blob in record.blobs}
+    for path in target.content.glob("*/*"):
+        if path not in blobs:
+            path.unlink()

@@ -1,0 +1,243 @@
+"""`snapfs backup`, `snapfs restore` and `snapfs snapshot verify`: copies of a root, and digests.
+
+They read and write the root themselves, beside the service, so that it goes on answering.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from snapfs.cli import output
+from snapfs.cli.moments import MOMENT
+from snapfs.cli.options import (
+    SNAPSHOT,
+    AbsolutePath,
+    client_options,
+    config_option,
+    connect,
+    json_option,
+    resolve,
+)
+from snapfs.model import Unavailable
+
+if TYPE_CHECKING:
+    from snapfs.backup import Progress
+    from snapfs.snapshots import Verified
+
+_root_option = click.option(
+    "--root",
+    type=AbsolutePath(),
+    metavar="DIR",
+    help="The root.  [default: the service's, or the configured one]",
+)
+
+
+@click.command()
+@client_options
+@json_option
+@_root_option
+@click.option("--verify", "only_verify", is_flag=True, help="Read a backup again, take none.")
+@click.argument("target", type=AbsolutePath())
+def backup(
+    address: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+    root: Path | None,
+    only_verify: bool,
+    target: Path,
+) -> None:
+    """Make the directory TARGET a backup of the root, or bring it up to date.
+
+    The service may run. Metadata, committed snapshots and images are in it; of active snapshots
+    only those that were committed. What is there already is not copied again, also after an
+    interruption.
+
+    \b
+    Example:
+      snapfs backup /srv/backup
+      snapfs backup --verify /srv/backup
+    """
+    from snapfs import backup as room
+
+    with _progress() as report:
+        if only_verify:
+            record, copied = room.verify(target, report), (0, 0)
+            left_out: tuple[str, ...] = ()
+        else:
+            with _attached(_root(address, config_path, root)) as place:
+                taken = room.take(place, target, report=report)
+            record, left_out = taken.record, taken.left_out
+            copied = taken.copied_layers, taken.copied_blobs
+    if as_json:
+        output.print_json(
+            {
+                "revision": record.revision,
+                "taken": output.iso(record.taken_ns),
+                "layers": len(record.layers),
+                "blobs": len(record.blobs),
+                "copied_layers": copied[0],
+                "copied_blobs": copied[1],
+                "left_out": list(left_out),
+            }
+        )
+        return
+    what = f"{len(record.layers)} layers, {len(record.blobs)} blobs, revision {record.revision}"
+    done = "sound" if only_verify else f"{copied[0]} layers and {copied[1]} blobs copied now"
+    click.echo(f"{target}: {what}; {done}")
+    _tell_left_out(left_out)
+
+
+@click.command()
+@config_option
+@_root_option
+@click.argument("source", type=AbsolutePath())
+def restore(config_path: Path | None, root: Path | None, source: Path) -> None:
+    """Make a new root out of the backup SOURCE, verified by digest.
+
+    The root must be empty; a restore that was interrupted goes on when it is run again.
+
+    \b
+    Example:
+      snapfs restore /srv/backup --root /var/lib/snapfs
+    """
+    from snapfs import backup as room
+
+    with _attached(resolve(config_path, root=root).config.root) as place, _progress() as report:
+        done = room.restore(source, place, report=report)
+    click.echo(
+        f"{place}: {len(done.record.layers)} layers, {len(done.record.blobs)} blobs, "
+        f"revision {done.record.revision} restored"
+    )
+    _tell_left_out(done.left_out)
+
+
+@click.command()
+@client_options
+@json_option
+@_root_option
+@click.option(
+    "--since",
+    "since_ns",
+    type=MOMENT,
+    metavar="TIME",
+    help="Leave out layers that were found sound since then: a time, or an age such as 7d.",
+)
+@click.argument("names", nargs=-1, type=SNAPSHOT, metavar="[NAME...]")
+def verify(
+    address: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+    root: Path | None,
+    since_ns: int | None,
+    names: tuple[str, ...],
+) -> None:
+    """Read committed layers from the disk and compare them with their digests.
+
+    Exit 1 when one is damaged. Layers have digests where `seals` is set to `background`. A check
+    that was interrupted goes on with `--since`.
+
+    \b
+    Example:
+      snapfs snapshot verify
+      snapfs snapshot verify --since 7d
+    """
+    from snapfs import snapshots
+    from snapfs.snapshots import Verdict
+
+    with _attached(_root(address, config_path, root)) as place:
+        found = []
+        for it in snapshots.verify(place, names, since_ns=since_ns):
+            found.append(it)
+            if not as_json:
+                _print_verified(it)
+    if as_json:
+        output.print_json([_verified_shape(it) for it in found])
+    if any(it.verdict is Verdict.DAMAGED for it in found):
+        raise SystemExit(1)
+
+
+def _print_verified(it: Verified) -> None:
+    click.echo(output.printable(f"{it.verdict.value:8}  {it.name}"))
+    for damage in it.damages:
+        where = os.fsdecode(damage.path) or "the layer"
+        click.echo(output.printable(f"          {where}: {damage.what}"))
+
+
+def _verified_shape(it: Verified) -> dict[str, Any]:
+    return {
+        "name": it.name,
+        "id": it.id,
+        "verdict": it.verdict.value,
+        "damages": [
+            {"path": os.fsdecode(damage.path), "what": damage.what} for damage in it.damages
+        ],
+    }
+
+
+def _root(address: Path | None, config_path: Path | None, root: Path | None) -> Path:
+    """Return the root that was named, else that of the service, else the configured one."""
+    if root is None:
+        try:
+            with connect(address, config_path) as client:
+                return client.status().root
+        except Unavailable:
+            pass  # not served: the configured one
+    return resolve(config_path, root=root).config.root
+
+
+@contextmanager
+def _attached(root: Path) -> Iterator[Path]:
+    """Mount the root's own file system for the block, if it has one that is not mounted."""
+    from snapfs.snapshots import roots
+
+    was_mounted = root.is_mount()
+    if root.exists():
+        roots.attach(root)
+    try:
+        yield root
+    finally:
+        if not was_mounted:
+            roots.detach(root)
+
+
+def _tell_left_out(keys: tuple[str, ...]) -> None:
+    if keys:
+        click.echo(
+            output.printable(
+                f"left out, since they are active: {', '.join(keys)}; commit what is to be kept"
+            ),
+            err=True,
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """Show a bar for each kind of work, on a terminal; elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    known: dict[str, Any] = {}
+
+    def report(step: Progress) -> None:
+        if step.step not in known:
+            known[step.step] = bars.add_task(step.step, total=step.total)
+        bars.update(known[step.step], completed=step.done)
+
+    with bars:
+        yield report

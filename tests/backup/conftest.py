@@ -1,0 +1,62 @@
+"""A root with a chain of layers, an active snapshot and an image's blob."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snapfs import tables
+from snapfs.metadata import Context, Metadata
+from snapfs.snapshots import NoTrees, Snapshotter
+
+
+class Root:
+    """A root that is open, and what is written in it in a few lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.snapshotter = Snapshotter(path, trees=NoTrees(), tables=tables.TABLES, seals=True)
+        self.metadata = Metadata(self.snapshotter.store, path / "content", {})
+
+    def upper(self, key: str) -> Path:
+        return self.path / "layers" / str(self.snapshotter.stat(key).id) / "fs"
+
+    def commit(self, name: str, parent: str = "", data: bytes = b"data") -> Path:
+        """Commit a layer with one of everything; return its directory."""
+        self.snapshotter.prepare(f"{name}-key", parent)
+        upper = self.upper(f"{name}-key")
+        (upper / "etc" / "deep").mkdir(parents=True)
+        (upper / "etc" / "file").write_bytes(data)
+        os.link(upper / "etc" / "file", upper / "other")
+        (upper / "link").symlink_to("etc/file")
+        os.mknod(upper / "gone", stat.S_IFCHR, os.makedev(0, 0))
+        os.setxattr(upper / "etc", "trusted.overlay.opaque", b"y")
+        os.lchown(upper / "link", 1000, 1000)
+        (upper / "etc" / "file").chmod(0o4750)
+        with (upper / "sparse").open("wb") as file:
+            file.truncate(10 << 20)
+            file.seek(5 << 20)
+            file.write(data)
+        self.snapshotter.commit(f"{name}-key", name)
+        return upper
+
+    def write_blob(self, data: bytes) -> str:
+        """Write content; return its digest."""
+        writer = self.metadata.content.writer(Context("default"), "ref")
+        writer.write(data)
+        return writer.commit().digest
+
+    def close(self) -> None:
+        self.metadata.close()
+        self.snapshotter.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Root]:
+    made = Root(tmp_path / "root")
+    yield made
+    made.close()

@@ -1,0 +1,315 @@
+"""A backup taken beside its service is whole, small the second time, and becomes a root again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from snapfs import backup, tables
+from snapfs.backup import storing, taking
+from snapfs.model import (
+    AlreadyExists,
+    Committed,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from snapfs.snapshots import NoTrees, Snapshotter, fsck, roots
+from snapfs.store import ReadStore
+from tests.backup.conftest import Root
+from tests.support.daemon import eventually
+from tests.support.trees import describe, differences
+
+pytestmark = pytest.mark.root
+
+
+def committed(root: Path) -> dict[str, Committed]:
+    with Snapshotter(root, trees=NoTrees(), tables=tables.TABLES) as snapshotter:
+        return {it.name: it for it in snapshotter.walk() if isinstance(it, Committed)}
+
+
+def layers(root: Path) -> dict[str, Path]:
+    found = committed(root)
+    return {name: root / "layers" / str(it.id) / "fs" for name, it in found.items()}
+
+
+def check_restored(root: Path, original: Path, names: set[str]) -> None:
+    """See that a root is sound, has these snapshots, and their layers byte for byte."""
+    assert fsck(root, tables=tables.TABLES, checks=tables.CHECKS).clean
+    made, there = layers(root), layers(original)
+    assert set(made) == names
+    for name, layer in made.items():
+        assert differences(describe(layer), describe(there[name])) == []
+
+
+def flip(path: Path, at: int) -> None:
+    times = path.stat()
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.write(raw)
+    path.chmod(times.st_mode)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_restored_root_is_what_was_backed_up(root: Root, tmp_path: Path) -> None:
+    root.commit("base")
+    root.commit("top", "base", b"other")
+    root.snapshotter.view("look", "top")
+    root.snapshotter.prepare("work", "top")
+    digest = root.write_blob(b"blob" * 1000)
+    taken = backup.take(root.path, tmp_path / "target")
+    assert (taken.copied_layers, taken.copied_blobs, taken.left_out) == (2, 1, ("work",))
+    last_id = root.snapshotter.stat("work").id
+    root.close()
+    done = backup.restore(tmp_path / "target", tmp_path / "new")
+    assert done.left_out == ("work",)
+    check_restored(tmp_path / "new", root.path, {"base", "top"})
+    again = Root(tmp_path / "new")
+    try:
+        fd = again.metadata.content.open("default", digest)
+        assert os.read(fd, 10_000) == b"blob" * 1000
+        os.close(fd)
+        assert {it.name for it in again.snapshotter.walk()} == {"base", "top", "look"}
+        again.commit("third", "top")
+        assert again.snapshotter.stat("third").id > last_id
+    finally:
+        again.close()
+
+
+def test_a_second_backup_copies_what_is_new_and_forgets_what_is_gone(
+    root: Root, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    root.commit("base")
+    root.commit("gone")
+    first = root.write_blob(b"one")
+    backup.take(root.path, target)
+    root.commit("top", "base", b"new")
+    root.snapshotter.remove("gone")
+    root.metadata.content.delete("default", first)
+    root.write_blob(b"two")
+    taken = backup.take(root.path, target)
+    assert (taken.copied_layers, taken.copied_blobs) == (1, 1)
+    taken = backup.take(root.path, target)
+    assert (taken.copied_layers, taken.copied_blobs) == (0, 0)
+    assert len(list((target / "layers").iterdir())) == 2
+    assert len(list((target / "content").glob("*/*"))) == 1
+    assert len(list(target.glob("metadata*"))) == 1
+    root.close()
+    backup.restore(target, tmp_path / "new")
+    check_restored(tmp_path / "new", root.path, {"base", "top"})
+
+
+def test_programs_see_no_links_into_a_backup(root: Root, tmp_path: Path) -> None:
+    upper = root.commit("base")
+    before = describe(upper)
+    backup.take(root.path, tmp_path / "target")
+    assert differences(before, describe(upper)) == []
+
+
+def test_what_was_copied_before_an_interruption_is_not_copied_again(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    root.commit("base")
+    backup.take(root.path, target)
+    root.commit("top", "base")
+    root.commit("more", "base")
+    original, copied = storing.put_layer, []
+
+    def put(*arguments: object) -> object:
+        if copied:
+            raise KeyboardInterrupt
+        copied.append(arguments)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storing, "put_layer", put)
+        with pytest.raises(KeyboardInterrupt):
+            backup.take(root.path, target)
+    assert len(backup.verify(target).layers) == 1  # the earlier one is as it was
+    assert backup.take(root.path, target).copied_layers == 1
+    assert len(backup.verify(target).layers) == 3
+
+
+def test_a_restore_goes_on_where_it_was_interrupted(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.commit("base")
+    root.commit("top", "base")
+    backup.take(root.path, tmp_path / "target")
+    root.close()
+    new, original, copied = tmp_path / "new", storing.put_layer, []
+
+    def put(*arguments: object) -> object:
+        if copied:
+            raise KeyboardInterrupt
+        copied.append(arguments)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storing, "put_layer", put)
+        with pytest.raises(KeyboardInterrupt):
+            backup.restore(tmp_path / "target", new)
+    with pytest.raises(FailedPrecondition, match="restored in part only"):
+        roots.check_whole(new)
+    first = (new / "layers/1/fs").stat().st_ino
+    backup.restore(tmp_path / "target", new)
+    assert (new / "layers/1/fs").stat().st_ino == first
+    roots.check_whole(new)
+    check_restored(new, root.path, {"base", "top"})
+
+
+def test_a_snapshot_removed_while_it_is_copied_is_not_in_the_backup(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.commit("base")
+    root.commit("going", "base")
+    original, attempts = storing.put_layer, []
+
+    def put(source: Path, *others: object) -> object:
+        attempts.append(source)
+        if len(attempts) == 2:
+            root.snapshotter.remove("going")
+            eventually(lambda: not source.exists(), what="the removal")
+        return original(source, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storing, "put_layer", put)
+    taken = backup.take(root.path, tmp_path / "target")
+    assert [layer.id for layer in taken.record.layers] == [1]
+    assert len(attempts) == 2
+    backup.verify(tmp_path / "target")
+
+
+def test_snapshots_that_go_faster_than_they_are_copied_end_it_with_a_reason(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.commit("base")
+
+    def put(source: Path, *others: object) -> object:
+        raise FileNotFoundError(source)
+
+    monkeypatch.setattr(storing, "put_layer", put)
+    monkeypatch.setattr(taking, "is_committed", lambda *_: False)
+    with pytest.raises(Unavailable, match="removed faster than they can be copied"):
+        backup.take(root.path, tmp_path / "target")
+
+
+def test_a_rotten_layer_is_named_and_the_earlier_backup_stays(root: Root, tmp_path: Path) -> None:
+    upper = root.commit("base")
+    target = tmp_path / "target"
+    backup.take(root.path, target)
+    rotten = root.commit("rotten", "base")
+    root.commit("sound", "base")
+
+    def digests() -> list[bytes]:
+        return [
+            it.digest for it in root.snapshotter.walk() if isinstance(it, Committed) and it.digest
+        ]
+
+    eventually(lambda: len(digests()) == 3, what="the digests")
+    flip(rotten / "etc/file", 2)
+    with pytest.raises(DataLoss, match="etc/file differs in content"):
+        backup.take(root.path, target)
+    assert len(backup.verify(target).layers) == 1
+    root.snapshotter.remove("rotten")
+    assert backup.take(root.path, target).copied_layers == 0  # the sound one had been copied
+    assert upper.exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("layers/1/fs/etc/file", "etc/file differs in content"),
+        ("layers/1/fs/sparse", "sparse differs in content"),
+        ("content", "is damaged in"),
+        ("metadata", "saved store"),
+        ("backup.json", "backup.json is damaged"),
+    ],
+)
+def test_damage_of_a_backup_is_named_and_never_restored(
+    root: Root, tmp_path: Path, what: str, named: str
+) -> None:
+    target = tmp_path / "target"
+    root.commit("base", data=b"rather more data" * 100)
+    root.write_blob(b"blob" * 1000)
+    record = backup.take(root.path, target).record
+    (blob,) = (target / "content").glob("*/*")
+    places = {"content": blob, "metadata": target / record.metadata}
+    path = places.get(what, target / what)
+    if what == "content":
+        path.unlink()
+        path.write_bytes(b"blub" * 1000)
+    elif what == "backup.json":
+        path.write_bytes(path.read_bytes()[:50])
+    else:
+        flip(path, path.stat().st_size // 2)
+    with pytest.raises(DataLoss, match=named):
+        backup.verify(target)
+    with pytest.raises(DataLoss, match=named):
+        backup.restore(target, tmp_path / "new")
+    assert not (tmp_path / "new" / "metadata").exists()
+
+
+def test_what_cannot_be_right_is_refused(root: Root, tmp_path: Path) -> None:
+    root.commit("base")
+    target = tmp_path / "target"
+    with pytest.raises(FailedPrecondition, match="one inside the other"):
+        backup.take(root.path, root.path / "backup")
+    with pytest.raises(NotFound, match="not a root of snapfs"):
+        backup.take(tmp_path / "nothing", target)
+    with pytest.raises(NotFound, match="no complete backup"):
+        backup.restore(tmp_path / "nothing", tmp_path / "new")
+    backup.take(root.path, target)
+    with pytest.raises(AlreadyExists, match="is not empty"):
+        backup.restore(target, root.path)
+    other = Root(tmp_path / "other")
+    try:
+        with pytest.raises(FailedPrecondition, match="a backup of another store"):
+            backup.take(other.path, target)
+    finally:
+        other.close()
+    backup.verify(target)
+
+
+def test_a_full_target_leaves_the_earlier_backup_and_is_made_good(
+    root: Root, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", target], check=True)
+    try:
+        root.commit("base")
+        backup.take(root.path, target)
+        root.snapshotter.prepare("big")
+        (root.upper("big") / "file").write_bytes(os.urandom(6 << 20))
+        root.snapshotter.commit("big", "big-one")
+        with pytest.raises((OSError, ResourceExhausted), match=r"[Nn]o space"):
+            backup.take(root.path, target)
+        assert len(backup.verify(target).layers) == 1
+        subprocess.run(["mount", "-o", "remount,size=64m", target], check=True)
+        assert backup.take(root.path, target).copied_layers == 1
+        backup.verify(target)
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+def test_a_backup_reads_beside_a_writer_and_leaves_its_store_alone(
+    root: Root, tmp_path: Path
+) -> None:
+    root.commit("base")
+    before = root.snapshotter.store.revision
+    backup.take(root.path, tmp_path / "target")
+    backup.verify(tmp_path / "target")
+    assert root.snapshotter.store.revision == before
+    with ReadStore.open(root.path / "metadata", ()) as store, store.view() as tx:
+        assert not list(tx.intents()) or root.snapshotter.fsck().clean
+    shutil.rmtree(tmp_path / "target")

@@ -1,0 +1,84 @@
+"""`snapfs backup`, `restore` and `snapshot verify` beside a real service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.images.kit import Layout, directory, file
+from tests.support.daemon import RunningDaemon, eventually, running
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+NAME = "example.org/made:1"
+
+
+@pytest.fixture
+def sealing(tmp_path: Path) -> Iterator[RunningDaemon]:
+    base = tmp_path / "first"
+    base.mkdir()
+    with running(base, environ={"SNAPFS_SEALS": "background"}) as daemon:
+        yield daemon
+
+
+def write(daemon: RunningDaemon, key: str, target: Path, text: str, *options: str) -> None:
+    """Make an active snapshot and write a file in it through its mount."""
+    daemon.run("snapshot", "prepare", *options, key)
+    daemon.run("mount", key, target)
+    (target / "file").write_text(text)
+    daemon.run("umount", target)
+
+
+def test_a_backed_up_service_goes_on_from_a_new_root(
+    sealing: RunningDaemon, tmp_path: Path
+) -> None:
+    daemon, target, backup = sealing, tmp_path / "mnt", tmp_path / "backup"
+    target.mkdir()
+    layout = Layout(tmp_path / "layout")
+    layout.image([[directory("etc"), file("etc/hosts", b"127.0.0.1")]], compress="gzip")
+    daemon.run("image", "import", layout.root)
+    write(daemon, "work", target, "hello")
+    daemon.run("snapshot", "commit", "work", "base")
+    write(daemon, "next", target, "unsaved", "--parent", "base")
+    first = daemon.json("backup", backup)
+    assert first["left_out"] == ["next"]
+    assert first["copied_layers"] == first["layers"] == 2
+    daemon.run("snapshot", "commit", "next", "second")
+    again = daemon.run("backup", backup)
+    assert "3 layers" in again.stdout
+    assert "1 layers and 0 blobs copied now" in again.stdout
+    assert "sound" in daemon.run("backup", "--verify", backup).stdout
+    new = tmp_path / "second"
+    new.mkdir()
+    daemon.run("restore", backup, "--root", new / "root")
+    refused = daemon.run("restore", backup, "--root", new / "root", check=False)
+    assert refused.exit_code == 1
+    assert "is not empty" in refused.stderr
+    with running(new) as other:
+        assert other.run("fsck").exit_code == 0
+        other.run("mount", "second", target)
+        assert (target / "file").read_text() == "unsaved"
+        other.run("umount", target)
+        other.run("mount", NAME, target)
+        assert (target / "etc/hosts").read_bytes() == b"127.0.0.1"
+        other.run("umount", target)
+        other.run("image", "verify", NAME)
+
+
+def test_verify_names_the_file_that_rotted(sealing: RunningDaemon, tmp_path: Path) -> None:
+    daemon, target = sealing, tmp_path / "mnt"
+    target.mkdir()
+    write(daemon, "work", target, "hello")
+    daemon.run("snapshot", "commit", "work", "base")
+    eventually(lambda: daemon.json("snapshot", "info", "base")["digest"], what="the digest")
+    assert "sound" in daemon.run("snapshot", "verify").stdout
+    layer = Path(daemon.json("snapshot", "info", "base")["layer"])
+    (layer / "file").write_text("jello")
+    found = daemon.run("snapshot", "verify", "--json", "base", check=False)
+    assert found.exit_code == 1
+    (shape,) = json.loads(found.stdout)
+    assert shape["verdict"] == "damaged"
+    assert shape["damages"] == [{"path": "file", "what": "differs in content, time"}]
