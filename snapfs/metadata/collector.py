@@ -27,7 +27,7 @@ import structlog
 from snapfs import anchors
 from snapfs.metadata import leases
 from snapfs.metadata.content import ContentStore
-from snapfs.metadata.graph import Mark, Walk, roots
+from snapfs.metadata.graph import Mark, Walk, mark, paced
 from snapfs.metadata.manager import DEADLINE_S
 from snapfs.metadata.schema import (
     COLLECTIONS,
@@ -112,7 +112,7 @@ class Collector:
         """Return what a run would remove now."""
         now_ns = self._clock_ns()
         with self._store.view() as tx:
-            marks = _mark(tx, now_ns)
+            marks = mark(tx, now_ns)
             return [_shown(row) for row in _unmarked(tx, marks)]
 
     def collect(self) -> Collected:
@@ -151,7 +151,7 @@ class Collector:
         now_ns = done.began_ns
         with self._store.view() as tx:
             seen = tx.revision
-            marks = _mark(tx, now_ns)
+            marks = mark(tx, now_ns)
             garbage = [row.oid for row in _unmarked(tx, marks)]
         done.marked, done.mark_ns = len(marks), time.monotonic_ns() - began
         left = iter(garbage)
@@ -213,16 +213,10 @@ class Collector:
         self._store.update(record, timeout_s=self._deadline_s)
 
 
-def _mark(tx: ReadTx, now_ns: int) -> dict[int, Mark]:
-    walk = Walk(tx, now_ns)
-    walk.add((root.oid, root.mark) for root in roots(tx, now_ns))
-    return walk.marks
-
-
 def _unmarked(tx: ReadTx, marks: Mapping[int, Mark]) -> Iterator[Row[Any]]:
     for table in COLLECTIBLE:
         for scope in tx.scopes():
-            for oid in tx.oids(table, scope):
+            for oid in paced(tx.oids(table, scope)):
                 if oid in marks:
                     continue
                 row = tx.by_oid(table, oid)

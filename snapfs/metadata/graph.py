@@ -4,15 +4,18 @@ Marks are of two strengths. What is marked *fully* keeps all that it names; what
 because only a lease with the label gc.flat holds it, keeps a snapshot's parents and an image's
 target, and nothing else. Back references count for either.
 
-The walk reads one state of the store through edges alone; rows are read for the few conditions.
+The walk reads one state of the store through edges alone; rows are read for the few conditions. A
+walk of everything reads all edges beforehand and pauses often: it is work of the interpreter, and
+writers of the same process would wait for it otherwise.
 Source: containerd core/metadata/gc.go; ancestors.md section 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from snapfs import anchors
 from snapfs.metadata import references, resources
@@ -28,14 +31,25 @@ from snapfs.metadata.schema import (
     SNAPSHOT_LINKS,
     Node,
 )
-from snapfs.store import ReadTx, Row, Table
+from snapfs.store import EdgeSource, EdgeTable, ReadTx, Row, Table
+
+T = TypeVar("T")
+
+PACE = 500
+"""Steps of a long walk from one pause to the next: about a millisecond."""
+
+PAUSE_S = 0.0001
 
 _LABELLED: tuple[Table[Any], ...] = (CONTENT, SNAPSHOT_LINKS)
 """Tables whose rows a label can keep."""
 
 
-_FOLLOWED = frozenset({Edge.KEEPS, Edge.LEASED, anchors.TARGET_EDGE})
+_KEEPS_ALWAYS, _KEEPS_IF, _KEPT_BY = int(Edge.KEEPS_ALWAYS), int(Edge.KEEPS_IF), int(Edge.KEPT_BY)
+
+_FOLLOWED = frozenset(map(int, (Edge.KEEPS, Edge.LEASED, anchors.TARGET_EDGE)))
 """Edges from what is fully alive; the latter two matter for rows written during a collection."""
+
+_WALKED = _FOLLOWED | {_KEEPS_ALWAYS, _KEEPS_IF}
 
 
 class Mark(IntEnum):
@@ -90,10 +104,20 @@ def _of_leases(tx: ReadTx, scope: str, expired: frozenset[int]) -> Iterator[Root
 class Walk:
     """The closure of roots in one state of the store."""
 
-    def __init__(self, tx: ReadTx, now_ns: int, *, known: Mapping[int, Mark] | None = None) -> None:
-        """What is `known` to be marked is not walked again."""
+    def __init__(
+        self,
+        tx: ReadTx,
+        now_ns: int,
+        *,
+        known: Mapping[int, Mark] | None = None,
+        edges: EdgeSource | None = None,
+    ) -> None:
+        """What is `known` to be marked is not walked again.
+
+        `edges` are those of the transaction, if somebody has read them already.
+        """
         self._tx = tx
-        self._edges = tx.edges()
+        self._edges = edges or tx.edges()
         self._now_ns = now_ns
         self._known: Mapping[int, Mark] = {} if known is None else known
         self.marks: dict[int, Mark] = {}
@@ -110,17 +134,21 @@ class Walk:
             marks[oid] = mark
             stack.extend(self.kept_by(oid, mark))
 
-    def kept_by(self, oid: int, mark: Mark) -> Iterator[tuple[int, Mark]]:
-        """Yield what a row with a mark keeps alive directly."""
-        for kind, target in self._edges.out(oid):
-            if kind == Edge.KEEPS_ALWAYS:
-                yield target, mark
+    def kept_by(self, oid: int, mark: Mark) -> Sequence[tuple[int, Mark]]:
+        """Return what a row with a mark keeps alive directly."""
+        edges, backwards = self._edges.out(oid), self._edges.into(oid, _KEPT_BY)
+        if not edges and not backwards:
+            return ()
+        kept = []
+        for kind, target in edges:
+            if kind == _KEEPS_ALWAYS:
+                kept.append((target, mark))
             elif mark is Mark.FULL and (
-                kind in _FOLLOWED or (kind == Edge.KEEPS_IF and self._holds(oid, target))
+                kind in _FOLLOWED or (kind == _KEEPS_IF and self._holds(oid, target))
             ):
-                yield target, Mark.FULL
-        for other in self._edges.into(oid, Edge.KEPT_BY):
-            yield other, Mark.FULL
+                kept.append((target, Mark.FULL))
+        kept += [(other, Mark.FULL) for other in backwards]
+        return kept
 
     def _holds(self, oid: int, target: int) -> bool:
         """Say whether a condition that a row names for a snapshot holds."""
@@ -134,6 +162,23 @@ class Walk:
             and references.holds(want.condition, kept.body.labels, self._now_ns)
             for want in source.body.wants()
         )
+
+
+def mark(tx: ReadTx, now_ns: int) -> dict[int, Mark]:
+    """Return all that is alive in one state of the store."""
+    edges = EdgeTable(paced(tx.edges().forward()), _WALKED, (_KEPT_BY,))
+    walk = Walk(tx, now_ns, edges=edges)
+    for root in paced(roots(tx, now_ns)):
+        walk.add(((root.oid, root.mark),))
+    return walk.marks
+
+
+def paced(items: Iterable[T]) -> Iterator[T]:
+    """Yield `items`, letting other threads have the interpreter now and then."""
+    for number, item in enumerate(items):
+        if not number % PACE:
+            time.sleep(PAUSE_S)
+        yield item
 
 
 _CONDITIONAL: tuple[Table[Any], ...] = (CONTENT, IMAGES, CONTAINERS, SANDBOXES, SNAPSHOT_LINKS)

@@ -7,6 +7,7 @@ Tables declare their bodies, indexes and references; the store keeps the rest. O
 from snapfs.store.batch import Done, Failed, Outcome
 from snapfs.store.changes import Change
 from snapfs.store.checking import Problem
+from snapfs.store.edges import EdgeSource, EdgeTable
 from snapfs.store.events import Event, RowCreated, RowDeleted, RowUpdated, UpdateCommitted
 from snapfs.store.feed import Overflow, WatchClosed
 from snapfs.store.finding import (
@@ -48,6 +49,8 @@ __all__ = [
     "ByValuePrefix",
     "Change",
     "Done",
+    "EdgeSource",
+    "EdgeTable",
     "Event",
     "Failed",
     "Index",

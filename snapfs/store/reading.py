@@ -124,7 +124,10 @@ class ReadTx:
                 yield schema.number(value)
 
     def edges(self) -> Edges:
-        """Return a reader of edges that is quick at many rows, one after the other."""
+        """Return a reader of edges that is quick at many rows, one after the other.
+
+        For all rows of a large store, see `EdgeTable`.
+        """
         return Edges(self._txn, self._dbs[Sub.EDGE])
 
     def find(self, table: Table[B], index: str, value: bytes, *, scope: str) -> Iterator[Row[B]]:

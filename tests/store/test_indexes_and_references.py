@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from snapfs.store import Store
+from snapfs.store import EdgeTable, Store
 from tests.store.kit import DOCS, FRIEND, NOTES, PARENT, SCOPE, Doc, Note
 
 
@@ -126,3 +126,20 @@ def test_bad_expiry_is_refused(store: Store) -> None:
         store.update(lambda tx: tx.expire_at(row.oid, -1))
     with pytest.raises(NotFound, match="row 99"):
         store.update(lambda tx: tx.expire_at(99, 1))
+
+
+def test_a_table_of_edges_says_what_a_reader_of_edges_says(store: Store) -> None:
+    def make(name: str, **doc: int) -> int:
+        return store.update(lambda tx: tx.create(DOCS, SCOPE, name, Doc(**doc))).oid
+
+    base = make("base")
+    children = [make(f"child{number}", parent=base, friend=base) for number in range(3)]
+    below = make("below", parent=children[1], friend=children[0])
+    with store.view() as tx:
+        edges = tx.edges()
+        both = EdgeTable(edges.forward(), (FRIEND,), (PARENT,))
+        friends = EdgeTable(edges.forward(), (FRIEND,), ())
+        for oid in range(below + 2):
+            assert list(both.out(oid)) == edges.out(oid)
+            assert list(both.into(oid, PARENT)) == edges.into(oid, PARENT)
+            assert list(friends.out(oid)) == [it for it in edges.out(oid) if it[0] == FRIEND]
