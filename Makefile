@@ -62,6 +62,7 @@ bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints 
 # imports and the names in protobuf's descriptor pool need no mending.
 PROTO_OUT := .
 PROTOC := $(BIN)/python -m grpc_tools.protoc
+CONTAINERD_SERVICES := snapshots diff content
 
 .PHONY: proto
 proto: setup ## generate the gRPC modules (PROTO_OUT=DIR for another place)
@@ -69,9 +70,9 @@ proto: setup ## generate the gRPC modules (PROTO_OUT=DIR for another place)
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I . --python_out=$(PROTO_OUT) --mypy_out=$(PROTO_OUT) \
 		--grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) snapfs/service/snapfs_v1.proto snapfs/service/metadata_v1.proto
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --python_out=$(PROTO_OUT)/plugin \
-		--mypy_out=$(PROTO_OUT)/plugin snapfs_containerd/mount.proto snapfs_containerd/snapshots.proto
+		--mypy_out=$(PROTO_OUT)/plugin $(addprefix snapfs_containerd/,$(addsuffix .proto,mount descriptor $(CONTAINERD_SERVICES)))
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --grpc_python_out=$(PROTO_OUT)/plugin \
-		--mypy_grpc_out=$(PROTO_OUT)/plugin snapfs_containerd/snapshots.proto
+		--mypy_grpc_out=$(PROTO_OUT)/plugin $(addprefix snapfs_containerd/,$(addsuffix .proto,$(CONTAINERD_SERVICES)))
 
 # Where `install` puts things; DESTDIR stands before each for packagers. The daemon runs from an
 # environment of its own, made with the system's Python, so that nothing else can change under it.

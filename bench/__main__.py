@@ -28,6 +28,7 @@ SCRIPTS = {
     "calls": ("Calls of the snapshots service", "metastore.py"),
     "scaling": ("Cost of a metastore operation by number of snapshots", "metastore_scaling.py"),
     "store": ("The store by itself", "store.py"),
+    "diff": ("Layers of a small change", "diff.py"),
     "gc": ("Garbage collection among many objects", "gc.py"),
 }
 END_TIMEOUT_S = 300

@@ -1,8 +1,8 @@
 """Time a collection among many objects, and how long writers wait meanwhile.
 
-The store holds images with a manifest and eight layers each, a part of them without a name, so garbage.
-One writer makes durable updates, one after the other, while the store is idle, while a collection marks
-and while it sweeps; the ratios are to the idle store. Give other numbers of objects as arguments.
+The store holds images with a manifest and eight layers each; some have no name, so are garbage. A
+writer makes durable updates, one after the other, while the store is idle, while a collection
+marks, and during a whole one. Ratios are to the idle store. Give other numbers as arguments.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import ending, report
 from snapfs import anchors
-from snapfs.metadata import Context, Descriptor, Metadata, linking
 from snapfs.metadata import TABLES as METADATA
+from snapfs.metadata import Context, Descriptor, Metadata, linking
 from snapfs.metadata.schema import BLOBS, CONTENT, IMAGES, SHARED, BlobBody, ContentBody, ImageBody
 from snapfs.store import Store, WriteTx
 
@@ -75,7 +75,6 @@ def measure(root: Path, size: int) -> None:
         fill(store, size)
         with writing(metadata) as idle:
             time.sleep(IDLE_S)
-        marking, sweeping = Waits(), Waits()
         with writing(metadata) as marking:
             began = time.monotonic()
             garbage = metadata.garbage()

@@ -34,11 +34,13 @@ MAX_SOCKET_PATH_BYTES = 107
 """unix(7): sun_path holds 108 bytes with its closing zero."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Delay = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Unpack = Literal["overlay", "fuse"]
 Durability = Literal["full", "metadata"]
 Seals = Literal["off", "background"]
+Policy = Literal["shared", "isolated"]
 ActiveLane = Literal["main", "no-open"]
 ViewLane = Literal["views", "main", "no-open"]
 
@@ -86,6 +88,37 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
     inodes: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
 
 
+class Gc(msgspec.Struct, frozen=True, kw_only=True):
+    """How eager the garbage collector is (docs/metadata.md); containerd's knobs."""
+
+    pause_threshold: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.02
+    """Share of the time that collections may take."""
+    deletion_threshold: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Deletions that start a collection at once; 0: none do."""
+    mutation_threshold: Annotated[int, msgspec.Meta(ge=0)] = 100
+    """Changes since the last one without which a planned collection is put off; 0: none."""
+    schedule_delay_s: Delay = 0.0
+    """From what starts a collection to its beginning."""
+    startup_delay_s: Delay = 0.1
+    """From the start of the service to the first collection."""
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of images (docs/metadata.md)."""
+
+    policy: Policy = "shared"
+    """Whether a namespace may have by its digest alone what another sent."""
+
+
+class Diff(msgspec.Struct, frozen=True, kw_only=True):
+    """The diff service for containerd (docs/containerd.md)."""
+
+    containerd: Path = Path()
+    """containerd's socket, whose content layers are read from and written to; empty: our own."""
+    apply: bool = False
+    """Unpack layers too; containerd does it faster itself."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, with the defaults that serve without a file."""
 
@@ -105,6 +138,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each committed layer gets a digest, in the background, that tells damage later."""
     lanes: Lanes = Lanes()
     quota: Quota = Quota()
+    gc: Gc = Gc()
+    content: Content = Content()
+    diff: Diff = Diff()
     timeouts: Timeouts = Timeouts()
     service: Service = Service()
 
@@ -120,7 +156,7 @@ class Resolved:
         """Yield (dotted key, value, origin) in the order of the documentation."""
         for key in KEYS:
             value = _get(self.config, key)
-            yield key, str(value) if isinstance(value, Path) else value, self.origins[key]
+            yield key, _shown(value), self.origins[key]
 
 
 def _walk(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -273,6 +309,13 @@ def _check_address(config: Config) -> Config:
             f"choose a path of at most {MAX_SOCKET_PATH_BYTES} bytes with --address"
         )
     return config
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as people write it; a path that is not set is an empty one."""
+    if isinstance(value, Path):
+        return str(value) if value.name else ""
+    return value
 
 
 def _get(config: Config, key: str) -> Any:

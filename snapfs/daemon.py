@@ -34,10 +34,11 @@ from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER
-from snapfs.metadata import Metadata
+from snapfs.metadata import Knobs, Metadata
 from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
 from snapfs.overlay import LayerCopy, diff
 from snapfs.service import anchor_server, grpc_server, metadata_server, server
+from snapfs.service.offered import Offered
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
 from snapfs.snapshots import Placement, Snapshotter, roots
@@ -178,8 +179,9 @@ class House:
                 wait_s=config.timeouts.call_s,
             ),
         ]
+        offered = Offered(self._snapshotter, self._metadata, config)
         for entry in entry_points(group=SERVICES_GROUP):
-            services.append(partial(entry.load(), snapshotter=self._snapshotter))
+            services.append(partial(entry.load(), offered=offered))
             log.info("service.added", name=entry.name)
         return grpc_server.build(
             config.address, services=services, max_workers=config.service.max_workers
@@ -192,7 +194,20 @@ class House:
 
 
 def _metadata(config: Config, snapshotter: Snapshotter) -> Metadata:
-    return Metadata(snapshotter.store, config.root / "content", {SNAPSHOTTER: snapshotter})
+    knobs = Knobs(
+        pause_threshold=config.gc.pause_threshold,
+        deletion_threshold=config.gc.deletion_threshold,
+        mutation_threshold=config.gc.mutation_threshold,
+        schedule_delay_s=config.gc.schedule_delay_s,
+        startup_delay_s=config.gc.startup_delay_s,
+    )
+    return Metadata(
+        snapshotter.store,
+        config.root / "content",
+        {SNAPSHOTTER: snapshotter},
+        policy=config.content.policy,
+        knobs=knobs,
+    )
 
 
 def _detach_root(root: Path) -> None:

@@ -25,37 +25,64 @@ KNOWN_VERSIONS = (1, 2, 3)
 CAPABILITIES = ("remap-ids",)
 """What containerd may leave to us (1.7.23 and later ask): owners of user namespaces."""
 
+_DIFF_SERVICE = "io.containerd.service.v1.diff-service"
+
 _NEW_FILE = "version = 2\n"
 """What a file that is missing starts as; 1.6 to 2.x read version 2."""
 
 
-def install(config: Path, address: Path, *, root: Path | None = None, name: str = NAME) -> str:
+def install(
+    config: Path,
+    address: Path,
+    *,
+    root: Path | None = None,
+    name: str = NAME,
+    differ: bool = False,
+) -> str:
     """Add the stanza `name` for the socket `address` to `config`; return what to tell the user.
 
     `root`, snapfs's directory, lets containerd 1.6.32 and later report the right file system to
-    Kubernetes. Doing it twice changes nothing. InvalidArgument: the file is no TOML;
-    FailedPrecondition: the stanza exists and differs, or the file's version is unknown.
+    Kubernetes; with `differ`, containerd 1.7 and later ask our diff service first. Doing it twice
+    changes nothing. InvalidArgument: the file is no TOML; FailedPrecondition: a stanza exists and
+    differs, or the file's version is unknown.
     """
     if not is_accepted(name):
         raise InvalidArgument(f"snapshotter name {name!r}: use {NAME!r}, or '{NAME}-' and a suffix")
     config = config.resolve()  # a symbolic link stays one
+    said = [_add(config, name, _settings(address, root), {})]
+    if differ:
+        said.append(_add(config, f"{name}-diff", _differ_settings(address), _order(name)))
+    if all(added is None for added in said):
+        return f"{config} has proxy_plugins.{name} already; nothing was changed"
+    return "\n".join(
+        (
+            *filter(None, said),
+            "now restart containerd (systemctl restart containerd), "
+            f"then use it: ctr run --snapshotter {name} IMAGE NAME",
+        )
+    )
+
+
+def _add(config: Path, name: str, wanted: dict[str, Any], plugins: dict[str, Any]) -> str | None:
+    """Add a stanza, and settings of containerd's own plugins; None when it is there."""
     before = _read(config)
     settings = _parse(before, config)
     _check_version(settings, config)
-    wanted = _settings(address, root)
     present = settings.get("proxy_plugins", {}).get(name)
     if present is not None:
         _check_same(present, wanted, config, name)
-        return f"{config} has proxy_plugins.{name} already; nothing was changed"
-    after = _appended(before or _NEW_FILE, _stanza(name, wanted))
-    _check_result(_parse(before or _NEW_FILE, config), after, name, wanted, config)
+        return None
+    for plugin in plugins.keys() & settings.get("plugins", {}).keys():
+        raise FailedPrecondition(
+            f"{config} has plugins.{_quoted(plugin)} already; put "
+            f"{_quoted(name)} first in its `default` by hand, and add:\n{_stanza(name, wanted)}"
+        )
+    stanza = _stanza(name, wanted) + _plugin_tables(plugins)
+    after = _appended(before or _NEW_FILE, stanza)
+    _check_result(_parse(before or _NEW_FILE, config), after, name, wanted, plugins, config)
     backup = _replace(config, after)
     kept = f"the old file is {backup}" if backup else "the file is new"
-    return (
-        f"added proxy_plugins.{name} to {config}; {kept}\n"
-        "now restart containerd (systemctl restart containerd), "
-        f"then use it: ctr run --snapshotter {name} IMAGE NAME"
-    )
+    return f"added proxy_plugins.{name} to {config}; {kept}"
 
 
 def _read(config: Path) -> str:
@@ -96,6 +123,22 @@ def _settings(address: Path, root: Path | None) -> dict[str, Any]:
     }
 
 
+def _differ_settings(address: Path) -> dict[str, Any]:
+    return {"type": "diff", "address": str(address)}
+
+
+def _order(name: str) -> dict[str, Any]:
+    """Return the setting that lets our differ be asked before the one that walks."""
+    return {_DIFF_SERVICE: {"default": [f"{name}-diff", "walking"]}}
+
+
+def _plugin_tables(plugins: Mapping[str, Any]) -> str:
+    return "".join(
+        f"\n[plugins.{_quoted(name)}]\n  default = [{', '.join(map(_quoted, it['default']))}]\n"
+        for name, it in plugins.items()
+    )
+
+
 def _check_same(
     present: Mapping[str, Any], wanted: Mapping[str, Any], config: Path, name: str
 ) -> None:
@@ -112,7 +155,8 @@ def _check_same(
 def _stanza(name: str, wanted: Mapping[str, Any]) -> str:
     lines = [f"[proxy_plugins.{name}]"]
     lines += [f"  {key} = {_quoted(wanted[key])}" for key in ("type", "address")]
-    lines += [f"  capabilities = [{', '.join(map(_quoted, wanted['capabilities']))}]"]
+    if "capabilities" in wanted:
+        lines += [f"  capabilities = [{', '.join(map(_quoted, wanted['capabilities']))}]"]
     if "exports" in wanted:
         lines += [
             f"  [proxy_plugins.{name}.exports]",
@@ -130,11 +174,18 @@ def _appended(text: str, stanza: str) -> str:
 
 
 def _check_result(
-    before: dict[str, Any], after: str, name: str, wanted: Mapping[str, Any], config: Path
+    before: dict[str, Any],
+    after: str,
+    name: str,
+    wanted: Mapping[str, Any],
+    plugins: Mapping[str, Any],
+    config: Path,
 ) -> None:
-    plugins = {**before.get("proxy_plugins", {}), name: wanted}
+    right = {**before, "proxy_plugins": {**before.get("proxy_plugins", {}), name: wanted}}
+    if plugins:
+        right["plugins"] = {**before.get("plugins", {}), **plugins}
     try:
-        is_right = tomllib.loads(after) == {**before, "proxy_plugins": plugins}
+        is_right = tomllib.loads(after) == right
     except tomllib.TOMLDecodeError:
         is_right = False
     if not is_right:

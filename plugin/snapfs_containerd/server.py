@@ -13,6 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from snapfs.model import InvalidArgument, Mount, Snapshot
 from snapfs.service.convert import batches, timestamp
+from snapfs.service.offered import Offered
 from snapfs.service.snapshotter import Snapshotter
 from snapfs.service.status import answers
 from snapfs_containerd import mount_pb2, snapshots_pb2, snapshots_pb2_grpc
@@ -21,8 +22,13 @@ from snapfs_containerd.names import NAME, is_accepted
 SERVICE = snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"].full_name
 
 
-def register(server: grpc.Server, snapshotter: Snapshotter) -> str:
+def register(server: grpc.Server, offered: Offered) -> str:
     """Add the service to `server`; return its full name (entry point snapfs.services)."""
+    return register_snapshots(server, offered.snapshotter)
+
+
+def register_snapshots(server: grpc.Server, snapshotter: Snapshotter) -> str:
+    """Add the service over one snapshotter to `server`; return its full name."""
     snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsServicer(snapshotter), server)
     return SERVICE
 

@@ -31,7 +31,14 @@ def plugin() -> None:
     metavar="PATH",
     help="containerd's configuration file.",
 )
-def install(config_path: Path | None, address: Path | None, containerd_config: Path) -> None:
+@click.option(
+    "--differ",
+    is_flag=True,
+    help="Let snapfs make layers too; for containerd 1.7 and later, see docs/containerd.md.",
+)
+def install(
+    config_path: Path | None, address: Path | None, containerd_config: Path, differ: bool
+) -> None:
     """Add snapfs to containerd's configuration as a proxy snapshotter.
 
     Keeps a backup beside the file and says what to restart. Twice is fine.
@@ -47,4 +54,11 @@ def install(config_path: Path | None, address: Path | None, containerd_config: P
     if not found:
         raise NotFound("the containerd plugin is not installed; install snapfs_containerd")
     (entry,) = found
-    click.echo(entry.load()(containerd_config, settings.address, root=settings.root))
+    said = entry.load()(containerd_config, settings.address, root=settings.root, differ=differ)
+    click.echo(said)
+    if differ and not settings.diff.containerd.name:
+        click.echo(
+            "the service must know containerd's socket for this: set diff.containerd in its "
+            "configuration",
+            err=True,
+        )

@@ -9,8 +9,6 @@ host or of now goes into them then.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import os
 import tempfile
@@ -20,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, cast
 
-from snapfs.images import manifests, tarring
+from snapfs.images import manifests, packing
 from snapfs.images.catalog import Catalog, Described
 from snapfs.images.docker import digest
 from snapfs.images.leasing import leased
@@ -34,7 +32,6 @@ from snapfs.model import Active, AlreadyExists, FailedPrecondition
 from snapfs.snapshots import Snapshotter
 
 COPY_BYTES = 1 << 20
-COMPRESSION = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +113,12 @@ class Committer:
     ) -> tuple[Descriptor, str]:
         """Write the layer of a committed snapshot to content; return it and its diff id."""
         upper, lowers = self._snapshotter.layers(name)
-        with tempfile.TemporaryFile(dir=self._snapshotter.root) as packed:
-            plain = _Hashed(packed)
-            tarring.write(upper, lowers, cast(BinaryIO, plain), latest_s=statement.epoch_s)
-            plain.close()
-            size = packed.tell()
-            packed.seek(0)
-            hash_ = hashlib.sha256()
-            while data := packed.read(COPY_BYTES):
-                hash_.update(data)
-            packed.seek(0)
-            layer = Descriptor(f"{manifests.OCI_LAYER}+gzip", f"sha256:{hash_.hexdigest()}", size)
-            self._put(context, layer.digest, size, cast(BinaryIO, packed), report)
-        return layer, plain.digest
+        with tempfile.TemporaryFile(dir=self._snapshotter.root) as file:
+            packed = packing.pack(upper, lowers, file, latest_s=statement.epoch_s)
+            file.seek(0)
+            layer = Descriptor(packed.media_type, packed.digest, packed.size_bytes)
+            self._put(context, layer.digest, layer.size, cast(BinaryIO, file), report)
+        return layer, packed.diff_id
 
     def _put(
         self,
@@ -236,26 +226,6 @@ class Committer:
             self._metadata.images.create(context, image)
         except AlreadyExists:
             self._metadata.images.update(context, image, ["target"])
-
-
-class _Hashed:
-    """Packs what is written to it, and computes the digest of what is not packed."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        self._hash = hashlib.sha256()
-        # No name and no time: the same bytes for the same layer.
-        self._gzip = gzip.GzipFile("", "wb", COMPRESSION, out, mtime=0)
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        return self._gzip.write(data)
-
-    def close(self) -> None:
-        self._gzip.close()
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
 
 
 def epoch() -> int | None:

@@ -205,6 +205,7 @@ class Hashing:
         self._file = file
         self._what = what
         self._hash = hashlib.sha256()
+        self.bytes_read = 0
 
     def read(self, size: int = -1) -> bytes:
         try:
@@ -212,6 +213,7 @@ class Hashing:
         except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise InvalidArgument(f"{self._what} is damaged: {error}") from None
         self._hash.update(data)
+        self.bytes_read += len(data)
         return data
 
     def finish(self) -> str:

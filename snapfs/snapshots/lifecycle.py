@@ -476,6 +476,40 @@ class Snapshotter(Closing):
         below = self._layers.lowers(found.parent_ids) if found.parent_ids else ()
         return self._layers.upper(found.id), below
 
+    @contextmanager
+    def held(self, key: str) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+        """Give the layer directories of an active snapshot, the top one first, for the block.
+
+        Nothing changes them meanwhile: writers wait. Raises NotFound, FailedPrecondition for a
+        snapshot that is not active and while files of it are open that the kernel writes by itself.
+        """
+        found = self._meta.info(key)
+        if not isinstance(found, Active):
+            raise FailedPrecondition(
+                f"snapshot {records.shown(key)} is {found.kind.word}; only an active one is held"
+            )
+        with self._busy.hold(found.id, f"snapshot {records.shown(key)}", self._deadline_s):
+            with self._store.view() as tx:
+                _check_same(tx, key, found.id)
+            with self._kept_still(found.id, self._trees.lane(found.lane)):
+                below = self._layers.lowers(found.parent_ids) if found.parent_ids else ()
+                yield self._layers.upper(found.id), below
+
+    @contextmanager
+    def _kept_still(self, identity: SnapshotId, trees: Trees) -> Iterator[None]:
+        """Let nothing change a tree for the block only."""
+        if claims.claim(self._layers.work(identity)):
+            try:
+                yield
+            finally:
+                self._release(identity)
+            return
+        trees.freeze(identity, timeout_s=self._deadline_s)
+        try:
+            yield
+        finally:
+            self._thaw(identity, trees)
+
     def diff(self, name: str) -> Iterator[Any]:
         """Yield the paths of a snapshot that differ from its parent's; of a view, none."""
         if self._differ is None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from snapfs.model import Mount
+from snapfs.model import Mount, SnapshotId
 
 EXTRACT_PREFIX = "extract-"
 
 MAX_OVERLAY_BYTES = 4096 - 512
 """Longest overlay options: mount(2) takes a page; containerd starts to shorten them here."""
+
+_UPPER = "fs"
+"""Last part of an upper directory's path; before it is the snapshot's number (layers.py)."""
 
 _MEANT_BY_OVERLAYFS = frozenset(":,\\")
 
@@ -48,3 +51,26 @@ def overlay(upper: Path, work: Path, lowers: Sequence[Path], *, index_off: bool)
     if len(",".join(options).encode("utf-8", "surrogateescape")) > MAX_OVERLAY_BYTES:
         return None
     return Mount(type="overlay", source="overlay", options=options)
+
+
+def place(mounts: Sequence[Mount]) -> Path | None:
+    """Return the directory that mounts are told apart by: what is bound, or written to.
+
+    None for what is none of the mounts that are made here.
+    """
+    if len(mounts) != 1:
+        return None
+    (mount,) = mounts
+    if mount.type == "bind" or "rbind" in mount.options:
+        return Path(mount.source)
+    options = dict(option.partition("=")[::2] for option in mount.options)
+    return Path(options["upperdir"]) if "upperdir" in options else None
+
+
+def identity(mounts: Sequence[Mount]) -> SnapshotId | None:
+    """Return the number of the snapshot that mounts would be of, if they are of one at all."""
+    where = place(mounts)
+    if where is None:
+        return None
+    name = where.parent.name if where.name == _UPPER else where.name
+    return SnapshotId(int(name)) if name.isascii() and name.isdecimal() else None

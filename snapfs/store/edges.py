@@ -1,7 +1,7 @@
 """Edges of many rows: what walks over a whole graph needs.
 
-`Edges` reads a row's edges when it is asked for them; `EdgeTable` read all of some kinds beforehand,
-in order of their keys: quicker for who wants most of them, at some 50 bytes an edge.
+`Edges` reads a row's edges when it is asked for them; `EdgeTable` read all of some kinds before, in
+order of their keys: quicker for who wants most of them, at some 50 bytes an edge.
 """
 
 from __future__ import annotations

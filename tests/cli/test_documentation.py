@@ -28,3 +28,14 @@ def test_the_page_names_the_setting(key: str) -> None:
         value = {k: v for k, v, _ in config.resolve(environ={}).rows()}[key]
         shown = f"{value:g}" if isinstance(value, float | int) else f"`{value}`"
         assert f"| {shown} |" in row
+
+
+def _shown(value: object) -> str:
+    match value:
+        case "":
+            return "none"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"{value:g}"
+    return f"`{value}`"

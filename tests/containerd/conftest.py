@@ -31,12 +31,16 @@ class Plant:
 @pytest.fixture(scope="session")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     base = tmp_path_factory.mktemp("c")  # short, for the sockets below it
+    environ = {
+        "SNAPFS_DIFF_CONTAINERD": str(base / "engine" / "containerd.sock"),
+        "SNAPFS_DIFF_APPLY": "true",
+    }
     with ExitStack() as stack:
         daemons = {}
         for name, unpack in UNPACK.items():
             (base / name).mkdir()
             daemons[name] = stack.enter_context(
-                daemon.running(base / name, arguments=["--unpack", unpack])
+                daemon.running(base / name, arguments=["--unpack", unpack], environ=environ)
             )
         addresses = {name: it.address for name, it in daemons.items()}
         engine = stack.enter_context(containerd.running(base / "engine", addresses))

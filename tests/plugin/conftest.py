@@ -22,7 +22,7 @@ def snapshotter(tmp_path: Path) -> Iterator[Snapshotter]:
 
 @pytest.fixture
 def address(tmp_path: Path, snapshotter: Snapshotter) -> Iterator[Path]:
-    register = partial(server.register, snapshotter=snapshotter)
+    register = partial(server.register_snapshots, snapshotter=snapshotter)
     built = grpc_server.build(tmp_path / "s.sock", services=[register])
     yield built.address
     built.stop(grace_s=0)

@@ -173,3 +173,22 @@ def test_the_shipped_stanzas_are_what_is_installed(name: str, config: Path) -> N
     install(config, ADDRESS, root=Path("/var/lib/snapfs"))
     shipped = tomllib.loads((PLUGIN / name).read_text())
     assert shipped["proxy_plugins"] == tomllib.loads(config.read_text())["proxy_plugins"]
+
+
+def test_the_differ_is_asked_before_the_one_that_walks(config: Path) -> None:
+    _written(config, VERSION_2)
+    said = install(config, ADDRESS, differ=True)
+    after = tomllib.loads(config.read_text())
+    assert after["proxy_plugins"]["snapfs-diff"] == {"type": "diff", "address": str(ADDRESS)}
+    order = after["plugins"]["io.containerd.service.v1.diff-service"]["default"]
+    assert order == ["snapfs-diff", "walking"]
+    assert "proxy_plugins.snapfs-diff" in said
+    assert "nothing was changed" in install(config, ADDRESS, differ=True)
+
+
+def test_an_order_of_differs_that_is_there_is_the_administrators(config: Path) -> None:
+    order = "[plugins.'io.containerd.service.v1.diff-service']\ndefault = ['walking']\n"
+    _written(config, f"version = 2\n{order}")
+    with pytest.raises(FailedPrecondition, match=r"put \"snapfs-diff\" first"):
+        install(config, ADDRESS, differ=True)
+    assert "snapfs-diff" not in tomllib.loads(config.read_text())["proxy_plugins"]

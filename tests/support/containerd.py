@@ -25,7 +25,7 @@ from snapfs_containerd import snapshots_pb2 as pb
 from tests.support.daemon import clear, eventually
 
 NAMESPACE = "snapfs-test"
-_IN_NAMESPACE = (("containerd-namespace", NAMESPACE),)
+IN_NAMESPACE = (("containerd-namespace", NAMESPACE),)
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 300.0
@@ -223,7 +223,7 @@ class Containerd:
                     parent=parent,
                     labels={"containerd.io/gc.root": "test"},
                 ),
-                metadata=_IN_NAMESPACE,
+                metadata=IN_NAMESPACE,
                 timeout=CALL_TIMEOUT_S,
             )
             try:
@@ -232,9 +232,33 @@ class Containerd:
             finally:
                 service.Remove(
                     pb.RemoveSnapshotRequest(snapshotter=snapshotter, key=key),
-                    metadata=_IN_NAMESPACE,
+                    metadata=IN_NAMESPACE,
                     timeout=CALL_TIMEOUT_S,
                 )
+
+    def prepare(self, key: str, parent: str, *, snapshotter: str) -> list[mount_pb2.Mount]:
+        """Make an active snapshot that garbage collection leaves alone; return its mounts."""
+        request = pb.PrepareSnapshotRequest(
+            snapshotter=snapshotter,
+            key=key,
+            parent=parent,
+            labels={"containerd.io/gc.root": "test"},
+        )
+        with self._snapshots_service() as service:
+            made = service.Prepare(request, metadata=IN_NAMESPACE, timeout=CALL_TIMEOUT_S)
+        return list(made.mounts)
+
+    def view(self, key: str, parent: str, *, snapshotter: str) -> list[mount_pb2.Mount]:
+        """Make a view that garbage collection leaves alone; return its mounts."""
+        request = pb.ViewSnapshotRequest(
+            snapshotter=snapshotter,
+            key=key,
+            parent=parent,
+            labels={"containerd.io/gc.root": "test"},
+        )
+        with self._snapshots_service() as service:
+            made = service.View(request, metadata=IN_NAMESPACE, timeout=CALL_TIMEOUT_S)
+        return list(made.mounts)
 
     @contextmanager
     def _snapshots_service(self) -> Iterator[snapshots_pb2_grpc.SnapshotsStub]:

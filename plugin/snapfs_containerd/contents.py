@@ -1,0 +1,145 @@
+"""containerd's content store as a client of containerd.services.content.v1, for one namespace.
+
+Writes are one stream a blob: WRITE messages at growing offsets, then COMMIT. A stream that ends
+without a commit leaves an ingest, which is aborted.
+"""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import grpc
+
+from snapfs.closing import Closing
+from snapfs.metadata import Context
+from snapfs.model import Labels, Unavailable
+from snapfs.service.status import error_of
+from snapfs_containerd import content_pb2 as pb
+from snapfs_containerd import content_pb2_grpc
+
+CHUNK_BYTES = 1 << 20
+"""Of one message; containerd takes up to 16 MiB."""
+
+
+class ContainerdContents(Closing):
+    """Blobs of a namespace of containerd."""
+
+    def __init__(self, socket: Path, context: Context, *, timeout_s: float) -> None:
+        """`timeout_s` bounds each call but those that carry a blob's bytes."""
+        self._channel = grpc.insecure_channel(f"unix:{socket}")
+        self._stub = content_pb2_grpc.ContentStub(self._channel)
+        self._timeout_s = timeout_s
+        headers = [("containerd-namespace", context.namespace)]
+        if context.lease:
+            headers.append(("containerd-lease", context.lease))
+        self._headers = tuple(headers)
+
+    def writer(self, ref: str) -> ContainerdWriter:
+        return ContainerdWriter(self._stub, self._headers, ref, self._timeout_s)
+
+    def label(self, digest: str, key: str, value: str) -> None:
+        """Set a label of content that is there, if it has none of this name."""
+        timeout_s, headers = self._timeout_s, self._headers
+        wanted = pb.InfoRequest(digest=digest)
+        try:
+            info = self._stub.Info(wanted, timeout=timeout_s, metadata=headers).info
+            if key not in info.labels:
+                request = pb.UpdateRequest(info=pb.Info(digest=digest, labels={key: value}))
+                request.update_mask.paths.append(f"labels.{key}")
+                self._stub.Update(request, timeout=timeout_s, metadata=headers)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+
+    def open(self, digest: str) -> BinaryIO:
+        """Fetch content into a file without a name; raises NotFound."""
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+        try:
+            request = pb.ReadContentRequest(digest=digest)
+            for answer in self._stub.Read(request, metadata=self._headers):
+                file.seek(answer.offset)
+                file.write(answer.data)
+        except grpc.RpcError as error:
+            file.close()
+            raise error_of(error) from None
+        file.seek(0)
+        return cast(BinaryIO, file)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class ContainerdWriter(Closing):
+    """A blob on its way to containerd."""
+
+    def __init__(
+        self,
+        stub: content_pb2_grpc.ContentStub,
+        headers: tuple[tuple[str, str], ...],
+        ref: str,
+        timeout_s: float,
+    ) -> None:
+        self._stub, self._headers, self._ref, self._timeout_s = stub, headers, ref, timeout_s
+        self._requests: queue.SimpleQueue[pb.WriteContentRequest | None] = queue.SimpleQueue()
+        self._answers = stub.Write(iter(self._requests.get, None), metadata=headers)
+        self._waiting = bytearray()
+        self._offset = 0
+        self._is_done = False
+        self._ask(pb.WriteContentRequest(action=pb.STAT, ref=ref))
+
+    def write(self, data: bytes) -> int:
+        self._waiting += data
+        if len(self._waiting) >= CHUNK_BYTES:
+            self._send()
+        return len(data)
+
+    def commit(self, size_bytes: int, digest: str, labels: Labels) -> None:
+        """Make what was written content; AlreadyExists when it is there."""
+        self._send()
+        request = pb.WriteContentRequest(
+            action=pb.COMMIT,
+            ref=self._ref,
+            offset=self._offset,
+            total=size_bytes,
+            expected=digest,
+            labels=labels,
+        )
+        self._is_done = True
+        self._ask(request)
+
+    def close(self) -> None:
+        """End the stream; what is not committed is aborted."""
+        self._requests.put(None)
+        self._answers.cancel()  # type: ignore[no-untyped-call]  # the stubs give it no types
+        if self._is_done:
+            return
+        try:
+            self._stub.Abort(
+                pb.AbortRequest(ref=self._ref), timeout=self._timeout_s, metadata=self._headers
+            )
+        except grpc.RpcError:
+            return  # containerd drops it after a day
+
+    def _send(self) -> None:
+        if self._waiting:
+            data = bytes(self._waiting)
+            self._waiting.clear()
+            self._ask(
+                pb.WriteContentRequest(
+                    action=pb.WRITE, ref=self._ref, offset=self._offset, data=data
+                )
+            )
+            self._offset += len(data)
+
+    def _ask(self, request: pb.WriteContentRequest) -> pb.WriteContentResponse:
+        self._requests.put(request)
+        try:
+            answer = next(cast("Iterator[pb.WriteContentResponse]", self._answers), None)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        if answer is None:
+            raise Unavailable("containerd ended the writing of a blob; try again")
+        return answer

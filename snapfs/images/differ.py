@@ -1,0 +1,216 @@
+"""Layers of what mounts show, for who has no images of ours: containerd's diff service.
+
+    compare   the mounts are those that the snapshotter gave for two snapshots, of which one stands
+              on the other; the layer is read from its own marks, so it costs the change and not
+              the tree
+    apply     an archive is unpacked into what the mounts show
+
+Where layers are read from and written to is the caller's: our content, or containerd's. What cannot
+be done so is NotImplementedYet, and containerd asks its next differ, which walks both trees.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from snapfs.fuse import attach
+from snapfs.images import packing, sources
+from snapfs.images.limits import Limits
+from snapfs.images.packing import Packed
+from snapfs.images.unpacking import Hashing
+from snapfs.images.untar import Counter, unpack
+from snapfs.metadata.blobs import hasher
+from snapfs.metadata.words import check_digest
+from snapfs.model import (
+    Active,
+    AlreadyExists,
+    Committed,
+    FailedPrecondition,
+    Labels,
+    Mount,
+    NotImplementedYet,
+    Snapshot,
+    SnapshotId,
+    View,
+)
+from snapfs.snapshots import Snapshotter, mounts, records
+from snapfs.snapshots.faults import refusing
+
+COPY_BYTES = 1 << 20
+UNCOMPRESSED = "containerd.io/uncompressed"
+"""Label of packed content: the digest of what it is packed of."""
+
+Layers = tuple[Path, tuple[Path, ...]]
+
+
+class LayerWriter(Protocol):
+    """A blob being written. Closing it without a commit leaves nothing that stays."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+    def commit(self, size_bytes: int, digest: str, labels: Labels) -> None:
+        """Make what was written content; AlreadyExists when it is there."""
+
+    def close(self) -> None: ...
+
+
+class Contents(Protocol):
+    """Where layers come from and go to, in one namespace."""
+
+    def writer(self, ref: str) -> LayerWriter: ...
+
+    def label(self, digest: str, key: str, value: str) -> None:
+        """Set a label of content that is there, if it has none of this name."""
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open content as a file that can be read twice, or raise NotFound."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How a layer is to be written."""
+
+    media_type: str = packing.TAR_GZIP
+    ref: str = ""
+    labels: Labels = field(default_factory=dict)
+    latest_s: int | None = None
+    """SOURCE_DATE_EPOCH."""
+
+
+class Differ:
+    """Compares and applies for one snapshotter. Thread-safe."""
+
+    def __init__(self, snapshotter: Snapshotter, *, limits: Limits | None = None) -> None:
+        self._snapshotter = snapshotter
+        self._limits = limits or Limits()
+
+    def compare(
+        self, contents: Contents, left: Sequence[Mount], right: Sequence[Mount], asked: Asked
+    ) -> Packed:
+        """Write the layer that leads from what `left` shows to what `right` shows.
+
+        An active snapshot is held still meanwhile: its writers wait. Raises NotImplementedYet when
+        the mounts are not of snapshots of ours, when more than one layer lies between the two, and
+        when files of an active one are open for writing.
+        """
+        below, above = self._shown(left), self._shown(right)
+        if _ids(above)[1:] != _ids(below):
+            raise NotImplementedYet(
+                f"snapshot {above.name!r} is not one layer above {below.name!r}"
+            )
+        what = f"write the layer of snapshot {records.shown(above.name)}"
+        with (
+            self._layers(above) as (upper, lowers),
+            closing(contents.writer(asked.ref or f"diff-{uuid.uuid4()}")) as writer,
+        ):
+            with refusing(what):
+                packed = packing.pack(
+                    upper, lowers, writer, media_type=asked.media_type, latest_s=asked.latest_s
+                )
+            labels = dict(asked.labels)
+            if packed.diff_id != packed.digest:
+                labels[UNCOMPRESSED] = packed.diff_id
+            try:
+                writer.commit(packed.size_bytes, packed.digest, labels)
+            except AlreadyExists:
+                if UNCOMPRESSED in labels:
+                    contents.label(packed.digest, UNCOMPRESSED, packed.diff_id)
+        return packed
+
+    def apply(
+        self, contents: Contents, digest: str, size_bytes: int, target: Sequence[Mount]
+    ) -> Packed:
+        """Unpack content into what mounts show; return what it is when it is not packed.
+
+        The digest of the content is verified first. Raises FailedPrecondition when it has another,
+        InvalidArgument for a damaged archive and for one that leads out of the directory.
+        """
+        what = f"layer {check_digest(digest)}"
+        with contents.open(digest) as file, refusing(f"apply {what}"):
+            _verify(file, digest, size_bytes)
+            packed = Counter(file)
+            plain = Hashing(sources.decompressed(cast(BinaryIO, packed), file.read(4)), what)
+            file.seek(0)
+            with _mounted(target) as directory, _opened(directory) as fd:
+                stream = cast(BinaryIO, plain)
+                unpack(stream, packed, fd, merged=True, limits=self._limits, what=what)
+                diff_id = plain.finish()
+        return Packed(packing.TAR, diff_id, plain.bytes_read, diff_id)
+
+    def _shown(self, given: Sequence[Mount]) -> Snapshot:
+        """Return the snapshot that mounts are of."""
+        identity = mounts.identity(given)
+        found = None if identity is None else self._by_id(identity)
+        if found is None or isinstance(found, Committed):
+            raise NotImplementedYet("the mounts are not of a snapshot of this service")
+        if mounts.place(self._snapshotter.mounts(found.name)) != mounts.place(given):
+            raise NotImplementedYet(f"the mounts are not those of snapshot {found.name!r}")
+        return found
+
+    def _by_id(self, identity: SnapshotId) -> Snapshot | None:
+        with self._snapshotter.store.view() as tx:
+            row = records.by_id(tx, identity)
+            return None if row is None else records.snapshot(tx, row)
+
+    @contextmanager
+    def _layers(self, above: Snapshot) -> Iterator[Layers]:
+        """Give the directories of a snapshot's top layer and of those below, held still."""
+        match above:
+            case Active():
+                try:
+                    with self._snapshotter.held(above.name) as layers:
+                        yield layers
+                except FailedPrecondition as error:
+                    raise NotImplementedYet(str(error)) from None
+            case View() | Committed():
+                name = above.parent if isinstance(above, View) else above.name
+                yield self._snapshotter.layers(name)
+
+
+def _ids(found: Snapshot) -> tuple[SnapshotId, ...]:
+    """Return the layers that a snapshot shows, the top one first."""
+    own = (found.id,) if isinstance(found, Active) else ()
+    return (*own, *found.parent_ids)
+
+
+@contextmanager
+def _mounted(given: Sequence[Mount]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="snapfs-apply-") as directory:
+        target = Path(directory)
+        for each in given:
+            attach.attach(each, target)
+        try:
+            yield target
+        finally:
+            attach.detach(target)
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _verify(file: BinaryIO, digest: str, size_bytes: int) -> None:
+    """Read a file and go back to its beginning; FailedPrecondition when it is another."""
+    hash_ = hasher(digest)
+    while data := file.read(COPY_BYTES):
+        hash_.update(data)
+    if file.tell() != size_bytes or f"{hash_.name}:{hash_.hexdigest()}" != digest:
+        raise FailedPrecondition(
+            f"content {digest} has {file.tell()} bytes (expected {size_bytes}) or another digest; "
+            "fetch it again"
+        )
+    file.seek(0)

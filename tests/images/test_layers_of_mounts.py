@@ -1,0 +1,118 @@
+"""Comparing and applying what mounts show, with our own content behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from snapfs.images import UNCOMPRESSED, Asked, Differ, OwnContents
+from snapfs.images.packing import DOCKER_GZIP, TAR, TAR_GZIP, TAR_ZSTD
+from snapfs.metadata import Context, Metadata
+from snapfs.model import FailedPrecondition, Mount, NotImplementedYet
+from snapfs.snapshots import Snapshotter
+
+HERE = Context("default")
+
+
+@pytest.fixture
+def contents(metadata: Metadata) -> OwnContents:
+    return OwnContents(metadata, HERE)
+
+
+@pytest.fixture
+def pair(snapshotter: Snapshotter) -> tuple[list[Mount], list[Mount]]:
+    """Mounts of a base, and of an active snapshot on it with one changed file."""
+    snapshotter.prepare("first")
+    write(snapshotter, "first", "kept", b"kept")
+    snapshotter.commit("first", "base")
+    left = snapshotter.view("left", "base")
+    right = snapshotter.prepare("right", "base")
+    write(snapshotter, "right", "new", b"new" * 1000)
+    return left, right
+
+
+def write(snapshotter: Snapshotter, key: str, name: str, data: bytes) -> None:
+    identity = snapshotter.stat(key).id
+    (snapshotter.root / "layers" / str(identity) / "fs" / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("media_type", [TAR, TAR_GZIP, TAR_ZSTD, DOCKER_GZIP])
+def test_a_layer_has_the_change_alone_in_the_form_that_was_asked_for(
+    metadata: Metadata,
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+    media_type: str,
+) -> None:
+    asked = Asked(media_type=media_type, labels={"said": "here"})
+    packed = Differ(snapshotter).compare(contents, *pair, asked)
+    info = metadata.content.info("default", packed.digest)
+    data = metadata.content.path("default", packed.digest).read_bytes()
+    assert packed.media_type == media_type
+    assert (info.size_bytes, packed.size_bytes) == (len(data), len(data))
+    assert packed.digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert info.labels["said"] == "here"
+    assert info.labels.get(UNCOMPRESSED, packed.digest) == packed.diff_id
+    if media_type == TAR_GZIP:
+        with tarfile.open(metadata.content.path("default", packed.digest), "r:gz") as archive:
+            assert archive.getnames() == ["new"]
+
+
+def test_a_layer_made_twice_is_there_once_and_learns_its_label(
+    metadata: Metadata,
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+) -> None:
+    differ = Differ(snapshotter)
+    first = differ.compare(contents, *pair, Asked())
+    metadata.content.update("default", first.digest, {}, ["labels"])
+    assert differ.compare(contents, *pair, Asked()) == first
+    assert metadata.content.info("default", first.digest).labels == {UNCOMPRESSED: first.diff_id}
+    assert list(metadata.content.statuses("default")) == []
+
+
+def test_a_committed_snapshot_without_a_parent_is_one_layer_on_nothing(
+    snapshotter: Snapshotter, contents: OwnContents, pair: tuple[list[Mount], list[Mount]]
+) -> None:
+    nothing = snapshotter.view("nothing", "")
+    left, _ = pair
+    packed = Differ(snapshotter).compare(contents, nothing, left, Asked(media_type=TAR))
+    with closing(contents.open(packed.digest)) as file, tarfile.open(fileobj=file) as archive:
+        assert archive.getnames() == ["kept"]
+
+
+def test_mounts_that_are_not_one_layer_apart_are_left_to_others(
+    metadata: Metadata,
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+    tmp_path: Path,
+) -> None:
+    left, right = pair
+    stranger = [Mount(type="bind", source=str(tmp_path / "2"), options=("rbind",))]
+    for below, above in ((right, left), (left, left), (left, stranger), (left, []), ([], right)):
+        with pytest.raises(NotImplementedYet):
+            Differ(snapshotter).compare(contents, below, above, Asked())
+    assert list(metadata.content.statuses("default")) == []
+    assert list(metadata.content.walk("default")) == []
+
+
+@pytest.mark.root
+def test_what_was_compared_is_applied_to_another_snapshot(
+    snapshotter: Snapshotter, contents: OwnContents, pair: tuple[list[Mount], list[Mount]]
+) -> None:
+    differ = Differ(snapshotter)
+    packed = differ.compare(contents, *pair, Asked())
+    target = snapshotter.prepare("x/extract-1", "base")
+    applied = differ.apply(contents, packed.digest, packed.size_bytes, target)
+    assert applied.digest == packed.diff_id
+    upper = snapshotter.root / "layers" / str(snapshotter.stat("x/extract-1").id) / "fs"
+    assert [it.name for it in upper.iterdir()] == ["new"]
+    assert (upper / "new").read_bytes() == b"new" * 1000
+    with pytest.raises(FailedPrecondition, match="another digest"):
+        differ.apply(contents, packed.digest, packed.size_bytes + 1, target)
