@@ -26,8 +26,7 @@ def test_the_page_names_the_setting(key: str) -> None:
     assert f"`{config.environment_name(key)}`" in row
     if key != "address":
         value = {k: v for k, v, _ in config.resolve(environ={}).rows()}[key]
-        shown = f"{value:g}" if isinstance(value, float | int) else f"`{value}`"
-        assert f"| {shown} |" in row
+        assert f"| {_shown(value)} |" in row
 
 
 def _shown(value: object) -> str:
