@@ -37,7 +37,14 @@ from snapfs.images import SNAPSHOTTER
 from snapfs.metadata import Knobs, Metadata
 from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
 from snapfs.overlay import LayerCopy, diff
-from snapfs.service import anchor_server, grpc_server, metadata_server, server
+from snapfs.service import (
+    anchor_server,
+    container_server,
+    content_server,
+    grpc_server,
+    metadata_server,
+    server,
+)
 from snapfs.service.offered import Offered
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
@@ -178,6 +185,9 @@ class House:
                 metadata=self._metadata,
                 wait_s=config.timeouts.call_s,
             ),
+            partial(content_server.register, metadata=self._metadata),
+            partial(container_server.register_containers, metadata=self._metadata),
+            partial(container_server.register_sandboxes, metadata=self._metadata),
         ]
         offered = Offered(self._snapshotter, self._metadata, config)
         for entry in entry_points(group=SERVICES_GROUP):

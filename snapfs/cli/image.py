@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snapfs.cli import output
+from snapfs.cli.bars import bars
 from snapfs.cli.options import (
     SNAPSHOT,
     AbsolutePath,
@@ -328,19 +329,7 @@ def _connect(
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
     """Show a bar for each blob and layer, on a terminal; elsewhere nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    shown = bars()
     known: dict[tuple[str, str], Any] = {}
 
     def report(step: Progress) -> None:
@@ -349,10 +338,10 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         key = (step.step, step.what)
         if key not in known:
             text = f"{step.step:6} {step.what[:_SHORT_DIGEST]}"
-            known[key] = bars.add_task(text, total=step.total_bytes or None)
-        bars.update(known[key], completed=step.done_bytes)
+            known[key] = shown.add_task(text, total=step.total_bytes or None)
+        shown.update(known[key], completed=step.done_bytes)
 
-    with bars:
+    with shown:
         yield report
 
 

@@ -1,4 +1,4 @@
-"""`snapfs lease`, `snapfs content`, `snapfs namespace` and `snapfs gc`: what is kept, and why."""
+"""`snapfs lease`, `snapfs namespace` and `snapfs gc`: what is kept, and why."""
 
 from __future__ import annotations
 
@@ -138,48 +138,6 @@ def remove_leases(
     with _connect(address, config_path) as client:
         for id_ in ids:
             client.remove_lease(namespace, id_)
-
-
-@click.group()
-def content() -> None:
-    """Content: the bytes of images, by digest."""
-
-
-@content.command("list")
-@client_options
-@json_option
-@namespace_option
-@click.argument("filters", nargs=-1)
-def list_content(
-    address: Path | None,
-    config_path: Path | None,
-    as_json: bool,
-    namespace: str,
-    filters: tuple[str, ...],
-) -> None:
-    """List content, all or what a filter selects.
-
-    \b
-    Example:
-      snapfs content list
-    """
-    with _connect(address, config_path) as client:
-        found = list(client.content(namespace, filters))
-    if as_json:
-        output.print_json(
-            [
-                {
-                    "digest": it.digest,
-                    "size_bytes": it.size_bytes,
-                    "labels": dict(it.labels),
-                    "created": output.iso(it.created_ns),
-                }
-                for it in found
-            ]
-        )
-        return
-    rows = [(it.digest, output.size(it.size_bytes), output.when(it.created_ns)) for it in found]
-    output.table(("DIGEST", "SIZE", "CREATED"), rows, right=("SIZE",))
 
 
 @click.group()

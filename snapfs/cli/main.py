@@ -17,8 +17,10 @@ from snapfs import __version__
 from snapfs.cli.admin import fsck, init, status
 from snapfs.cli.anchor import anchor
 from snapfs.cli.backup import backup, restore, verify
+from snapfs.cli.container import container, sandbox
+from snapfs.cli.content import content
 from snapfs.cli.image import image
-from snapfs.cli.keeping import content, gc, lease, namespace
+from snapfs.cli.keeping import gc, lease, namespace
 from snapfs.cli.mount import mount, umount
 from snapfs.cli.plugin import plugin
 from snapfs.cli.serve import serve
@@ -75,6 +77,8 @@ for _command in (
     anchor,
     lease,
     content,
+    container,
+    sandbox,
     namespace,
     gc,
     watch,

@@ -1,0 +1,312 @@
+"""`snapfs container` and `snapfs sandbox`: what clients said that runs, and what it needs.
+
+A client that runs containers on our metadata writes these over snapfs.v1.Containers and Sandboxes;
+an operator looks, labels and clears up.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from snapfs.cli import output
+from snapfs.cli.options import (
+    client_options,
+    json_option,
+    namespace_option,
+    parse_labels,
+    resolve,
+)
+
+if TYPE_CHECKING:
+    from snapfs.metadata import Container, Sandbox, Typed
+    from snapfs.service.container_client import ContainerClient, SandboxClient
+
+
+@click.group()
+def container() -> None:
+    """Containers: what runs or shall run, and the image and snapshot that it keeps."""
+
+
+@container.command("list")
+@client_options
+@json_option
+@namespace_option
+@click.argument("filters", nargs=-1)
+def list_containers(
+    address: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+    namespace: str,
+    filters: tuple[str, ...],
+) -> None:
+    """List containers, all or those that a filter selects.
+
+    \b
+    Example:
+      snapfs container list
+    """
+    with _containers(address, config_path, namespace) as client:
+        found = list(client.walk(filters))
+    if as_json:
+        output.print_json([_container_shape(it) for it in found])
+        return
+    rows = [
+        (
+            it.id,
+            it.image or "-",
+            it.runtime.name,
+            it.snapshot_key or "-",
+            output.when(it.created_ns),
+        )
+        for it in found
+    ]
+    output.table(("CONTAINER", "IMAGE", "RUNTIME", "SNAPSHOT", "CREATED"), rows)
+
+
+@container.command("info")
+@client_options
+@json_option
+@namespace_option
+@click.argument("id_", metavar="ID")
+def show_container(
+    address: Path | None, config_path: Path | None, as_json: bool, namespace: str, id_: str
+) -> None:
+    """Show a container; its spec with --json.
+
+    \b
+    Example:
+      snapfs container info ID
+    """
+    with _containers(address, config_path, namespace) as client:
+        found = client.get(id_)
+    if as_json:
+        output.print_json(_container_shape(found))
+    else:
+        output.pairs([*_container_pairs(found), *_common(found)])
+
+
+@container.command("label")
+@client_options
+@namespace_option
+@click.argument("id_", metavar="ID")
+@click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE...")
+def label_container(
+    address: Path | None,
+    config_path: Path | None,
+    namespace: str,
+    id_: str,
+    labels: tuple[str, ...],
+) -> None:
+    """Set labels of a container; an empty value deletes one.
+
+    \b
+    Example:
+      snapfs container label ID owner=ann
+    """
+    with _containers(address, config_path, namespace) as client:
+        client.label(id_, parse_labels(labels))
+
+
+@container.command("remove")
+@client_options
+@namespace_option
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def remove_containers(
+    address: Path | None, config_path: Path | None, namespace: str, ids: tuple[str, ...]
+) -> None:
+    """Remove containers; what only they kept is collected. Nothing that runs is ended.
+
+    \b
+    Example:
+      snapfs container remove ID
+    """
+    with _containers(address, config_path, namespace) as client:
+        for id_ in ids:
+            client.remove(id_)
+
+
+@click.group()
+def sandbox() -> None:
+    """Sandboxes: what containers share, and what it keeps."""
+
+
+@sandbox.command("list")
+@client_options
+@json_option
+@namespace_option
+@click.argument("filters", nargs=-1)
+def list_sandboxes(
+    address: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+    namespace: str,
+    filters: tuple[str, ...],
+) -> None:
+    """List sandboxes, all or those that a filter selects.
+
+    \b
+    Example:
+      snapfs sandbox list
+    """
+    with _sandboxes(address, config_path, namespace) as client:
+        found = list(client.walk(filters))
+    if as_json:
+        output.print_json([_sandbox_shape(it) for it in found])
+        return
+    rows = [
+        (it.id, it.sandboxer or "-", it.runtime.name, output.when(it.created_ns)) for it in found
+    ]
+    output.table(("SANDBOX", "SANDBOXER", "RUNTIME", "CREATED"), rows)
+
+
+@sandbox.command("info")
+@client_options
+@json_option
+@namespace_option
+@click.argument("id_", metavar="ID")
+def show_sandbox(
+    address: Path | None, config_path: Path | None, as_json: bool, namespace: str, id_: str
+) -> None:
+    """Show a sandbox; its spec with --json.
+
+    \b
+    Example:
+      snapfs sandbox info ID
+    """
+    with _sandboxes(address, config_path, namespace) as client:
+        found = client.get(id_)
+    if as_json:
+        output.print_json(_sandbox_shape(found))
+    else:
+        output.pairs([*_sandbox_pairs(found), *_common(found)])
+
+
+@sandbox.command("label")
+@client_options
+@namespace_option
+@click.argument("id_", metavar="ID")
+@click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE...")
+def label_sandbox(
+    address: Path | None,
+    config_path: Path | None,
+    namespace: str,
+    id_: str,
+    labels: tuple[str, ...],
+) -> None:
+    """Set labels of a sandbox; an empty value deletes one.
+
+    \b
+    Example:
+      snapfs sandbox label ID owner=ann
+    """
+    with _sandboxes(address, config_path, namespace) as client:
+        client.label(id_, parse_labels(labels))
+
+
+@sandbox.command("remove")
+@client_options
+@namespace_option
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def remove_sandboxes(
+    address: Path | None, config_path: Path | None, namespace: str, ids: tuple[str, ...]
+) -> None:
+    """Remove sandboxes; what only they kept is collected. Nothing that runs is ended.
+
+    \b
+    Example:
+      snapfs sandbox remove ID
+    """
+    with _sandboxes(address, config_path, namespace) as client:
+        for id_ in ids:
+            client.remove(id_)
+
+
+@contextmanager
+def _containers(
+    address: Path | None, config_path: Path | None, namespace: str
+) -> Iterator[ContainerClient]:
+    from snapfs.service.container_client import ContainerClient
+
+    settings = resolve(config_path, address=address).config
+    timeout_s = settings.timeouts.call_s
+    with ContainerClient(settings.address, namespace, timeout_s=timeout_s) as client:
+        yield client
+
+
+@contextmanager
+def _sandboxes(
+    address: Path | None, config_path: Path | None, namespace: str
+) -> Iterator[SandboxClient]:
+    from snapfs.service.container_client import SandboxClient
+
+    settings = resolve(config_path, address=address).config
+    timeout_s = settings.timeouts.call_s
+    with SandboxClient(settings.address, namespace, timeout_s=timeout_s) as client:
+        yield client
+
+
+def _container_pairs(it: Container) -> list[tuple[str, str]]:
+    return [
+        ("container", it.id),
+        ("image", it.image or "-"),
+        ("runtime", it.runtime.name),
+        ("snapshot", f"{it.snapshotter}/{it.snapshot_key}" if it.snapshot_key else "-"),
+        ("sandbox", it.sandbox_id or "-"),
+    ]
+
+
+def _sandbox_pairs(it: Sandbox) -> list[tuple[str, str]]:
+    return [("sandbox", it.id), ("sandboxer", it.sandboxer or "-"), ("runtime", it.runtime.name)]
+
+
+def _common(it: Container | Sandbox) -> Iterator[tuple[str, str]]:
+    yield "created", output.when(it.created_ns)
+    yield "updated", output.when(it.updated_ns)
+    for name in sorted(it.extensions):
+        yield "extension", name
+    for key, value in sorted(it.labels.items()):
+        yield "label", f"{key}={value}"
+
+
+def _container_shape(it: Container) -> dict[str, Any]:
+    return {
+        "id": it.id,
+        "image": it.image,
+        "snapshotter": it.snapshotter,
+        "snapshot_key": it.snapshot_key,
+        "sandbox": it.sandbox_id,
+        **_common_shape(it),
+    }
+
+
+def _sandbox_shape(it: Sandbox) -> dict[str, Any]:
+    return {"id": it.id, "sandboxer": it.sandboxer, **_common_shape(it)}
+
+
+def _common_shape(it: Container | Sandbox) -> dict[str, Any]:
+    return {
+        "runtime": {"name": it.runtime.name, "options": _typed_shape(it.runtime.options)},
+        "spec": _typed_shape(it.spec),
+        "extensions": {name: _typed_shape(value) for name, value in it.extensions.items()},
+        "labels": dict(it.labels),
+        "created": output.iso(it.created_ns),
+        "updated": output.iso(it.updated_ns),
+        "revision": it.revision,
+    }
+
+
+def _typed_shape(it: Typed | None) -> dict[str, Any] | None:
+    """Return a value of somebody else's type: as JSON if it is that, else its bytes in base64."""
+    if it is None:
+        return None
+    try:
+        return {"type": it.type_url, "value": json.loads(it.value)}
+    except ValueError:
+        return {"type": it.type_url, "base64": base64.b64encode(it.value).decode()}
