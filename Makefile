@@ -54,6 +54,10 @@ type: setup ## check types (mypy, strict)
 test: setup lint type ## run every check and every test (as root)
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+.PHONY: crash
+crash: setup ## cut the power at thousands of moments, on ext4 and xfs (as root, takes an hour)
+	$(BIN)/pytest tests/crash/test_power_cuts.py --power-cuts 2000 $(PYTEST_ARGS)
+
 .PHONY: bench
 bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints a page (as root)
 	@$(BIN)/python -m bench

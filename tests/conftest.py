@@ -21,6 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail when a test skips that .ci/allowed-skips does not name",
     )
+    parser.addoption(
+        "--power-cuts", type=int, default=100, help="moments of a power cut for each file system"
+    )
+    parser.addoption(
+        "--power-cut-seed", type=int, default=1, help="which moments, and what reaches the disk"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,93 @@
+"""Power cuts at hundreds of moments: what was acknowledged is there, and nothing half made is seen.
+
+The root is on a disk that records writes and flushes. For each cut the disk is made again as it may
+have been: all that was written up to a flush, and any part of what came after it.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash import acts
+from tests.support.recorded_disk import Flush, Recorded, Write, attached, rebuild, recorded
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow, pytest.mark.timeout(7200)]
+
+MIB = 1 << 20
+SIZES = {"ext4": 48 * MIB, "xfs": 320 * MIB}
+SECTOR_BYTES = 512
+KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
+"""How much of what was not flushed reaches the disk."""
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def mounted(source: Path, target: Path) -> None:
+    options = "loop,noatime" + (",nouuid" if source.suffix == ".xfs" else "")
+    run("mount", "-o", options, source, target)
+
+
+def cuts(entries: list[Recorded], count: int, chance: random.Random) -> Iterator[tuple[int, int]]:
+    """Yield pairs of an entry after which the power goes and of the last flush before it."""
+    flushes = [index for index, it in enumerate(entries) if isinstance(it.what, Flush)]
+    for index in sorted(chance.sample(range(flushes[0], len(entries)), min(count, len(entries)))):
+        yield index, max(it for it in flushes if it <= index)
+
+
+def some(writes: list[Write], chance: random.Random) -> list[Write]:
+    """Return a part of the writes; one may be torn between sectors."""
+    share = chance.choice(KEPT)
+    kept = []
+    for write in writes:
+        for at in range(0, len(write.data), 8 * SECTOR_BYTES):
+            piece = write.data[at : at + 8 * SECTOR_BYTES]
+            if chance.random() < share:
+                sectors = len(piece) // SECTOR_BYTES
+                whole = chance.random() < 0.9
+                length = len(piece) if whole else chance.randint(0, sectors) * SECTOR_BYTES
+                kept.append(Write(write.offset + at, piece[:length]))
+    return kept
+
+
+@pytest.mark.parametrize("file_system", SIZES)
+def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
+    file_system: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    count = request.config.getoption("--power-cuts")
+    seed = request.config.getoption("--power-cut-seed")
+    start, durable = tmp_path / "start.img", tmp_path / f"durable.{file_system}"
+    copy, place = tmp_path / f"copy.{file_system}", tmp_path / "place"
+    place.mkdir()
+    with start.open("wb") as file:
+        file.truncate(SIZES[file_system])
+    run(f"mkfs.{file_system}", "-q", start)
+    run("cp", "--sparse=always", start, durable)
+    layout = acts.layout(tmp_path / "layout")
+    with attached(start, tmp_path) as disk:
+        run("mount", "-o", "noatime", disk.device, place)
+        try:
+            done = acts.work(place, lambda: disk.now, layout)
+        finally:
+            run("umount", place)
+    entries, reached = list(recorded(tmp_path / "log")), 0
+    chance = random.Random(f"{file_system} {seed}")
+    for index, flush in cuts(entries, count, chance):
+        rebuild(durable, [it.what for it in entries[reached:flush] if isinstance(it.what, Write)])
+        reached = max(reached, flush)
+        run("cp", "--sparse=always", durable, copy)
+        loose = [it.what for it in entries[flush : index + 1] if isinstance(it.what, Write)]
+        rebuild(copy, some(loose, chance))
+        mounted(copy, place)
+        try:
+            acts.check(place, done, entries[index].end)
+        except Exception as error:
+            raise AssertionError(f"cut {index} of {len(entries)}, seed {seed}") from error
+        finally:
+            run("umount", place)
