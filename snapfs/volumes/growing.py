@@ -36,7 +36,7 @@ def fork(
     Without snapshots the parent is the tip. An imported branch is the same with its own id.
     Raises VolumeSetNotFound, VolumeSnapshotNotFound for the parent, AlreadyExists for the branch.
     """
-    tip = _grow(tx, set_id, parent, snapshots)
+    tip = grow(tx, set_id, parent, snapshots)
     set_oid = sets.find(tx, set_id).oid
     return branches.create(tx, set_oid, branch, name, tip, why, tracking=tracking)
 
@@ -56,15 +56,20 @@ def extend(
     row = branches.find(tx, set_id, branch)
     if row.body.tip_id != parent:
         raise branches.mismatch(row, parent)
-    return branches.move(tx, row, _grow(tx, set_id, parent, snapshots), why)
+    return branches.move(tx, row, grow(tx, set_id, parent, snapshots), why)
 
 
-def _grow(
+def grow(
     tx: WriteTx,
     set_id: VolumeSetId,
     parent: VolumeSnapshotId | None,
     snapshots: Sequence[NewSnapshot],
 ) -> SnapshotRow:
+    """Let snapshots grow from `parent`, None for a new root; return the last, or the parent.
+
+    No branch has them: the caller gives them one, or something else that keeps them, in the same
+    transaction.
+    """
     set_oid = sets.find(tx, set_id).oid
     last = None if parent is None else ancestry.find(tx, set_id, parent)
     for new in snapshots:

@@ -25,10 +25,19 @@ def volume_anchor(volume: VolumeId) -> str:
     return f"volume/{volume}"
 
 
-def note(tx: WriteTx, anchor: str, snapshot: VolumeSnapshotId, oid: int, why: Note) -> None:
-    """Say that from now on `anchor` stands for a snapshot, whose row is `oid`."""
+def note(tx: WriteTx, anchor: str, snapshot: VolumeSnapshotId, oid: int, why: Note) -> bool:
+    """Say that from now on `anchor` stands for a snapshot, whose row is `oid`.
+
+    False, and nothing, when that is what it stands for already, as after the merge of another
+    host's history.
+    """
+    ref = Ref(REF_TYPE, snapshot)
+    last = anchor_reading.newest(tx, anchor_reading.anchor(tx, anchor))
+    if last is not None and last.body.ref == ref:
+        return False
     statement = Statement(author=why.author, reason=why.reason, target=oid)
-    writing.put(tx, anchor, Ref(REF_TYPE, snapshot), statement)
+    writing.put(tx, anchor, ref, statement)
+    return True
 
 
 def end(tx: WriteTx, anchor: str, why: Note) -> None:

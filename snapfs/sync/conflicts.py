@@ -1,0 +1,120 @@
+"""Fields that were changed on both sides, as rows: listed, and settled by whoever knows better.
+
+A row stays until it is settled, whoever won: the value that lost is in it. One that nobody has won
+goes by itself when a later sync finds the field at peace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from snapfs.model import NotFound
+from snapfs.store import ReadTx, Row, WriteTx
+from snapfs.sync import applying, looking, versions
+from snapfs.sync.items import NO_CELL, Cell, Item
+from snapfs.sync.merging import Conflict
+from snapfs.sync.planning import Change
+from snapfs.sync.schema import CONFLICTS, ConflictBody
+from snapfs.sync.threeway import Policy
+from snapfs.volumes import Note
+from snapfs.volumes.ids import VolumeSetId
+from snapfs.volumes.schema import SCOPE as SETS_SCOPE
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A conflict as people see it."""
+
+    number: int
+    """Names it in this store."""
+    set_id: VolumeSetId
+    remote: str
+    kind: str
+    item: str
+    field: str
+    ours: str | None
+    theirs: str | None
+    last: str | None
+    winner: str
+    since_ns: int
+
+
+def keep(
+    tx: WriteTx,
+    set_id: VolumeSetId,
+    remote: str,
+    found: Iterable[Conflict],
+    looked_at: Iterable[str],
+) -> None:
+    """Record the conflicts of a sync; forget open ones of items that it found at peace."""
+    names = set()
+    for conflict in found:
+        name = f"{conflict.key}/{remote}"
+        names.add(name)
+        body = ConflictBody(
+            remote,
+            conflict.kind,
+            conflict.id,
+            conflict.field,
+            conflict.ours,
+            conflict.theirs,
+            conflict.last,
+            conflict.winner,
+        )
+        row = tx.get(CONFLICTS, set_id, name)
+        if row is None:
+            tx.create(CONFLICTS, set_id, name, body)
+        elif row.body != body:
+            tx.update(row, body)
+    for key in looked_at:
+        for row in list(tx.rows(CONFLICTS, set_id, prefix=f"{key}/")):
+            if row.body.remote == remote and not row.body.winner and row.name not in names:
+                tx.delete(row)
+
+
+def walk(tx: ReadTx, set_id: VolumeSetId | None = None) -> Iterator[Kept]:
+    """Yield the conflicts of a set, or of all."""
+    scopes = [set_id] if set_id else sorted({*tx.scopes()} - {SETS_SCOPE})
+    for scope in scopes:
+        for row in tx.rows(CONFLICTS, scope):
+            yield _show(row)
+
+
+def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Kept:
+    """Let a side win a conflict, and forget it; every store that syncs will follow.
+
+    Raises NotFound, InvalidArgument-like refusals of the rooms whose field it is.
+    """
+    row = tx.by_oid(CONFLICTS, number)
+    if row is None:
+        raise NotFound(f"conflict {number} does not exist; see `snapfs conflict list`")
+    set_id, body = VolumeSetId(row.scope), row.body
+    looking.look(tx, set_id)
+    key = f"{body.kind}/{body.item}"
+    now = looking.remembered(tx, set_id, key).get(body.field, NO_CELL)
+    chosen = body.ours if side is Policy.OURS else body.theirs
+    joined = versions.join(now.version, versions.join(body.ours.version, body.theirs.version))
+    dot = looking.next_dot(tx)
+    cell = Cell(chosen.value, versions.change(joined, *dot))
+    item = Item(body.kind, body.item, {body.field: cell}, modified_ns=tx.now_ns)
+    applying.apply(tx, set_id, Change(item, {body.field: now}), why)
+    tx.delete(row)
+    return _show(row)
+
+
+def _show(row: Row[ConflictBody]) -> Kept:
+    body = row.body
+    return Kept(
+        number=row.oid,
+        set_id=VolumeSetId(row.scope),
+        remote=body.remote,
+        kind=body.kind,
+        item=body.item,
+        field=body.field,
+        ours=body.ours.value,
+        theirs=body.theirs.value,
+        last=body.last,
+        winner=body.winner,
+        since_ns=row.created_ns,
+    )

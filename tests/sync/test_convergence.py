@@ -1,0 +1,132 @@
+"""Three hosts, random edits, random syncs, broken connections: in the end all have the same."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from snapfs.model import SnapfsError, Unavailable
+from snapfs.sync.planning import Direction
+from snapfs.sync.threeway import Policy
+from snapfs.volumes.ids import VolumeSetId
+from tests.sync.kit import Breaking, Host
+
+hosts = st.integers(0, 2)
+branch_names = st.sampled_from(["main", "side", "third"])
+words = st.sampled_from(["x", "y", "z"])
+
+steps = st.one_of(
+    st.tuples(st.just("describe"), hosts, words),
+    st.tuples(st.just("attribute"), hosts, words, words),
+    st.tuples(st.just("message"), hosts, branch_names, words),
+    st.tuples(st.just("extend"), hosts, branch_names),
+    st.tuples(st.just("fork"), hosts, branch_names, branch_names),
+    st.tuples(st.just("rename"), hosts, branch_names, branch_names),
+    st.tuples(st.just("remove"), hosts, branch_names),
+    st.tuples(st.just("reset"), hosts, branch_names),
+    st.tuples(
+        st.just("sync"),
+        hosts,
+        st.integers(1, 2),
+        st.sampled_from(Direction),
+        st.sampled_from(Policy),
+        st.one_of(st.none(), st.tuples(st.integers(0, 12), st.booleans())),
+    ),
+)
+
+
+def _edit(host: Host, set_id: VolumeSetId, kind: str, *args: Any) -> None:
+    match kind, args:
+        case "describe", (word,):
+            host.edit_set(set_id, description=word)
+        case "attribute", (key, word):
+            known = dict(host.set(set_id).attributes)
+            host.edit_set(set_id, attributes={**known, key: word})
+        case "message", (name, word):
+            host.edit_snapshot(set_id, host.tips(set_id).get(name, ""), description=word)
+        case "extend", (name,):
+            host.extend(set_id, name)
+        case "fork", (name, new):
+            host.fork(set_id, new, host.tips(set_id).get(name))
+        case "rename", (name, new):
+            host.rename(set_id, name, new)
+        case "remove", (name,):
+            host.remove(set_id, name)
+        case "reset", (name,):
+            first = host.history(set_id, name)[0]
+            host.reset(set_id, name, first or "")
+
+
+def _step(all_hosts: list[Host], set_id: VolumeSetId, step: tuple[Any, ...]) -> None:
+    kind, number, *args = step
+    host = all_hosts[number]
+    try:
+        if kind != "sync":
+            _edit(host, set_id, kind, *args)
+            return
+        distance, direction, policy, broken = args
+        other = all_hosts[(number + distance) % 3]
+        through: Any = (
+            (lambda peer: Breaking(peer, broken[0], is_done=broken[1])) if broken else lambda it: it
+        )
+        host.sync(other, set_id, direction, policy, through)
+    except Unavailable:
+        return
+    except SnapfsError:
+        if kind == "sync":
+            raise  # only edits may be refused: of what is not there, or to a name that is taken
+
+
+def _settle(all_hosts: list[Host], set_id: VolumeSetId) -> None:
+    """Sync until all is quiet, as people would: choose where the branches have diverged."""
+    for _ in range(12):
+        well = True
+        for number, host in enumerate(all_hosts):
+            other = all_hosts[(number + 1) % 3]
+            report = host.sync(other, set_id)
+            for row in host.conflicts():
+                well = well and bool(row.winner)
+                side = Policy.OURS if (row.ours or "") > (row.theirs or "") else Policy.THEIRS
+                host.settle(row.number, side)
+            for branch in report.branches:
+                if branch.fate == "name taken":
+                    well = False
+                    _rename_away(host, set_id, branch.name)
+        one, other, third = ((it.contents(set_id), it.histories(set_id)) for it in all_hosts)
+        if well and one == other == third:
+            return
+    raise AssertionError([it.contents(set_id) for it in all_hosts])
+
+
+def _rename_away(host: Host, set_id: VolumeSetId, name: str) -> None:
+    try:
+        host.rename(set_id, name, f"{name}-of-{host.name}")
+    except SnapfsError:
+        return
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink takes many minutes
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(st.lists(steps, min_size=8, max_size=24))
+def test_any_edits_and_syncs_converge(found: list[tuple[Any, ...]]) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        made = [Host(name, Path(directory) / name) for name in ("ann", "bob", "eve")]
+        try:
+            set_id = made[0].new_set()
+            made[0].fork(set_id, "main")
+            made[0].sync(made[1], set_id)
+            made[1].sync(made[2], set_id)
+            for step in found:
+                _step(made, set_id, step)
+            _settle(made, set_id)
+        finally:
+            for host in made:
+                host.close()
