@@ -24,6 +24,9 @@ def take_answer(fh: int, /) -> tuple[int, int] | None:
 def kills_set_id() -> bool:
     """Whether the request that waits for pyfuse3 says that its caller may not keep set-id bits."""
 
+def unique() -> int:
+    """Number of the request that waits for pyfuse3, 0 without one."""
+
 def missing() -> str | None:
     """Name what libfuse lacks."""
 

@@ -19,7 +19,7 @@ import structlog
 
 from snapfs import __version__
 from snapfs.fuse import control, unixsocket
-from snapfs.fuse.handover import Connection, new_journal
+from snapfs.fuse.handover import Connection
 from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.process import Stranger, WorkerProcess, WorkerSettings
@@ -27,6 +27,7 @@ from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailabl
 
 ANSWER_TIMEOUT_S = 6.0
 """For a worker to answer at its door; longer than it waits there for a dead control to be gone."""
+_MOST_FDS = 16
 
 log = structlog.get_logger(__name__)
 
@@ -94,15 +95,16 @@ def _introduce(
 def _receive_welcome(channel: socket.socket, pid: int) -> tuple[control.Welcome, Connection]:
     try:
         packet, fds, _, _ = socket.recv_fds(
-            channel, control.MAX_PACKET_BYTES, 2, socket.MSG_CMSG_CLOEXEC
+            channel, control.MAX_PACKET_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC
         )
     except TimeoutError:
         raise Unavailable(f"worker {pid} did not answer in time") from None
     try:
         answer = control.decode(packet)
         if isinstance(answer, control.Welcome) and fds:
-            journal = fds.pop() if len(fds) > 1 else new_journal()  # an older release has none
-            return answer, Connection(fds.pop(), answer.init, journal)
+            fd, *kept = fds
+            fds = []
+            return answer, Connection.of(fd, answer.init, kept)
     finally:
         for fd in fds:
             os.close(fd)

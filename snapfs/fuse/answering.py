@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -45,6 +46,14 @@ async def recovering(
         except StaleNode as error:
             stale = error
     raise stale
+
+
+async def raising(answer: Awaitable[Result]) -> Result:
+    """Make the refusal of a handler of pyfuse3's the OSError that it was."""
+    try:
+        return await answer
+    except pyfuse3.FUSEError as error:
+        raise OSError(error.errno, os.strerror(error.errno)) from None
 
 
 def answering(handler: Handler[Owner, Parameters, Result]) -> Handler[Owner, Parameters, Result]:

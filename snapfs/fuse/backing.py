@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import structlog
 
 from snapfs.fuse import channel
+from snapfs.fuse.channel import RESENT
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.idjournal import Journal, Record
 from snapfs.overlay import is_sealed
@@ -67,14 +68,25 @@ class Entry:
     """Those of `opens` that may write."""
     inherited: bool = False
     """Made by an earlier worker, not used by this one yet."""
+    request: int = 0
+    """Number of the request that was counted last; sent again, it is not counted again."""
 
 
 class BackingIds:
     """The entries of one connection."""
 
-    def __init__(self, fd: int, journal: Journal, *, idle_kept: int = IDLE_KEPT) -> None:
-        """`fd` is a descriptor of the connection; it stays the caller's."""
+    def __init__(
+        self,
+        fd: int,
+        journal: Journal,
+        *,
+        idle_kept: int = IDLE_KEPT,
+        number: Callable[[], int] = channel.unique,
+    ) -> None:
+        """`fd` is a descriptor of the connection; it stays the caller's. `number` returns that of
+        the present request."""
         self._fd = fd
+        self._number = number
         self._journal = journal
         self._idle_kept = idle_kept
         self._entries: dict[int, Entry] = {}
@@ -93,6 +105,7 @@ class BackingIds:
             record.opens,
             record.writers,
             inherited=True,
+            request=record.request,
         )
         if not record.opens:
             self._idle[record.nodeid] = None
@@ -139,8 +152,9 @@ class BackingIds:
             raise OSError(
                 errno.EBUSY, f"node {nodeid} is open as {entry.kind.name}, not {kind.name}"
             )
-        entry.opens += 1
-        entry.writers += writing
+        if not self._is_counted(entry):
+            entry.opens += 1
+            entry.writers += writing
         self._idle.pop(nodeid, None)
         self._write(entry)
         return entry
@@ -153,6 +167,8 @@ class BackingIds:
         entry = self._entries.get(nodeid)
         if entry is None or not entry.opens:
             return 0  # an earlier worker's, and forgotten since
+        if self._is_counted(entry):
+            return 0
         entry.opens -= 1
         entry.writers -= min(writing, entry.writers)
         if entry.opens:
@@ -167,6 +183,13 @@ class BackingIds:
         if len(self._idle) > self._idle_kept:
             self.discard(next(iter(self._idle)))
         return 0
+
+    def _is_counted(self, entry: Entry) -> bool:
+        """Whether the present request was counted by a worker that died before it answered; if not,
+        it is now. Between the count and the answer nothing else is counted for the node."""
+        number = self._number()
+        known, entry.request = entry.request, number & ~RESENT
+        return bool(number & RESENT) and known == entry.request
 
     def discard(self, nodeid: int) -> None:
         """Let go of a node's file if the node is not open."""
@@ -227,6 +250,7 @@ class BackingIds:
                 entry.opens,
                 entry.writers,
                 entry.kind,
+                entry.request,
             ),
         )
 

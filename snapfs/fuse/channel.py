@@ -26,10 +26,12 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
 
-ABI = 5
+ABI = 6
 """Of the library's Python face; a library of another one is not used."""
 INCARNATION = 1 << 63
 """Bit of a node's number that no reply shows: another node for the same visible inode number."""
+RESENT = 1 << 63
+"""Bit of a request's number: it was read before, by a worker that died (FUSE_UNIQUE_RESEND)."""
 
 OFF = "SNAPFS_CHANNEL"
 """Environment variable; `off` leaves pyfuse3 alone."""
@@ -197,6 +199,23 @@ def kills_set_id() -> bool | None:
     return _kills_set_id.get()
 
 
+_unique: ContextVar[int] = ContextVar("unique", default=0)
+"""Number of the request that this task has in hand."""
+
+
+def unique() -> int:
+    """Return the number of the present request, with `RESENT` if it was sent before.
+
+    0 where nobody knows it: without the library.
+    """
+    return _unique.get()
+
+
+def note_kills_set_id(*, kills: bool) -> None:
+    """Say for a request that is answered past pyfuse3 what it says itself."""
+    _kills_set_id.set(kills)
+
+
 class Requests:
     """The requests of one session, read through the library."""
 
@@ -207,18 +226,22 @@ class Requests:
         self._receive = library.receive
         self._reply = library.reply
         self._kills = library.kills_set_id
+        self._number = library.unique
 
     def receive(self, fd: int) -> Request | bool | None:
         """Read one request; None when there is none, True when pyfuse3 is to take it, False when
         so many were answered on the way that others should have their turn."""
         found = self._receive(fd)
         if found is True:
+            _unique.set(self._number())
             _kills_set_id.set(self._kills())
             return True
         if found is None or found is False:
             return found
+        request = Request._make(found)
+        _unique.set(request.unique)
         _kills_set_id.set(None)
-        return Request._make(found)
+        return request
 
     def answer(self, fd: int, unique: int, body: Body) -> None:
         """Send what a handler returned."""

@@ -16,19 +16,17 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import pyfuse3
 
 from snapfs.fuse import channel, entries
 from snapfs.fuse._desk import Desk
-from snapfs.fuse.answering import recovering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Opcode, RawHandler, Request
-from snapfs.fuse.recovery import Recovery
 from snapfs.fuse.threads import Threads, blocking
-from snapfs.fuse.trees import Forest, Shown, StaleNode
+from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Node, identity
 
 _READ_IN = struct.Struct("<QQI")
@@ -36,9 +34,6 @@ _DOT, _DOT_DOT = 1, 2
 """Places of `.` and `..`; those of names are greater."""
 _CHUNK = 128
 """Names taken from a listing at a time."""
-
-
-Handler = Callable[[Request], Awaitable[bytes]]
 
 
 class Directories:
@@ -56,7 +51,6 @@ class Directories:
         self._forest = forest
         self._view = view
         self._threads = threads
-        self._recovery = Recovery(forest)
         self.shows_xattrs = True
         """Extended attributes of files are shown as they are."""
 
@@ -65,20 +59,10 @@ class Directories:
         return {
             Opcode.LOOKUP: self.lookup,
             Opcode.OPENDIR: self.opendir,
-            Opcode.READDIR: partial(self._found, partial(self._read, plus=False)),
-            Opcode.READDIRPLUS: partial(self._found, partial(self._read, plus=True)),
-            Opcode.FSYNCDIR: partial(self._found, self.fsyncdir),
+            Opcode.READDIR: partial(self._read, plus=False),
+            Opcode.READDIRPLUS: partial(self._read, plus=True),
+            Opcode.FSYNCDIR: self.fsyncdir,
         }
-
-    async def _found(self, handler: Handler, request: Request) -> bytes:
-        """Find a directory again that only an earlier worker knew.
-
-        No OPENDIR is there to be refused, so that the kernel would walk the path again.
-        """
-        try:
-            return await handler(request)
-        except StaleNode as stale:
-            return await recovering(self._recovery.recover, stale, lambda: handler(request))
 
     async def lookup(self, request: Request) -> bytes:
         """Find a name and count the reference that the kernel gets."""

@@ -95,6 +95,6 @@ async def welcome(
     channel: trio.socket.SocketType, words: control.Welcome, connection: Connection
 ) -> None:
     """Let a control process in, with the lane's descriptors."""
-    fds = array.array("i", [connection.fd, connection.journal])
+    fds = array.array("i", connection.fds)
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)
     await channel.sendmsg([control.encode(words)], [rights])

@@ -17,7 +17,7 @@ from typing import cast
 
 import pyfuse3
 
-from snapfs.fuse import bounded, channel, mounts, privileges
+from snapfs.fuse import bounded, channel, mounts, privileges, replays
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Opcode, OpenFlags, Request
@@ -25,6 +25,8 @@ from snapfs.fuse.copyup import CopyUps
 from snapfs.fuse.directories import Directories
 from snapfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from snapfs.fuse.handover import MAX_WRITE_BYTES
+from snapfs.fuse.inflight import InFlight, Noting
+from snapfs.fuse.inherited import InheritedRequests
 from snapfs.fuse.offers import Offers
 from snapfs.fuse.passing import Passing
 from snapfs.fuse.recovery import Recovery
@@ -49,8 +51,17 @@ _KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME 
 class FileHandlers(Operations):
     """State that all handlers share, and those for what is in files."""
 
-    def __init__(self, forest: Forest, view: View, *, redirects: bool = True) -> None:
+    def __init__(
+        self,
+        forest: Forest,
+        view: View,
+        *,
+        redirects: bool = True,
+        inflight: InFlight | None = None,
+    ) -> None:
+        """`inflight` takes notes for the next worker, if there can be one."""
         super().__init__()
+        self._inflight = inflight
         self.forest = forest
         self.view = view
         self.redirects = redirects
@@ -63,6 +74,7 @@ class FileHandlers(Operations):
         self.set_id_watch = SetIdWatch()
         self._recovery = Recovery(forest)
         self.copy_ups = CopyUps(self.files, self.threads, self.passing.copied_up)
+        self.raw.update(InheritedRequests(self).handlers())
         self.raw[Opcode.RELEASE] = self._release_node
         self.raw[Opcode.FSYNC] = self._sync_node
         self.names = Directories(forest, view, self.threads, self.present)
@@ -72,8 +84,11 @@ class FileHandlers(Operations):
         """Of reads on the loop: the reply is sent before anything else runs."""
 
     async def recover(self, ino: int) -> bool:
-        """Find a node that an earlier worker knew, as long as it is open past us from then."""
-        return self.passing.is_inherited(ino) and await self._recovery.recover(ino)
+        return await self._recovery.recover(ino)
+
+    def once(self) -> Noting:
+        """Return what there is to note of the present request, which must not happen twice."""
+        return Noting(None, 0) if self._inflight is None else self._inflight.request()
 
     @answering
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -107,9 +122,14 @@ class FileHandlers(Operations):
         uid, gid = self.view.caller(ctx)
         tree = await shown.begin()
         try:
-            node, fd = tree.create(
-                parent, name, mode, flags & _KEPT_FLAGS, uid=uid, gid=gid, umask=ctx.umask
-            )
+            with self.once() as once:
+                found = replays.made(once, tree, parent, name)
+                if found is None:
+                    node, fd = tree.create(
+                        parent, name, mode, flags & _KEPT_FLAGS, uid=uid, gid=gid, umask=ctx.umask
+                    )
+                else:
+                    node, fd = found, tree.open(found, flags & _KEPT_FLAGS & ~os.O_TRUNC)
             handle = FileHandle(
                 shown,
                 node,
@@ -225,25 +245,27 @@ class FileHandlers(Operations):
     async def release(self, fh: int) -> None:
         handle = self.files.pop(fh)
         if handle is not None:
-            await self._release(handle)
+            await self._release(handle, Noting(None, 0))
 
     async def _release_node(self, request: Request) -> bytes:
         """As `release`, with the node: it is known of what an earlier worker opened too."""
         fh, flags, _, _ = _RELEASE_IN.unpack_from(request.body)
         handle = self.files.pop(fh)
-        if handle is None:
-            self.passing.left(request.nodeid, writing=flags & os.O_ACCMODE != os.O_RDONLY)
-        else:
-            await self._release(handle)
+        with self.once() as once:
+            if handle is not None:
+                await self._release(handle, once)
+            elif once.earlier is None:
+                self.passing.left(request.nodeid, writing=flags & os.O_ACCMODE != os.O_RDONLY)
         return b""
 
-    async def _release(self, handle: FileHandle) -> None:
+    async def _release(self, handle: FileHandle, once: Noting) -> None:
         node = handle.node
         if node in self.set_id_watch:
             self._look_at_set_id(handle.shown, node)
         backing_id = self.passing.leave(handle)
         try:
             if handle.writable and not node.names():  # this frees the file's blocks
+                once.did()  # others are counted before this one is answered
                 await blocking(self.threads.file_io, self._close, handle, backing_id)
             else:
                 self._close(handle, backing_id)

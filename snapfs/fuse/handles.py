@@ -91,6 +91,14 @@ class FileHandle:
     def has_fd(self) -> bool:
         return self._fd >= 0
 
+    def reopen(self, fd: int) -> None:
+        """Go on with another descriptor, under the number of the one before; owns `fd`."""
+        if self._fd < 0:
+            self._fd = fd
+            return
+        os.dup2(fd, self._fd, inheritable=False)
+        os.close(fd)
+
     def close(self) -> None:
         """Close the descriptor, if there is one. Blocks for a big removed file."""
         fd, self._fd = self._fd, -1
@@ -120,10 +128,11 @@ class Handles(Generic[AnyHandle]):
         self._open: dict[int, AnyHandle] = {}
         self._of_node: dict[int, set[int]] = {}
 
-    def add(self, handle: AnyHandle) -> int:
-        """Keep a handle and return its number."""
-        number = self._next
-        self._next += 1
+    def add(self, handle: AnyHandle, number: int | None = None) -> int:
+        """Keep a handle and return its number: a new one, or that which a dead worker gave out."""
+        if number is None:
+            number = self._next
+            self._next += 1
         self._open[number] = handle
         self._of_node.setdefault(handle.node.ino, set()).add(number)
         return number

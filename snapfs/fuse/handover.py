@@ -19,9 +19,10 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from snapfs.fuse import mounts
 
@@ -183,16 +184,56 @@ class Connection:
     init: InitRequest
     journal: int
     """A memfd that lives as long as the mount; what one worker leaves there for the next."""
+    inflight: int
+    """The same, of requests in flight (inflight.py)."""
+    places: int
+    """The same, of where the kernel's nodes are (overlay, Places)."""
+
+    @classmethod
+    def of(cls, fd: int, init: InitRequest, kept: Sequence[int] = ()) -> Self:
+        """Make one of descriptors that it owns from now on.
+
+        `kept` are the memfds that an earlier process had, as `memory` gives them. An older release
+        has fewer; the missing ones are new, and empty.
+        """
+        own = [*kept[: len(_MEMORY)], *map(_new_memory, _MEMORY[len(kept) :])]
+        return cls(fd, init, *own)
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """What workers leave to each other, in an order that does not change."""
+        return self.journal, self.inflight, self.places
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        return self.fd, *self.memory
+
+    def resend(self) -> bool:
+        """Have the kernel send again what a dead worker has read and not answered (Linux 6.9).
+
+        To be called before a new worker reads anything, so that these requests come first. False
+        when the kernel cannot: they are never answered.
+        """
+        try:
+            os.write(self.fd, _REPLY.pack(_REPLY.size, _NOTIFY_RESEND, 0))
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return False
+            raise
+        return True
 
     def close(self) -> None:
-        """Let go of both descriptors; without a worker that has them too, the connection ends."""
-        os.close(self.journal)
-        os.close(self.fd)
+        """Let go of all descriptors; without a worker that has them too, the connection ends."""
+        for fd in self.fds:
+            os.close(fd)
 
 
-def new_journal() -> int:
-    """Return the empty memfd of a new connection."""
-    return os.memfd_create("snapfs-journal", os.MFD_CLOEXEC)
+_MEMORY = ("snapfs-journal", "snapfs-inflight", "snapfs-places")
+_NOTIFY_RESEND = 7
+
+
+def _new_memory(name: str) -> int:
+    return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
 def connect(
@@ -220,7 +261,7 @@ def connect(
         except OSError:
             mounts.unmount(mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
             raise
-        return Connection(fd, init, new_journal())
+        return Connection.of(fd, init)
     except OSError:
         os.close(fd)
         raise

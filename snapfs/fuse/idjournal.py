@@ -3,7 +3,8 @@
 One record for each entry of `backing.BackingIds`. A record is written by one pwrite(2) and lies in
 one page, so a process that is killed leaves the old or the new one. Little-endian, 64 bytes:
 
-    node id u64 | inode u64 | device u64 | backing id u32 | opens u32 | writers u32 | kind u32 | 0
+    node id u64 | inode u64 | device u64 | backing id u32 | opens u32 | writers u32 | kind u32 |
+    request u64 | 0
 
 A record of kind 0 is free. One process writes; the next one reads what that left, once.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 RECORD_BYTES = 64
-_RECORD = struct.Struct("<QQQIIII24x")
+_RECORD = struct.Struct("<QQQIIIIQ16x")
 _FREE = bytes(RECORD_BYTES)
 _READ_BYTES = 1 << 20
 
@@ -31,6 +32,7 @@ class Record(NamedTuple):
     opens: int
     writers: int
     kind: int
+    request: int = 0
 
 
 class Journal:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from snapfs.fuse import wire
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
+from snapfs.fuse.inflight import Noting
+from snapfs.overlay import Node, Tree
 
 if TYPE_CHECKING:
     from snapfs.fuse.operations import OverlayOperations
@@ -32,7 +34,11 @@ class NamelessRequests:
         uid, gid = operations.view.caller(request)
         tree = await shown.begin()
         try:
-            node, fd = tree.tmpfile(parent, mode, flags, uid=uid, gid=gid, umask=umask)
+            with operations.once() as once:
+                node, fd = _made(once, tree, flags) or tree.tmpfile(
+                    parent, mode, flags, uid=uid, gid=gid, umask=umask
+                )
+                once.did(node.ino)
             operations.forest.remember(node)
             try:
                 opened = operations.opened_past(shown, node, fd, request.pid)
@@ -44,3 +50,11 @@ class NamelessRequests:
             return wire.entry(entry) + wire.opened(*opened)
         finally:
             shown.end()
+
+
+def _made(once: Noting, tree: Tree, flags: int) -> tuple[Node, int] | None:
+    """Return and open the file that a dead worker made for this request, if it did."""
+    if once.earlier is None or not once.earlier.first:
+        return None
+    node = tree.nameless(once.earlier.first, None)
+    return None if node is None else (node, tree.open(node, flags & os.O_ACCMODE))

@@ -13,31 +13,25 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 import pyfuse3
 
 from snapfs.fuse import privileges
+from snapfs.fuse.answering import raising
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Body, NotSupported, Opcode, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import FileHandle
+from snapfs.fuse.inflight import InFlight
+from snapfs.fuse.inherited import KILL_SET_ID, READ_IN, WRITE_IN, WRITE_OUT
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Node, SetAttr, Tree
 
-Result = TypeVar("Result")
-
 KEPT = 1024
-_READ_IN = struct.Struct("<QQIIQII")
-_WRITE_IN = struct.Struct("<QQIIQII")
-_WRITE_OUT = struct.Struct("<II")
-_KILL_SET_ID = 1 << 2
-"""FUSE_WRITE_KILL_SUIDGID: who writes may not keep set-id bits."""
 _FROM_CACHE = 1 << 0
 """FUSE_WRITE_CACHE: pages that a mapping changed, by whoever has the file open."""
 
@@ -115,8 +109,8 @@ class Descriptors:
 class NoOpenOperations(OverlayOperations):
     """The handlers of a lane, less handles."""
 
-    def __init__(self, forest: Forest, view: View) -> None:
-        super().__init__(forest, view)
+    def __init__(self, forest: Forest, view: View, *, inflight: InFlight | None = None) -> None:
+        super().__init__(forest, view, inflight=inflight)
         self.descriptors = Descriptors(self)
         self.raw.update(
             {
@@ -126,11 +120,6 @@ class NoOpenOperations(OverlayOperations):
                 Opcode.WRITE: self._finding(self._write_node),
             }
         )
-
-    async def recover(self, ino: int) -> bool:
-        """Find a node that an earlier worker knew: what is read was perhaps looked up in its
-        time."""
-        return await self._recovery.recover(ino)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         await super().forget(inode_list)
@@ -143,21 +132,21 @@ class NoOpenOperations(OverlayOperations):
         return [node.ino for node in self.forest.nodes(shown) if node.type == stat.S_IFREG]
 
     async def _read_node(self, request: Request) -> Body:
-        _, offset, size, *_ = _READ_IN.unpack_from(request.body)
+        _, offset, size, *_ = READ_IN.unpack_from(request.body)
         shown, node = self.forest.find(request.nodeid)
         async with self.descriptors.lent(shown, node, writable=False) as number:
-            return await _raising(self.read(number, offset, size))
+            return await raising(self.read(number, offset, size))
 
     async def _write_node(self, request: Request) -> Body:
-        _, offset, size, flags, _, opened, _ = _WRITE_IN.unpack_from(request.body)
-        data = memoryview(request.body)[_WRITE_IN.size : _WRITE_IN.size + size]
+        _, offset, size, flags, _, opened, _ = WRITE_IN.unpack_from(request.body)
+        data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
         shown, node = self.forest.find(request.nodeid)
-        await self._prepare_write(shown, node, kills_set_id=bool(flags & _KILL_SET_ID))
+        await self._prepare_write(shown, node, kills_set_id=bool(flags & KILL_SET_ID))
         if isinstance(shown.tree, Tree) and not flags & _FROM_CACHE:
             shown.tree.check_open(node, opened)
         async with self.descriptors.lent(shown, node, writable=True) as number:
-            done = await _raising(self.write(number, offset, data))
-        return _WRITE_OUT.pack(done, 0)
+            done = await raising(self.write(number, offset, data))
+        return WRITE_OUT.pack(done, 0)
 
     async def _prepare_write(self, shown: Shown, node: Node, *, kills_set_id: bool) -> None:
         """Copy a file up, and take set-id bits that its writer may not keep."""
@@ -183,11 +172,3 @@ class NoOpenOperations(OverlayOperations):
 
 async def _refuse_for_good(request: Request) -> Body:
     raise NotSupported
-
-
-async def _raising(answer: Awaitable[Result]) -> Result:
-    """Make the refusal of a handler of pyfuse3's the OSError that it was."""
-    try:
-        return await answer
-    except pyfuse3.FUSEError as error:
-        raise OSError(error.errno, os.strerror(error.errno)) from None

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 import pyfuse3
 import structlog
 
-from snapfs.fuse import attributes, extras, privileges
+from snapfs.fuse import attributes, extras, privileges, replays
 from snapfs.fuse.answering import answering, recovering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Body, RawHandler, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import DirectoryHandle
+from snapfs.fuse.inflight import InFlight
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Forest, Shown, StaleNode
 from snapfs.overlay import Dir, DirEntry, Node, SetAttr, Tree, acl
@@ -36,8 +37,15 @@ _DOTS = 2
 class OverlayOperations(FileHandlers):
     """Handlers for names and attributes, added to those for contents."""
 
-    def __init__(self, forest: Forest, view: View, *, redirects: bool = True) -> None:
-        super().__init__(forest, view, redirects=redirects)
+    def __init__(
+        self,
+        forest: Forest,
+        view: View,
+        *,
+        redirects: bool = True,
+        inflight: InFlight | None = None,
+    ) -> None:
+        super().__init__(forest, view, redirects=redirects, inflight=inflight)
         self.raw.update(extras.handlers(self))
         self.raw = {code: self._finding(handler) for code, handler in self.raw.items()}
 
@@ -107,7 +115,10 @@ class OverlayOperations(FileHandlers):
         uid, gid = self.view.caller(ctx)
         tree = await shown.begin()
         try:
-            node = tree.mknod(parent, name, mode, rdev, uid=uid, gid=gid, umask=ctx.umask)
+            with self.once() as once:
+                node = replays.made(once, tree, parent, name) or tree.mknod(
+                    parent, name, mode, rdev, uid=uid, gid=gid, umask=ctx.umask
+                )
             return self._known(shown, node)
         finally:
             shown.end()
@@ -120,7 +131,10 @@ class OverlayOperations(FileHandlers):
         uid, gid = self.view.caller(ctx)
         tree = await shown.begin()
         try:
-            node = tree.mkdir(parent, name, mode, uid=uid, gid=gid, umask=ctx.umask)
+            with self.once() as once:
+                node = replays.made(once, tree, parent, name) or tree.mkdir(
+                    parent, name, mode, uid=uid, gid=gid, umask=ctx.umask
+                )
             return self._known(shown, node)
         finally:
             shown.end()
@@ -133,7 +147,11 @@ class OverlayOperations(FileHandlers):
         uid, gid = self.view.caller(ctx)
         tree = await shown.begin()
         try:
-            return self._known(shown, tree.symlink(parent, name, target, uid=uid, gid=gid))
+            with self.once() as once:
+                node = replays.made(once, tree, parent, name) or tree.symlink(
+                    parent, name, target, uid=uid, gid=gid
+                )
+            return self._known(shown, node)
         finally:
             shown.end()
 
@@ -147,7 +165,9 @@ class OverlayOperations(FileHandlers):
         tree = await shown.begin()
         try:
             await self.copy_ups.ensure(shown, tree, node)
-            tree.link(node, new_parent, new_name)
+            with self.once() as once:
+                if replays.made(once, tree, new_parent, new_name) is None:
+                    tree.link(node, new_parent, new_name)
             return self._known(shown, node)
         finally:
             shown.end()
@@ -157,10 +177,13 @@ class OverlayOperations(FileHandlers):
         shown, parent = self.forest.find(parent_inode)
         tree = await shown.begin()
         try:
-            node = tree.lookup(parent, name)
-            await self.copy_ups.settled(shown, node)
-            tree.unlink(parent, name)
-            self.passing.unlinked(node)
+            with self.once() as once:
+                if replays.removed(once, tree, parent, name):
+                    return
+                node = tree.lookup(parent, name)
+                await self.copy_ups.settled(shown, node)
+                tree.unlink(parent, name)
+                self.passing.unlinked(node)
         finally:
             shown.end()
 
@@ -169,7 +192,9 @@ class OverlayOperations(FileHandlers):
         shown, parent = self.forest.find(parent_inode)
         tree = await shown.begin()
         try:
-            tree.rmdir(parent, name)
+            with self.once() as once:
+                if not replays.removed(once, tree, parent, name):
+                    tree.rmdir(parent, name)
         finally:
             shown.end()
 
@@ -188,14 +213,19 @@ class OverlayOperations(FileHandlers):
         _same_tree(shown, to)
         tree = await shown.begin()
         try:
-            await self._prepare_move(shown, tree, tree.lookup(parent, name_old))
-            target = _lookup_or_none(tree, new_parent, name_new)
-            if target is not None:
-                await self._prepare_target(shown, tree, target, flags)
+            old, new = (parent, name_old), (new_parent, name_new)
             uid, gid = self.view.caller(ctx)
-            tree.rename(parent, name_old, new_parent, name_new, flags, uid=uid, gid=gid)
-            if target is not None:
-                self.passing.unlinked(target)
+            with self.once() as once:
+                if replays.moved(once, tree, old, new, flags):
+                    replays.finish_move(tree, old, flags, uid=uid, gid=gid)
+                    return
+                await self._prepare_move(shown, tree, tree.lookup(*old))
+                target = _lookup_or_none(tree, *new)
+                if target is not None:
+                    await self._prepare_target(shown, tree, target, flags)
+                tree.rename(*old, *new, flags, uid=uid, gid=gid)
+                if target is not None:
+                    self.passing.unlinked(target)
         finally:
             shown.end()
 
@@ -260,13 +290,21 @@ class OverlayOperations(FileHandlers):
     async def setxattr(
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
+        await self.set_attribute(inode, name, value, 0, uid=ctx.uid, pid=ctx.pid)
+
+    async def set_attribute(
+        self, inode: int, name: bytes, value: bytes, flags: int, *, uid: int, pid: int
+    ) -> None:
+        """Set an extended attribute (flags: os.XATTR_CREATE, os.XATTR_REPLACE)."""
         shown, node = self.forest.find(inode)
         tree = await shown.begin()
         try:
             await self.copy_ups.ensure(shown, tree, node)
-            tree.setxattr(node, name, value, 0)
-            if name == acl.ACCESS:
-                self._kill_set_group(tree, node, ctx)
+            with self.once() as once:
+                if not replays.attribute_set(once, tree, node, name, flags):
+                    tree.setxattr(node, name, value, flags)
+                    if name == acl.ACCESS:
+                        self._kill_set_group(tree, node, uid, pid)
         finally:
             shown.end()
 
@@ -276,7 +314,9 @@ class OverlayOperations(FileHandlers):
         tree = await shown.begin()
         try:
             await self.copy_ups.ensure(shown, tree, node)
-            tree.removexattr(node, name)
+            with self.once() as once:
+                if not replays.attribute_removed(once, tree, node, name):
+                    tree.removexattr(node, name)
         finally:
             shown.end()
 
@@ -332,10 +372,10 @@ class OverlayOperations(FileHandlers):
             mtime_ns=wanted.mtime_ns,
         )
 
-    def _kill_set_group(self, tree: Tree, node: Node, ctx: pyfuse3.RequestContext) -> None:
+    def _kill_set_group(self, tree: Tree, node: Node, uid: int, pid: int) -> None:
         """Make an ACL take the set-group bit when it is set by somebody outside the group."""
         found = tree.getattr(node)
-        keeps = privileges.keeps_set_group(ctx.uid, ctx.pid, found.gid)
+        keeps = privileges.keeps_set_group(uid, pid, found.gid)
         if found.mode & stat.S_ISGID and not keeps:
             tree.setattr(node, SetAttr(mode=stat.S_IMODE(found.mode) & ~stat.S_ISGID))
 

@@ -100,11 +100,15 @@ class Passing:
         opened = None if self.ids is None else self.ids.get(self._forest.nodeid(node))
         return opened is not None and opened.kind is Kind.UPPER and opened.writers > 0
 
-    def is_inherited(self, ino: int) -> bool:
-        """Whether what an earlier worker opened of a file may still be open."""
-        if self.ids is None:
-            return False
-        return self.ids.is_inherited(ino) or self.ids.is_inherited(ino | INCARNATION)
+    def is_native(self, nodeid: int) -> bool:
+        """Whether a node is open past us."""
+        opened = None if self.ids is None else self.ids.get(nodeid)
+        return opened is not None and opened.kind is not Kind.CACHED
+
+    def reads_past_copy(self, nodeid: int, node: Node) -> bool:
+        """Whether the kernel reads the lower file by this number although it has a copy now."""
+        opened = None if self.ids is None else self.ids.get(nodeid)
+        return node.up and opened is not None and opened.kind is Kind.LOWER
 
     def close_id(self, backing_id: int) -> None:
         """Close what `leave` returned; safe in any thread."""

@@ -116,22 +116,25 @@ class WorkerProcess:
         settings: WorkerSettings,
         connection: Connection,
         device: str,
-        *,
-        frozen: tuple[int, ...],
     ) -> Self:
-        """Start a worker, which is not ready yet; raises OSError."""
+        """Start a worker, which touches nothing before `begin`; raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
                 _command(settings, device, connection, theirs.fileno()),
-                pass_fds=(connection.fd, connection.journal, theirs.fileno()),
+                pass_fds=(*connection.fds, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 cwd="/",
                 start_new_session=True,
             )
-        worker = cls(settings.lane, process, ours, version=__version__, ready=False)
-        worker._send(control.Begin.of(connection.init, frozen, settings.limits))
-        return worker
+        return cls(settings.lane, process, ours, version=__version__, ready=False)
+
+    def begin(
+        self, settings: WorkerSettings, connection: Connection, frozen: tuple[int, ...]
+    ) -> None:
+        """Let it serve: nobody else reads from the connection any more; raises Unavailable."""
+        self.started_s = time.monotonic()
+        self._send(control.Begin.of(connection.init, frozen, settings.limits))
 
     @property
     def pid(self) -> int:
@@ -270,7 +273,7 @@ def _command(
         f"--door={os.fspath(settings.door)}",
         f"--mode={settings.mode.value}",
         f"--fuse-fd={connection.fd}",
-        f"--journal-fd={connection.journal}",
+        f"--memory-fds={','.join(map(str, connection.memory))}",
         f"--control-fd={channel}",
         f"--log-level={settings.log_level}",
         f"--log-format={settings.log_format}",

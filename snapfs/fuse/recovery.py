@@ -1,49 +1,44 @@
 """Finding nodes that only a dead worker knew, by their numbers.
 
-A path is walked again by the kernel when a node on it is ESTALE. An open file or a working
-directory has no path; and where files are not opened (noopen.py) the kernel asks for contents of
-what it looked up in the time of another worker. Numbers are the same as then, so one walk through
-the merged tree says what is where; its outcome serves all that is asked for in the next seconds.
+The kernel goes on with the numbers that it was given: of open files, of working directories, of
+all that it has in its caches. They are the same for each worker, and where each node is was noted
+(overlay, Places): its directory, by number. So a node is found by finding its directory first, up
+to the snapshot's root, and then among the names of it; one that has lost its name is found in what
+is kept of removed files. A directory's names are read once for all that are asked for in the next
+seconds.
 
-Nodes without a name are not found: a removed file that was open stays ESTALE.
+The notes are hints. What is not where they say, because a move was under way when its worker died,
+is looked for in the whole tree, once for all such nodes.
 """
 
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
 
-from snapfs.fuse.trees import Forest, Shown
-from snapfs.overlay import Dir, Node, identity
+from snapfs.fuse.trees import Forest
+from snapfs.overlay import Dir, Node, Tree, identity
 
 KEPT_S = 30.0
-"""How long a walk is remembered after its last use."""
-MOST_LOST = 10_000
-"""Numbers remembered as not to be found, so that asking again costs no walk."""
+"""How long what was read is remembered after its last use."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Walk:
-    """Where the nodes of a tree are: for each, the number of its directory and its name there."""
+class Remembered:
+    """What was read of one tree: the names of directories by number, and where a walk saw nodes."""
 
-    places: dict[int, tuple[int, bytes]]
     used_s: float
-
-    def path(self, ino: int, root: int) -> list[bytes] | None:
-        """Return the names that lead to a node, or None."""
-        names: list[bytes] = []
-        while ino != root:
-            place = self.places.get(ino)
-            if place is None:
-                return None
-            ino, name = place
-            names.append(name)
-        return names[::-1]
+    names: dict[int, tuple[int, dict[int, bytes]]] = field(default_factory=dict)
+    """For each directory, how often it had changed then, and its names by number."""
+    walked: dict[int, int] = field(default_factory=dict)
+    """The directory of each node."""
+    lost: set[int] = field(default_factory=set)
+    """Numbers that are nowhere, so that asking again costs no walk."""
 
 
 class Recovery:
@@ -51,73 +46,116 @@ class Recovery:
 
     def __init__(self, forest: Forest) -> None:
         self._forest = forest
-        self._walks: dict[int, Walk] = {}
+        self._trees: dict[int, Remembered] = {}
         self._turn = trio.Lock()
         """Held by who walks: the others find what it found."""
-        self._lost: set[int] = set()
 
     async def recover(self, ino: int) -> bool:
         """Make a node known again; False when there is no such node."""
         key, low = identity.split(ino)
-        if not low or ino in self._lost or not identity.lasts(low):
+        if not key or not low or not identity.lasts(low) or self._forest.inodes.places is None:
             return False
-        async with self._turn:
-            self._forget_old()
-            try:
-                shown, root = self._forest.find(key << identity.LOW_BITS)
-                is_found = self._follow(key, shown, root, ino)
-                if not is_found:
-                    await self._walk(key, shown, root)
-                    is_found = self._follow(key, shown, root, ino)
-            except OSError as error:
-                log.warning("node.not_recovered", inode=ino, error=str(error))
-                return False
-            if not is_found:
-                self._note_lost(ino)
-            return is_found
-
-    def _follow(self, key: int, shown: Shown, root: Node, ino: int) -> bool:
-        """Look a node up where the walk saw it; False when it is not there."""
-        walk = self._walks.get(key)
-        names = walk.path(ino, root.ino) if walk else None
-        if walk is None or names is None:
-            return False
-        walk.used_s = trio.current_time()
-        node = root
         try:
-            for name in names:
-                node = shown.tree.lookup(node, name)
-        except (FileNotFoundError, NotADirectoryError):
-            return False  # moved or removed since the walk
-        if node.ino != ino:
+            shown, _ = self._forest.find(key << identity.LOW_BITS)
+            if not isinstance(shown.tree, Tree):
+                return False
+            self._forget_old()
+            node = self._find(shown.tree, ino) or await self._search(shown.tree, ino)
+        except OSError as error:  # its snapshot is gone, or its layers are in trouble
+            log.info("node.not_recovered", inode=ino, error=str(error))
             return False
-        self._forest.remember(node)
+        if node is None:
+            return False
+        if not self._forest.is_known(ino):
+            self._forest.remember(node)
         return True
 
-    async def _walk(self, key: int, shown: Shown, root: Node) -> None:
+    def _find(self, tree: Tree, ino: int) -> Node | None:
+        """Return a node that is where the notes say."""
+        known = self._forest.inodes.find(ino)
+        if known is not None:
+            return known
+        parent: Node | None = None
+        for number in self._way(tree, ino):
+            parent = self._child(tree, number, parent)
+        return parent
+
+    def _way(self, tree: Tree, ino: int) -> list[int]:
+        """Return the numbers from a node that is known, or of which nothing is noted, down."""
+        remembered, places = self._remembered(tree), self._forest.inodes.places
+        way = [ino]
+        while self._forest.inodes.find(ino) is None and ino != tree.root.ino:
+            ino = (places.get(ino) if places is not None else 0) or remembered.walked.get(ino, 0)
+            if not ino or ino in way:
+                break
+            way.append(ino)
+        return way[::-1]
+
+    def _child(self, tree: Tree, ino: int, parent: Node | None) -> Node | None:
+        if ino == tree.root.ino:
+            return tree.root
+        node = self._forest.inodes.find(ino)
+        if node is not None:
+            return node
+        if isinstance(parent, Dir) and not parent.dead:
+            name = self._names(tree, parent).get(ino)
+            if name is not None:
+                try:
+                    node = tree.lookup(parent, name)
+                except FileNotFoundError:
+                    node = None
+                if node is not None and node.ino == ino:
+                    return node
+        return tree.nameless(ino, parent)
+
+    def _names(self, tree: Tree, parent: Dir) -> dict[int, bytes]:
+        known = self._remembered(tree).names
+        changes, names = known.get(parent.ino, (-1, {}))
+        if changes != parent.changes:
+            names = tree.names_by_number(parent)
+            known[parent.ino] = parent.changes, names
+        return names
+
+    async def _search(self, tree: Tree, ino: int) -> Node | None:
+        """Look for a node in its whole tree."""
+        async with self._turn:
+            remembered = self._remembered(tree)
+            if ino in remembered.lost:
+                return None
+            if ino not in remembered.walked:
+                await self._walk(tree, remembered)
+            above = remembered.walked.get(ino)
+            if above is None:
+                remembered.lost.add(ino)
+                return None
+            if self._forest.inodes.places is not None:
+                self._forest.inodes.places.note(ino, above)
+            return self._find(tree, ino)
+
+    async def _walk(self, tree: Tree, remembered: Remembered) -> None:
         """Note the place of every node of a tree, letting other requests through in between."""
         began_s = trio.current_time()
-        places: dict[int, tuple[int, bytes]] = {}
-        pending = [root]
+        pending: list[Node] = [tree.root]
         while pending:
             directory = pending.pop()
-            for entry in shown.tree.readdir(directory):
-                places[entry.ino] = (directory.ino, entry.name)
+            for entry in tree.readdir(directory):
+                remembered.walked[entry.ino] = directory.ino
                 if entry.type == stat.S_IFDIR:
-                    node = shown.tree.lookup(directory, entry.name)
+                    node = tree.lookup(directory, entry.name)
                     if isinstance(node, Dir):
                         pending.append(node)
             await trio.lowlevel.checkpoint()
-        self._walks[key] = Walk(places, trio.current_time())
+        remembered.used_s = trio.current_time()
         dur_ms = round((trio.current_time() - began_s) * 1000)
-        log.info("tree.walked", root=root.ino, nodes=len(places), dur_ms=dur_ms)
+        log.info("tree.walked", root=tree.root.ino, nodes=len(remembered.walked), dur_ms=dur_ms)
+
+    def _remembered(self, tree: Tree) -> Remembered:
+        now_s = trio.current_time()
+        found = self._trees.setdefault(tree.root.ino, Remembered(now_s))
+        found.used_s = now_s
+        return found
 
     def _forget_old(self) -> None:
         now_s = trio.current_time()
-        for key in [key for key, it in self._walks.items() if it.used_s + KEPT_S < now_s]:
-            del self._walks[key]
-
-    def _note_lost(self, ino: int) -> None:
-        if len(self._lost) >= MOST_LOST:
-            self._lost.clear()
-        self._lost.add(ino)
+        for root in [root for root, it in self._trees.items() if it.used_s + KEPT_S < now_s]:
+            del self._trees[root]

@@ -120,7 +120,10 @@ class SpaceRequests:
             return
         else:
             shown, node = self._operations.forest.find(nodeid)
-            fd = shown.tree.open(node, os.O_RDONLY)
+            if self._operations.passing.reads_past_copy(nodeid, node):
+                fd = node.tree.open_lower(node)
+            else:
+                fd = shown.tree.open(node, os.O_RDONLY)
         try:
             yield fd
         finally:

@@ -165,12 +165,11 @@ class PlainOperations(OverlayOperations):
         self._check_xattr(name)
         return await super().getxattr(inode, name, ctx)
 
-    @answering
-    async def setxattr(
-        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    async def set_attribute(
+        self, inode: int, name: bytes, value: bytes, flags: int, *, uid: int, pid: int
     ) -> None:
         self._check_xattr(name)
-        await super().setxattr(inode, name, value, ctx)
+        await super().set_attribute(inode, name, value, flags, uid=uid, pid=pid)
 
     @answering
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

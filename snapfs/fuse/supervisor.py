@@ -30,6 +30,7 @@ from snapfs.fuse.idmapped import Clones
 from snapfs.fuse.lanemount import FS_TYPE, LaneMount, real_mountpoint
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.process import WorkerProcess, WorkerSettings
+from snapfs.fuse.spare import SPARE_AFTER_S, Spare
 from snapfs.model import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -46,8 +47,13 @@ log = structlog.get_logger(__name__)
 
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 5.0
-STEADY_S = 10.0
+STEADY_S = 2.0
 """A worker that lived this long clears the back-off."""
+FREE_DEATHS = 3
+"""In a row, before the next worker is kept waiting for longer than `FIRST_DELAY_S`."""
+WATCHDOG_S = 20.0
+LOOK_EVERY_S = 2.0
+"""After a worker that may hang."""
 CALL_TIMEOUT_S = 10.0
 USAGE_TIMEOUT_S = 2.0
 """A walk finds out as well."""
@@ -86,6 +92,10 @@ class LaneStatus:
     """The release that the worker is of: an adopted one may be older than the control process."""
     mode: Mode = Mode.PASSTHROUGH
     """What the mount is; one that was adopted may be other than is configured now."""
+    deaths: int = 0
+    """Of workers in a row that died soon after they began."""
+    delay_s: float = 0.0
+    """Between the death of a worker and the start of the next."""
 
     @property
     def serving(self) -> bool:
@@ -106,8 +116,10 @@ class Lane:
         log_level: str = "info",
         log_format: str = "text",
         quota: Quota | None = None,
+        watchdog_s: float = WATCHDOG_S,
     ) -> None:
-        """`door` is where workers listen for a later control process."""
+        """`door` is where workers listen for a later control process. A worker that says nothing
+        for `watchdog_s` is replaced."""
         self.name = name
         self._mountpoint = real_mountpoint(mountpoint)
         self._settings = WorkerSettings(
@@ -132,6 +144,10 @@ class Lane:
         self._left_in_use = False
         """A worker that is not ours any more may show our snapshots."""
         self._restarts = 0
+        self._deaths = 0
+        """Of workers in a row that served for less than `STEADY_S`."""
+        self._spare = Spare()
+        self._watchdog_s = watchdog_s
 
     @property
     def state(self) -> LaneState:
@@ -223,6 +239,7 @@ class Lane:
             self._end(worker, mount, deadline_s)
         if watcher is not None:
             watcher.join(max(1.0, _left(deadline_s)))
+        self._spare.end()  # the watcher may just have got another
         mount.close()
         log.info("lane.stopped", lane=self.name)
 
@@ -245,6 +262,8 @@ class Lane:
                 worker_status,
                 self._worker.version if self._worker else None,
                 self._settings.mode,
+                self._deaths,
+                self._delay_s,
             )
 
     def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
@@ -376,13 +395,9 @@ class Lane:
     def _start_worker(self, mount: LaneMount, deadline_s: float) -> WorkerProcess:
         with self._changed:
             frozen = tuple(sorted(self._frozen))
+        worker = self._spare.take() or self._new_process(mount)
         try:
-            worker = WorkerProcess.start(
-                self._settings, mount.connection, mount.device, frozen=frozen
-            )
-        except OSError as error:
-            raise Internal(f"lane {self.name}: cannot start a worker: {error}") from error
-        try:
+            worker.begin(self._settings, mount.connection, frozen)
             worker.wait_ready(deadline_s, unless=self._stopping)
             given_up = self._take_on(worker, frozen)
         except SnapfsError:
@@ -391,6 +406,12 @@ class Lane:
             raise
         self._thaw_late(worker, given_up)
         return worker
+
+    def _new_process(self, mount: LaneMount) -> WorkerProcess:
+        try:
+            return WorkerProcess.start(self._settings, mount.connection, mount.device)
+        except OSError as error:
+            raise Internal(f"lane {self.name}: cannot start a worker: {error}") from error
 
     def _take_on(self, worker: WorkerProcess, frozen: Iterable[SnapshotId]) -> set[SnapshotId]:
         """Make a ready worker the lane's; return what it froze and need not any more."""
@@ -404,6 +425,21 @@ class Lane:
             self._changed.notify_all()
             return set(frozen) - self._frozen
 
+    def replace_worker(self) -> None:
+        """Have another worker, of the code that is installed now, go on under the mount.
+
+        A handover is a kill with notice: the next one is at hand, and takes over what this one has
+        in hand. Does nothing when no worker runs.
+        """
+        with self._changed:
+            mount, worker = self._mount, self._worker
+        if mount is None or worker is None:
+            return
+        self._spare.end()  # it may be of older code
+        self._spare.renew(partial(self._new_process, mount))
+        log.info("lane.worker_replaced", lane=self.name, pid=worker.pid, version=worker.version)
+        worker.kill()
+
     def _abandon(self) -> None:
         """Undo what `start` did; the mount serves nobody, so it is aborted."""
         mount, self._mount = self._mount, None
@@ -415,9 +451,8 @@ class Lane:
 
     def _watch(self, worker: WorkerProcess) -> None:
         """Keep a worker under the mount; runs on a thread of its own until the lane stops."""
-        delay_s = FIRST_DELAY_S
         while True:
-            worker.gone.wait()
+            self._attend(worker)
             with self._changed:
                 mount = self._mount
                 if self._stopping.is_set() or mount is None:
@@ -431,21 +466,55 @@ class Lane:
                 log.error("lane.unmounted", lane=self.name, mountpoint=str(self._mountpoint))
                 return
             log.error("lane.worker_died", lane=self.name, pid=worker.pid, exit_status=exit_status)
-            lived_s = time.monotonic() - worker.started_s
-            delay_s = FIRST_DELAY_S if lived_s > STEADY_S else min(delay_s * 2, LONGEST_DELAY_S)
-            successor = self._succeed(mount, delay_s)
+            self._count_death(time.monotonic() - worker.started_s)
+            successor = self._succeed(mount)
             if successor is None:
                 return
             worker = successor
 
-    def _succeed(self, mount: LaneMount, delay_s: float) -> WorkerProcess | None:
+    def _attend(self, worker: WorkerProcess) -> None:
+        """Return when a worker is gone; end one that hangs, and have the next one at hand."""
+        answered_s = time.monotonic()
+        while True:
+            self._keep_spare(worker)
+            if worker.gone.wait(min(LOOK_EVERY_S, self._watchdog_s / 4)):
+                return
+            if self._stopping.is_set() or not _hangs(
+                worker, min(ANSWER_TIMEOUT_S, self._watchdog_s / 2)
+            ):
+                answered_s = time.monotonic()
+            elif time.monotonic() - answered_s > self._watchdog_s:
+                log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
+                worker.kill()  # it can do nothing any more when the next one begins
+                return
+
+    def _keep_spare(self, worker: WorkerProcess) -> None:
+        """Have the next worker at hand, once one has died or this one has come to stay."""
+        with self._changed:
+            mount, is_likely = self._mount, self._restarts > 0
+        if mount is None or self._stopping.is_set():
+            return
+        if is_likely or time.monotonic() - worker.started_s > SPARE_AFTER_S:
+            self._spare.renew(partial(self._new_process, mount))
+
+    def _count_death(self, lived_s: float) -> None:
+        with self._changed:
+            self._deaths = 1 if lived_s > STEADY_S else self._deaths + 1
+
+    @property
+    def _delay_s(self) -> float:
+        """How long the next worker is kept waiting."""
+        late = max(0, self._deaths - FREE_DEATHS)
+        return min(FIRST_DELAY_S * 2.0 ** min(late, 10), LONGEST_DELAY_S)
+
+    def _succeed(self, mount: LaneMount) -> WorkerProcess | None:
         """Start the next worker, however often it takes; None when the lane stops first."""
-        while not self._stopping.wait(delay_s):
+        while not self._stopping.wait(self._delay_s):
             try:
                 worker = self._start_worker(mount, time.monotonic() + READY_TIMEOUT_S)
             except SnapfsError as error:
                 log.error("lane.restart_failed", lane=self.name, error=str(error))
-                delay_s = min(delay_s * 2, LONGEST_DELAY_S)
+                self._count_death(0.0)
                 continue
             log.warning("lane.worker_restarted", lane=self.name, pid=worker.pid)
             return worker

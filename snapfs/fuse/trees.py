@@ -211,6 +211,8 @@ class Forest:
         try:
             node = self.inodes.get(ino)
         except KeyError:
+            if self.inodes.places is not None:
+                self.inodes.places.drop(ino)
             if shown is not None:
                 shown.forgotten(ino)
         else:

@@ -18,7 +18,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -36,6 +36,7 @@ from snapfs.fuse.door import Door
 from snapfs.fuse.features import features
 from snapfs.fuse.flushing import flush_dirty_pages, named, native_writers
 from snapfs.fuse.handover import Connection
+from snapfs.fuse.inflight import InFlight
 from snapfs.fuse.lane import LaneForest
 from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.modes import Mode
@@ -43,7 +44,7 @@ from snapfs.fuse.noopen import NoOpenOperations
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.threads import notified
 from snapfs.model import LaneName, Quota, SnapfsError, SnapshotId
-from snapfs.overlay import Inodes, identity
+from snapfs.overlay import Inodes, Places, identity
 from snapfs.overlay.quiet import ignore_lease_signals
 from snapfs.snapshots import LayerReader
 
@@ -315,14 +316,21 @@ class Settings:
     mode: Mode
 
 
-async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: socket.socket) -> None:
+async def serve(
+    settings: Settings, fuse_fd: int, memory: Sequence[int], channel: socket.socket
+) -> None:
     """Serve one lane until its mount is gone."""
     speaker = trio.socket.from_stdlib_socket(channel)
-    begin = control.decode(await speaker.recv(control.MAX_PACKET_BYTES))
+    packet = await _receive(speaker)
+    if not packet:
+        return  # not needed: the supervisor has ended
+    begin = control.decode(packet)
     if not isinstance(begin, control.Begin):
         raise RuntimeError(f"the supervisor began with {begin!r}")
     # The session gives its own descriptor to libfuse.
-    spare = Connection(os.dup(fuse_fd), begin.init, journal_fd)
+    spare = Connection.of(os.dup(fuse_fd), begin.init, memory)
+    if not spare.resend():
+        log.warning("worker.no_resend", effect="what a dead worker had in hand is never answered")
     mount = LaneMount(settings.mountpoint, spare, settings.device)
     with LayerReader.open(settings.root, LaneName(settings.lane)) as reader:
         served = control.Served.of(settings.root, settings.mountpoint, settings.device)
@@ -330,14 +338,14 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
         forest = LaneForest(
             reader,
             settings.root / "layers",
-            Inodes(),
+            Inodes(Places(spare.places)),
             None if settings.mode is Mode.NO_OPEN else ids_of(spare),
             frozen=frozen,
             maps_owners=not mount.can_map_owners(settings.mode),
-            connection=orphans.name_of(journal_fd),
+            connection=orphans.name_of(spare.journal),
         )
         forest.set_default_quota(Quota(*begin.quota))
-        operations = _operations(settings.mode, forest)
+        operations = _operations(settings.mode, forest, InFlight(spare.inflight))
         worker = Worker(settings.lane, served, settings.mode, mount, forest, operations)
         entrance = _open_door(settings.door)
         async with trio.open_nursery() as nursery:
@@ -356,10 +364,14 @@ async def serve(settings: Settings, fuse_fd: int, journal_fd: int, channel: sock
         forest.close()
 
 
-def _operations(mode: Mode, forest: LaneForest) -> OverlayOperations:
+def _operations(mode: Mode, forest: LaneForest, inflight: InFlight) -> OverlayOperations:
     if mode is Mode.NO_OPEN and channel.loaded():
-        return NoOpenOperations(forest, View())
-    return OverlayOperations(forest, View())
+        return NoOpenOperations(forest, View(), inflight=inflight)
+    return OverlayOperations(forest, View(), inflight=inflight)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 def raise_descriptor_limit() -> None:
@@ -378,7 +390,7 @@ def main() -> int:
     parser.add_argument("--door", type=Path, required=True)
     parser.add_argument("--mode", type=Mode, required=True)
     parser.add_argument("--fuse-fd", type=int, required=True)
-    parser.add_argument("--journal-fd", type=int, required=True)
+    parser.add_argument("--memory-fds", type=_numbers, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text")
@@ -388,14 +400,14 @@ def main() -> int:
     raise_descriptor_limit()
     os.umask(0)
     ignore_lease_signals()
-    for fd in (chosen.fuse_fd, chosen.journal_fd, chosen.control_fd):
+    for fd in (chosen.fuse_fd, *chosen.memory_fds, chosen.control_fd):
         os.set_inheritable(fd, False)
     channel = socket.socket(fileno=chosen.control_fd)
     settings = Settings(
         chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door, chosen.mode
     )
     try:
-        trio.run(serve, settings, chosen.fuse_fd, chosen.journal_fd, channel)
+        trio.run(serve, settings, chosen.fuse_fd, chosen.memory_fds, channel)
     except (SnapfsError, OSError, ExceptionGroup):
         log.exception("worker.failed")
         return 1

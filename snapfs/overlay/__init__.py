@@ -4,7 +4,7 @@ Layers on disk are as kernel overlayfs has them; see docs/overlay.md. A `Tree` m
 holds the nodes of all trees of one mount.
 """
 
-from ._names import Handed, Index
+from ._names import Handed, Index, Places
 from .check import check_upper
 from .copyup import CopyUp
 from .layercopy import LayerCopy, has_changed
@@ -31,6 +31,7 @@ __all__ = [
     "Listed",
     "Node",
     "Owners",
+    "Places",
     "SetAttr",
     "Tree",
     "TreeSpec",

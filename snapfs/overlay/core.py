@@ -49,7 +49,7 @@ class MergedTree:
         self.prefix = 0 if spec.single else identity.prefix(spec.number)
         self.counted = 0
         """Lookups by the kernel that its nodes count."""
-        self.handed = Handed(self.prefix)
+        self.handed = Handed(self.prefix, self.inodes.places)
         """Files that the kernel knows and that have no node."""
         self.listings = Listings()
         self.upper: Layer | None = None

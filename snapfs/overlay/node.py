@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from .layer import Layer, Layers, Place
 
 if TYPE_CHECKING:
-    from ._names import Index
+    from ._names import Index, Places
     from .core import MergedTree
     from .links import Link
 
@@ -105,6 +105,8 @@ class Node:
             return
         if self.nlookup:
             parent.children[name] = self
+            if self.tree.inodes.places is not None:
+                self.tree.inodes.places.note(self.ino, parent.ino)
 
     def drop_name(self, parent: Dir, name: bytes) -> None:
         """Strike a name out; `parent` is None afterwards when it was the last one known."""
@@ -191,8 +193,10 @@ class Dir(Node):
 class Inodes:
     """The nodes of all trees of a lane, by number, and the layers that the trees share."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places | None = None) -> None:
+        """`places` is told where each node is, for a process that comes later."""
         self.layers = Layers()
+        self.places = places
         self.changed: Callable[[int], object] = _ignore
         """Told the number of each lower file that becomes an upper one or loses its last known
         name, in the step that does it."""
@@ -248,6 +252,8 @@ class Inodes:
             node.tree.handed.claim(node.ino)
             for parent, name in node.names():
                 parent.children[name] = node
+            if self.places is not None and node.parent is not None:
+                self.places.note(node.ino, node.parent.ino)
         node.nlookup += lookups
         node.tree.counted += lookups
 
@@ -260,6 +266,8 @@ class Inodes:
             return
         node.nlookup = 0
         del self._known[ino]
+        if self.places is not None:
+            self.places.drop(ino)
         node.tree.handed.disclaim(ino)
         for parent, name in node.names():
             if parent.children.get(name) is node:

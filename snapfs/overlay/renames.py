@@ -229,7 +229,11 @@ def _save_target(tree: MergedTree, target: Node, new: Spot) -> bool:
     elif tree.may_be_known(target) and target.stash is None and len(target.names()) == 1:
         stash, work = stash_name(target), tree.work.layer.fd
         fd, path = new.real(tree)
-        os.link(path, stash, src_dir_fd=fd, dst_dir_fd=work, follow_symlinks=False)
+        try:
+            os.link(path, stash, src_dir_fd=fd, dst_dir_fd=work, follow_symlinks=False)
+        except FileExistsError:  # of a process that died before the rename
+            os.unlink(stash, dir_fd=work)
+            os.link(path, stash, src_dir_fd=fd, dst_dir_fd=work, follow_symlinks=False)
         target.stash = stash
         return True
     return False

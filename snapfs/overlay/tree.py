@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from . import copyup, create, fileflags, modify, remove, renames, settle, tmpfiles
+from . import copyup, create, fileflags, found, modify, remove, renames, settle, tmpfiles
 from .copyup import CopyUp
 from .core import MergedTree, directory
 from .filecalls import ExtendedFlags
@@ -200,6 +200,19 @@ class Tree(MergedTree):
         """Do FS_IOC_FSSETXATTR; OSError(EOPNOTSUPP) for a change of the project."""
         self._writable(node.name)
         fileflags.put_fields(self, node, wanted)
+
+    # What an earlier process knew
+
+    def names_by_number(self, parent: Node) -> dict[int, bytes]:
+        """Return each number that is in a directory, with a name of it."""
+        return found.names_by_number(self, directory(parent))
+
+    def nameless(self, ino: int, parent: Node | None) -> Node | None:
+        """Make the node of what was removed while it was in use; None when nothing is left of it.
+
+        `parent` is the directory where it had its name, if that is known.
+        """
+        return found.nameless(self, ino, parent if isinstance(parent, Dir) else None)
 
     # Copy-up in steps
 

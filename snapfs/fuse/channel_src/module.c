@@ -4,7 +4,7 @@
 #include "hot.h"
 #include "module.h"
 
-#define ABI 5 /* channel.py asks for the same */
+#define ABI 6 /* channel.py asks for the same */
 #define BIG_REPLY_BYTES 65536 /* copied by the kernel while other threads may run */
 
 PyObject *raise_errno(int error)
@@ -118,6 +118,14 @@ static PyObject *kills_set_id(PyObject *module, PyObject *unused)
     return PyBool_FromLong(request && channel_kills_set_id(request));
 }
 
+static PyObject *unique(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    const struct in_header *request = channel_waiting();
+    return PyLong_FromUnsignedLongLong(request ? request->unique : 0);
+}
+
 static PyObject *is_ours(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -132,6 +140,7 @@ static PyMethodDef methods[] = {
     {"answer_open", answer_open, METH_VARARGS, NULL},
     {"take_answer", take_answer, METH_O, NULL},
     {"kills_set_id", kills_set_id, METH_NOARGS, NULL},
+    {"unique", unique, METH_NOARGS, NULL},
     {"missing", missing, METH_NOARGS, NULL},
     {"is_ours", is_ours, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -192,10 +192,12 @@ static size_t enter(Handed *self, uint64_t ino, Room *room, uint32_t slot)
 
 int handed_hand(Handed *self, Room *room, uint32_t slot)
 {
-    size_t at = enter(self, self->prefix | room->index->entries[slot].low, room, slot);
+    uint64_t ino = self->prefix | room->index->entries[slot].low;
+    size_t at = enter(self, ino, room, slot);
     if (at == NO_SLOT)
         return 0;
-    self->guests[at].count++;
+    if (!self->guests[at].count++ && self->places)
+        places_note(self->places, ino, room->ino);
     self->total++;
     return 1;
 }
@@ -220,6 +222,8 @@ uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count)
     } else {
         count = self->guests[at].count;
         guest_leave(self, at);
+        if (self->places)
+            places_drop(self->places, ino);
     }
     self->total -= count;
     return count;
@@ -392,13 +396,20 @@ static PyObject *handed_clear(Handed *self, PyObject *unused)
 
 static PyObject *handed_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *words[] = {"prefix", NULL};
+    static char *words[] = {"prefix", "places", NULL};
     unsigned long long prefix;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K", words, &prefix))
+    PyObject *places = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|O", words, &prefix, &places))
         return NULL;
+    if (places != Py_None && !Py_IS_TYPE(places, &PlacesType)) {
+        PyErr_SetString(PyExc_TypeError, "places are Places or None");
+        return NULL;
+    }
     Handed *self = (Handed *)type->tp_alloc(type, 0);
-    if (self)
+    if (self) {
         self->prefix = prefix;
+        self->places = places == Py_None ? NULL : (Places *)Py_NewRef(places);
+    }
     return (PyObject *)self;
 }
 
@@ -421,6 +432,7 @@ static void handed_dealloc(Handed *self)
 {
     PyObject_GC_UnTrack(self);
     handed_tp_clear(self);
+    Py_XDECREF(self->places);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 

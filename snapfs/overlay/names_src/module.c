@@ -1,4 +1,4 @@
-/* The module snapfs.overlay._names: Index and Handed, and both for the FUSE side as a capsule. */
+/* The module snapfs.overlay._names: Index, Handed and Places, and the first two for the FUSE side as a capsule. */
 #include "names.h"
 
 static NamesApi api = {
@@ -29,7 +29,8 @@ PyMODINIT_FUNC PyInit__names(void)
         return NULL;
     PyObject *capsule = PyCapsule_New(&api, NAMES_CAPSULE, NULL);
     if (capsule && !PyModule_AddType(module, &IndexType) &&
-        !PyModule_AddType(module, &HandedType) && !PyModule_AddObjectRef(module, "api", capsule)) {
+        !PyModule_AddType(module, &HandedType) && !PyModule_AddType(module, &PlacesType) &&
+        !PyModule_AddObjectRef(module, "api", capsule)) {
         Py_DECREF(capsule);
         return module;
     }

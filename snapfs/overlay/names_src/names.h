@@ -10,6 +10,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -69,6 +70,20 @@ typedef struct {
     uint32_t count;
 } Guest;
 
+/* Where a number is; the file has the same layout. */
+typedef struct {
+    _Atomic uint64_t ino; /* 0: free */
+    _Atomic uint64_t parent;
+} Whereabout;
+
+typedef struct {
+    PyObject_HEAD
+    int fd; /* owned */
+    int bits;
+    char *memory;
+    size_t size, count;
+} Places;
+
 typedef struct {
     PyObject_HEAD
     uint64_t prefix;
@@ -77,6 +92,7 @@ typedef struct {
     Room **rooms; /* open addressing by number */
     size_t room_slots, room_count;
     Room *left; /* to be freed when Python is here again */
+    Places *places; /* told of each file that is handed out or forgotten; may be NULL */
     uint64_t total; /* lookups counted here */
     int linked;     /* the tree has records of hard links: files with several names are Python's */
 } Handed;
@@ -107,6 +123,7 @@ typedef struct {
 
 extern PyTypeObject IndexType;
 extern PyTypeObject HandedType;
+extern PyTypeObject PlacesType;
 
 uint32_t index_above(const Index *self, uint64_t after);
 int64_t index_find(const Index *self, const char *name, size_t length);
@@ -118,5 +135,9 @@ void handed_pin(Room *room);
 void handed_unpin(Handed *self, Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
 int handed_has_node(const Handed *self, uint64_t ino);
+
+void places_note(Places *self, uint64_t ino, uint64_t parent);
+void places_drop(Places *self, uint64_t ino);
+uint64_t places_get(const Places *self, uint64_t ino);
 
 #endif

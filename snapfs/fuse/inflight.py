@@ -1,0 +1,201 @@
+"""Requests in flight, noted where the next worker finds them: a memfd of fixed-size records.
+
+A worker that dies has read requests that it did not answer; the kernel sends those again, with
+`channel.RESENT` in their numbers. Most can simply be done again. What changes names cannot: a file
+that was made already would be EEXIST, a removed one ENOENT. So such a request is noted before it
+has an effect (`intend`), with the numbers of the nodes that it found, and again when the effect is
+there and only the reply is left (`did`). `replays` says what becomes of one that comes again.
+
+Records are four words: number of the request, two node numbers, state. The state is written last
+and cleared first, so a process that is killed leaves a record whole or not at all. One process
+writes; the next one reads what that left, once. A record stays a while after its request was
+answered, which does no harm: the kernel uses no number twice on a connection.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from snapfs.fuse import channel
+from snapfs.fuse.channel import RESENT
+
+RECORD_BYTES = 32
+_WORDS = RECORD_BYTES // 8
+_UNIQUE, _FIRST, _SECOND, _STATE = range(_WORDS)
+FIRST_SLOTS = 1024
+_ANSWERED_KEPT = 8
+"""Records of requests that have come to their end; the reply follows in the same step of the loop.
+"""
+SETTLED_AFTER_S = 10.0
+"""What was sent again has been taken up by then: it comes before everything else."""
+
+
+class State(enum.IntEnum):
+    FREE = 0
+    INTENDED = 1
+    """It may have happened, or not."""
+    DONE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a dead worker noted of a request."""
+
+    state: State
+    first: int
+    second: int
+    """Node numbers, 0 for none; what they mean is the operation's affair (replays.py)."""
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        return self.first, self.second
+
+
+class InFlight:
+    """The records of one connection. Does not own the descriptor; belongs to trio's thread."""
+
+    def __init__(self, fd: int, number: Callable[[], int] = channel.unique) -> None:
+        """`number` returns that of the present request, 0 when nobody knows it."""
+        self._fd = fd
+        self._number = number
+        self._slots = max(FIRST_SLOTS, os.fstat(fd).st_size // RECORD_BYTES)
+        self._words = self._map()
+        self._earlier: dict[int, Note] = {}
+        self._earlier_slots: dict[int, list[int]] = {}
+        self._free: deque[int] = deque()
+        self._answered: deque[int] = deque()
+        for slot in range(self._slots):
+            self._load(slot)
+        self._settle_at_s = time.monotonic() + SETTLED_AFTER_S
+
+    def _map(self) -> memoryview:
+        os.ftruncate(self._fd, self._slots * RECORD_BYTES)
+        return memoryview(mmap.mmap(self._fd, self._slots * RECORD_BYTES)).cast("Q")
+
+    def _load(self, slot: int) -> None:
+        unique, first, second, state = self._words[slot * _WORDS : (slot + 1) * _WORDS]
+        if not state:
+            self._free.append(slot)
+            return
+        key = unique & ~RESENT
+        known = self._earlier.get(key)
+        if known is None or known.state < state:
+            self._earlier[key] = Note(State(state), first, second)
+        self._earlier_slots.setdefault(key, []).append(slot)
+
+    def __len__(self) -> int:
+        """Number of records in use."""
+        return self._slots - len(self._free)
+
+    def request(self) -> Noting:
+        """Return what is to be noted of the present request, and what was."""
+        return Noting(self, self._number())
+
+    def earlier(self, unique: int) -> Note | None:
+        """Return what a dead worker noted of a request."""
+        if not self._earlier:
+            return None
+        if unique & RESENT:
+            return self._earlier.get(unique & ~RESENT)
+        if time.monotonic() > self._settle_at_s:
+            self._settle()
+        return None
+
+    def _settle(self) -> None:
+        """Free the records of a dead worker: who still answers such a request has noted it anew."""
+        for slots in self._earlier_slots.values():
+            for slot in slots:
+                self._clear(slot)
+        self._earlier.clear()
+        self._earlier_slots.clear()
+
+    def put(self, unique: int, first: int, second: int, state: State) -> int:
+        """Write a record and return its place; the next worker finds it from now on."""
+        if not self._free:
+            self._grow()
+        slot = self._free.popleft()
+        words, at = self._words, slot * _WORDS
+        words[at] = unique
+        words[at + _FIRST] = first
+        words[at + _SECOND] = second
+        words[at + _STATE] = state
+        return slot
+
+    def done(self, slot: int, first: int) -> None:
+        """Note that the effect is there; `first` is the node that it was about, or 0."""
+        at = slot * _WORDS
+        if first:
+            self._words[at + _FIRST] = first
+        self._words[at + _STATE] = State.DONE
+
+    def answered(self, slot: int) -> None:
+        """Free a record soon: its request is answered in this step of the loop."""
+        self._answered.append(slot)
+        if len(self._answered) > _ANSWERED_KEPT:
+            self._clear(self._answered.popleft())
+
+    def _clear(self, slot: int) -> None:
+        self._words[slot * _WORDS + _STATE] = State.FREE
+        self._free.append(slot)
+
+    def _grow(self) -> None:
+        old, self._slots = self._slots, self._slots * 2
+        self._words = self._map()
+        self._free.extend(range(old, self._slots))
+
+    def records(self) -> Iterator[tuple[int, Note]]:
+        """Yield request number and note of each record in use."""
+        for slot in range(self._slots):
+            unique, first, second, state = self._words[slot * _WORDS : (slot + 1) * _WORDS]
+            if state:
+                yield unique, Note(State(state), first, second)
+
+
+class Noting:
+    """One request that must happen once; a context that ends with its answer."""
+
+    __slots__ = ("_journal", "_slot", "_unique", "earlier")
+
+    def __init__(self, journal: InFlight | None, unique: int) -> None:
+        """Without a journal nothing is noted: no worker comes after this one."""
+        self._journal = journal
+        self._unique = unique
+        self._slot = -1
+        self.earlier = None if journal is None else journal.earlier(unique)
+        """What a dead worker noted; None when it had not begun, or there was none."""
+        if journal is not None and self.earlier is not None:
+            self._slot = journal.put(unique, *self.earlier.numbers, self.earlier.state)
+
+    def intend(self, first: int = 0, second: int = 0) -> None:
+        """Note the request before it has an effect."""
+        if self._unique and self._slot < 0 and self._journal is not None:
+            self._slot = self._journal.put(self._unique, first, second, State.INTENDED)
+
+    def did(self, first: int = 0) -> None:
+        """Note that the effect is there."""
+        if self._journal is None or not self._unique:
+            return
+        if self._slot >= 0:
+            self._journal.done(self._slot, first)
+        else:
+            self._slot = self._journal.put(self._unique, first, 0, State.DONE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._slot >= 0 and self._journal is not None:
+            self._journal.answered(self._slot)

@@ -1,0 +1,262 @@
+/* Places: in which directory each file is that the kernel knows, by numbers, in shared memory.
+ *
+ * The memory (a memfd) outlives the process that writes it. The one that comes next finds a file by
+ * asking for its directory, and that one's, up to a root. It is a hint: a name may have moved in the
+ * moment in which the writer was killed, so whoever reads looks whether the file is there.
+ *
+ * A table of 2^k entries lies at 16 << k, so tables of all sizes have room beside each other and the
+ * one word that says which is in use is all there is to change. Open addressing, linear probing; a
+ * removal moves followers back. An entry's number is written last and cleared first: a kill leaves
+ * it out, or twice, and never wrong.
+ */
+#define _GNU_SOURCE
+#include "names.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FIRST_BITS 8
+#define MAGIC UINT64_C(0x736563616c706e73)
+
+typedef struct {
+    _Atomic uint64_t magic;
+    _Atomic uint64_t bits;
+} Head;
+
+static size_t table_at(int bits)
+{
+    return sizeof(Whereabout) << bits;
+}
+
+static Whereabout *table(const Places *self, int bits)
+{
+    return (Whereabout *)(self->memory + table_at(bits));
+}
+
+static Head *head(const Places *self)
+{
+    return (Head *)self->memory;
+}
+
+static size_t home(uint64_t ino, int bits)
+{
+    return (size_t)((ino * 0x9e3779b97f4a7c15u) >> (64 - bits));
+}
+
+/* The entry of a number, or the free one where it belongs. */
+static Whereabout *entry_of(const Places *self, uint64_t ino)
+{
+    Whereabout *entries = table(self, self->bits);
+    size_t mask = ((size_t)1 << self->bits) - 1, at = home(ino, self->bits);
+    while (entries[at].ino && entries[at].ino != ino)
+        at = (at + 1) & mask;
+    return &entries[at];
+}
+
+static void fill(Whereabout *entry, uint64_t ino, uint64_t parent)
+{
+    atomic_store_explicit(&entry->parent, parent, memory_order_release);
+    atomic_store_explicit(&entry->ino, ino, memory_order_release);
+}
+
+/* Make the file as big as a table needs; 0, or an errno. */
+static int reach(Places *self, int bits)
+{
+    size_t size = table_at(bits + 1);
+    if (size <= self->size)
+        return 0;
+    struct stat real;
+    if (fstat(self->fd, &real) || ((size_t)real.st_size < size && ftruncate(self->fd, size)))
+        return errno;
+    char *moved = self->memory
+                      ? mremap(self->memory, self->size, size, MREMAP_MAYMOVE)
+                      : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+    if (moved == MAP_FAILED)
+        return errno;
+    self->memory = moved;
+    self->size = size;
+    return 0;
+}
+
+/* Give back the memory of a table, which is zero from then on. */
+static int empty(const Places *self, int bits)
+{
+    return fallocate(self->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, table_at(bits),
+                     table_at(bits));
+}
+
+/* Go on with a table of another size; without the memory for it, with the present one. */
+static void resize(Places *self, int bits)
+{
+    if (reach(self, bits) || empty(self, bits))
+        return;
+    Whereabout *old = table(self, self->bits);
+    int old_bits = self->bits;
+    self->bits = bits;
+    for (size_t i = 0; i < (size_t)1 << old_bits; i++)
+        if (old[i].ino)
+            fill(entry_of(self, old[i].ino), old[i].ino, old[i].parent);
+    atomic_store_explicit(&head(self)->bits, (uint64_t)bits, memory_order_release);
+    empty(self, old_bits);
+}
+
+void places_note(Places *self, uint64_t ino, uint64_t parent)
+{
+    Whereabout *entry = entry_of(self, ino);
+    if (entry->ino) {
+        atomic_store_explicit(&entry->parent, parent, memory_order_release);
+        return;
+    }
+    size_t slots = (size_t)1 << self->bits;
+    if ((self->count + 1) * 3 > slots * 2) {
+        resize(self, self->bits + 1);
+        slots = (size_t)1 << self->bits;
+        if (self->count + 2 > slots) /* short of memory: one hint less */
+            return;
+        entry = entry_of(self, ino);
+    }
+    fill(entry, ino, parent);
+    self->count++;
+}
+
+void places_drop(Places *self, uint64_t ino)
+{
+    Whereabout *entries = table(self, self->bits), *entry = entry_of(self, ino);
+    if (!entry->ino)
+        return;
+    size_t mask = ((size_t)1 << self->bits) - 1, hole = (size_t)(entry - entries);
+    atomic_store(&entries[hole].ino, 0);
+    self->count--;
+    for (size_t next = (hole + 1) & mask; entries[next].ino; next = (next + 1) & mask) {
+        size_t at = home(entries[next].ino, self->bits);
+        if (((next - at) & mask) >= ((next - hole) & mask)) {
+            fill(&entries[hole], entries[next].ino, entries[next].parent);
+            atomic_store(&entries[next].ino, 0);
+            hole = next;
+        }
+    }
+    if (self->bits > FIRST_BITS + 2 && self->count * 8 < mask)
+        resize(self, self->bits - 1);
+}
+
+uint64_t places_get(const Places *self, uint64_t ino)
+{
+    const Whereabout *entry = entry_of(self, ino);
+    return entry->ino ? entry->parent : 0;
+}
+
+static int number(PyObject *object, uint64_t *out)
+{
+    *out = PyLong_AsUnsignedLongLong(object);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static PyObject *note(Places *self, PyObject *const *args, Py_ssize_t count)
+{
+    uint64_t ino, parent;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "a number and that of its directory");
+        return NULL;
+    }
+    if (number(args[0], &ino) || number(args[1], &parent))
+        return NULL;
+    if (ino)
+        places_note(self, ino, parent);
+    Py_RETURN_NONE;
+}
+
+static PyObject *drop(Places *self, PyObject *object)
+{
+    uint64_t ino;
+    if (number(object, &ino))
+        return NULL;
+    if (ino)
+        places_drop(self, ino);
+    Py_RETURN_NONE;
+}
+
+static PyObject *get(Places *self, PyObject *object)
+{
+    uint64_t ino;
+    if (number(object, &ino))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(ino ? places_get(self, ino) : 0);
+}
+
+static int begin(Places *self)
+{
+    int error = reach(self, FIRST_BITS);
+    if (error)
+        return error;
+    if (head(self)->magic != MAGIC) {
+        head(self)->bits = FIRST_BITS;
+        head(self)->magic = MAGIC;
+    }
+    uint64_t bits = head(self)->bits;
+    if (bits < FIRST_BITS || bits > 40)
+        return EPROTO;
+    error = reach(self, (int)bits);
+    if (error)
+        return error;
+    self->bits = (int)bits;
+    const Whereabout *entries = table(self, self->bits);
+    for (size_t i = 0; i < (size_t)1 << bits; i++)
+        self->count += entries[i].ino != 0;
+    return 0;
+}
+
+static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *words[] = {"fd", NULL};
+    int fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i", words, &fd))
+        return NULL;
+    Places *self = (Places *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    self->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int error = self->fd < 0 ? errno : begin(self);
+    if (error) {
+        Py_DECREF(self);
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return (PyObject *)self;
+}
+
+static void places_dealloc(Places *self)
+{
+    if (self->memory)
+        munmap(self->memory, self->size);
+    if (self->fd >= 0)
+        close(self->fd);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static Py_ssize_t places_len(PyObject *self)
+{
+    return (Py_ssize_t)((Places *)self)->count;
+}
+
+static PyMethodDef methods[] = {
+    {"note", (PyCFunction)(void (*)(void))note, METH_FASTCALL, "Note the directory of a number."},
+    {"drop", (PyCFunction)drop, METH_O, "Forget a number."},
+    {"get", (PyCFunction)get, METH_O, "Return the number of the directory, 0 when it is not known."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PySequenceMethods as_sequence = {.sq_length = places_len};
+
+PyTypeObject PlacesType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "snapfs.overlay._names.Places",
+    .tp_doc = "In which directory each known file is, in memory that outlives the process.",
+    .tp_basicsize = sizeof(Places),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = places_new,
+    .tp_dealloc = (destructor)places_dealloc,
+    .tp_as_sequence = &as_sequence,
+    .tp_methods = methods,
+};

@@ -1,0 +1,74 @@
+"""A worker that ends itself, as a kill -9 would, at a point that a test names.
+
+The test writes the name of a point into the file `ORDER` names; the first worker that comes to the
+point removes the file and dies. Points:
+
+    begun      a request was found to need a note, and has none yet
+    intended   it is noted, and has had no effect
+    done       it has had its effect, and is not answered
+    counted    an open or a release is counted, and not answered
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapfs.fuse import process
+
+ORDER = "SNAPFS_TEST_DIES_AT"
+_CODE = (
+    "import sys; sys.path.insert(0, {!r}); from tests.support import dying_worker as it; it.main()"
+)
+
+
+@contextmanager
+def workers_die_to_order(order: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Start such workers meanwhile, which look at `order`."""
+    real = process._command
+    code = _CODE.format(str(Path(__file__).parents[2]))
+
+    def command(*args: Any) -> list[str]:
+        python, *_, module = (given := real(*args))[:4]
+        return [python, "-P", "-c", code, module, *given[4:]]
+
+    with patch.context() as patched:
+        patched.setattr(process, "_command", command)
+        patched.setenv(ORDER, str(order))
+        yield
+
+
+def main() -> None:
+    """Be a worker."""
+    from snapfs.fuse import worker
+    from snapfs.fuse.backing import BackingIds
+    from snapfs.fuse.inflight import Noting
+
+    Noting.__enter__ = _dying("begun", Noting.__enter__)  # type: ignore[method-assign]
+    Noting.intend = _dying("intended", Noting.intend)  # type: ignore[method-assign]
+    Noting.__exit__ = _dying("done", Noting.__exit__)  # type: ignore[method-assign]
+    BackingIds._write = _dying("counted", BackingIds._write)  # type: ignore[method-assign]
+    del sys.argv[1]
+    sys.exit(worker.main())
+
+
+def _dying(point: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    order = Path(os.environ[ORDER])
+
+    @wraps(method)
+    def wrapped(*args: Any) -> Any:
+        result = method(*args)
+        if order.exists() and order.read_text() == point:
+            order.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return wrapped
