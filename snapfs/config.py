@@ -61,6 +61,8 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """For the lane to end after that; then it is detached and the process leaves."""
     probe_s: Seconds = 5.0
     """For the store and the worker to answer a health check."""
+    watchdog_s: Seconds = 20.0
+    """For a worker to say anything, before it is replaced."""
     tree_s: Seconds = 30.0
     """For a tree to hold still at a commit, or for another call on the same snapshot."""
     call_s: Seconds = 120.0

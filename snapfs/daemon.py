@@ -49,7 +49,7 @@ from snapfs.service.offered import Offered
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
 from snapfs.snapshots import Placement, Snapshotter, roots
-from snapfs.systemd import Notifier
+from snapfs.systemd import DescriptorStore, Notifier, listen_descriptors
 
 log = structlog.get_logger(__name__)
 
@@ -72,8 +72,9 @@ MARGIN_S = 5.0
 class House:
     """What serves: built by `open`, ended by `close`; both block, each step with a deadline."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, store: DescriptorStore) -> None:
         self._config = config
+        self._store = store
         self._stack = ExitStack()
         self._started_ns = time.time_ns()
         self._server: grpc_server.GrpcServer | None = None
@@ -87,7 +88,7 @@ class House:
             stack.callback(_detach_root, config.root)
             roots.check_whole(config.root)
             preflight.check_layers_filesystem(config.root)
-            self._lanes = _lanes(config)
+            self._lanes = _lanes(config, self._store)
             self._snapshotter = Snapshotter(
                 config.root,
                 trees=self._lanes,
@@ -246,7 +247,7 @@ def _lane_warnings(it: LaneStatus) -> tuple[str, ...]:
     )
 
 
-def _lanes(config: Config) -> Lanes:
+def _lanes(config: Config, store: DescriptorStore) -> Lanes:
     chosen = config.lanes
     placement = Placement(
         {name: mode.is_writable for name, mode in LANES.items()},
@@ -254,14 +255,14 @@ def _lanes(config: Config) -> Lanes:
         view=LaneName(chosen.view),
     )
     return Lanes(
-        [_lane(config, name, mode) for name, mode in LANES.items()],
+        [_lane(config, name, mode, store) for name, mode in LANES.items()],
         placement,
         start_timeout_s=config.timeouts.start_s,
         stop_timeout_s=config.timeouts.stop_s,
     )
 
 
-def _lane(config: Config, name: LaneName, mode: Mode) -> Lane:
+def _lane(config: Config, name: LaneName, mode: Mode, store: DescriptorStore) -> Lane:
     return Lane(
         name,
         config.state / "mnt" / name,
@@ -271,6 +272,8 @@ def _lane(config: Config, name: LaneName, mode: Mode) -> Lane:
         log_level=config.log_level,
         log_format=config.log_format,
         quota=_default_quota(config),
+        watchdog_s=config.timeouts.watchdog_s,
+        store=store,
     )
 
 
@@ -400,4 +403,6 @@ def serve(config: Config) -> None:
     """Run the service until SIGTERM or SIGINT; raises SnapfsError when it cannot serve."""
     preflight.check_privileges()
     preflight.check_fuse_device()
-    trio.run(Daemon(House(config), config, Notifier.from_environment()).run)
+    notifier = Notifier.from_environment()
+    store = DescriptorStore(notifier, listen_descriptors())
+    trio.run(Daemon(House(config, store), config, notifier).run)

@@ -11,6 +11,7 @@ import array
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Self
 
 import structlog
@@ -55,6 +56,10 @@ class Notifier:
         """Hand descriptors to the manager to keep over a restart (FileDescriptorStoreMax=)."""
         self._send(f"FDSTORE=1\nFDNAME={name}", descriptors)
 
+    def unstore(self, name: str) -> None:
+        """Have the manager close what it keeps under a name."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
     def _send(self, message: str, descriptors: Sequence[int] = ()) -> None:
         if self._address is None:
             return
@@ -68,6 +73,36 @@ class Notifier:
                 peer.sendmsg([message.encode()], ancillary)
         except OSError as error:
             log.info("systemd.unreachable", address=self._address, error=error.strerror)
+
+
+class DescriptorStore:
+    """The manager's store: what an earlier process left there, and what this one leaves."""
+
+    def __init__(self, notifier: Notifier, left: Mapping[str, Sequence[int]]) -> None:
+        """`left` is what `listen_descriptors` said; it owns these descriptors."""
+        self._notifier = notifier
+        self._left = {name: list(fds) for name, fds in left.items()}
+        for fd in chain.from_iterable(self._left.values()):
+            os.set_inheritable(fd, False)
+
+    def take(self, name: str) -> int | None:
+        """Return a descriptor that was left, once; it is the caller's then.
+
+        Of several under one name the others are closed: they are older.
+        """
+        left = self._left.pop(name, [])
+        for fd in left[:-1]:
+            os.close(fd)
+        return left[-1] if left else None
+
+    def keep(self, name: str, fd: int) -> None:
+        """Leave a dup of a descriptor, in the place of one of the same name."""
+        self._notifier.unstore(name)
+        self._notifier.store(name, [fd])
+
+    def drop(self, name: str) -> None:
+        """Let go of what is kept under a name."""
+        self._notifier.unstore(name)
 
 
 def listen_descriptors(environ: Mapping[str, str] = os.environ) -> dict[str, list[int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def _introduce(
     channel.send(control.encode(hello))
     welcome, connection = _receive_welcome(channel, pid)
     try:
-        _check(welcome, settings)
+        check(welcome, settings)
     except SnapfsError:
         connection.close()
         raise
@@ -113,8 +114,8 @@ def _receive_welcome(channel: socket.socket, pid: int) -> tuple[control.Welcome,
     raise FailedPrecondition(f"worker {pid} answered with {type(answer).__name__}")
 
 
-def _check(welcome: control.Welcome, settings: WorkerSettings) -> None:
-    """Refuse a worker that does not serve what this lane would."""
+def check(welcome: control.Welcome, settings: WorkerSettings) -> None:
+    """Refuse, with FailedPrecondition, a worker that does not serve what this lane would."""
     if welcome.protocol != control.PROTOCOL:
         raise FailedPrecondition(
             f"the worker of version {welcome.version} speaks protocol {welcome.protocol}, "
@@ -129,3 +130,25 @@ def _check(welcome: control.Welcome, settings: WorkerSettings) -> None:
             f"at {welcome.served.mountpoint}, not {mine.root} as {settings.lane} "
             f"at {mine.mountpoint}"
         )
+
+
+def end_worker(settings: WorkerSettings, timeout_s: float) -> None:
+    """Kill whoever listens at a lane's door and was not adopted; return when it is dead.
+
+    To be called before another reads from the same connection. Raises Unavailable when it does not
+    die in time.
+    """
+    try:
+        with unixsocket.connect(settings.door, timeout_s) as channel:
+            pid, uid = unixsocket.peer(channel)
+            process = Stranger(pid, os.pidfd_open(pid))
+    except (OSError, TimeoutError):
+        return  # nobody is there
+    if uid != os.geteuid():
+        raise FailedPrecondition(f"{settings.door} belongs to user {uid}; remove it")
+    log.error("lane.worker_ended", lane=settings.lane, pid=pid, reason="it cannot be adopted")
+    process.kill()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"worker {pid} of lane {settings.lane} does not die") from None

@@ -78,6 +78,20 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     mode: str = Mode.PASSTHROUGH.value
     """The value of a Mode: what the mount was made as."""
 
+    @classmethod
+    def of(cls, version: str, lane: str, served: Served, init: InitRequest, mode: Mode) -> Welcome:
+        return cls(
+            PROTOCOL,
+            version,
+            lane,
+            served,
+            init.unique,
+            init.minor,
+            init.max_readahead_bytes,
+            int(init.offered),
+            mode.value,
+        )
+
     @property
     def init(self) -> InitRequest:
         return InitRequest(self.unique, self.minor, self.max_readahead_bytes, Init(self.offered))

@@ -28,6 +28,7 @@ from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.counting import Counting
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.incarnations import number_of
+from snapfs.fuse.knowing import kernel_knows
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import InvalidArgument, Labels, Quota, SnapshotId, Usage
 from snapfs.overlay import (
@@ -369,6 +370,9 @@ class LaneForest(Forest):
         tree = Tree(spec, self.inodes)
         gate = self._frozen.get(layers.id) or Gate()
         changing = None if layers.upper is None else tree
+        for ino in tree.kept_numbers():
+            if not kernel_knows(ino):
+                tree.forgotten(ino)
         self._shown[key] = Shown(tree, changing, gate)
         self._ids[key] = layers.id
         if layers.upper is not None and layers.work is not None:
@@ -400,6 +404,8 @@ class LaneForest(Forest):
     def _reconsider(self, key: int, shown: Shown) -> None:
         if shown.tree.lookups or shown.handles or shown.gate.entered or not key:
             return
+        if any(map(kernel_knows, cast(Tree, shown.tree).kept_numbers())):
+            return  # open since the time of another worker
         del self._shown[key]
         snapshot_id = self._ids.pop(key)
         self.counting.closing(cast(Tree, shown.tree), lasting=not shown.dropped)

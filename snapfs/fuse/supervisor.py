@@ -25,7 +25,7 @@ from pathlib import Path
 
 import structlog
 
-from snapfs.fuse import adoption, control, mounts
+from snapfs.fuse import adoption, control, mounts, stored
 from snapfs.fuse.idmapped import Clones
 from snapfs.fuse.lanemount import FS_TYPE, LaneMount, real_mountpoint
 from snapfs.fuse.modes import Mode
@@ -117,9 +117,11 @@ class Lane:
         log_format: str = "text",
         quota: Quota | None = None,
         watchdog_s: float = WATCHDOG_S,
+        store: stored.Store | None = None,
     ) -> None:
         """`door` is where workers listen for a later control process. A worker that says nothing
-        for `watchdog_s` is replaced."""
+        for `watchdog_s` is replaced. `store` keeps the connection over the death of all processes.
+        """
         self.name = name
         self._mountpoint = real_mountpoint(mountpoint)
         self._settings = WorkerSettings(
@@ -148,6 +150,7 @@ class Lane:
         """Of workers in a row that served for less than `STEADY_S`."""
         self._spare = Spare()
         self._watchdog_s = watchdog_s
+        self._store = store or stored.NoStore()
 
     @property
     def state(self) -> LaneState:
@@ -171,8 +174,11 @@ class Lane:
                 raise FailedPrecondition(f"lane {self.name} is {self._state.value}; stop it first")
             self._state = LaneState.STARTING
             self._stopping.clear()
-        mount, worker = self._adopt(deadline_s) or self._mount_anew(deadline_s)
+        mount, worker = (
+            self._adopt(deadline_s) or self._resume(deadline_s) or self._mount_anew(deadline_s)
+        )
         mount.settle(_left(deadline_s))
+        stored.keep(self._store, self._settings, mount)
         self._watcher = threading.Thread(
             target=self._watch, args=(worker,), name=f"lane-{self.name}-watcher", daemon=True
         )
@@ -196,9 +202,29 @@ class Lane:
                 self._state = LaneState.STOPPED
             raise
         self._mount = mount
+        stored.discard(self._store, self.name)
         self._thaw_late(worker, given_up)
         log.info("lane.adopted", lane=self.name, pid=worker.pid, version=worker.version)
         return mount, worker
+
+    def _resume(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess] | None:
+        """Go on under a mount that is in the service manager's store, with a new worker."""
+        kept = stored.take(self._store, self._settings)
+        if kept is None:
+            return None
+        try:
+            adoption.end_worker(self._settings, _left(deadline_s))
+            self._settings = replace(self._settings, mode=kept.mode)
+            self._mount = kept.mount
+            worker = self._start_worker(kept.mount, deadline_s)
+        except SnapfsError:
+            self._mount = None
+            kept.mount.close()
+            with self._changed:
+                self._state = LaneState.STOPPED
+            raise
+        log.info("lane.resumed", lane=self.name, pid=worker.pid)
+        return kept.mount, worker
 
     def _mount_anew(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess]:
         try:
@@ -240,6 +266,8 @@ class Lane:
         if watcher is not None:
             watcher.join(max(1.0, _left(deadline_s)))
         self._spare.end()  # the watcher may just have got another
+        if mount.ended:
+            stored.drop(self._store, self.name)
         mount.close()
         log.info("lane.stopped", lane=self.name)
 

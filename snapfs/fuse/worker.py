@@ -154,17 +154,7 @@ class Worker:
 
     def _introduction(self) -> control.Welcome:
         init = self._mount.connection.init
-        return control.Welcome(
-            control.PROTOCOL,
-            __version__,
-            self._lane,
-            self._served,
-            init.unique,
-            init.minor,
-            init.max_readahead_bytes,
-            int(init.offered),
-            self._mode.value,
-        )
+        return control.Welcome.of(__version__, self._lane, self._served, init, self._mode)
 
     async def _handle(self, channel: trio.socket.SocketType, message: control.Message) -> None:
         try:
@@ -319,7 +309,7 @@ class Settings:
 async def serve(
     settings: Settings, fuse_fd: int, memory: Sequence[int], channel: socket.socket
 ) -> None:
-    """Serve one lane until its mount is gone."""
+    """Serve one lane until its mount is gone; at once when the supervisor does not want it."""
     speaker = trio.socket.from_stdlib_socket(channel)
     packet = await _receive(speaker)
     if not packet:
@@ -358,6 +348,7 @@ async def serve(
                     nursery.start_soon(entrance.attend, worker.converse)
 
             await session.serve(operations, fuse_fd, begin.init, ready=begin_work)
+            log.info("worker.ended", reason="the mount is gone")
             nursery.cancel_scope.cancel()
         if entrance is not None:
             entrance.close()
@@ -411,7 +402,6 @@ def main() -> int:
     except (SnapfsError, OSError, ExceptionGroup):
         log.exception("worker.failed")
         return 1
-    log.info("worker.ended", reason="the mount is gone")
     return 0
 
 

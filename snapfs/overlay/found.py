@@ -15,7 +15,7 @@ import stat
 from . import identity, lower, xattrs
 from .copyup import stash_name
 from .core import MergedTree
-from .layer import stat_or_none
+from .layer import scan, stat_or_none
 from .node import Dir, Node
 
 
@@ -34,6 +34,14 @@ def nameless(tree: MergedTree, ino: int, parent: Dir | None) -> Node | None:
     if node is not None:
         tree.inodes.enter(node)
     return node
+
+
+def kept_numbers(tree: MergedTree) -> list[int]:
+    """Return the numbers of what the work directory keeps because somebody may still use it."""
+    if tree.upper is None:
+        return []
+    names = (entry.name for entry in scan(tree.work.proc(b".")))
+    return [tree.prefix | int(name[1:], 16) for name in names if name.startswith(b"o")]
 
 
 def _kept(tree: MergedTree, ino: int, parent: Dir | None) -> Node | None:

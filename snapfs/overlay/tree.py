@@ -214,6 +214,10 @@ class Tree(MergedTree):
         """
         return found.nameless(self, ino, parent if isinstance(parent, Dir) else None)
 
+    def kept_numbers(self) -> list[int]:
+        """Return the numbers of removed files that are kept because somebody may use them."""
+        return found.kept_numbers(self)
+
     # Copy-up in steps
 
     def needs_copy_up(self, node: Node, flags: int = os.O_RDWR) -> bool:

@@ -131,6 +131,20 @@ def test_removed_file_is_read_written_and_asked_for(own_house: House, which: str
     eventually(lambda: _no_rubbish(tree), what="a clean work directory")
 
 
+def test_removed_file_outlives_all_else_that_the_kernel_knew_of_its_tree(own_house: House) -> None:
+    tree = own_house.active(fill)
+    (tree / "new").write_text("kept")
+    with held(tree / "new", os.O_RDWR) as fd:
+        (tree / "new").unlink()
+        own_house.kill_worker()
+        (tree / "a").stat()
+        eventually(lambda: own_house.worker().lookups <= 1 or drop_dentries(), what="FORGETs")
+        assert os.fstat(fd).st_size == 4
+        os.fchmod(fd, 0o600)
+        assert os.pread(fd, 10, 0) == b"kept"
+    eventually(lambda: _no_rubbish(tree), what="a clean work directory")
+
+
 @pytest.mark.modes(Mode.PASSTHROUGH)
 def test_file_under_a_quota_is_written_on(own_house: House) -> None:
     key, limit = own_house.name(), {"containerd.io/snapshot/max-size": str(1 << 20)}
@@ -146,9 +160,9 @@ def test_file_under_a_quota_is_written_on(own_house: House) -> None:
             assert os.write(fd, b"line %d\n" % turn) == 7
             assert os.pwrite(other, b"L", turn * 7) == 1
         assert os.pread(fd, 100, 0) == b"Line 0\nLine 1\nLine 2\n"
+        os.pwrite(other, bytes(1 << 19), 1 << 19)
         with pytest.raises(OSError, match="quota"):
-            for position in range(3):
-                os.pwrite(other, bytes(1 << 20), position << 20)
+            os.pwrite(other, bytes(1 << 20), 1 << 20)
     (tree / "log").unlink()
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from snapfs.cli.main import cli
 
 SNAPFS = Path(sys.executable).with_name("snapfs")
-START_TIMEOUT_S = 40.0
+START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 40.0
 
 
