@@ -72,7 +72,7 @@ CONTAINERD_SERVICES := snapshots diff content
 proto: setup ## generate the gRPC modules (PROTO_OUT=DIR for another place)
 	@mkdir -p $(PROTO_OUT)/plugin
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I . --python_out=$(PROTO_OUT) --mypy_out=$(PROTO_OUT) \
-		--grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) $(addprefix snapfs/service/,$(addsuffix _v1.proto,snapfs metadata content container))
+		--grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) $(addprefix snapfs/service/,$(addsuffix _v1.proto,snapfs metadata content container volumes))
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --python_out=$(PROTO_OUT)/plugin \
 		--mypy_out=$(PROTO_OUT)/plugin $(addprefix snapfs_containerd/,$(addsuffix .proto,mount descriptor $(CONTAINERD_SERVICES)))
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --grpc_python_out=$(PROTO_OUT)/plugin \

@@ -30,6 +30,9 @@ CHANNEL_VARIABLE = "SNAPFS_CHANNEL"
 OTHER_VARIABLES = (FILE_VARIABLE, CHANNEL_VARIABLE)
 """What else may begin with the prefix: the rest is a setting, or a mistake."""
 
+DOCKER_PLUGIN = Path("/run/docker/plugins/snapfs.sock")
+"""Where Docker looks for a plugin called snapfs."""
+
 MAX_SOCKET_PATH_BYTES = 107
 """unix(7): sun_path holds 108 bytes with its closing zero."""
 
@@ -121,6 +124,15 @@ class Diff(msgspec.Struct, frozen=True, kw_only=True):
     """Unpack layers too; containerd does it faster itself."""
 
 
+class Volumes(msgspec.Struct, frozen=True, kw_only=True):
+    """Volumes with history (docs/volumes.md)."""
+
+    plugin_socket: Path = Path()
+    """Where Docker and podman find the volume plugin. Left out: where Docker looks by itself,
+    /run/docker/plugins/snapfs.sock, or `volumes.sock` in another state directory than the
+    default one."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, with the defaults that serve without a file."""
 
@@ -143,6 +155,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     gc: Gc = Gc()
     content: Content = Content()
     diff: Diff = Diff()
+    volumes: Volumes = Volumes()
     timeouts: Timeouts = Timeouts()
     service: Service = Service()
 
@@ -202,6 +215,9 @@ def resolve(
     config = _build(values)
     if "address" not in values:
         config = msgspec.structs.replace(config, address=config.state / "snapfs.sock")
+    if "volumes.plugin_socket" not in values:
+        socket = DOCKER_PLUGIN if config.state == Config().state else config.state / "volumes.sock"
+        config = msgspec.structs.replace(config, volumes=Volumes(plugin_socket=socket))
     return Resolved(_check_address(config), origins)
 
 

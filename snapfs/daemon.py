@@ -36,7 +36,7 @@ from snapfs.fuse.supervisor import Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER
 from snapfs.metadata import Knobs, Metadata
 from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
-from snapfs.overlay import LayerCopy, diff
+from snapfs.overlay import LayerCopy, diff, has_changed
 from snapfs.service import (
     anchor_server,
     container_server,
@@ -44,12 +44,15 @@ from snapfs.service import (
     grpc_server,
     metadata_server,
     server,
+    volumes_server,
 )
 from snapfs.service.offered import Offered
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
+from snapfs.service.volume_plugin import PluginServer, VolumePlugin
 from snapfs.snapshots import Placement, Snapshotter, roots
 from snapfs.systemd import DescriptorStore, Notifier, listen_descriptors
+from snapfs.volumes import Volumes
 
 log = structlog.get_logger(__name__)
 
@@ -104,16 +107,29 @@ class House:
             )
             stack.callback(self._snapshotter.close)
             self._metadata = stack.enter_context(_metadata(config, self._snapshotter))
+            self._volumes = Volumes(
+                self._snapshotter, config.state / "volumes", changed=has_changed
+            )
             self._watches = StoreServicer(self._snapshotter.store)
             stack.callback(self._lanes.stop, config.timeouts.stop_s)
             self._lanes.start(self._snapshotter.lanes_in_use())
             self._metadata.start()
+            self._volumes.start()
+            self._serve_plugin(stack)
             self._server = self._build_server()
             stack.callback(self._stop_server, self._server)
             self.probe()
             self.set_serving(serving=True)
             _check_socket(config)
             self._stack = stack.pop_all()
+
+    def _serve_plugin(self, stack: ExitStack) -> None:
+        """Serve the volume plugin; without it the rest is as good as ever."""
+        address = self._config.volumes.plugin_socket
+        try:
+            stack.enter_context(PluginServer(address, VolumePlugin(self._volumes)))
+        except (OSError, SnapfsError) as error:
+            log.warning("plugin.not_served", address=str(address), error=str(error))
 
     def close(self) -> None:
         """End everything in the reverse order."""
@@ -175,6 +191,7 @@ class House:
             ),
             partial(anchor_server.register, anchors=anchors.Anchors(self._snapshotter.store)),
             self._watches.register,
+            partial(volumes_server.register, volumes=self._volumes, between=diff.between),
             partial(
                 metadata_server.register_images,
                 metadata=self._metadata,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,7 @@ import click
 from snapfs.cli import output
 from snapfs.cli.moments import MOMENT
 from snapfs.cli.options import client_options, json_option, resolve
+from snapfs.cli.people import me
 
 if TYPE_CHECKING:
     from snapfs.anchors import Entry
@@ -81,7 +79,7 @@ def put(
             name,
             parse_ref(reference),
             at_ns=at_ns,
-            author=author or _me(),
+            author=author or me(),
             reason=reason,
             expect_rev=expect_rev,
         )
@@ -227,7 +225,7 @@ def delete(
     """
     with _connect(address, config_path) as client:
         entry = client.delete(
-            name, at_ns=at_ns, author=author or _me(), reason=reason, expect_rev=expect_rev
+            name, at_ns=at_ns, author=author or me(), reason=reason, expect_rev=expect_rev
         )
     _print_change(entry, as_json=as_json)
 
@@ -239,15 +237,6 @@ def _connect(address: Path | None, config_path: Path | None) -> Iterator[AnchorC
     settings = resolve(config_path, address=address).config
     with AnchorClient(settings.address, timeout_s=settings.timeouts.call_s) as client:
         yield client
-
-
-def _me() -> str:
-    """Return who asks, as history shows it: the person behind sudo, if there is one."""
-    try:
-        user = os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):  # a user that the system has no name for
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _shape(entry: Entry) -> dict[str, Any]:

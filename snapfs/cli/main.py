@@ -17,6 +17,7 @@ from snapfs import __version__
 from snapfs.cli.admin import fsck, init, status
 from snapfs.cli.anchor import anchor
 from snapfs.cli.backup import backup, restore, verify
+from snapfs.cli.branch import branch
 from snapfs.cli.container import container, sandbox
 from snapfs.cli.content import content
 from snapfs.cli.image import image
@@ -26,6 +27,7 @@ from snapfs.cli.plugin import plugin
 from snapfs.cli.serve import serve
 from snapfs.cli.settings import completion, config, version
 from snapfs.cli.snapshot import snapshot
+from snapfs.cli.volume import volume
 from snapfs.cli.watch import watch
 from snapfs.model import SnapfsError
 
@@ -73,6 +75,8 @@ for _command in (
     mount,
     umount,
     snapshot,
+    volume,
+    branch,
     image,
     anchor,
     lease,

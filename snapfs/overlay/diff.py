@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,6 +43,63 @@ def changes(upper: Path, lowers: Sequence[Path]) -> Iterator[Change]:
         after.close()
         if before is not None:
             before.close()
+
+
+def between(after: Sequence[Path], before: Sequence[Path]) -> Iterator[Change]:
+    """Yield what differs between the trees of two stacks of layers, each topmost first.
+
+    Files in different layers are the same when kind, mode, owner, size, modification time and
+    attributes are: copies of layers keep all of these. What is removed while it is looked at is
+    left out.
+    """
+    inodes = Inodes()
+    new = MergedTree(TreeSpec(1, tuple(after)), inodes)
+    old = MergedTree(TreeSpec(2, tuple(before)), inodes)
+    try:
+        old.numbers = new.numbers
+        yield from _between(new, new.root, old, old.root, b"")
+    finally:
+        new.close()
+        old.close()
+
+
+def _between(
+    after: MergedTree, new: Dir, before: MergedTree, old: Dir | None, path: bytes
+) -> Iterator[Change]:
+    news = dict(after.index(new).items())
+    olds = dict(before.index(old).items()) if old else {}
+    for name in sorted(news.keys() | olds.keys()):
+        here = path + name
+        if name not in news:
+            yield Change("deleted", here)
+            continue
+        with suppress(FileNotFoundError):
+            now = after.lookup(new, name)
+            was = before.lookup(old, name) if old is not None and name in olds else None
+            if was is None:
+                yield Change("added", here)
+            elif not (_alike(now, was) and _same_data(now, was)):
+                yield Change("changed", here)
+            if isinstance(now, Dir):
+                below = was if isinstance(was, Dir) else None
+                yield from _between(after, now, before, below, here + b"/")
+
+
+def _same_data(one: Node, other: Node) -> bool:
+    if one.is_dir or _real_file(one) == _real_file(other):
+        return True
+    left, right = one.tree.getattr(one), other.tree.getattr(other)
+    if (left.size, left.mtime_ns, left.rdev) != (right.size, right.mtime_ns, right.rdev):
+        return False
+    if stat.S_ISLNK(one.type):
+        return one.tree.readlink(one) == other.tree.readlink(other)
+    return True
+
+
+def _real_file(node: Node) -> tuple[int, int]:
+    """Return device and number of the real file of a node."""
+    real = os.lstat(node.tree.real_path(node))
+    return real.st_dev, real.st_ino
 
 
 def _compare(after: MergedTree, before: MergedTree | None) -> Iterator[Change]:

@@ -510,6 +510,15 @@ class Snapshotter(Closing):
         finally:
             self._thaw(identity, trees)
 
+    def all_layers(self, name: str) -> tuple[Path, ...]:
+        """Return the layers that a snapshot of any kind shows, topmost first.
+
+        That of an active one changes. Raises NotFound.
+        """
+        found = self._meta.info(name)
+        own = () if isinstance(found, View) else (self._layers.upper(found.id),)
+        return (*own, *map(self._layers.upper, found.parent_ids))
+
     def diff(self, name: str) -> Iterator[Any]:
         """Yield the paths of a snapshot that differ from its parent's; of a view, none."""
         if self._differ is None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from snapfs.anchors import TARGET_EDGE
+from snapfs.model import FailedPrecondition
 from snapfs.store import ReadTx, WriteTx
 from snapfs.volumes import ancestry, snapshots
 from snapfs.volumes.ancestry import SnapshotRow
+from snapfs.volumes.ids import VolumeSetId, VolumeSnapshotId
 from snapfs.volumes.schema import BASE_EDGE, PARENT_EDGE, SCOPE, SETS, SNAPSHOTS, TIP_EDGE
 
 _KEEPING = (PARENT_EDGE, TIP_EDGE, BASE_EDGE, TARGET_EDGE)
@@ -31,14 +33,14 @@ def unkept(tx: ReadTx) -> Iterator[SnapshotRow]:
                 yield row
 
 
-def collect(tx: WriteTx, row: SnapshotRow) -> tuple[str, SnapshotRow | None]:
-    """Erase a snapshot that nothing has; return its blob, and its parent if nothing has that now.
+def collect(tx: WriteTx, row: SnapshotRow) -> list[SnapshotRow]:
+    """Erase a snapshot that nothing has; return its parent if nothing has that now.
 
-    Another row than the one that was seen, or a kept one, is left alone.
+    Raises FailedPrecondition when something has it by now, NotFound when it is gone.
     """
-    current = tx.get(SNAPSHOTS, row.scope, row.name)
-    if current is None or is_kept(tx, current):
-        return "", None
+    current = ancestry.find(tx, VolumeSetId(row.scope), VolumeSnapshotId(row.name))
+    if is_kept(tx, current):
+        raise FailedPrecondition(f"volume snapshot {row.name} is in use by now")
     parent = ancestry.by_oid(tx, current.body.parent) if current.body.parent else None
-    blob = snapshots.erase(tx, current)
-    return blob, parent if parent is not None and not is_kept(tx, parent) else None
+    snapshots.erase(tx, current)
+    return [parent] if parent is not None and not is_kept(tx, parent) else []

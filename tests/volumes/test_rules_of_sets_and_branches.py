@@ -265,8 +265,7 @@ def collected(store: Store) -> list[str]:
     while waiting:
         row = waiting.pop()
         names.append(row.body.name)
-        _, parent = store.update(lambda tx, row=row: collecting.collect(tx, row))
-        waiting += [parent] if parent else []
+        waiting += store.update(lambda tx, row=row: collecting.collect(tx, row))
     return names
 
 

@@ -1,0 +1,123 @@
+"""What all operations on volumes share: the store, the data, one lock for each set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from snapfs.model import (
+    FailedPrecondition,
+    Unavailable,
+)
+from snapfs.snapshots import Snapshotter
+from snapfs.snapshots.copying import Changed
+from snapfs.snapshots.locks import KeyedLocks
+from snapfs.store import ReadTx, Store, WriteTx
+from snapfs.volumes import (
+    ancestry,
+    copies,
+    sets,
+)
+from snapfs.volumes.copies import VolumeRow
+from snapfs.volumes.data import VolumeData
+from snapfs.volumes.errors import VolumeNotFound
+from snapfs.volumes.ids import (
+    NewId,
+    VolumeSetId,
+)
+from snapfs.volumes.model import (
+    Note,
+    VolumeSnapshot,
+)
+from snapfs.volumes.schema import SCOPE, VOLUMES
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+NO_NOTE = Note()
+DEADLINE_S = 60.0
+
+
+class Common:
+    """The volumes of one root, seen by their operations."""
+
+    def __init__(
+        self,
+        snapshotter: Snapshotter,
+        place: Path,
+        *,
+        changed: Changed,
+        new_id: NewId,
+        deadline_s: float,
+    ) -> None:
+        """`place` is the directory below which volumes without a path of their own are mounted."""
+        self.store: Store = snapshotter.store
+        self.data = VolumeData(snapshotter, changed, new_id)
+        self.place = place
+        self.new_id = new_id
+        self._deadline_s = deadline_s
+        self._busy = KeyedLocks()
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[VolumeRow]:
+        """Hold the lock of a volume's set, with the volume as it is then."""
+        with self.store.view() as tx:
+            first = copies.resolve(tx, name)
+        what = f"volume {first.body.name!r}"
+        with self._busy.hold(first.body.set, what, self._deadline_s):
+            with self.store.view() as tx:
+                row = copies.resolve(tx, first.name)
+            yield row
+
+    @contextmanager
+    def discarding(self, key: str) -> Iterator[None]:
+        """Remove a new working copy again unless the block comes to its end."""
+        is_done = False
+        try:
+            yield
+            is_done = True
+        finally:
+            if not is_done:
+                with self.store.view() as tx:
+                    is_used = any(it.body.key == key for it in tx.rows(VOLUMES, SCOPE))
+                if not is_used:
+                    self.data.discard(key)
+
+    def source(self, tx: ReadTx, text: str) -> tuple[VolumeSetId, VolumeRow | None]:
+        """Return the set of a volume, with the volume, or of a set."""
+        try:
+            row = copies.resolve(tx, text)
+        except VolumeNotFound:
+            return VolumeSetId(sets.resolve(tx, text).name), None
+        return VolumeSetId(row.body.set_id), row
+
+    def blob_of(self, found: VolumeSnapshot) -> str:
+        if not found.blob:
+            raise absent(found.id)
+        return found.blob
+
+    def update(self, change: Callable[[WriteTx], T]) -> T:
+        return self.store.update(change, timeout_s=self._deadline_s)
+
+
+def blob(row: ancestry.SnapshotRow) -> str:
+    if not row.body.blob:
+        raise absent(row.name)
+    return row.body.blob
+
+
+def absent(snapshot: str) -> FailedPrecondition:
+    return FailedPrecondition(f"volume snapshot {snapshot} has no data on this host; pull it first")
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"cannot {what}: {error}") from error

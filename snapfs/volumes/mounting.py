@@ -1,0 +1,83 @@
+"""Binding a tree to a volume's mount path, and what is bound there (mount(2), proc(5)).
+
+Raises OSError. Nothing here asks the mounted file system anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapfs.model import FailedPrecondition
+
+MS_BIND = 4096
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+FILE_SYSTEM = "fuse.snapfs"
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A mount of a tree of ours."""
+
+    device: str
+    root: str
+    """Path in the lane: `/` and the id of the snapshot."""
+    path: str
+
+
+def bind(source: Path, target: Path) -> None:
+    """Show the directory `source` at `target`, which is made when it is missing.
+
+    FailedPrecondition when something else is mounted there, or it is a directory with files in it.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    if found := at(target):
+        if found[-1].root == f"/{source.name}":
+            return
+        raise FailedPrecondition(f"{target} has something mounted already; unmount it first")
+    if os.path.ismount(target):
+        raise FailedPrecondition(f"{target} has something mounted already; unmount it first")
+    if any(target.iterdir()):
+        raise FailedPrecondition(f"{target} has files in it; use an empty directory")
+    if _libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(MS_BIND), None):
+        _refuse(target)
+
+
+def unbind(target: Path, *, lazy: bool = False) -> None:
+    """Unmount what is bound at `target`; nothing to do when nothing of ours is. EBUSY when used."""
+    while at(target):
+        flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
+        if _libc.umount2(os.fsencode(target), flags):
+            _refuse(target)
+
+
+def at(target: Path, process: str = "self") -> list[Bound]:
+    """Return the trees bound at `target`, lowest first."""
+    return [found for found in table(process) if found.path == os.fspath(target)]
+
+
+def table(process: str = "self") -> Iterator[Bound]:
+    """Yield the mounts of trees of ours in a process's mount name space."""
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            if after.startswith(FILE_SYSTEM + " "):
+                fields = before.split(" ")
+                yield Bound(fields[2], _plain(fields[3]), _plain(fields[4]))
+
+
+def _plain(escaped: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), escaped)
+
+
+def _refuse(target: Path) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), os.fspath(target))

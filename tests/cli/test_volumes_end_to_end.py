@@ -1,0 +1,259 @@
+"""Volumes as an operator uses them: one service, real mounts, real users of them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import RunningDaemon, running
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    with running(tmp_path_factory.mktemp("volumes")) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def db(service: RunningDaemon) -> Iterator[Path]:
+    """A volume `db`, mounted; all volumes go at the end."""
+    service.run("volume", "create", "db", "--mount")
+    yield service.state / "volumes" / "db"
+    for volume in service.json("volume", "list"):
+        service.run("volume", "umount", volume["name"])
+        if volume["name"] != "db":
+            service.run("volume", "remove", volume["name"])
+    service.run("volume", "remove", "--history", "db")
+    assert [it["name"] for it in service.json("snapshot", "list")] == []
+    assert service.mounts_beside_lanes() == []
+
+
+def take(service: RunningDaemon, message: str, *more: str) -> str:
+    made = service.json("volume", "snapshot", "db", "-m", message, *more)
+    return str(made["id"])
+
+
+def messages(service: RunningDaemon, *more: str) -> list[str]:
+    return [it["message"] for it in service.json("volume", "log", "db", *more)]
+
+
+def test_open_files_go_on_through_a_snapshot_that_keeps_what_was(
+    service: RunningDaemon, db: Path
+) -> None:
+    (db / "kept").write_text("kept")
+    with (db / "file").open("wb", buffering=0) as file:
+        file.write(b"before")
+        inode = os.fstat(file.fileno()).st_ino
+        first = take(service, "one")
+        file.write(b" after")
+        assert os.fstat(file.fileno()).st_ino == inode == (db / "file").stat().st_ino
+    assert (db / "file").read_text() == "before after"
+    service.run("volume", "reset", "--hard", "db", first)
+    assert (db / "file").read_text() == "before"
+    assert (db / "kept").read_text() == "kept"
+
+
+def test_what_a_shared_mapping_has_written_is_in_the_snapshot(
+    service: RunningDaemon, db: Path
+) -> None:
+    (db / "mapped").write_bytes(b"\0" * 8192)
+    with (db / "mapped").open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapped:
+        mapped[5000:5005] = b"first"
+        take(service, "mapped")
+        mapped[5000:5005] = b"later"
+    service.run("volume", "reset", "--hard", "db", "HEAD")
+    assert (db / "mapped").read_bytes()[5000:5005] == b"first"
+
+
+def test_only_what_changed_is_copied_again(service: RunningDaemon, db: Path) -> None:
+    for number in range(50):
+        (db / f"f{number}").write_bytes(b"x" * 4096)
+    os.sync()
+    assert service.json("volume", "snapshot", "db", "-m", "one")["files"] == 50
+    (db / "f7").write_bytes(b"y")
+    service.json("volume", "snapshot", "db", "-m", "two")
+    (db / "f8").write_bytes(b"z")
+    again = service.json("volume", "snapshot", "db", "-m", "three")
+    assert again["files"] <= 2
+    assert again["pause_ms"] > 0
+
+
+def test_branches_diverge_and_each_keeps_its_own(service: RunningDaemon, db: Path) -> None:
+    (db / "file").write_text("base")
+    take(service, "base")
+    service.run("branch", "create", "db", "side")
+    service.run("branch", "switch", "db", "side")
+    (db / "file").write_text("side")
+    take(service, "on the side")
+    service.run("branch", "switch", "db", "main")
+    assert (db / "file").read_text() == "base"
+    (db / "file").write_text("main")
+    take(service, "on main")
+    assert messages(service, "side") == ["on the side", "base"]
+    assert messages(service) == ["on main", "base"]
+    assert sorted(messages(service, "--all")) == ["base", "on main", "on the side"]
+    names = [it["name"] for it in service.json("branch", "list", "db")]
+    assert names == ["main", "side"]
+    graph = service.run("volume", "log", "db", "--all").stdout.splitlines()
+    assert [line.split("  ")[0] for line in graph] == ["*", "| *", "|/", "*"]
+    service.run("branch", "switch", "db", "side")
+    assert (db / "file").read_text() == "side"
+
+
+def test_a_new_branch_of_a_volume_keeps_changes_that_no_snapshot_has(
+    service: RunningDaemon, db: Path
+) -> None:
+    (db / "file").write_text("base")
+    take(service, "base")
+    (db / "file").write_text("dirty")
+    service.run("branch", "create", "db", "side")
+    service.run("branch", "switch", "db", "side")
+    assert (db / "file").read_text() == "dirty"
+    take(service, "dirty")
+    assert messages(service, "main") == ["base"]
+    refused = service.run("branch", "switch", "db", "nothing", check=False)
+    assert refused.exit_code == 1
+    (db / "file").write_text("dirty again")
+    refused = service.run("branch", "switch", "db", "main", check=False)
+    assert "has changes that no snapshot has" in refused.stderr
+    service.run("branch", "switch", "db", "main", "--discard")
+    assert (db / "file").read_text() == "base"
+
+
+def test_a_reset_can_itself_be_undone_until_history_expires(
+    service: RunningDaemon, db: Path
+) -> None:
+    (db / "file").write_text("1")
+    take(service, "one")
+    (db / "file").write_text("2")
+    second = take(service, "two")
+    service.run("volume", "reset", "--hard", "db", "HEAD^")
+    assert (db / "file").read_text() == "1"
+    assert service.json("volume", "prune")["snapshots"] == 0
+    service.run("volume", "reset", "--hard", "db", second[:8])
+    assert (db / "file").read_text() == "2"
+    service.run("volume", "reset", "--hard", "db", "main~1")
+    assert service.json("volume", "prune", "--before", "0s")["snapshots"] == 1
+    gone = service.run("volume", "reset", "--hard", "db", second, check=False)
+    assert gone.exit_code == 1
+    assert (db / "file").read_text() == "1"
+
+
+def test_a_branch_is_found_as_it_was_at_a_time(service: RunningDaemon, db: Path) -> None:
+    take(service, "one")
+    moment = service.json("volume", "log", "db")[0]["created"]
+    take(service, "two")
+    assert messages(service, f"main@{{{moment}}}")[0] in ("one", "two")
+    service.run("branch", "rename", "db", "main", "trunk")
+    assert messages(service, "trunk@{0s}")[0] == "two"
+    assert messages(service, "HEAD^") == ["one"]
+    for bad in ("main", "HEAD~9", "trunk@{1y}", "no such", "{}"):
+        assert service.run("volume", "log", "db", bad, check=False).exit_code in (1, 2)
+
+
+def test_two_versions_run_side_by_side(service: RunningDaemon, db: Path) -> None:
+    (db / "file").write_text("old")
+    take(service, "old")
+    (db / "file").write_text("new")
+    service.run("volume", "clone", "db", "trial", "main")
+    trial = Path(service.run("volume", "mount", "trial").stdout.strip())
+    assert (trial / "file").read_text() == "old"
+    (trial / "file").write_text("trial")
+    made = service.json("volume", "snapshot", "trial", "-m", "tried")
+    assert made["branch"] == "trial"
+    assert (db / "file").read_text() == "new"
+    assert service.run("volume", "remove", "--history", "db", check=False).exit_code == 1
+    refused = service.run("branch", "remove", "db", "trial", check=False)
+    assert "in use by trial" in refused.stderr
+
+
+def test_a_diff_tells_what_changed(service: RunningDaemon, db: Path) -> None:
+    (db / "same").write_text("same")
+    (db / "file").write_text("1")
+    (db / "directory").mkdir()
+    take(service, "one")
+    (db / "file").write_text("22")
+    (db / "added").write_text("")
+    (db / "directory").rmdir()
+    found = {it["path"]: it["kind"] for it in service.json("volume", "diff", "db")}
+    assert found == {"file": "changed", "added": "added", "directory": "deleted"}
+    take(service, "two")
+    assert service.json("volume", "diff", "db") == []
+    found = {it["path"]: it["kind"] for it in service.json("volume", "diff", "db", "HEAD^", "HEAD")}
+    assert found == {"file": "changed", "added": "added", "directory": "deleted"}
+
+
+def test_a_size_is_kept_and_changed_while_in_use(service: RunningDaemon, db: Path) -> None:
+    service.run("volume", "resize", "db", "1MiB")
+    with pytest.raises(OSError, match=r"quota|space"):
+        (db / "file").write_bytes(b"x" * (2 << 20))
+    service.run("volume", "resize", "db", "none")
+    (db / "file").write_bytes(b"x" * (2 << 20))
+    assert service.json("volume", "info", "db")["limit_bytes"] is None
+
+
+@pytest.fixture
+def user(db: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has a file of the volume open."""
+    (db / "file").write_text("x")
+    with (db / "file").open() as file:
+        process = subprocess.Popen(["sleep", "600"], stdin=file)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_volume_in_use_is_not_taken_away(
+    service: RunningDaemon, db: Path, user: subprocess.Popen[bytes]
+) -> None:
+    take(service, "one")
+    refused = service.run("volume", "reset", "--hard", "db", "HEAD", check=False)
+    assert f"sleep ({user.pid})" in refused.stderr
+    assert (db / "file").read_text() == "x"
+    refused = service.run("volume", "umount", "db", check=False)
+    assert f"sleep ({user.pid})" in refused.stderr
+
+
+def test_users_are_told_with_a_signal_before_a_switch(
+    service: RunningDaemon, db: Path, user: subprocess.Popen[bytes]
+) -> None:
+    take(service, "one")
+    (db / "file").write_text("y")
+    service.run("volume", "reset", "--hard", "db", "HEAD", "--signal", "TERM")
+    assert user.wait() == -signal.SIGTERM
+    assert (db / "file").read_text() == "x"
+    bad = service.run("volume", "reset", "--hard", "db", "HEAD", "--signal", "NO", check=False)
+    assert bad.exit_code in (0, 1)
+
+
+def test_volumes_are_there_again_after_the_service_was_killed(
+    service: RunningDaemon, db: Path
+) -> None:
+    (db / "file").write_text("1")
+    take(service, "one")
+    with (db / "file").open("a") as file:
+        service.kill()
+        file.write("2")
+        file.flush()
+        service.start()
+        file.write("3")
+    assert (db / "file").read_text() == "123"
+    assert service.json("volume", "info", "db")["mounted_at"] == str(db)
+    service.run("volume", "reset", "--hard", "db", "HEAD")
+    assert (db / "file").read_text() == "1"
+
+
+def test_data_of_volumes_is_not_removed_by_other_means(service: RunningDaemon, db: Path) -> None:
+    take(service, "one")
+    for snapshot in service.json("snapshot", "list"):
+        refused = service.run("snapshot", "remove", snapshot["name"], check=False)
+        assert refused.exit_code == 1
+    assert service.json("fsck") == []
