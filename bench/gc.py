@@ -76,9 +76,9 @@ def measure(root: Path, size: int) -> None:
         with writing(metadata) as idle:
             time.sleep(IDLE_S)
         with writing(metadata) as marking:
-            began = time.monotonic()
+            began, cpu_began = time.monotonic(), time.thread_time()
             garbage = metadata.garbage()
-            mark_s = time.monotonic() - began
+            mark_s, cpu_s = time.monotonic() - began, time.thread_time() - cpu_began
         with writing(metadata) as sweeping:
             done = metadata.collector.collect()
         phases = {"idle": idle, "mark": marking, "mark and sweep": sweeping}
@@ -90,9 +90,10 @@ def measure(root: Path, size: int) -> None:
         ]
         print(report.table("ms of an update", table, reference="idle"), end="\n\n")
         print(
-            f"Mark alone {mark_s:.1f} s (promised: under {MARK_TARGET_S:.0f} s for a million). "
-            f"Mark and sweep {done.elapsed_ns / 1e9:.1f} s. Longest wait "
-            f"{rows['mark and sweep']['longest']:.0f} ms (promised: {WAIT_TARGET_MS:.0f} ms).\n",
+            f"Mark alone {mark_s:.1f} s, of which {cpu_s:.1f} s of the processor (promised for a "
+            f"million: {MARK_TARGET_S:.0f} s). Mark and sweep {done.elapsed_ns / 1e9:.1f} s. "
+            f"Longest wait {rows['mark and sweep']['longest']:.0f} ms "
+            f"(promised: {WAIT_TARGET_MS:.0f} ms).\n",
             flush=True,
         )
 

@@ -33,7 +33,7 @@ from snapfs.config import Config
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import Lane, LaneStatus
-from snapfs.images import SNAPSHOTTER
+from snapfs.images import SNAPSHOTTER, clear_unpacked
 from snapfs.metadata import Knobs, Metadata
 from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
 from snapfs.overlay import LayerCopy, diff, has_changed
@@ -113,6 +113,7 @@ class House:
             self._watches = StoreServicer(self._snapshotter.store)
             stack.callback(self._lanes.stop, config.timeouts.stop_s)
             self._lanes.start(self._snapshotter.lanes_in_use())
+            clear_unpacked(self._snapshotter)
             self._metadata.start()
             self._volumes.start()
             self._serve_plugin(stack)

@@ -284,23 +284,16 @@ def _connect(
 
 def _save(client: ContentClient, digest: str, path: Path) -> None:
     """Write content to a file that is there whole or not at all."""
-    import tempfile
+    from snapfs.wholefile import whole
 
     total = client.get(digest).size_bytes
     if path.exists():
         raise AlreadyExists(f"{path} exists; remove it or name another file")
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as growing:
-        try:
-            with bar("get", total) as report:
-                done = 0
-                for data in client.read(digest):
-                    done += growing.write(data)
-                    report(done)
-            growing.flush()
-            Path(growing.name).rename(path)
-        except BaseException:
-            Path(growing.name).unlink(missing_ok=True)
-            raise
+    with whole(path) as file, bar("get", total) as report:
+        done = 0
+        for data in client.read(digest):
+            done += file.write(data)
+            report(done)
 
 
 def _digest(file: BinaryIO) -> str:

@@ -10,7 +10,7 @@ from snapfs.images.manifests import Platform, parse_platform
 from snapfs.images.owncontents import OwnContents
 from snapfs.images.packing import TAR_GZIP, Packed
 from snapfs.images.progress import Progress
-from snapfs.images.unpacking import SNAPSHOTTER
+from snapfs.images.unpacking import SNAPSHOTTER, clear_unpacked
 
 __all__ = [
     "SNAPSHOTTER",
@@ -31,5 +31,6 @@ __all__ = [
     "Progress",
     "Statement",
     "Wanted",
+    "clear_unpacked",
     "parse_platform",
 ]

@@ -12,7 +12,7 @@ from snapfs.images.unpacking import SNAPSHOTTER
 from snapfs.metadata import Context, Image, Metadata
 from snapfs.metadata.blobs import feed, hasher
 from snapfs.metadata.references import GC
-from snapfs.model import AlreadyExists, FailedPrecondition, NotFound, SnapfsError
+from snapfs.model import FailedPrecondition, NotFound, SnapfsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,7 @@ class Catalog:
         """Give an image another name; one that has it already stands for this image from now on."""
         old = self._metadata.images.get(namespace, name)
         new = Image(name=new_name, target=old.target, labels=old.labels)
-        context = Context(namespace)
-        try:
-            made = self._metadata.images.create(context, new)
-        except AlreadyExists:
-            made = self._metadata.images.update(context, new, ["target"])
-        return self._describe(namespace, made)
+        return self._describe(namespace, self._metadata.images.put(Context(namespace), new))
 
     def remove(self, namespace: str, name: str, *, wait_s: float | None = None) -> None:
         """Remove a name; with `wait_s` a collection has run when this returns. Raises NotFound."""

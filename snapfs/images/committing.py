@@ -1,7 +1,10 @@
 """A changed snapshot as an image: one more layer on the image that it stands on.
 
-    the active snapshot is committed  ->  its layer is written to content as an archive, hashed
-    ->  the snapshot gets the name of its chain  ->  configuration, manifest, labels, the image
+    the active snapshot is committed, under a name that says which it was
+    ->  its layer is written to content as an archive, hashed  ->  configuration, manifest, labels
+    ->  in one transaction: the snapshot gets the name of its chain, and the image is there
+
+One that was interrupted goes on when it is asked for again: the name is found.
 
 The same tree on the same image gives the same digests when SOURCE_DATE_EPOCH is set: nothing of the
 host or of now goes into them then.
@@ -12,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,10 +30,12 @@ from snapfs.images.unpacking import SNAPSHOTTER, link
 from snapfs.metadata import Context, Image, Metadata, Resource, Wish
 from snapfs.metadata import Descriptor as Target
 from snapfs.metadata.references import GC
-from snapfs.model import Active, AlreadyExists, FailedPrecondition
-from snapfs.snapshots import Snapshotter
+from snapfs.model import Active, AlreadyExists, Committed, FailedPrecondition, NotFound
+from snapfs.snapshots import Snapshotter, records
 
 COPY_BYTES = 1 << 20
+COMMITTING = "image-commit/"
+"""Before the key of a snapshot that is being made an image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +74,38 @@ class Committer:
         `base` is the image that it stands on; found by its snapshot when it is not given. Raises
         NotFound, FailedPrecondition when the snapshot does not stand on an image.
         """
-        found = self._snapshotter.stat(key)
+        temporary = f"{COMMITTING}{key}"
+        found = self._begun(key, temporary)
+        below = self._base(namespace, base, found.parent)
+        with leased(self._metadata, namespace, "commit") as lease:
+            context = Context(namespace, lease)
+            if isinstance(found, Active):
+                self._snapshotter.commit(key, temporary)
+            layer, diff_id = self._write_layer(context, temporary, statement, report)
+            chain = manifests.chain_id(found.parent, diff_id)
+            link(self._snapshotter.store, context, chain, found.parent)
+            target = self._write_documents(context, below, layer, diff_id, chain, statement)
+            self._name(context, Image(name=name, target=target), temporary, chain)
+        report(Progress("done", name))
+        return self._catalog.get(namespace, name)
+
+    def _begun(self, key: str, temporary: str) -> Active | Committed:
+        """Return the snapshot: active, or committed by an earlier commit that was interrupted."""
+        try:
+            found = self._snapshotter.stat(key)
+        except NotFound:
+            try:
+                begun = self._snapshotter.stat(temporary)
+            except NotFound:
+                begun = None
+            if isinstance(begun, Committed):
+                return begun
+            raise
         if not isinstance(found, Active):
             raise FailedPrecondition(
                 f"snapshot {key!r} is {found.kind.word}; only an active one can become an image"
             )
-        below = self._base(namespace, base, found.parent)
-        with leased(self._metadata, namespace, "commit") as lease:
-            context = Context(namespace, lease)
-            temporary = f"image-commit/{uuid.uuid4()}"
-            self._snapshotter.commit(key, temporary)
-            layer, diff_id = self._write_layer(context, temporary, statement, report)
-            chain = manifests.chain_id(found.parent, diff_id)
-            self._settle(context, temporary, chain, found.parent)
-            target = self._write_documents(context, below, layer, diff_id, chain, statement)
-            self._name(context, name, target)
-        report(Progress("done", name))
-        return self._catalog.get(namespace, name)
+        return found
 
     def _base(self, namespace: str, base: str, parent: str) -> Described | None:
         if base:
@@ -143,14 +162,6 @@ class Committer:
                 writer.commit(Wish(size, digest_))
         except AlreadyExists:
             return
-
-    def _settle(self, context: Context, temporary: str, chain: str, parent: str) -> None:
-        """Give the committed snapshot the name of its chain; one that is there already does."""
-        link(self._snapshotter.store, context, chain, parent)
-        try:
-            self._snapshotter.rename(temporary, chain)
-        except AlreadyExists:
-            self._snapshotter.remove(temporary)
 
     def _write_documents(
         self,
@@ -220,12 +231,15 @@ class Committer:
         paths = [f"labels.{key}" for key in labels]
         self._metadata.content.update(context.namespace, digest_, labels, paths)
 
-    def _name(self, context: Context, name: str, target: Target) -> None:
-        image = Image(name=name, target=target)
+    def _name(self, context: Context, image: Image, temporary: str, chain: str) -> None:
+        """Give snapshot and image their names; a chain that is there already has the layer."""
         try:
-            self._metadata.images.create(context, image)
+            self._metadata.images.put(
+                context, image, lambda tx: records.rename(tx, temporary, chain)
+            )
         except AlreadyExists:
-            self._metadata.images.update(context, image, ["target"])
+            self._metadata.images.put(context, image)
+            self._snapshotter.remove(temporary)
 
 
 def epoch() -> int | None:

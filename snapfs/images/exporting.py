@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from snapfs import wholefile
 from snapfs.images import manifests, sources
 from snapfs.images.catalog import Catalog, Described
 from snapfs.images.progress import Progress
 from snapfs.metadata import Metadata
-from snapfs.metadata.blobs import sync_directory
 from snapfs.model import FailedPrecondition, InvalidArgument
 
 DOCKER_MANIFEST = "manifest.json"
@@ -50,14 +49,11 @@ class Exporter:
                 raise FailedPrecondition(
                     f"the content of image {image.image.name!r} is not all here"
                 )
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                self._write(archive, namespace, images, report)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-            os.link(file.name, path)
-        sync_directory(path.parent)
+        with (
+            wholefile.whole(path) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            self._write(archive, namespace, images, report)
 
     def _write(
         self,

@@ -273,11 +273,7 @@ class Job:
             name=name,
             target=Target(target.media_type, target.digest, target.size, target.annotations),
         )
-        images = self._metadata.images
-        try:
-            made = images.create(self._context, image)
-        except AlreadyExists:
-            made = images.update(self._context, image, ["target"])
+        made = self._metadata.images.put(self._context, image)
         self._say(Progress("done", name))
         log.info("image.imported", name=name, digest=target.digest)
         return made

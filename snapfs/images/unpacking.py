@@ -30,7 +30,14 @@ from snapfs.metadata import Context, Metadata, linking
 from snapfs.metadata.manager import take
 from snapfs.metadata.references import Name, Type
 from snapfs.metadata.schema import SNAPSHOT_LINKS, SnapshotLinkBody
-from snapfs.model import AlreadyExists, InvalidArgument, NotFound, SnapfsError, Unavailable
+from snapfs.model import (
+    AlreadyExists,
+    Committed,
+    InvalidArgument,
+    NotFound,
+    SnapfsError,
+    Unavailable,
+)
 from snapfs.snapshots import Snapshotter
 from snapfs.snapshots.faults import refusing
 from snapfs.store import Store, WriteTx
@@ -38,6 +45,9 @@ from snapfs.store import Store, WriteTx
 log = structlog.get_logger(__name__)
 
 SNAPSHOTTER = "snapfs"
+UNPACKING = "import/extract-"
+"""What the keys of layers that are being unpacked begin with."""
+
 REPORT_EVERY_BYTES = 4 << 20
 REMOVAL_DEADLINE_S = 60.0
 REMOVAL_POLL_S = 0.02
@@ -130,7 +140,7 @@ class Unpacker:
 
     def _prepare(self, parent: str) -> str:
         # The name makes the snapshotter answer with the layer directories themselves.
-        key = f"import/extract-{uuid.uuid4()}"
+        key = f"{UNPACKING}{uuid.uuid4()}"
         self._snapshotter.prepare(key, parent)
         return key
 
@@ -169,6 +179,14 @@ class Unpacker:
                     self._snapshotter.remove(key)
             except (SnapfsError, OSError) as error:
                 log.debug("unpack.given_up", error=str(error))
+
+
+def clear_unpacked(snapshotter: Snapshotter) -> None:
+    """Remove what imports of an earlier process were unpacking; for a start, before any import."""
+    for found in list(snapshotter.walk()):
+        if found.name.startswith(UNPACKING) and not isinstance(found, Committed):
+            snapshotter.remove(found.name)
+            log.info("unpack.cleared", key=found.name)
 
 
 def link(store: Store, context: Context, name: str, below: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -35,6 +35,27 @@ class Images(Manager):
             return _settle(tx, context, row)
 
         return _show(self._update(make))
+
+    def put(
+        self, context: Context, image: Image, also: Callable[[WriteTx], object] = lambda _tx: None
+    ) -> Image:
+        """Create an image, or let one that is there stand for another target; its labels stay.
+
+        `also` is done in the same transaction; when it raises, nothing is.
+        """
+        check_namespace(context.namespace)
+        body = _body(image)
+
+        def change(tx: WriteTx) -> Row[ImageBody]:
+            also(tx)
+            row = tx.get(IMAGES, context.namespace, image.name)
+            if row is None:
+                row = linking.create(tx, IMAGES, context.namespace, image.name, body)
+            else:
+                row = linking.update(tx, row, _merge(row.body, image, ("target",)))
+            return _settle(tx, context, row)
+
+        return _show(self._update(change))
 
     def get(self, namespace: str, name: str) -> Image:
         """Return an image, or raise NotFound."""
