@@ -204,9 +204,9 @@ def link(store: Store, context: Context, name: str, below: str) -> None:
 
 def _link(tx: WriteTx, *, context: Context, name: str, below: str) -> bool:
     row_name = f"{SNAPSHOTTER}/{name}"
-    row = tx.get(SNAPSHOT_LINKS, context.namespace, row_name)
-    if row is not None and row.body.removing:
+    if any(it.body.removing for it in linking.links_to(tx, SNAPSHOTTER, name)):
         return False
+    row = tx.get(SNAPSHOT_LINKS, context.namespace, row_name)
     if row is None:
         body = SnapshotLinkBody(snapshotter=SNAPSHOTTER, key=name, backend=name, parent=below)
         linking.create(tx, SNAPSHOT_LINKS, context.namespace, row_name, body)

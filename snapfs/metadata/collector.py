@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from snapfs import anchors
-from snapfs.metadata import leases
+from snapfs.metadata import leases, linking
 from snapfs.metadata.content import ContentStore
 from snapfs.metadata.graph import Mark, Walk, mark, paced
 from snapfs.metadata.manager import DEADLINE_S
@@ -174,7 +174,8 @@ class Collector:
             ]
         used = set()
         for row in sorted(going, key=lambda row: row.oid, reverse=True):
-            if self._store.update(partial(_claim, oid=row.oid), timeout_s=self._deadline_s):
+            claim = partial(_claim, oid=row.oid)
+            if self._store.update(claim, timeout_s=self._deadline_s):
                 used.add(row.body.snapshotter)
                 self._remove_snapshot(row, done)
         for name in used & self._snapshotters.keys():
@@ -191,7 +192,7 @@ class Collector:
             done.failed.append(row.name)
             self._store.update(partial(_unclaim, oid=row.oid), timeout_s=self._deadline_s)
         else:
-            self._store.update(partial(_forget, row=row), timeout_s=self._deadline_s)
+            self._store.update(partial(_forget, oid=row.oid), timeout_s=self._deadline_s)
 
     def _remove_blobs(self, done: Collected) -> None:
         try:
@@ -290,9 +291,18 @@ def _collectible(tx: ReadTx, oid: int) -> Row[Any] | None:
 
 
 def _claim(tx: WriteTx, *, oid: int) -> bool:
-    """Begin to remove a snapshot, unless somebody wants it again."""
+    """Begin to remove a snapshot, unless somebody wants it again.
+
+    One that another namespace has, too, stays: only this one's link goes.
+    """
     row = tx.by_oid(SNAPSHOT_LINKS, oid)
     if row is None or not row.body.going:
+        return False
+    if any(
+        not other.body.going
+        for other in linking.links_to(tx, row.body.snapshotter, row.body.backend)
+    ):
+        tx.delete(row)
         return False
     tx.update(row, msgspec.structs.replace(row.body, removing=True), spec=False)
     return True
@@ -304,8 +314,10 @@ def _unclaim(tx: WriteTx, *, oid: int) -> None:
         tx.update(row, msgspec.structs.replace(row.body, removing=False), spec=False)
 
 
-def _forget(tx: WriteTx, *, row: Row[Any]) -> None:
-    tx.delete(row)
+def _forget(tx: WriteTx, *, oid: int) -> None:
+    row = tx.by_oid(SNAPSHOT_LINKS, oid)
+    if row is not None:
+        tx.delete(row)
 
 
 def _remove(snapshotter: Snapshotter, key: str) -> None:

@@ -6,12 +6,25 @@ tells those who wanted it; deleting one leaves weak edges to a number that is ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
 
 from snapfs.metadata.references import Name, Type
-from snapfs.metadata.schema import NODES, TABLE_OF, WANTS, AnyNode, Links, Node, want_key
+from snapfs.metadata.schema import (
+    BACKENDS,
+    NODES,
+    SNAPSHOT_LINKS,
+    TABLE_OF,
+    WANTS,
+    AnyNode,
+    Links,
+    Node,
+    SnapshotLinkBody,
+    backend_key,
+    want_key,
+)
 from snapfs.store import ReadTx, Row, Table, WriteTx
 
 N = TypeVar("N", bound=Node)
@@ -67,3 +80,10 @@ def _tell(tx: WriteTx, row: Row[AnyNode]) -> None:
     for table in NODES:
         for waiting in list(tx.find(table, WANTS, value, scope=row.scope)):
             update(tx, waiting, waiting.body, spec=False)
+
+
+def links_to(tx: ReadTx, snapshotter: str, backend: str) -> Iterator[Row[SnapshotLinkBody]]:
+    """Yield the links of every namespace to one snapshot, by what its snapshotter calls it."""
+    value = backend_key(snapshotter, backend)
+    for scope in tx.scopes():
+        yield from tx.find(SNAPSHOT_LINKS, BACKENDS, value, scope=scope)

@@ -20,7 +20,8 @@ no row to be used; it has one when it has labels or was created by name.
 Every table of nodes has `links`, what its wants (references.py) mean in this store: pairs of an
 edge's kind and a row's oid, kept true by linking.py whenever a row is written or comes into being.
 A want for what does not exist has no link. Index "wants": TYPE 00 KEY of everything wanted, so that
-a new row finds who waits for it. Edges 30 to 36 are references.Edge.
+a new row finds who waits for it. Index "backends" of snapshot links: one snapshot may have links in
+many namespaces, and stays as long as any of them does. Edges 30 to 36 are references.Edge.
 
 Invariants: `links` of each row are what `linking.resolve` says of its wants; content has a blob;
 a lease resource has its lease; a blob that no content refers to is on its way out.
@@ -49,6 +50,10 @@ WANTS = "wants"
 
 ROOTS = "roots"
 """Name of the index that has the rows that a label keeps, under an empty value."""
+
+
+BACKENDS = "backends"
+"""Name of the index over what snapshotters call the snapshots of links; see backend_key."""
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -176,6 +181,11 @@ def want_key(name: Name) -> bytes:
     return f"{int(name.type)}\0{name.key}".encode()
 
 
+def backend_key(snapshotter: str, backend: str) -> bytes:
+    """Return the value under which the index "backends" has the links to a snapshot."""
+    return f"{snapshotter}\0{backend}".encode()
+
+
 def _wanted(body: Node) -> Iterable[bytes]:
     return {want_key(want.name) for want in body.wants()}
 
@@ -232,7 +242,11 @@ CONTENT: Table[ContentBody] = _nodes(
 BLOBS: Table[BlobBody] = Table(tag=37, name="blob", body=BlobBody)
 INGESTS = _nodes(38, "ingest", IngestBody)
 SNAPSHOT_LINKS: Table[SnapshotLinkBody] = _nodes(
-    39, "snapshot link", SnapshotLinkBody, Index(ROOTS, _rooted)
+    39,
+    "snapshot link",
+    SnapshotLinkBody,
+    Index(ROOTS, _rooted),
+    Index(BACKENDS, lambda body: (backend_key(body.snapshotter, body.backend),)),
 )
 COLLECTIONS: Table[CollectionBody] = Table(tag=40, name="collection", body=CollectionBody)
 

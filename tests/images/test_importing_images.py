@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.images import Importer, Limits, Platform, Progress, Wanted, importing, manifests
+from snapfs.images import (
+    Catalog,
+    Importer,
+    Limits,
+    Platform,
+    Progress,
+    Wanted,
+    importing,
+    manifests,
+)
 from snapfs.metadata import Context, Metadata
 from snapfs.model import Committed, FailedPrecondition, InvalidArgument, NotFound, TooLarge
 from snapfs.overlay.devices import STAND_IN
@@ -439,3 +448,21 @@ def test_a_tree_is_what_tar_makes_of_it(
     assert ours == theirs
     assert len(ours) > 50
     assert Context("default").namespace == "default"
+
+
+def test_layers_stay_as_long_as_any_namespace_has_them(
+    importer: Importer, metadata: Metadata, snapshotter: Snapshotter, layout: Layout
+) -> None:
+    layout.image([[file("a")], [file("b")]])
+    for namespace in ("one", "two"):
+        importer.import_path(namespace, layout.root, WANTED)
+    metadata.images.delete("one", "example.org/made:1")
+    metadata.collector.collect()
+    assert Catalog(metadata).verify("two", "example.org/made:1") == []
+    snapshotter.stat(Catalog(metadata).get("two", "example.org/made:1").snapshot)
+    assert not metadata.has_snapshot(
+        "one", Catalog(metadata).get("two", "example.org/made:1").snapshot
+    )
+    metadata.images.delete("two", "example.org/made:1")
+    metadata.collector.collect()
+    assert list(snapshotter.walk()) == []
