@@ -1,4 +1,4 @@
-"""`snapfs image`: import, export, commit, list, info, history, verify, tag, remove."""
+"""`snapfs image`: import, export, commit, list, get, info, history, verify, tag, remove."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from snapfs.cli import output
 from snapfs.cli.bars import bars
+from snapfs.cli.moments import MOMENT
 from snapfs.cli.options import (
     SNAPSHOT,
     AbsolutePath,
@@ -113,6 +114,40 @@ def list_(
     ]
     header = ("NAME", "DIGEST", "PLATFORM", "SIZE", "UNPACKED", "CREATED")
     output.table(header, rows, right=("SIZE",))
+
+
+@image.command()
+@client_options
+@json_option
+@namespace_option
+@click.option(
+    "--at",
+    "at_ns",
+    type=MOMENT,
+    metavar="TIME",
+    help="What the name stood for then.  [default: what it stands for]",
+)
+@click.argument("name")
+def get(
+    address: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+    namespace: str,
+    at_ns: int | None,
+    name: str,
+) -> None:
+    """Print the digest and the snapshot that the image NAME stands for, or stood for at a time.
+
+    \b
+    Example:
+      snapfs image get docker.io/library/debian:12 --at '2026-11-20 09:00'
+    """
+    with _connect(address, config_path, namespace) as client:
+        it = client.get(name, at_ns=at_ns)
+    if as_json:
+        output.print_json(_shape(it))
+    else:
+        click.echo(output.printable(f"{it.digest}  {it.snapshot or '-'}"))
 
 
 @image.command()

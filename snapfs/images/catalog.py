@@ -10,6 +10,7 @@ from snapfs.images import manifests
 from snapfs.images.manifests import Config, Descriptor, Index, Layer, Manifest
 from snapfs.images.unpacking import SNAPSHOTTER
 from snapfs.metadata import Context, Image, Metadata
+from snapfs.metadata import objects as metadata_objects
 from snapfs.metadata.blobs import feed, hasher
 from snapfs.metadata.references import GC
 from snapfs.model import FailedPrecondition, NotFound, SnapfsError
@@ -47,6 +48,20 @@ class Catalog:
     def get(self, namespace: str, name: str) -> Described:
         """Return an image, or raise NotFound."""
         return self._describe(namespace, self._metadata.images.get(namespace, name))
+
+    def get_at(self, namespace: str, name: str, at_ns: int) -> Described:
+        """Return the image that a name stood for at a time, as far as its content is still here.
+
+        Raises NotFound. Labels and times are not of that time, so it has none.
+        """
+        digest = self._metadata.images.digest_at(namespace, name, at_ns)
+        try:
+            size_bytes = self._metadata.content.info(namespace, digest).size_bytes
+            media_type = self._read(namespace, digest, manifests.Typed).kind
+        except NotFound:
+            size_bytes, media_type = 0, ""
+        target = metadata_objects.Descriptor(media_type, digest, size_bytes)
+        return self._describe(namespace, Image(name=name, target=target))
 
     def tag(self, namespace: str, name: str, new_name: str) -> Described:
         """Give an image another name; one that has it already stands for this image from now on."""

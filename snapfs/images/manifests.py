@@ -51,6 +51,19 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     platform: Platform | None = None
 
 
+class Typed(msgspec.Struct, frozen=True, rename="camel"):
+    """Any document that says what it is; those of OCI may leave that to who refers to them."""
+
+    media_type: str = ""
+    manifests: list[Descriptor] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The media type, from its form where it is not said."""
+        fallback = (MANIFESTS if self.manifests is None else INDEXES)[0]
+        return self.media_type or fallback
+
+
 class Index(msgspec.Struct, frozen=True, rename="camel"):
     manifests: list[Descriptor]
 

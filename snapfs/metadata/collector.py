@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from snapfs import anchors
-from snapfs.metadata import leases, linking
+from snapfs.metadata import leases, linking, naming
 from snapfs.metadata.content import ContentStore
 from snapfs.metadata.graph import Mark, Walk, mark, paced
 from snapfs.metadata.manager import DEADLINE_S
@@ -253,6 +253,8 @@ def _sweep(
             tx.update(row, msgspec.structs.replace(row.body, going=True), spec=False)
         else:
             tx.delete(row)
+            if row.table == IMAGES.tag:
+                naming.end(tx, row.scope, row.name)
         name = _TAGS[row.table].name
         removed[name] = removed.get(name, 0) + 1
     return _Swept(revision, alive, removed)

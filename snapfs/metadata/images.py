@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from snapfs.filters import Adaptor
-from snapfs.metadata import linking, masks, references
+from snapfs.metadata import linking, masks, naming, references
 from snapfs.metadata.manager import Manager, adaptor, check_revision, found, take
 from snapfs.metadata.objects import Context, Descriptor, Image, ResourceType
 from snapfs.metadata.references import EXPIRE, Name, Type
@@ -32,6 +32,7 @@ class Images(Manager):
             row = linking.create(
                 tx, IMAGES, context.namespace, image.name, body, created_ns=created_ns
             )
+            naming.note(tx, context.namespace, image.name, body.target.digest)
             return _settle(tx, context, row)
 
         return _show(self._update(make))
@@ -88,6 +89,7 @@ class Images(Manager):
             )
             check_revision(row, expect_revision, "image")
             body = _merge(row.body, image, chosen)
+            naming.note(tx, context.namespace, image.name, body.target.digest)
             return _settle(tx, context, linking.update(tx, row, body))
 
         return _show(self._update(change))
@@ -101,8 +103,15 @@ class Images(Manager):
             if target and row.body.target.digest != target:
                 raise NotFound(f"image {shown(name)} points at {row.body.target.digest} by now")
             tx.delete(row)
+            naming.end(tx, namespace, name)
 
         self._update(drop, deletion=True)
+
+    def digest_at(self, namespace: str, name: str, at_ns: int) -> str:
+        """Return the digest that a name stood for at a time; or raise NotFound."""
+        check_namespace(namespace)
+        with self._store.view() as tx:
+            return naming.digest_at(tx, namespace, name, at_ns)
 
 
 def _body(image: Image) -> ImageBody:

@@ -14,6 +14,7 @@ from snapfs.service import metadata_v1_pb2 as pb
 from snapfs.service import metadata_v1_pb2_grpc
 from snapfs.service import metadata_wire as wire
 from snapfs.service.connection import Connection
+from snapfs.service.convert import timestamp
 from snapfs.service.metadata_wire import ImageRecord, LeaseRecord
 
 IMPORT_TIMEOUT_S = 24 * 3600.0
@@ -111,9 +112,10 @@ class ImageClient(Connection):
         for answer in self._stream(self._stub.List, request):
             yield from map(wire.image_from_wire, answer.images)
 
-    def get(self, name: str) -> ImageRecord:
-        """Return an image, or raise NotFound."""
-        request = pb.GetImageRequest(namespace=self.namespace, name=name)
+    def get(self, name: str, *, at_ns: int | None = None) -> ImageRecord:
+        """Return an image, or what its name stood for at a time; or raise NotFound."""
+        at = None if at_ns is None else timestamp(at_ns)
+        request = pb.GetImageRequest(namespace=self.namespace, name=name, at=at)
         return wire.image_from_wire(self._call(self._stub.Get, request).image)
 
     def tag(self, name: str, new_name: str) -> ImageRecord:

@@ -26,7 +26,7 @@ from snapfs.model import InvalidArgument
 from snapfs.service import metadata_v1_pb2 as pb
 from snapfs.service import metadata_v1_pb2_grpc
 from snapfs.service import metadata_wire as wire
-from snapfs.service.convert import batches
+from snapfs.service.convert import batches, time_ns
 from snapfs.service.status import answers
 from snapfs.snapshots import Snapshotter
 
@@ -134,7 +134,10 @@ class ImagesServicer(metadata_v1_pb2_grpc.ImagesServicer):
     def Get(
         self, request: pb.GetImageRequest, context: grpc.ServicerContext
     ) -> pb.GetImageResponse:
-        found = self._catalog.get(request.namespace, request.name)
+        if request.HasField("at"):
+            found = self._catalog.get_at(request.namespace, request.name, time_ns(request.at))
+        else:
+            found = self._catalog.get(request.namespace, request.name)
         return pb.GetImageResponse(image=wire.image_to_wire(found))
 
     @answers

@@ -158,3 +158,23 @@ def test_namespaces_keep_images_apart(daemon: RunningDaemon, layout: Layout) -> 
     assert "images" in refused.stderr
     daemon.run("image", "remove", "-n", "team-a", "--wait", NAME)
     daemon.run("namespace", "remove", "team-a")
+
+
+def test_a_name_is_found_as_it_was_at_a_time(daemon: RunningDaemon, layout: Layout) -> None:
+    (made,) = daemon.json("image", "import", str(layout.root))
+    other = Layout(layout.root.with_name("other"))
+    other.image([BASE], compress="gzip")
+    daemon.json("image", "import", str(other.root), "--name", "example.org/other:1")
+    daemon.run("image", "tag", NAME, "moving")
+    (entry,) = daemon.json("anchor", "history", "image/default/moving")
+    daemon.run("image", "tag", "example.org/other:1", "moving")
+    was = daemon.json("image", "get", "moving", "--at", entry["at"])
+    assert (was["digest"], was["snapshot"]) == (made["digest"], made["snapshot"])
+    assert daemon.json("image", "get", "moving")["digest"] != made["digest"]
+    daemon.run("image", "remove", NAME)
+    daemon.run("gc")
+    was = daemon.json("image", "get", "moving", "--at", entry["at"])
+    assert was["snapshot"] == made["snapshot"] != ""
+    daemon.run("anchor", "expire", "--before", "0s", "image/")
+    daemon.run("gc")
+    assert made["snapshot"] not in [it["name"] for it in daemon.json("snapshot", "list")]
