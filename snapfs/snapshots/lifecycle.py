@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -585,11 +585,16 @@ class Snapshotter(Closing):
             self._sealer.stop(self._deadline_s)
         self._dropper.stop(self._deadline_s)
         self._remover.stop(self._deadline_s)
+        with ExitStack() as stack:
+            stack.callback(self._sync.close)
+            stack.callback(self._store.close)
+            self._give_ids_back()
+
+    def _give_ids_back(self) -> None:
         try:
             self._reserve.close()
-        finally:
-            self._store.close()
-            self._sync.close()
+        except SnapfsError as error:  # the next start does it
+            log.warning("ids.not_given_back", error=str(error))
 
     def _start_sealing(self) -> None:
         if self._sealer is not None:

@@ -1,0 +1,217 @@
+"""A disk that answers with errors: they are told, what was acknowledged stays, a restart works."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from snapfs import seals, tables
+from snapfs.model import Active, DataLoss, FailedPrecondition, SnapfsError
+from snapfs.overlay import Tree, TreeSpec
+from snapfs.snapshots import NoTrees, Snapshotter, Verdict, verify
+from tests.crash import acts
+from tests.support.daemon import clear, eventually, running
+from tests.support.recorded_disk import RecordedDisk, attached
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow]
+
+SIZES = {"ext4": 64 << 20, "xfs": 320 << 20}
+
+
+ON_EXT4 = pytest.mark.parametrize("disk", ["ext4"], indirect=True)
+"""xfs shuts down, and the kernel ends who reads the store's map then (SIGBUS): a service's test."""
+LOUD = ("store.broken", "snapshot.undo_failed", "tree.release_failed", "ids.not_given_back")
+"""What is logged when a disk fails under a snapshotter."""
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+class Disk:
+    """A mounted disk whose writes, flushes or reads can be made to fail."""
+
+    def __init__(self, recorded: RecordedDisk, place: Path, file_system: str) -> None:
+        self.failing = recorded.failing
+        self._device = recorded.device
+        self.place = place
+        self.outlives_errors = file_system == "ext4"
+        self.mount()
+
+    def mount(self, *options: str) -> None:
+        run("mount", "-o", ",".join(("noatime", *options)), self._device, self.place)
+
+    def remount(self) -> None:
+        """Mount it anew, as after a restart of the machine."""
+        run("umount", self.place)
+        eventually(self._is_free, what="the last user of the disk to leave it")
+        self.mount()
+
+    def _is_free(self) -> bool:
+        try:
+            os.close(os.open(self._device, os.O_RDONLY | os.O_EXCL))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
+
+
+@pytest.fixture(params=SIZES)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    image, place = tmp_path / "image", tmp_path / "place"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(SIZES[request.param])
+    run(f"mkfs.{request.param}", "-q", image)
+    with ExitStack() as stack:
+        recorded = stack.enter_context(attached(image, tmp_path))
+        made = Disk(recorded, place, request.param)
+        stack.callback(run, "umount", place)
+        yield made
+
+
+def opened(root: Path) -> Snapshotter:
+    return Snapshotter(
+        root, trees=NoTrees(), tables=tables.TABLES, checks=tables.CHECKS, deadline_s=20
+    )
+
+
+def upper(snapshotter: Snapshotter, key: str) -> Path:
+    return snapshotter.root / "layers" / str(snapshotter.stat(key).id) / "fs"
+
+
+@pytest.mark.logs(*LOUD)
+@ON_EXT4
+@pytest.mark.parametrize("failing", [("write",), ("flush",), ("write", "flush")], ids="+".join)
+def test_a_commit_that_did_not_reach_the_disk_is_refused_and_made_again_later(
+    disk: Disk, failing: tuple[str, ...]
+) -> None:
+    root = disk.place / "root"
+    with opened(root) as snapshotter:
+        snapshotter.prepare("a")
+        acts.fill(upper(snapshotter, "a"), 1)
+        base = snapshotter.commit("a", "base")
+        snapshotter.prepare("work", "base")
+        acts.fill(upper(snapshotter, "work"), 2)
+        kept = seals.measure(upper(snapshotter, "base"))
+        os.sync()
+        with disk.failing(*failing):
+            with pytest.raises(SnapfsError):
+                snapshotter.commit("work", "lost")
+            assert isinstance(snapshotter.stat("work"), Active)
+            assert snapshotter.stat("base") == base
+            with pytest.raises(SnapfsError):
+                snapshotter.prepare("new", "base")
+    disk.remount()
+    with opened(root) as snapshotter:
+        assert snapshotter.cleanup() == ()
+        assert snapshotter.fsck().clean
+        assert {it.name for it in snapshotter.walk()} == {"base", "work"}
+        assert snapshotter.stat("base") == base
+        assert seals.measure(upper(snapshotter, "base")) == kept
+        snapshotter.commit("work", "made")
+        assert snapshotter.fsck().clean
+
+
+def test_a_file_that_cannot_be_read_is_named_by_a_check(disk: Disk) -> None:
+    root = disk.place / "root"
+    with Snapshotter(root, trees=NoTrees(), seals=True) as snapshotter:
+        snapshotter.prepare("a")
+        acts.fill(upper(snapshotter, "a"), 1)
+        snapshotter.commit("a", "base")
+        eventually(
+            lambda: getattr(snapshotter.stat("base"), "digest", b""), what="the layer's digest"
+        )
+        assert [it.verdict for it in verify(root)] == [Verdict.SOUND]
+        with disk.failing("read"):
+            (found,) = verify(root)
+        assert found.verdict is Verdict.DAMAGED
+        assert {it.path for it in found.damages} >= {b"etc/file2", b"etc/moved"}
+        assert "cannot be read: Input/output error" in found.damages[0].what
+        assert [it.verdict for it in verify(root)] == [Verdict.SOUND]
+
+
+def test_a_copy_up_that_cannot_be_read_or_written_leaves_the_file_as_it_was(disk: Disk) -> None:
+    lower, top, work = (disk.place / name for name in ("lower", "upper", "work"))
+    for directory in (lower, top, work):
+        directory.mkdir()
+    data = os.urandom(200_000)
+    (lower / "file").write_bytes(data)
+    os.sync()
+    tree = Tree(TreeSpec(1, (lower,), top, work))
+    try:
+        node = tree.lookup(tree.root, b"file")
+        assert node is not None
+        with (lower / "file").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for failing in ("read", "write"):
+            with disk.failing(failing), pytest.raises(OSError, match=r"Input/output|Read-only"):
+                tree.open(node, os.O_RDWR)
+            assert not node.up
+            if disk.outlives_errors:
+                assert os.listdir(top) == []
+    finally:
+        tree.close()
+    disk.remount()
+    assert (lower / "file").read_bytes() == data
+    assert os.listdir(top) == []
+
+
+def test_a_root_that_is_mounted_read_only_is_refused_with_the_way_out(disk: Disk) -> None:
+    root = disk.place / "root"
+    with opened(root) as snapshotter:
+        snapshotter.prepare("a")
+    run("umount", disk.place)
+    disk.mount("ro")
+    with pytest.raises((FailedPrecondition, SnapfsError), match=r"[Rr]ead-only|remount"):
+        opened(root)
+    disk.remount()
+    with opened(root) as snapshotter:
+        assert snapshotter.fsck().clean
+        snapshotter.commit("a", "base")
+
+
+def test_a_service_says_what_failed_and_its_successor_goes_on(disk: Disk, tmp_path: Path) -> None:
+    base = tmp_path / "service"
+    base.mkdir()
+    (base / "root").symlink_to(disk.place)
+    with running(base, arguments=("--root", str(disk.place / "root"))) as daemon:
+        daemon.run("snapshot", "prepare", "work")
+        daemon.run("snapshot", "commit", "work", "base")
+        daemon.run("snapshot", "prepare", "--parent", "base", "next")
+        with disk.failing("write", "flush"):
+            refused = daemon.run("snapshot", "commit", "next", "lost", check=False)
+            assert refused.exit_code == 1
+            if disk.outlives_errors:
+                names = {it["name"] for it in daemon.json("snapshot", "list")}
+                assert names == {"base", "next"}
+                assert daemon.json("status")["pid"] == daemon.pid
+        daemon.stop()
+        clear(base)
+        disk.remount()
+        daemon.start()
+        assert daemon.run("fsck").exit_code == 0
+        daemon.run("snapshot", "commit", "next", "made")
+
+
+@pytest.mark.logs(*LOUD)
+@ON_EXT4
+def test_no_error_of_a_sync_is_passed_over(disk: Disk) -> None:
+    """The kernel tells of an error once; the data of a later commit may be lost by it too."""
+    with opened(disk.place / "root") as snapshotter:
+        snapshotter.prepare("a")
+        snapshotter.prepare("b")
+        for key in ("a", "b"):
+            acts.fill(upper(snapshotter, key), 3)
+        with disk.failing("write", "flush"):
+            for key in ("a", "b"):
+                with pytest.raises((DataLoss, SnapfsError)):
+                    snapshotter.commit(key, f"{key}-lost")
+        assert {it.name for it in snapshotter.walk()} == {"a", "b"}
