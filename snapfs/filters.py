@@ -223,6 +223,11 @@ class _Parser:
         return InvalidArgument(f"filter [{shown}]: {why}")
 
 
+def quoted(text: str) -> str:
+    """Return a field's part or a value as it is written in quotes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
 def _is_printable(char: str) -> bool:
     """Say whether a character continues an unquoted value: letter, mark, number, sign."""
     return unicodedata.category(char)[0] in "LMNPS"

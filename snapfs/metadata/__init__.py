@@ -26,10 +26,12 @@ from snapfs.metadata.objects import (
 from snapfs.metadata.references import Name, Type
 from snapfs.metadata.scheduler import Knobs, Plan, Scheduler
 from snapfs.metadata.schema import TABLES
+from snapfs.metadata.snapshots import Backend, Snapshots
 
 __all__ = [
     "CHECKS",
     "TABLES",
+    "Backend",
     "Collected",
     "Collector",
     "Container",
@@ -51,6 +53,7 @@ __all__ = [
     "Sandbox",
     "Scheduler",
     "SnapshotLink",
+    "Snapshots",
     "Snapshotter",
     "Step",
     "Type",

@@ -82,10 +82,16 @@ def roots(tx: ReadTx, now_ns: int) -> Iterator[Root]:
                 yield Root(row.oid, Mark.FULL, "it was written less than a day ago")
         for table in _LABELLED:
             for found in tx.find(table, ROOTS, b"", scope=scope):
-                yield Root(found.oid, Mark.FULL, f"its label {references.ROOT} keeps it")
+                yield Root(found.oid, Mark.FULL, _kept_by_itself(found))
         for oid in tx.oids(anchors.FACTS, scope):
             for target in tx.references(oid, anchors.TARGET_EDGE):
                 yield Root(target, Mark.FULL, "an anchor stands or stood for it")
+
+
+def _kept_by_itself(row: Row[Any]) -> str:
+    if getattr(row.body, "making", False):
+        return "it is being made"
+    return f"its label {references.ROOT} keeps it"
 
 
 def _of_leases(tx: ReadTx, scope: str, expired: frozenset[int]) -> Iterator[Root]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from snapfs.closing import Closing
-from snapfs.metadata.collector import Collector, Garbage, Snapshotter
+from snapfs.metadata.collector import Collector, Garbage
 from snapfs.metadata.containers import Containers, Sandboxes
 from snapfs.metadata.content import ContentStore, Policy
 from snapfs.metadata.explain import Explanation, explain
@@ -23,7 +23,9 @@ from snapfs.metadata.namespaces import Namespaces
 from snapfs.metadata.references import Name
 from snapfs.metadata.scheduler import Knobs, Scheduler
 from snapfs.metadata.schema import SNAPSHOT_LINKS
-from snapfs.metadata.words import check_namespace
+from snapfs.metadata.snapshots import Backend, Snapshots
+from snapfs.metadata.words import check_namespace, shown
+from snapfs.model import InvalidArgument
 from snapfs.store import Store
 
 
@@ -34,7 +36,7 @@ class Metadata(Closing):
         self,
         store: Store,
         content: Path,
-        snapshotters: Mapping[str, Snapshotter],
+        snapshotters: Mapping[str, Backend],
         *,
         policy: Policy = "shared",
         knobs: Knobs | None = None,
@@ -51,12 +53,31 @@ class Metadata(Closing):
         self.content = ContentStore(
             store, content, policy=policy, changed=self._changed, clock_ns=clock_ns
         )
+        self._snapshots = {
+            name: Snapshots(store, name, backend, changed=self._changed)
+            for name, backend in snapshotters.items()
+        }
         self.collector = Collector(store, self.content, snapshotters, clock_ns=clock_ns)
         self.gc = Scheduler(self.collector.collect, self._next_expiry, knobs, clock_ns=clock_ns)
 
     def start(self) -> None:
-        """Begin to collect garbage."""
+        """Settle what an earlier process left half done, then begin to collect garbage."""
+        for snapshots in self._snapshots.values():
+            snapshots.recover()
         self.gc.start()
+
+    def snapshots(self, snapshotter: str) -> Snapshots:
+        """Return the snapshots of a registered snapshotter, as namespaces know them.
+
+        Raises InvalidArgument when there is no such snapshotter.
+        """
+        found = self._snapshots.get(snapshotter)
+        if found is None:
+            known = ", ".join(sorted(self._snapshots)) or "none"
+            raise InvalidArgument(
+                f"there is no snapshotter {shown(snapshotter)}; there is: {known}"
+            )
+        return found
 
     def garbage(self) -> list[Garbage]:
         """Return what a collection would remove now."""
@@ -73,7 +94,7 @@ class Metadata(Closing):
         check_namespace(namespace)
         with self._store.view() as tx:
             row = tx.get(SNAPSHOT_LINKS, namespace, f"{snapshotter}/{key}")
-        return row is not None and not row.body.going
+        return row is not None and row.body.is_there
 
     def close(self) -> None:
         """End the collector; a run under way is finished."""

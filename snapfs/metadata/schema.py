@@ -49,7 +49,7 @@ WANTS = "wants"
 """Name of the index over what rows want."""
 
 ROOTS = "roots"
-"""Name of the index that has the rows that a label keeps, under an empty value."""
+"""Name of the index that has the rows that a label keeps, or their making, under an empty value."""
 
 
 BACKENDS = "backends"
@@ -156,6 +156,14 @@ class SnapshotLinkBody(Node, frozen=True, array_like=True, kw_only=True):
     """Collected: the snapshotter is asked to remove it, and asked again until it does."""
     removing: bool = False
     """It is being asked now: who wants the snapshot waits. Otherwise a new wish ends `going`."""
+    making: bool = False
+    """The snapshotter is asked to make it, or was when the process died (snapshots.py)."""
+    source: int = 0
+    """oid of the link to the active snapshot of which a commit makes it; 0 for one that is new."""
+
+    @property
+    def is_there(self) -> bool:
+        return not self.going and not self.making
 
     def wants(self) -> Iterator[Want]:
         if self.parent:
@@ -192,6 +200,10 @@ def _wanted(body: Node) -> Iterable[bytes]:
 
 def _rooted(body: Node) -> Iterable[bytes]:
     return (b"",) if references.is_root(body.labels) else ()
+
+
+def _rooted_link(body: SnapshotLinkBody) -> Iterable[bytes]:
+    return (b"",) if body.making else _rooted(body)
 
 
 def _linked(edge: Edge) -> Callable[[Node], Iterable[int]]:
@@ -245,7 +257,7 @@ SNAPSHOT_LINKS: Table[SnapshotLinkBody] = _nodes(
     39,
     "snapshot link",
     SnapshotLinkBody,
-    Index(ROOTS, _rooted),
+    Index(ROOTS, _rooted_link),
     Index(BACKENDS, lambda body: (backend_key(body.snapshotter, body.backend),)),
 )
 COLLECTIONS: Table[CollectionBody] = Table(tag=40, name="collection", body=CollectionBody)

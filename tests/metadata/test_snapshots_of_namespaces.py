@@ -1,0 +1,282 @@
+"""Snapshots of a snapshotter as namespaces know them; the snapshotter is a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapfs import filters
+from snapfs.metadata import Context, Metadata, Resource, Snapshots
+from snapfs.model import (
+    Active,
+    AlreadyExists,
+    Committed,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    View,
+)
+from snapfs.snapshots import NoTrees, Snapshotter
+from snapfs.store import Store
+
+REF = "containerd.io/snapshot.ref"
+ROOT = {"containerd.io/gc.root": ""}
+ONE, TWO, THREE = Context("one"), Context("two"), Context("three")
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Iterator[Snapshotter]:
+    """A snapshotter with a root and a store of its own."""
+    with Snapshotter(tmp_path / "foreign", trees=NoTrees()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def metadata(store: Store, tmp_path: Path, foreign: Snapshotter) -> Iterator[Metadata]:
+    with Metadata(store, tmp_path / "content", {"other": foreign}) as built:
+        yield built
+
+
+@pytest.fixture
+def snapshots(metadata: Metadata) -> Snapshots:
+    return metadata.snapshots("other")
+
+
+def held(metadata: Metadata, lease: str, namespace: str = "one") -> list[Resource]:
+    return metadata.leases.resources(namespace, lease)
+
+
+def snapshot(key: str) -> Resource:
+    return Resource("snapshots/other", key)
+
+
+def names(snapshots: Snapshots, namespace: str, *wanted: str) -> list[str]:
+    return [it.name for it in snapshots.walk(namespace, wanted)]
+
+
+def test_a_chain_is_made_committed_looked_at_and_removed(
+    snapshots: Snapshots, foreign: Snapshotter, metadata: Metadata
+) -> None:
+    mounts = snapshots.prepare(ONE, "a", labels=ROOT)
+    assert mounts == snapshots.mounts("one", "a")
+    snapshots.commit(ONE, "a", "base", ROOT | {"said": "1"})
+    snapshots.prepare(ONE, "b", "base", ROOT)
+    snapshots.view(ONE, "c", "base", ROOT)
+    kinds = {it.name: (type(it), it.parent) for it in snapshots.walk("one")}
+    assert kinds == {"base": (Committed, ""), "b": (Active, "base"), "c": (View, "base")}
+    assert snapshots.stat("one", "base").labels == ROOT | {"said": "1"}
+    assert names(snapshots, "one", "kind==active", "labels.said==1") == ["b", "base"]
+    assert snapshots.usage("one", "base") == foreign.usage(
+        next(foreign.walk(["kind==committed"])).name
+    )
+    assert all(it.name.startswith("one/") for it in foreign.walk())
+    with pytest.raises(FailedPrecondition, match="has children"):
+        snapshots.remove("one", "base")
+    for key in ("b", "c", "base"):
+        snapshots.remove("one", key)
+        with pytest.raises(NotFound):
+            snapshots.stat("one", key)
+    assert len(list(foreign.walk())) == 3  # until the collector comes
+    metadata.collector.collect()
+    assert list(foreign.walk()) == []
+
+
+def test_the_same_key_is_another_snapshot_in_another_namespace_and_after_a_removal(
+    snapshots: Snapshots, foreign: Snapshotter, metadata: Metadata
+) -> None:
+    for context in (ONE, TWO):
+        snapshots.prepare(context, "k", labels=ROOT)
+    snapshots.remove("one", "k")
+    snapshots.prepare(ONE, "k", labels=ROOT)
+    assert len(list(foreign.walk())) == 3
+    metadata.collector.collect()
+    assert len(list(foreign.walk())) == 2
+    assert names(snapshots, "one") == names(snapshots, "two") == ["k"]
+
+
+def test_refusals_leave_nothing(
+    snapshots: Snapshots, foreign: Snapshotter, metadata: Metadata
+) -> None:
+    snapshots.prepare(ONE, "a", labels=ROOT)
+    snapshots.prepare(ONE, "b", labels=ROOT)
+    snapshots.commit(ONE, "b", "base", ROOT)
+    before = [it.name for it in foreign.walk()]
+    refused: list[tuple[type[Exception], Any]] = [
+        (NotFound, lambda: snapshots.prepare(ONE, "x", "nothing")),
+        (InvalidArgument, lambda: snapshots.prepare(ONE, "x", "a")),
+        (AlreadyExists, lambda: snapshots.prepare(ONE, "a")),
+        (AlreadyExists, lambda: snapshots.view(ONE, "base")),
+        (NotFound, lambda: snapshots.commit(ONE, "nothing", "x")),
+        (AlreadyExists, lambda: snapshots.commit(ONE, "a", "base")),
+        (FailedPrecondition, lambda: snapshots.commit(ONE, "base", "x")),
+        (NotFound, lambda: snapshots.commit(ONE, "a", "x", parent="nothing")),
+        (NotFound, lambda: snapshots.remove("two", "a")),
+        (NotFound, lambda: snapshots.mounts("one", "x")),
+        (InvalidArgument, lambda: snapshots.update("one", "a", {}, ["parent"])),
+        (InvalidArgument, lambda: snapshots.prepare(ONE, "x", labels={"k": "v" * 5000})),
+        (InvalidArgument, lambda: metadata.snapshots("unheard-of")),
+    ]
+    for error, call in refused:
+        with pytest.raises(error):
+            call()
+    assert [it.name for it in foreign.walk()] == before
+    assert names(snapshots, "one") == ["a", "base"]
+
+
+def test_a_commit_may_put_a_parentless_snapshot_on_another(snapshots: Snapshots) -> None:
+    for name in ("base", "other"):
+        snapshots.prepare(ONE, "k", labels=ROOT)
+        snapshots.commit(ONE, "k", name, ROOT)
+    snapshots.prepare(ONE, "k", labels=ROOT)
+    snapshots.commit(ONE, "k", "top", ROOT, parent="base")
+    assert snapshots.stat("one", "top").parent == "base"
+    snapshots.prepare(ONE, "k", "base", ROOT)
+    with pytest.raises(InvalidArgument, match="cannot be committed on"):
+        snapshots.commit(ONE, "k", "more", parent="other")
+
+
+def test_leases_hold_what_is_made_and_touched(snapshots: Snapshots, metadata: Metadata) -> None:
+    metadata.leases.create("one", "l")
+    under = Context("one", lease="l")
+    snapshots.prepare(under, "a")
+    assert held(metadata, "l") == [snapshot("a")]
+    snapshots.commit(under, "a", "base")
+    assert held(metadata, "l") == [snapshot("base")]
+    metadata.collector.collect()
+    assert names(snapshots, "one") == ["base"]
+    metadata.leases.create("one", "m")
+    with pytest.raises(AlreadyExists):
+        snapshots.prepare(Context("one", lease="m"), "base")
+    assert held(metadata, "m") == [snapshot("base")]
+    with pytest.raises(NotFound, match="lease"):
+        snapshots.prepare(Context("one", lease="nothing"), "x")
+    metadata.leases.delete("one", "l")
+    metadata.leases.delete("one", "m")
+    metadata.collector.collect()
+    assert names(snapshots, "one") == []
+
+
+def test_only_labels_that_are_the_snapshotters_reach_it(
+    snapshots: Snapshots, foreign: Snapshotter
+) -> None:
+    labels = ROOT | {"containerd.io/snapshot/x": "1", "other": "2", REF: "r"}
+    snapshots.prepare(ONE, "a", labels=labels)
+    (told,) = foreign.walk()
+    assert told.labels == {"containerd.io/snapshot/x": "1", REF: "r"}
+    changed = {"containerd.io/snapshot/x": "3", "other": ""}
+    paths = [f"labels.{key}" for key in changed]
+    assert snapshots.update("one", "a", changed, paths).labels == ROOT | {
+        "containerd.io/snapshot/x": "3",
+        REF: "r",
+    }
+    assert foreign.stat(told.name).labels["containerd.io/snapshot/x"] == "3"
+
+
+class Remote:
+    """A snapshotter that commits what it is asked to prepare for a reference, as remote ones do."""
+
+    def __init__(self, inner: Snapshotter) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def prepare(self, key: str, parent: str, labels: dict[str, str]) -> Any:
+        ref = labels.get(REF)
+        if ref is None:
+            return self._inner.prepare(key, parent, labels)
+        wanted = f"labels.{filters.quoted(REF)}=={filters.quoted(ref)}"
+        if next(self._inner.walk([wanted]), None) is None:
+            self._inner.prepare(f"{key}-fetched", parent, labels)
+            self._inner.commit(f"{key}-fetched", f"remote/{ref}", labels)
+        raise AlreadyExists(f"{ref} is here")
+
+
+def test_namespaces_adopt_one_snapshot_by_its_reference_and_it_stays_for_either(
+    store: Store, tmp_path: Path, foreign: Snapshotter
+) -> None:
+    with Metadata(store, tmp_path / "content", {"other": Remote(foreign)}) as metadata:
+        snapshots = metadata.snapshots("other")
+        for context in (ONE, TWO, THREE):
+            metadata.leases.create(context.namespace, "l")
+            under = Context(context.namespace, lease="l")
+            for _ in range(2):
+                with pytest.raises(AlreadyExists):
+                    snapshots.prepare(under, "extract", labels={REF: "layer"})
+            assert held(metadata, "l", context.namespace) == [snapshot("layer")]
+            assert names(snapshots, context.namespace) == ["layer"]
+        assert [it.name for it in foreign.walk()] == ["remote/layer"]
+        for namespace, left in (("one", 1), ("two", 1), ("three", 0)):
+            metadata.leases.delete(namespace, "l")
+            metadata.collector.collect()
+            assert names(snapshots, namespace) == []
+            assert len(list(foreign.walk())) == left
+        with pytest.raises(NotFound):
+            snapshots.prepare(ONE, "extract", "nothing", {REF: "layer"})
+
+
+def prepare_and_commit(snapshots: Snapshots) -> None:
+    snapshots.prepare(ONE, "k", labels=ROOT)
+    snapshots.commit(ONE, "k", "name", ROOT)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", ["prepare", "commit"])
+def test_what_died_half_way_is_settled_by_the_next_start(
+    store: Store, tmp_path: Path, foreign: Snapshotter, call: str, when: str
+) -> None:
+    class Died(Remote):
+        def dies(self, *arguments: Any) -> None:
+            if when == "after":
+                getattr(foreign, call)(*arguments)
+            raise SystemExit
+
+        def prepare(self, key: str, parent: str, labels: dict[str, str]) -> Any:
+            return (
+                self.dies(key, parent, labels)
+                if call == "prepare"
+                else foreign.prepare(key, parent, labels)
+            )
+
+        def commit(self, key: str, name: str, labels: dict[str, str], parent: str = "") -> Any:
+            self.dies(key, name, labels, parent)
+
+    with Metadata(store, tmp_path / "content", {"other": Died(foreign)}) as metadata:
+        snapshots = metadata.snapshots("other")
+        with pytest.raises(SystemExit):
+            prepare_and_commit(snapshots)
+        metadata.collector.collect()
+        with pytest.raises(Unavailable, match="is being made"):
+            snapshots.prepare(ONE, "k" if call == "prepare" else "name")
+    with Metadata(store, tmp_path / "content", {"other": foreign}) as metadata:
+        snapshots = metadata.snapshots("other")
+        snapshots.recover()
+        metadata.collector.collect()
+        there = names(snapshots, "one")
+        assert len(list(foreign.walk())) == len(there)
+        if call == "prepare":
+            assert there == []
+        else:
+            assert there == (["name"] if when == "after" else ["k"])
+        snapshots.prepare(ONE, "k2", labels=ROOT)
+
+
+def test_a_snapshot_that_is_being_made_is_not_collected(
+    store: Store, tmp_path: Path, foreign: Snapshotter
+) -> None:
+    class Slow(Remote):
+        def prepare(self, key: str, parent: str, labels: dict[str, str]) -> Any:
+            metadata.collector.collect()
+            made = foreign.prepare(key, parent, labels)
+            metadata.collector.collect()
+            assert list(snapshots.walk("one")) == []
+            return made
+
+    with Metadata(store, tmp_path / "content", {"other": Slow(foreign)}) as metadata:
+        snapshots = metadata.snapshots("other")
+        snapshots.prepare(ONE, "k")
+        assert names(snapshots, "one") == ["k"]
