@@ -12,7 +12,7 @@ export DEBIAN_FRONTEND := noninteractive
 PACKAGES_RUN := python3 python3-venv fuse3 e2fsprogs xfsprogs btrfs-progs util-linux
 PACKAGES_BUILD := gcc libc6-dev python3-dev libfuse3-dev pkg-config
 PACKAGES_TEST := containerd runc podman buildah busybox-static mmdebstrap fuse-overlayfs attr acl systemd git \
-	golang-go golang-github-containerd-containerd-dev
+	golang-go golang-github-containerd-containerd-dev postgresql
 PACKAGES := $(PACKAGES_RUN) $(PACKAGES_BUILD) $(PACKAGES_TEST)
 
 .PHONY: help
@@ -57,6 +57,11 @@ test: setup lint type ## run every check and every test (as root)
 .PHONY: crash
 crash: setup ## cut the power at thousands of moments, on ext4 and xfs (as root, takes an hour)
 	$(BIN)/pytest tests/crash/test_power_cuts.py --power-cuts 2000 $(PYTEST_ARGS)
+
+.PHONY: postgresql
+postgresql: setup ## a snapshot of a loaded PostgreSQL each second for a minute, each recovered by another (as root)
+	SNAPFS_TEST_POSTGRESQL_SECONDS=60 SNAPFS_TEST_POSTGRESQL_CHECKED=60 \
+		$(BIN)/pytest -q -s tests/volumes/test_postgresql.py -k load
 
 .PHONY: bench
 bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints a page (as root)

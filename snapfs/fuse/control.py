@@ -214,6 +214,8 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     status: WorkerStatus | None = None
     usage: tuple[int, int] | None = None
     """Bytes and inodes."""
+    held_ns: int | None = None
+    """Of a thaw: how long changes were held."""
 
 
 Message: TypeAlias = Begin | Hello | Welcome | Refused | Request | Ready | Answer

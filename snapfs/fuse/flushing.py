@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from itertools import islice
 
 import pyfuse3
 import trio
@@ -27,13 +28,21 @@ from snapfs.overlay import Node, identity
 RELEASES_TIMEOUT_S = 1.0
 """For releases of files that are closed already: the kernel does not make close(2) wait for us."""
 _NAMED = 5
+_FLUSHED_AT_ONCE = 64
+"""Files in one turn of a thread: a database has hundreds open."""
 
 
 async def flush_dirty_pages(operations: FileHandlers, shown: Shown) -> None:
     """Return when what mappings of this tree's files have changed was written through us."""
-    for ino in operations.maybe_mapped(shown):
+    inodes = iter(operations.maybe_mapped(shown))
+    while batch := list(islice(inodes, _FLUSHED_AT_ONCE)):
+        await notified(operations.threads.notify, _write_back, batch)
+
+
+def _write_back(inodes: Sequence[int]) -> None:
+    for ino in inodes:
         with contextlib.suppress(FileNotFoundError):  # the kernel has forgotten it since
-            await notified(operations.threads.notify, pyfuse3.invalidate_inode, ino)
+            pyfuse3.invalidate_inode(ino)
 
 
 async def native_writers(operations: FileHandlers, root: int) -> str:

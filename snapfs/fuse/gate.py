@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 import trio
 
@@ -15,12 +16,13 @@ import trio
 class Gate:
     """Changes enter and leave; `freeze` holds new ones and waits for those inside."""
 
-    __slots__ = ("_closed", "_empty", "_opened", "entered")
+    __slots__ = ("_closed", "_empty", "_opened", "_since_ns", "entered")
 
     def __init__(self, *, frozen: bool = False) -> None:
         self.entered = 0
         self._closed = False
         self._opened: trio.Event | None = trio.Event() if frozen else None
+        self._since_ns = time.monotonic_ns()
         self._empty: trio.Event | None = None
 
     @property
@@ -46,16 +48,20 @@ class Gate:
         """Return when nothing is inside and nothing can enter; stays frozen when cancelled."""
         if self._opened is None:
             self._opened = trio.Event()
+            self._since_ns = time.monotonic_ns()
         while self.entered:
             if self._empty is None or self._empty.is_set():
                 self._empty = trio.Event()
             await self._empty.wait()
 
-    def thaw(self) -> None:
-        """Let changes enter again; those that waited go first."""
-        if self._opened is not None:
-            self._opened.set()
-            self._opened = None
+    def thaw(self) -> int:
+        """Let changes enter again, those that waited first; return how long, in nanoseconds, they
+        could not."""
+        if self._opened is None:
+            return 0
+        self._opened.set()
+        self._opened = None
+        return time.monotonic_ns() - self._since_ns
 
     def close(self) -> None:
         """Refuse changes from now on, those that waited included."""

@@ -290,10 +290,10 @@ class LaneForest(Forest):
         finally:
             self.released(shown, identity.root(snapshot_id))
 
-    def thaw(self, snapshot_id: SnapshotId) -> None:
+    def thaw(self, snapshot_id: SnapshotId) -> int | None:
+        """Let changes begin again; return for how many nanoseconds they were held, if they were."""
         gate = self._frozen.pop(snapshot_id, None)
-        if gate is not None:
-            gate.thaw()
+        return None if gate is None else gate.thaw()
 
     def drop(self, snapshot_id: SnapshotId) -> bool:
         """Make a tree read-only for good; True when the kernel may know its name."""

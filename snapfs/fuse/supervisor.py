@@ -340,11 +340,15 @@ class Lane:
             self._forget_freeze(snapshot_id)
             raise
 
-    def thaw(self, snapshot_id: SnapshotId, /) -> None:
-        """Undo `freeze`; a tree that is not frozen is left alone."""
+    def thaw(self, snapshot_id: SnapshotId, /) -> int | None:
+        """Undo `freeze`; a tree that is not frozen is left alone.
+
+        Returns for how many nanoseconds changes were held, when the worker that froze it thaws it.
+        """
         with self._changed:
             self._frozen.discard(snapshot_id)
-        self._ask(partial(control.Thaw, snapshot=snapshot_id), CALL_TIMEOUT_S)
+        answer = self._ask(partial(control.Thaw, snapshot=snapshot_id), CALL_TIMEOUT_S)
+        return None if answer is None else answer.held_ns
 
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Make the tree read-only for who still holds it, and let the kernel forget its name."""
@@ -375,7 +379,9 @@ class Lane:
             return None
         return None if answer.usage is None else Usage(*answer.usage)
 
-    def _ask(self, build: Callable[[int], control.Request], timeout_s: float) -> None:
+    def _ask(
+        self, build: Callable[[int], control.Request], timeout_s: float
+    ) -> control.Answer | None:
         """Send a request that may be repeated; a worker that dies meanwhile is waited for.
 
         Nothing to do when no worker runs by intent: a tree that nobody shows holds still.
@@ -384,13 +390,11 @@ class Lane:
         while True:
             worker = self._serving_worker(deadline_s)
             if worker is None:
-                return
+                return None
             try:
-                worker.call(build, deadline_s)
+                return worker.call(build, deadline_s)
             except Unavailable:
                 self._stopping.wait(ASK_AGAIN_S)
-                continue
-            return
 
     def _serving_worker(self, deadline_s: float) -> WorkerProcess | None:
         with self._changed:

@@ -171,7 +171,8 @@ class Worker:
                 return await self._freeze(message)
             case control.Thaw():
                 self._paused.discard(SnapshotId(message.snapshot))
-                self._forest.thaw(SnapshotId(message.snapshot))
+                held_ns = self._forest.thaw(SnapshotId(message.snapshot))
+                return control.Answer(message.id, held_ns=held_ns)
             case control.Drop():
                 return await self._drop(message)
             case control.GetStatus():

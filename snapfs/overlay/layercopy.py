@@ -7,7 +7,8 @@ copy is known by its stamp (stamps.py), so nothing is read of what did not chang
 
     copy = LayerCopy(upper, below, target, spare, before)
     copy.warm()                 # the upper may change: copies what has changed so far, aside
-    again = copy.make()         # the upper must hold still: as short as can be
+    copy.make()                 # the upper must hold still: as short as can be
+    again = copy.known()        # what the next copy must know, that goes over this one
 
 What changed places, or came in place of something else, cannot always be said over the earlier
 copy as it is over the layers below: a directory that was moved refers to layers by their paths
@@ -30,7 +31,7 @@ from typing import BinaryIO
 from . import rawcopy, stamps, xattrs
 from .core import MergedTree, directory
 from .node import Dir, Inodes
-from .stamps import Stamp, Stamps, is_fresh, is_whiteout, settled, stamp
+from .stamps import Stamp, Stamps, is_fresh, is_same, is_whiteout, settled, stamp
 from .types import TreeSpec
 
 _HIDING = frozenset({xattrs.OPAQUE, xattrs.REDIRECT})
@@ -47,7 +48,7 @@ class LayerCopy:
         spare: Path,
         before: bytes | None,
     ) -> None:
-        """`before` is what `make` of the copy returned that this one goes over; None for a whole
+        """`before` is what `known` of the copy returned that this one goes over; None for a whole
         copy. `below` are the layers under `upper`; `target` is an empty directory on its file
         system, and `spare` another, for copies that are made ahead."""
         self._upper = os.fsencode(upper)
@@ -58,6 +59,7 @@ class LayerCopy:
         self._known = _by_directory(self._before or {})
         self._warm: dict[int, Stamp] = {}
         self._after: Stamps = {}
+        self._looked_ns = 0
         self._made: dict[bytes, tuple[bytes, os.stat_result]] = {}
         """Directories of the copy, with the real directory that each is to be like."""
         self._opaque: set[bytes] = set()
@@ -88,14 +90,18 @@ class LayerCopy:
         else:
             self._warm[real.st_ino] = found
 
-    def make(self) -> bytes:
-        """Make the copy; return what a later one needs that goes over it."""
-        looked_ns = time.time_ns()
+    def make(self) -> None:
+        """Make the copy."""
+        self._looked_ns = time.time_ns()
         root = os.stat(self._upper)
         self._after[b""] = stamp(root)
         self._made[b""] = self._upper, root
         self._directory(b"", fresh=self._before is None)
         self._dress()
+
+    def known(self) -> bytes:
+        """Return what a later copy must know of this one, which is made, to go over it."""
+        looked_ns = self._looked_ns
         return stamps.encode({path: settled(it, looked_ns) for path, it in self._after.items()})
 
     def clear(self) -> None:
@@ -107,15 +113,20 @@ class LayerCopy:
     def _directory(self, path: bytes, *, fresh: bool) -> None:
         """Copy what is in a directory: all of it when `fresh`, else what changed."""
         names = set()
+        before = self._before or {}
         for name, real in _entries(self._source(path)):
             names.add(name)
             here = _join(path, name)
             if stat.S_ISDIR(real.st_mode):
                 self._subdirectory(here, real, fresh=fresh)
             else:
-                found = self._after[here] = stamp(real)
-                if fresh or self._is_changed(here, found):
-                    self._place(here, real, found)
+                was = None if fresh else before.get(here)
+                if was is not None and is_same(was, real):
+                    self._after[here] = was
+                else:
+                    found = self._after[here] = stamp(real)
+                    if found != was:
+                        self._place(here, real, found)
         if not fresh:
             for name in self._known.get(path, frozenset()) - names:
                 self._reach(path)
@@ -226,7 +237,7 @@ class LayerCopy:
 
 
 def has_changed(upper: Path, last: tuple[Path, bytes] | None) -> bool:
-    """Whether a layer differs from its last copy: its directory, and what `make` returned.
+    """Whether a layer differs from its last copy: its directory, and what `known` returned.
 
     Without a copy, whether it has anything in it. The layer may go on to change meanwhile.
     """

@@ -54,6 +54,17 @@ def is_whiteout(real: os.stat_result) -> bool:
     return stat.S_ISCHR(real.st_mode) and real.st_rdev == 0
 
 
+def is_same(was: Stamp, real: os.stat_result) -> bool:
+    """Whether an entry that is no directory is as its stamp says, for certain; quick."""
+    return (
+        was.ctime_ns == real.st_ctime_ns
+        and was.ino == real.st_ino
+        and was.size_bytes == real.st_size
+        and not was.fresh
+        and was.kind == stat.S_IFMT(real.st_mode)
+    )
+
+
 def is_fresh(found: Stamp, looked_ns: int) -> bool:
     """Whether what was looked at then may change again without a new time."""
     return found.ctime_ns >= looked_ns - FRESH_NS

@@ -68,8 +68,11 @@ class Copying(Protocol):
     def warm(self) -> None:
         """Copy ahead what has changed; the layer may go on to change."""
 
-    def make(self) -> bytes:
-        """Make the copy of a layer that holds still; return what the next one must know."""
+    def make(self) -> None:
+        """Make the copy of a layer that holds still."""
+
+    def known(self) -> bytes:
+        """Return what the next copy must know of this one."""
         ...
 
     def clear(self) -> None:
@@ -94,7 +97,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     base: int
     """Id of the copy."""
     known: bytes
-    """What `Copying.make` returned."""
+    """What `Copying.known` returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,13 @@ class Copied(Generic[T]):
     """Length of the files that it took over."""
     also: T
     """What the caller's part of the transaction returned."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A freeze, and once it is over how long it took."""
+
+    pause_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,27 +286,30 @@ class LayerCopier:
         try:
             copying.warm()
             self._steps("copy.warm")
-            began_ns = time.monotonic_ns()
-            with self._frozen(source):
+            with self._frozen(source) as held:
                 self._steps("copy.frozen")
-                known = copying.make()
+                copying.make()
                 self._steps("copy.copied")
-            pause_ns = time.monotonic_ns() - began_ns
         finally:
             copying.clear()
         self._steps("copy.thawed")
-        return copying, known, pause_ns
+        return copying, copying.known(), held.pause_ns
 
     @contextmanager
-    def _frozen(self, source: _Source) -> Iterator[None]:
+    def _frozen(self, source: _Source) -> Iterator[_Held]:
+        """Keep a tree frozen for the block; afterwards, say for how long writers had to wait."""
+        began_ns = time.monotonic_ns()
         source.trees.freeze(source.id, timeout_s=self._deadline_s, lasting=False)
+        held = _Held()
         try:
-            yield
+            yield held
         finally:
+            known_ns = None
             try:
-                source.trees.thaw(source.id)
+                known_ns = source.trees.thaw(source.id)
             except SnapfsError as error:
                 log.error("tree.thaw_failed", id=source.id, error=str(error))
+            held.pause_ns = known_ns or time.monotonic_ns() - began_ns
 
     def _settle(self, identity: SnapshotId) -> Usage:
         upper = self._layers.upper(identity)

@@ -22,8 +22,8 @@ class Trees(Protocol):
         A freeze that is not `lasting` ends by itself when the process that asked for it does.
         """
 
-    def thaw(self, snapshot_id: SnapshotId, /) -> None:
-        """Undo `freeze`."""
+    def thaw(self, snapshot_id: SnapshotId, /) -> int | None:
+        """Undo `freeze`; return for how many nanoseconds changes were held, if that is known."""
 
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Forget the tree: its snapshot was committed, and is read-only now, or removed."""
@@ -81,8 +81,8 @@ class NoTrees:
     def freeze(self, snapshot_id: SnapshotId, /, *, timeout_s: float, lasting: bool = True) -> None:
         """Do nothing: without trees nobody writes through them."""
 
-    def thaw(self, snapshot_id: SnapshotId, /) -> None:
-        """Do nothing."""
+    def thaw(self, snapshot_id: SnapshotId, /) -> int | None:
+        return None
 
     def drop(self, snapshot_id: SnapshotId, /) -> None:
         """Do nothing."""

@@ -41,7 +41,8 @@ class Copies:
         copy = LayerCopy(self.upper, self.lowers, target, spare, self.known)
         if warm:
             copy.warm()
-        self.known = copy.make()
+        copy.make()
+        self.known = copy.known()
         copy.clear()
         assert not list(spare.iterdir())
         self.chain.insert(0, target)
