@@ -11,7 +11,7 @@ export DEBIAN_FRONTEND := noninteractive
 # What the product needs, then what its tests, demo and benchmarks need on top.
 PACKAGES_RUN := python3 python3-venv fuse3 e2fsprogs xfsprogs btrfs-progs util-linux
 PACKAGES_BUILD := gcc libc6-dev python3-dev libfuse3-dev pkg-config
-PACKAGES_TEST := containerd runc podman buildah busybox-static mmdebstrap fuse-overlayfs attr acl systemd git \
+PACKAGES_TEST := containerd runc podman buildah busybox-static mmdebstrap fuse-overlayfs attr acl systemd git sqlite3 \
 	golang-go golang-github-containerd-containerd-dev postgresql
 PACKAGES := $(PACKAGES_RUN) $(PACKAGES_BUILD) $(PACKAGES_TEST)
 
@@ -62,6 +62,13 @@ crash: setup ## cut the power at thousands of moments, on ext4 and xfs (as root,
 postgresql: setup ## a snapshot of a loaded PostgreSQL each second for a minute, each recovered by another (as root)
 	SNAPFS_TEST_POSTGRESQL_SECONDS=60 SNAPFS_TEST_POSTGRESQL_CHECKED=60 \
 		$(BIN)/pytest -q -s tests/volumes/test_postgresql.py -k load
+
+SUITE ?= trixie
+COMPAT ?= make test
+
+.PHONY: compat
+compat: setup ## run `make test` on a fresh Debian of another SUITE (trixie), below build/ (as root)
+	$(BIN)/python -m tests.compat.fresh_debian $(COMPAT_ARGS) $(SUITE) -- sh -c '$(COMPAT)'
 
 .PHONY: bench
 bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints a page (as root)

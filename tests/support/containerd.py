@@ -274,6 +274,8 @@ def mounted(mounts: Iterable[mount_pb2.Mount], target: Path) -> Iterator[None]:
         ["mount", "-t", mount.type, "-o", ",".join(mount.options), mount.source, target],
         check=True,
         timeout=CALL_TIMEOUT_S,
+        # By mount(2), as containerd does: fsconfig(2) takes 255 bytes of an option.
+        env={**os.environ, "LIBMOUNT_FORCE_MOUNT2": "always"},
     )
     try:
         yield

@@ -65,8 +65,9 @@ class Podman:
         return self._run("buildah", *arguments)
 
     def run(self, *arguments: object) -> str:
-        """Run a container without a network; return what it printed."""
-        return self.podman("run", "--network=none", f"--cgroup-parent={self._group}", *arguments)
+        """Run a container without a network that may make devices; return what it printed."""
+        how = ("--network=none", "--cap-add=mknod", f"--cgroup-parent={self._group}")
+        return self.podman("run", *how, *arguments)
 
     def _run(self, command: str, *arguments: object, check: bool = True) -> str:
         how = f"overlay.mountopt={self._mount_options}"
