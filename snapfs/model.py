@@ -167,6 +167,8 @@ class _Snapshot:
     labels: Labels = field(default_factory=dict)
     created_ns: int = 0
     updated_ns: int = 0
+    owner: str = ""
+    """Client with a collector of its own that made it; empty for what we and people made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,23 +1,31 @@
 """The containerd.services.snapshots.v1 server: translate, call the snapshotter, translate back.
 
-Holds no rules: the order of checks and every refusal are the snapshotter's, the table from
-errors to status is service/status.py's. See docs/containerd.md.
+Holds one rule: containerd removes whatever it is shown and does not know, so it is shown, and may
+remove, what was made over this service. All else, the order of checks and every refusal, is the
+snapshotter's, the table from errors to status is service/status.py's. See docs/containerd.md.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from snapfs.model import InvalidArgument, Mount, Snapshot
+from snapfs.model import FailedPrecondition, InvalidArgument, Mount, Snapshot
 from snapfs.service.convert import batches, timestamp
 from snapfs.service.offered import Offered
 from snapfs.service.snapshotter import Snapshotter
 from snapfs.service.status import answers
 from snapfs_containerd import mount_pb2, snapshots_pb2, snapshots_pb2_grpc
 from snapfs_containerd.names import NAME, is_accepted
+
+OWNER = "containerd"
+"""Of what is made over this service."""
+
+_THEIR_KEY = re.compile(r"[^/]+/[0-9]+/.+", re.DOTALL)
+"""NAMESPACE/NUMBER/KEY, as containerd's metadata names snapshots."""
 
 SERVICE = snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"].full_name
 
@@ -44,7 +52,9 @@ class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
         self, request: snapshots_pb2.PrepareSnapshotRequest, context: grpc.ServicerContext
     ) -> snapshots_pb2.PrepareSnapshotResponse:
         _check_snapshotter(request.snapshotter)
-        mounts = self._snapshotter.prepare(request.key, request.parent, dict(request.labels))
+        mounts = self._snapshotter.prepare(
+            request.key, request.parent, dict(request.labels), owner=OWNER
+        )
         return snapshots_pb2.PrepareSnapshotResponse(mounts=map(_mount, mounts))
 
     @answers
@@ -52,7 +62,9 @@ class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
         self, request: snapshots_pb2.ViewSnapshotRequest, context: grpc.ServicerContext
     ) -> snapshots_pb2.ViewSnapshotResponse:
         _check_snapshotter(request.snapshotter)
-        mounts = self._snapshotter.view(request.key, request.parent, dict(request.labels))
+        mounts = self._snapshotter.view(
+            request.key, request.parent, dict(request.labels), owner=OWNER
+        )
         return snapshots_pb2.ViewSnapshotResponse(mounts=map(_mount, mounts))
 
     @answers
@@ -78,6 +90,12 @@ class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
         self, request: snapshots_pb2.RemoveSnapshotRequest, context: grpc.ServicerContext
     ) -> Empty:
         _check_snapshotter(request.snapshotter)
+        if not _is_theirs(self._snapshotter.stat(request.key)):
+            # containerd's collector goes on with the next one after this refusal.
+            raise FailedPrecondition(
+                f"snapshot {request.key!r} was not made by containerd; remove it with "
+                "`snapfs snapshot remove`, or the image that it is of"
+            )
         self._snapshotter.remove(request.key)
         return Empty()
 
@@ -103,7 +121,8 @@ class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
         self, request: snapshots_pb2.ListSnapshotsRequest, context: grpc.ServicerContext
     ) -> Iterator[snapshots_pb2.ListSnapshotsResponse]:
         _check_snapshotter(request.snapshotter)
-        for batch in batches(self._snapshotter.walk(list(request.filters))):
+        found = filter(_is_theirs, self._snapshotter.walk(list(request.filters)))
+        for batch in batches(found):
             yield snapshots_pb2.ListSnapshotsResponse(info=map(_info, batch))
 
     @answers
@@ -121,6 +140,11 @@ class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
         _check_snapshotter(request.snapshotter)
         self._snapshotter.cleanup()
         return Empty()
+
+
+def _is_theirs(snapshot: Snapshot) -> bool:
+    """Say whether containerd made a snapshot; older rows say it by their names only."""
+    return snapshot.owner == OWNER or _THEIR_KEY.fullmatch(snapshot.name) is not None
 
 
 def _check_snapshotter(name: str) -> None:

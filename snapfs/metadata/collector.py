@@ -15,7 +15,7 @@ run only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -173,7 +173,7 @@ class Collector:
                 if row.body.going
             ]
         used = set()
-        for row in sorted(going, key=lambda row: row.oid, reverse=True):
+        for row in _children_first(going):
             claim = partial(_claim, oid=row.oid)
             if self._store.update(claim, timeout_s=self._deadline_s):
                 used.add(row.body.snapshotter)
@@ -290,6 +290,21 @@ def _collectible(tx: ReadTx, oid: int) -> Row[Any] | None:
         if row is not None:
             return row
     return None
+
+
+def _children_first(links: Sequence[Row[SnapshotLinkBody]]) -> list[Row[SnapshotLinkBody]]:
+    """Return links in an order in which no snapshot comes before one that stands on it.
+
+    A namespace has a link to the parent before it has one to the child, so of two snapshots the
+    parent's oldest link is older, whatever the namespaces.
+    """
+    oldest: dict[tuple[str, str], int] = {}
+    for row in links:
+        backend = row.body.snapshotter, row.body.backend
+        oldest[backend] = min(row.oid, oldest.get(backend, row.oid))
+    return sorted(
+        links, key=lambda row: oldest[row.body.snapshotter, row.body.backend], reverse=True
+    )
 
 
 def _claim(tx: WriteTx, *, oid: int) -> bool:

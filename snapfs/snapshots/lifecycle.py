@@ -165,22 +165,29 @@ class Snapshotter(Closing):
 
     # Creating
 
-    def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> list[Mount]:
+    def prepare(
+        self, key: str, parent: str = "", labels: Labels | None = None, *, owner: str = ""
+    ) -> list[Mount]:
         """Create an active snapshot; return how to mount it. Durable on return.
 
+        `owner` names a client with a collector of its own, also of what is committed from it.
         Refusals as `MetaStore.create`; also ResourceExhausted when the disk is full.
         """
-        made = self._create(Kind.ACTIVE, key, parent, labels)
+        made = self._create(Kind.ACTIVE, key, parent, labels, owner)
         log.info("snapshot.prepared", key=key, parent=parent, id=made.id)
         return self._mounts(made)
 
-    def view(self, key: str, parent: str = "", labels: Labels | None = None) -> list[Mount]:
+    def view(
+        self, key: str, parent: str = "", labels: Labels | None = None, *, owner: str = ""
+    ) -> list[Mount]:
         """Create a read-only look at a committed snapshot; return how to mount it."""
-        made = self._create(Kind.VIEW, key, parent, labels)
+        made = self._create(Kind.VIEW, key, parent, labels, owner)
         log.info("snapshot.viewed", key=key, parent=parent, id=made.id)
         return self._mounts(made)
 
-    def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Mountable:
+    def _create(
+        self, kind: Kind, key: str, parent: str, labels: Labels | None, owner: str
+    ) -> Mountable:
         records.checked_name(key, "key")
         self._quotas.check(records.checked_labels(labels))
         IdMapping.of(labels)
@@ -197,7 +204,7 @@ class Snapshotter(Closing):
             self._steps("create.made")
             made = self._meta.apply(
                 lambda tx: records.create(
-                    tx, kind, key, parent, labels, snapshot_id=identity, lane=lane
+                    tx, kind, key, parent, labels, snapshot_id=identity, lane=lane, owner=owner
                 )
             )
             self._steps("create.recorded")

@@ -99,6 +99,7 @@ def _snapshot(row: SnapshotRow, parent: str) -> Snapshot:
         "labels": body.labels,
         "created_ns": row.created_ns,
         "updated_ns": row.updated_ns,
+        "owner": body.owner,
     }
     match Kind(body.kind):
         case Kind.ACTIVE:
@@ -161,6 +162,7 @@ def create(
     *,
     snapshot_id: SnapshotId | None = None,
     lane: LaneName = MAIN_LANE,
+    owner: str = "",
 ) -> Mountable:
     """Write a new active or view; `snapshot_id` is one that the caller reserved before.
 
@@ -178,6 +180,7 @@ def create(
         chain=_chain_above(above),
         labels=kept,
         lane=lane,
+        owner=owner,
     )
     made = _snapshot(tx.create(SNAPSHOTS, SCOPE, key, body), parent)
     assert not isinstance(made, Committed)  # noqa: S101 - follows from the check of kind
@@ -319,7 +322,7 @@ def update(
 
 
 def rename(tx: WriteTx, name: str, new_name: str) -> Committed:
-    """Give a committed snapshot another name; its children stay on it.
+    """Give a committed snapshot another name; its children stay on it, and it is ours then.
 
     Raises NotFound, AlreadyExists, FailedPrecondition for one that is not committed.
     """
@@ -329,7 +332,8 @@ def rename(tx: WriteTx, name: str, new_name: str) -> Committed:
             f"snapshot {shown(name)} is {Kind(row.body.kind).word}; only a committed one can be "
             "renamed"
         )
-    done = snapshot(tx, tx.update(row, row.body, name=checked_name(new_name, "name")))
+    body = msgspec.structs.replace(row.body, owner="")
+    done = snapshot(tx, tx.update(row, body, name=checked_name(new_name, "name")))
     assert isinstance(done, Committed)  # noqa: S101 - the body says so
     return done
 

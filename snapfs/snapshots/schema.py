@@ -54,6 +54,8 @@ class SnapshotBody(msgspec.Struct, frozen=True, array_like=True):
     `main`."""
     digest: bytes = b""
     """Of a committed layer, once it is sealed (snapfs.seals); else empty."""
+    owner: str = ""
+    """Client with a collector of its own that made it; it sees no others. Empty: ours."""
 
 
 def id_key(snapshot_id: int) -> bytes:

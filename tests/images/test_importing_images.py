@@ -466,3 +466,18 @@ def test_layers_stay_as_long_as_any_namespace_has_them(
     metadata.images.delete("two", "example.org/made:1")
     metadata.collector.collect()
     assert list(snapshotter.walk()) == []
+
+
+def test_layers_of_many_namespaces_go_children_first(
+    importer: Importer, metadata: Metadata, snapshotter: Snapshotter, layout: Layout
+) -> None:
+    base, top = [file("a")], [file("b")]
+    layout.image([base, top], name="both:1")
+    other = Layout(layout.root.with_name("other"))
+    other.image([base], name="base:1")
+    importer.import_path("one", layout.root, WANTED)
+    importer.import_path("two", other.root, WANTED)
+    metadata.images.delete("one", "both:1")
+    metadata.images.delete("two", "base:1")
+    assert metadata.collector.collect().failed == []
+    assert list(snapshotter.walk()) == []
