@@ -12,7 +12,8 @@ export DEBIAN_FRONTEND := noninteractive
 PACKAGES_RUN := python3 python3-venv fuse3 e2fsprogs xfsprogs btrfs-progs util-linux
 PACKAGES_BUILD := gcc libc6-dev python3-dev libfuse3-dev pkg-config
 PACKAGES_TEST := containerd runc podman buildah busybox-static mmdebstrap fuse-overlayfs attr acl systemd git sqlite3 \
-	golang-go golang-github-containerd-containerd-dev postgresql
+	golang-go golang-github-containerd-containerd-dev postgresql \
+	openssh-server openssl iproute2 rsync
 PACKAGES := $(PACKAGES_RUN) $(PACKAGES_BUILD) $(PACKAGES_TEST)
 
 .PHONY: help
@@ -84,7 +85,7 @@ CONTAINERD_SERVICES := snapshots diff content
 proto: setup ## generate the gRPC modules (PROTO_OUT=DIR for another place)
 	@mkdir -p $(PROTO_OUT)/plugin
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I . --python_out=$(PROTO_OUT) --mypy_out=$(PROTO_OUT) \
-		--grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) $(addprefix snapfs/service/,$(addsuffix _v1.proto,snapfs metadata content container volumes))
+		--grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) $(addprefix snapfs/service/,$(addsuffix _v1.proto,snapfs metadata content container volumes sync))
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --python_out=$(PROTO_OUT)/plugin \
 		--mypy_out=$(PROTO_OUT)/plugin $(addprefix snapfs_containerd/,$(addsuffix .proto,mount descriptor $(CONTAINERD_SERVICES)))
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PROTOC) -I plugin/protos --grpc_python_out=$(PROTO_OUT)/plugin \

@@ -29,6 +29,7 @@ SCRIPTS = {
     "scaling": ("Cost of a metastore operation by number of snapshots", "metastore_scaling.py"),
     "store": ("The store by itself", "store.py"),
     "diff": ("Layers of a small change", "diff.py"),
+    "sync": ("Moving a volume to another host", "sync.py"),
     "gc": ("Garbage collection among many objects", "gc.py"),
 }
 END_TIMEOUT_S = 300

@@ -108,6 +108,20 @@ class Gc(msgspec.Struct, frozen=True, kw_only=True):
     """From the start of the service to the first collection."""
 
 
+class Sync(msgspec.Struct, frozen=True, kw_only=True):
+    """Other hosts that sync volumes with this one, and this one with them (docs/sync.md)."""
+
+    listen: Annotated[str, msgspec.Meta(pattern=r"^(.+:[0-9]{1,5})?$")] = ""
+    """HOST:PORT on which others may connect by TLS; empty: nobody may."""
+    certificate: Path = Path("/etc/snapfs/tls/certificate.pem")
+    """Who this host is, to others."""
+    key: Path = Path("/etc/snapfs/tls/key.pem")
+    authority: Path = Path("/etc/snapfs/tls/authority.pem")
+    """Whose signature on the other side's certificate is believed."""
+    ssh_config: Path = Path()
+    """ssh's configuration for ssh:// remotes; empty: that of the service's user."""
+
+
 class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Content of images (docs/metadata.md)."""
 
@@ -154,6 +168,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     quota: Quota = Quota()
     gc: Gc = Gc()
     content: Content = Content()
+    sync: Sync = Sync()
     diff: Diff = Diff()
     volumes: Volumes = Volumes()
     timeouts: Timeouts = Timeouts()

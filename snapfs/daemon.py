@@ -43,14 +43,18 @@ from snapfs.service import (
     content_server,
     grpc_server,
     metadata_server,
+    remote_server,
     server,
     volumes_server,
 )
+from snapfs.service.exchanging import Exchanging, connect
 from snapfs.service.offered import Offered
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
 from snapfs.service.volume_plugin import PluginServer, VolumePlugin
 from snapfs.snapshots import Placement, Snapshotter, roots
+from snapfs.sync.engine import Engine
+from snapfs.sync.replica import Replica
 from snapfs.systemd import DescriptorStore, Notifier, listen_descriptors
 from snapfs.volumes import Volumes
 
@@ -68,6 +72,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The last comes when a terminal closes over a service in the foreground."""
 FORCED_EXIT_S = 3.0
 """After a second signal, for what can still be ended in order."""
+KEEP_UNFINISHED_NS = 7 * 24 * 3600 * 1_000_000_000
+"""How long a sync that was cut short finds what came of it."""
 MARGIN_S = 5.0
 """Beyond the deadlines of the single steps, before the process leaves without them."""
 
@@ -117,6 +123,10 @@ class House:
             self._metadata.start()
             self._volumes.start()
             self._serve_plugin(stack)
+            replica = Replica(self._snapshotter, deadline_s=config.timeouts.tree_s)
+            replica.sweep(time.time_ns() - KEEP_UNFINISHED_NS)
+            self._engine = Engine(replica)
+            stack.enter_context(Exchanging(config, replica))
             self._server = self._build_server()
             stack.callback(self._stop_server, self._server)
             self.probe()
@@ -193,6 +203,12 @@ class House:
             partial(anchor_server.register, anchors=anchors.Anchors(self._snapshotter.store)),
             self._watches.register,
             partial(volumes_server.register, volumes=self._volumes, between=diff.between),
+            partial(
+                remote_server.register,
+                engine=self._engine,
+                connect=partial(connect, config),
+                wait_s=config.timeouts.call_s,
+            ),
             partial(
                 metadata_server.register_images,
                 metadata=self._metadata,

@@ -24,9 +24,11 @@ from snapfs.cli.image import image
 from snapfs.cli.keeping import gc, lease, namespace
 from snapfs.cli.mount import mount, umount
 from snapfs.cli.plugin import plugin
+from snapfs.cli.remote import remote, remote_serve
 from snapfs.cli.serve import serve
 from snapfs.cli.settings import completion, config, version
 from snapfs.cli.snapshot import snapshot
+from snapfs.cli.sync import conflict, pull, push, sync
 from snapfs.cli.volume import volume
 from snapfs.cli.watch import watch
 from snapfs.model import SnapfsError
@@ -77,6 +79,11 @@ for _command in (
     snapshot,
     volume,
     branch,
+    remote,
+    push,
+    pull,
+    sync,
+    conflict,
     image,
     anchor,
     lease,
@@ -94,6 +101,7 @@ for _command in (
     plugin,
     completion,
     version,
+    remote_serve,
 ):
     cli.add_command(_command)
 snapshot.add_command(verify)

@@ -14,6 +14,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -31,6 +32,11 @@ MAX_WORKERS = 128
 
 MAX_MESSAGE_BYTES = 16 << 20
 """Longest request and answer; containerd's own limit."""
+
+PING_EVERY_MS = 20_000
+"""How soon a client whose host is gone is known to be."""
+PINGS_AT_MOST_EVERY_MS = 10_000
+"""Whoever pings more often is sent away."""
 
 MAX_STREAMS = 4096
 """Calls that one connection may have open or waiting."""
@@ -73,12 +79,28 @@ class GrpcServer:
             self.address.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Secure:
+    """Where a server also answers by TLS, to who has a certificate that the authority signed."""
+
+    listen: str
+    """HOST:PORT."""
+    key: bytes
+    certificate: bytes
+    authority: bytes
+
+
 def build(
-    address: Path, *, services: Sequence[Register], max_workers: int = MAX_WORKERS
+    address: Path,
+    *,
+    services: Sequence[Register],
+    max_workers: int = MAX_WORKERS,
+    secure: Secure | None = None,
 ) -> GrpcServer:
     """Return a started server that answers on the unix socket `address`, health NOT_SERVING.
 
-    Raises FailedPrecondition when something else is there, InvalidArgument for a path too long.
+    Raises FailedPrecondition when something else is there, InvalidArgument for a path too long,
+    Unavailable when it cannot listen.
     """
     _check_address(address)
     server = grpc.server(
@@ -89,6 +111,10 @@ def build(
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             # containerd makes all its calls over one connection.
             ("grpc.max_concurrent_streams", MAX_STREAMS),
+            # Other hosts ping to find out whether anybody is still there (ways.py).
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", PINGS_AT_MOST_EVERY_MS),
+            ("grpc.keepalive_time_ms", PING_EVERY_MS),
+            ("grpc.keepalive_timeout_ms", PING_EVERY_MS),
         ),
     )
     names = [register(server) for register in services]
@@ -99,6 +125,8 @@ def build(
     reflection.enable_server_reflection(
         [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
     )
+    if secure is not None:
+        _listen(server, secure)
     _bind(server, address)
     built = GrpcServer(server, monitor, names, address)
     built.set_serving(serving=False)
@@ -119,6 +147,16 @@ def _bind(server: grpc.Server, address: Path) -> None:
         server.start()
         newborn.chmod(0o600)
         newborn.rename(address)
+
+
+def _listen(server: grpc.Server, secure: Secure) -> None:
+    credentials = grpc.ssl_server_credentials(
+        [(secure.key, secure.certificate)], secure.authority, require_client_auth=True
+    )
+    try:
+        server.add_secure_port(secure.listen, credentials)
+    except RuntimeError as error:
+        raise Unavailable(f"cannot listen on {secure.listen}: {error}") from error
 
 
 def _check_address(address: Path) -> None:

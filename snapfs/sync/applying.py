@@ -30,6 +30,9 @@ from snapfs.volumes.ids import BranchId, VolumeSetId, VolumeSnapshotId, check_id
 from snapfs.volumes.schema import BRANCHES, SETS, SNAPSHOTS, VOLUMES
 from snapfs.volumes.schema import SCOPE as SETS_SCOPE
 
+RECEIVED = "received/"
+"""What the names of committed snapshots with received data begin with."""
+
 
 class Moved(FailedPrecondition):
     """An item is no longer as it was when the change was planned: plan again."""
@@ -37,7 +40,7 @@ class Moved(FailedPrecondition):
 
 def blob_name(set_id: VolumeSetId, snapshot: str) -> str:
     """Return the name of the committed snapshot that received data has."""
-    return f"volume/{set_id}/{snapshot}"
+    return f"{RECEIVED}{set_id}/{snapshot}"
 
 
 def apply(tx: WriteTx, set_id: VolumeSetId, change: Change, why: Note) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -10,17 +11,17 @@ import structlog
 from snapfs import __version__
 from snapfs.anchors import Anchors, History, Ref
 from snapfs.model import InvalidArgument, NotFound, SnapfsError
-from snapfs.snapshots import Snapshotter
+from snapfs.snapshots import Snapshotter, records
 from snapfs.snapshots.schema import SCOPE as DATA_SCOPE
 from snapfs.snapshots.schema import SNAPSHOTS as DATA
 from snapfs.store import ReadTx
 from snapfs.sync import applying, looking
-from snapfs.sync.applying import Moved, blob_name
+from snapfs.sync.applying import RECEIVED, Moved, blob_name
 from snapfs.sync.items import Tree
 from snapfs.sync.merging import Dot
 from snapfs.sync.peer import DONE, Answer, Hello, SetName, Wanted
 from snapfs.sync.planning import Change
-from snapfs.transfer import Offer, Packed, Sink, Source, Stock
+from snapfs.transfer import PREFIX, Landing, Offer, Packed, Sink, Source, Stock
 from snapfs.volumes import Note, tombstones
 from snapfs.volumes.history import REF_TYPE, branch_anchor
 from snapfs.volumes.ids import BranchId, VolumeSetId, VolumeSnapshotId, check_id
@@ -44,6 +45,24 @@ class Replica:
         self._source, self._sink = Source(self.stock), Sink(self.stock)
         self._anchors = Anchors(self.store)
         self._deadline_s = deadline_s
+
+    def sweep(self, before_ns: int) -> None:
+        """Remove data that came before a time and that no volume snapshot has.
+
+        A sync that was cut short and is to go on finds the younger there.
+        """
+        left = [
+            it
+            for it in self.snapshotter.walk()
+            if it.name.startswith((RECEIVED, PREFIX)) and it.created_ns < before_ns
+        ]
+        for found in sorted(left, key=lambda it: -len(it.parent_ids)):
+            with self.store.view() as tx:
+                row = records.find(tx, found.name)
+                is_left = not tx.has_referrers(row.oid)
+            if is_left:
+                log.info("sync.swept", name=found.name)
+                self._remove_data(found.name)
 
     def hello(self) -> Hello:
         """Say who this is."""
@@ -144,16 +163,27 @@ class Replica:
         chunks: Wanted,
     ) -> None:
         """Take the data of a snapshot; it is durable and verified on return."""
-        check_id(set_id, "volume set")
-        check_id(snapshot, "volume snapshot")
-        below = self._data_name(set_id, parent) if parent else ""
-        name = self._data_name(set_id, snapshot)
-        with self._sink.receive(name, below, offer) as landing:
+        with self.landing(set_id, snapshot, parent, offer) as landing:
             if landing is None:
                 return
             for packed in chunks(landing.take_manifest(manifest)):
                 landing.put(packed)
             landing.finish()
+
+    @contextmanager
+    def landing(
+        self,
+        set_id: VolumeSetId,
+        snapshot: VolumeSnapshotId,
+        parent: VolumeSnapshotId | None,
+        offer: Offer,
+    ) -> Iterator[Landing | None]:
+        """Give what takes the data of a snapshot; None when it is here. See `Sink.receive`."""
+        check_id(set_id, "volume set")
+        check_id(snapshot, "volume snapshot")
+        below = self._data_name(set_id, parent) if parent else ""
+        with self._sink.receive(self._data_name(set_id, snapshot), below, offer) as landing:
+            yield landing
 
     def _blob(self, set_id: VolumeSetId, snapshot: VolumeSnapshotId) -> str:
         name = self._data_name(set_id, snapshot)

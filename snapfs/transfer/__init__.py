@@ -6,8 +6,8 @@ to the other is somebody else's. See docs/sync.md.
 
 from snapfs.transfer.manifest import Digest
 from snapfs.transfer.packing import Packed
-from snapfs.transfer.receiving import Landing, Sink
+from snapfs.transfer.receiving import PREFIX, Landing, Sink
 from snapfs.transfer.sending import Offer, Source
 from snapfs.transfer.stock import Stock
 
-__all__ = ["Digest", "Landing", "Offer", "Packed", "Sink", "Source", "Stock"]
+__all__ = ["PREFIX", "Digest", "Landing", "Offer", "Packed", "Sink", "Source", "Stock"]

@@ -40,6 +40,8 @@ from snapfs.transfer.stock import NEW_PREFIX, Stock
 log = structlog.get_logger(__name__)
 
 PREFIX = "receive/"
+WAIT_S = 30.0
+"""For an earlier transfer of the same to end: that its sender is gone may show a little later."""
 
 
 class Sink:
@@ -48,7 +50,7 @@ class Sink:
     def __init__(self, stock: Stock) -> None:
         self._stock = stock
         self._snapshotter = stock.snapshotter
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._under_way: set[str] = set()
 
     @contextmanager
@@ -100,15 +102,16 @@ class Sink:
 
     @contextmanager
     def _only(self, name: str) -> Iterator[None]:
-        with self._lock:
-            if name in self._under_way:
+        with self._changed:
+            if not self._changed.wait_for(lambda: name not in self._under_way, WAIT_S):
                 raise Unavailable(f"snapshot {name!r} is being received already; try again later")
             self._under_way.add(name)
         try:
             yield
         finally:
-            with self._lock:
+            with self._changed:
                 self._under_way.discard(name)
+                self._changed.notify_all()
 
 
 class Landing:

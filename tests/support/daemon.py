@@ -40,8 +40,11 @@ class RunningDaemon:
         *,
         arguments: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
+        """`prefix` is a command that runs the daemon's in its place, as nsenter does."""
         self.base = base
+        self.prefix = prefix
         self.root = base / "root"
         self.state = base / "state"
         self.address = self.state / "snapfs.sock"
@@ -67,6 +70,7 @@ class RunningDaemon:
 
     def command(self) -> list[str]:
         return [
+            *self.prefix,
             *(str(SNAPFS), "serve", "--root", str(self.root), "--state", str(self.state)),
             *("--log-level", "debug", *self.arguments),
         ]

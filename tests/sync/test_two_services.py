@@ -1,0 +1,257 @@
+"""Two services in two network namespaces: over a socket, ssh and TLS; killed and resumed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from snapfs.model import Unavailable
+from snapfs.service import ways
+from snapfs.service.exchange_client import ExchangePeer
+from snapfs.sync import remotes
+from tests.support.daemon import SNAPFS, RunningDaemon, eventually, running
+from tests.sync.ends import Authority, Namespace, Sshd, free_port
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+MIB = 1 << 20
+
+_numbers = itertools.count(1)
+
+
+class Site:
+    """A service with one volume."""
+
+    def __init__(self, daemon: RunningDaemon, volume: str) -> None:
+        self.daemon = daemon
+        self.run, self.json = daemon.run, daemon.json
+        self.name = volume
+        self.db = daemon.state / "volumes" / volume
+
+    def volume(self) -> None:
+        self.run("volume", "create", self.name, "--mount")
+
+    def working_copy(self) -> None:
+        """Make a volume of the set that came from elsewhere, on its branch main."""
+        self.run("volume", "clone", self.name, self.name, "main")
+        self.run("branch", "switch", self.name, "main")
+        self.run("volume", "mount", self.name)
+
+    def fates(self, verb: str, remote: str) -> dict[str, str]:
+        (report,) = self.json(verb, self.name, remote)
+        assert report["error"] is None, report
+        return {it["name"]: it["fate"] for it in report["branches"]}
+
+    def snapshot(self, message: str = "x") -> str:
+        return str(self.json("volume", "snapshot", self.name, "-m", message)["id"])
+
+    def tips_of_set(self) -> dict[str, str]:
+        """Return the tips of a set that no volume here is of."""
+        self.run("volume", "clone", self.name, "look", "main")
+        found = {it["name"]: it["tip"] for it in self.json("branch", "list", "look")}
+        self.run("volume", "remove", "look")
+        return found
+
+    def tips(self) -> dict[str, str]:
+        return {it["name"]: it["tip"] for it in self.json("branch", "list", self.name)}
+
+
+class Ground:
+    """Both services, the ways between them, and who signed for whom."""
+
+    def __init__(self, base: Path, stack: ExitStack) -> None:
+        self.base = base
+        self.authority = Authority(base / "ca")
+        self.namespace = Namespace()
+        stack.callback(self.namespace.close)
+        port = free_port()
+        self.tls = f"https://{self.namespace.inside}:{port}"
+        bases = {name: base / name for name in ("ann", "bob")}
+        for each in bases.values():
+            each.mkdir()
+        sshd = Sshd(base / "sshd", bases["bob"] / "root")
+        stack.callback(sshd.close)
+        self.ssh = f"ssh://127.0.0.1:{sshd.port}{bases['bob']}/root"
+        self.no_ssh = f"ssh://127.0.0.1:{free_port()}/"
+        self.unix = f"unix://{bases['bob']}/root"
+        own = {"SNAPFS_SYNC_SSH_CONFIG": str(sshd.config), **self._identity("ann", "127.0.0.1")}
+        listen = f"{self.namespace.inside}:{port}"
+        other = {"SNAPFS_SYNC_LISTEN": listen, **self._identity("bob", self.namespace.inside)}
+        self.ann = stack.enter_context(running(bases["ann"], environ=own))
+        prefix = self.namespace.enter
+        self.bob = stack.enter_context(running(bases["bob"], environ=other, prefix=prefix))
+        for name in ("tls", "ssh", "unix"):
+            self.ann.run("remote", "add", name, getattr(self, name))
+
+    def _identity(self, name: str, ip: str) -> dict[str, str]:
+        certificate, key = self.authority.sign(name, ip)
+        return {
+            "SNAPFS_SYNC_CERTIFICATE": str(certificate),
+            "SNAPFS_SYNC_KEY": str(key),
+            "SNAPFS_SYNC_AUTHORITY": str(self.authority.certificate),
+        }
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    with ExitStack() as stack:
+        yield Ground(tmp_path_factory.mktemp("sync"), stack)
+
+
+@pytest.fixture
+def sites(ground: Ground) -> Iterator[tuple[Site, Site]]:
+    """Both services, for a volume of the test's own."""
+    name = f"volume-{next(_numbers)}"
+    made = Site(ground.ann, name), Site(ground.bob, name)
+    yield made
+    for site in made:
+        for volume in site.json("volume", "list"):
+            site.run("volume", "umount", volume["name"])
+            site.run("volume", "remove", volume["name"])
+
+
+def test_a_volume_is_pushed_and_used_there(sites: tuple[Site, Site]) -> None:
+    ann, bob = sites
+    ann.volume()
+    (ann.db / "file").write_text("one")
+    ann.snapshot("first")
+    (ann.db / "file").write_text("two")
+    ann.snapshot("second")
+    assert ann.fates("push", "unix") == {"main": "pushed"}
+    bob.working_copy()
+    assert (bob.db / "file").read_text() == "two"
+    assert [it["message"] for it in bob.json("volume", "log", bob.name)] == ["second", "first"]
+    (bob.db / "file").write_text("three, of bob")
+    theirs = bob.snapshot("third")
+    assert ann.fates("sync", "unix") == {"main": "pulled"}
+    assert ann.tips() == {"main": theirs}
+    ann.run("branch", "switch", ann.name, "main")
+    assert (ann.db / "file").read_text() == "three, of bob"
+    for site in (ann, bob):
+        site.run("fsck")
+
+
+def test_a_divergence_is_told_and_settled_by_command(sites: tuple[Site, Site]) -> None:
+    ann, bob = sites
+    ann.volume()
+    ann.snapshot()
+    ann.run("push", ann.name, "unix")
+    bob.working_copy()
+    (ann.db / "file").write_text("of ann")
+    (bob.db / "file").write_text("of bob")
+    ours, theirs = ann.snapshot(), bob.snapshot()
+    done = ann.run("sync", ann.name, "unix", check=False)
+    assert done.exit_code == 1
+    assert "main  diverged: theirs is kept as unix/main" in done.stdout
+    assert ann.tips() == {"main": ours, "unix/main": theirs}
+    (row,) = ann.json("conflict", "list", ann.name)
+    assert (row["field"], row["ours"], row["theirs"], row["winner"]) == ("tip", ours, theirs, None)
+    ann.run("conflict", "resolve", str(row["number"]), "--theirs")
+    assert ann.fates("sync", "unix") == {"main": "up to date"}
+    assert ann.tips() == bob.tips() == {"main": theirs}
+    ann.run("branch", "switch", ann.name, "main", "--discard")
+    assert (ann.db / "file").read_text() == "of bob"
+
+
+def test_what_cannot_be_is_said_plainly(sites: tuple[Site, Site]) -> None:
+    ann, bob = sites
+    ann.volume()
+    ann.snapshot()
+    for words, message in (
+        (("push", ann.name), "there are several remotes"),
+        (("push", ann.name, "nobody"), "remote 'nobody' does not exist"),
+        (("remote", "add", "x", "ftp://host"), "is not the address of a remote"),
+        (("remote", "add", "x", "ssh://-oProxyCommand=x/"), "is not the address of a remote"),
+        (("conflict", "resolve", "9999", "--ours"), "conflict 9999 does not exist"),
+    ):
+        done = ann.run(*words, check=False)
+        assert done.exit_code == 1
+        assert message in done.stderr
+    ann.run("remote", "add", "gone", f"unix://{bob.daemon.base}/nothing")
+    done = ann.run("push", ann.name, "gone", check=False)
+    assert done.exit_code == 1
+    assert "remote 'gone' does not answer" in done.stderr
+    ann.run("remote", "remove", "gone")
+    done = ann.run("pull", "nothing", "unix", check=False)
+    assert "exists neither here nor there" in done.stderr
+
+
+@pytest.mark.parametrize("way", ["ssh", "tls"])
+def test_a_set_is_synced_through(sites: tuple[Site, Site], way: str) -> None:
+    ann, bob = sites
+    ann.volume()
+    (ann.db / "file").write_bytes(random.Random(1).randbytes(3 * MIB))
+    tip = ann.snapshot()
+    assert ann.fates("push", way) == {"main": "pushed"}
+    assert bob.tips_of_set() == {"main": tip}
+    bob.working_copy()
+    (bob.db / "more").write_bytes(random.Random(2).randbytes(3 * MIB))
+    tip = bob.snapshot()
+    assert ann.fates("pull", way) == {"main": "pulled"}
+    assert ann.tips() == {"main": tip}
+
+
+def test_ssh_says_why_it_does_not_connect(ground: Ground, sites: tuple[Site, Site]) -> None:
+    ann, _bob = sites
+    ann.volume()
+    ann.run("remote", "add", "no-ssh", ground.no_ssh)
+    done = ann.run("push", ann.name, "no-ssh", check=False)
+    assert done.exit_code == 1
+    assert "remote 'no-ssh' does not answer (ssh: connect to host" in done.stderr
+
+
+def test_tls_is_for_those_whom_the_authority_has_signed(ground: Ground) -> None:
+    other = Authority(ground.base / "other")
+    for signer, believed, is_let in (
+        (ground.authority, ground.authority, True),
+        (other, ground.authority, False),
+        (ground.authority, other, False),
+    ):
+        certificate, key = signer.sign(f"eve{is_let}", "127.0.0.1")
+        identity = ways.Identity(certificate, key, believed.certificate)
+        connected = ways.connect(remotes.parse(ground.tls), identity)
+        with ExchangePeer("bob", connected, timeout_s=20) as peer:
+            if is_let:
+                assert peer.hello().store
+            else:
+                with pytest.raises(Unavailable):
+                    peer.hello()
+
+
+@pytest.mark.parametrize("killed", ["here", "there"])
+def test_a_side_that_is_killed_in_the_middle_goes_on_later(
+    sites: tuple[Site, Site], killed: str
+) -> None:
+    ann, bob = sites
+    ann.volume()
+    (ann.db / "big").write_bytes(random.Random(2).randbytes(96 * MIB))
+    tip = ann.snapshot()
+    victim = (ann if killed == "here" else bob).daemon
+    address = f"--address={ann.daemon.address}"
+    command = [SNAPFS, "push", address, ann.name, "tls"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as pushing:
+        eventually(lambda: _came(bob) > 8 * MIB or pushing.poll() is not None, what="a part")
+        victim.kill()
+        assert pushing.wait(60) == 1
+    came = _came(bob)
+    victim.start()
+    (report,) = ann.json("push", ann.name, "tls")
+    assert report["ok"]
+    assert report["sent_bytes"] < 96 * MIB - came // 2
+    assert bob.tips_of_set() == {"main": tip}
+    bob.working_copy()
+    assert (bob.db / "big").read_bytes() == random.Random(2).randbytes(96 * MIB)
+    for site in (ann, bob):
+        site.run("fsck")
+
+
+def _came(site: Site) -> int:
+    """Return how much data is in the newest layer of a site."""
+    found = sorted((site.daemon.root / "layers").glob("*/fs/big"))
+    return found[-1].stat().st_blocks * 512 if found else 0
