@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from snapfs.model import FailedPrecondition, InvalidArgument, SnapfsError, Unavailable
-from snapfs.volumes import mounting, remount, users
+from snapfs.volumes import groups, mounting, remount, users
 from snapfs.volumes.mounting import Bound
 from snapfs.volumes.users import User
 
@@ -59,7 +59,7 @@ def replaced(path: Path, source: Callable[[], Path], manner: Manner) -> Iterator
         yield
         return
     found = _freed(path, manner)
-    with users.stopped(found) if found else nullcontext():
+    with groups.frozen(user.pid for user in found):
         old = remount.open_tree(path)
         try:
             mounting.unbind(path, lazy=True)

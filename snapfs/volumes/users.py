@@ -1,4 +1,4 @@
-"""Who uses a mounted volume, and telling or stopping them while it is switched (proc(5), cgroups).
+"""Who uses a mounted volume, and telling them to end (proc(5)).
 
 A process uses a volume when its mount name space has it mounted besides ours, or when it has its
 working directory, an open file or a mapping there.
@@ -15,12 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapfs.model import DeadlineExceeded, FailedPrecondition
+from snapfs.model import DeadlineExceeded
 from snapfs.volumes.mounting import Bound, at, table
 
-_CGROUPS = Path("/sys/fs/cgroup")
 _SHOWN = 5
-FREEZE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,63 +69,6 @@ def tell(found: Iterable[User], number: signal.Signals, timeout_s: float) -> Non
                     f"{user} still runs {timeout_s:g} s after {number.name}; stop it, or give "
                     "another signal"
                 )
-
-
-@contextmanager
-def stopped(found: Iterable[User]) -> Iterator[None]:
-    """Keep the control groups of users frozen for the block (cgroup v2, cgroup.freeze).
-
-    Refused with FailedPrecondition when one of them is in the group that we are in ourselves, or
-    has none that can be frozen.
-    """
-    groups = {_cgroup(user) for user in found}
-    frozen: list[Path] = []
-    try:
-        for group in groups:
-            (group / "cgroup.freeze").write_text("1")
-            frozen.append(group)
-            _await_frozen(group)
-        yield
-    finally:
-        for group in frozen:
-            with suppress(FileNotFoundError):
-                (group / "cgroup.freeze").write_text("0")
-
-
-def _await_frozen(group: Path) -> None:
-    until_s = time.monotonic() + FREEZE_TIMEOUT_S
-    with open(group / "cgroup.events") as events:
-        poll = select.poll()
-        poll.register(events, select.POLLPRI)
-        while True:
-            events.seek(0)
-            if "frozen 1" in events.read():
-                return
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                raise DeadlineExceeded(f"control group {group} does not freeze")
-            poll.poll(left_s * 1000)
-
-
-def _cgroup(user: User) -> Path:
-    own = _group_of("self")
-    try:
-        group = _group_of(str(user.pid))
-    except (FileNotFoundError, ProcessLookupError):
-        raise FailedPrecondition(f"{user} has just ended; repeat") from None
-    if group == own or own.is_relative_to(group) or not (group / "cgroup.freeze").exists():
-        raise FailedPrecondition(
-            f"{user} is in control group {group}, which cannot be paused; stop it, or use a signal"
-        )
-    return group
-
-
-def _group_of(process: str) -> Path:
-    for line in Path(f"/proc/{process}/cgroup").read_text().splitlines():
-        number, _, path = line.split(":", 2)
-        if number == "0":
-            return _CGROUPS / path.lstrip("/")
-    raise FailedPrecondition("this host has no unified control groups; use a signal")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import RunningDaemon, running
+from tests.support.daemon import RunningDaemon, eventually, running
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -232,6 +232,71 @@ def test_users_are_told_with_a_signal_before_a_switch(
     assert (db / "file").read_text() == "x"
     bad = service.run("volume", "reset", "--hard", "db", "HEAD", "--signal", "NO", check=False)
     assert bad.exit_code in (0, 1)
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of the unified hierarchy, gone at the end."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    (place,) = [line.split(" ")[4] for line in lines if " - cgroup2 " in line][:1]
+    path = Path(place) / f"snapfs-test-volumes-{os.getpid()}"
+    path.mkdir()
+    yield path
+    eventually(lambda: not (path / "cgroup.procs").read_text(), what="an empty group")
+    path.rmdir()
+
+
+@pytest.fixture
+def contained(db: Path, group: Path) -> Iterator[subprocess.Popen[str]]:
+    """A shell in a mount name space and a control group of its own, which tells what it sees."""
+    (db / "file").write_text("one")
+    script = f"""
+        echo $$ >{group}/cgroup.procs
+        echo ready
+        while read -r word; do cat {db}/file; echo; done
+    """
+    process = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def seen(contained: subprocess.Popen[str]) -> str:
+    assert contained.stdin is not None
+    assert contained.stdout is not None
+    contained.stdin.write("look\n")
+    return contained.stdout.readline().strip()
+
+
+def test_containers_are_paused_and_see_the_new_tree_afterwards(
+    service: RunningDaemon, db: Path, contained: subprocess.Popen[str], group: Path
+) -> None:
+    take(service, "one")
+    (db / "file").write_text("two")
+    assert seen(contained) == "two"
+    refused = service.run("volume", "reset", "--hard", "db", "HEAD", check=False)
+    assert refused.exit_code == 1
+    assert seen(contained) == "two"
+    service.run("volume", "reset", "--hard", "db", "HEAD", "--pause")
+    assert (group / "cgroup.freeze").read_text() == "0\n"
+    assert seen(contained) == (db / "file").read_text() == "one"
+
+
+def test_who_has_no_control_group_is_not_paused(
+    service: RunningDaemon, db: Path, user: subprocess.Popen[bytes]
+) -> None:
+    take(service, "one")
+    refused = service.run("volume", "reset", "--hard", "db", "HEAD", "--pause", check=False)
+    assert "cannot be paused" in refused.stderr
+    assert (db / "file").read_text() == "x"
 
 
 def test_volumes_are_there_again_after_the_service_was_killed(

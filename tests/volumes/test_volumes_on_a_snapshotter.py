@@ -1,0 +1,278 @@
+"""Volumes on a real snapshotter without mounts: data, branches, crashes, what is let go when."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snapfs import anchors, volumes
+from snapfs.anchors import Anchors
+from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from snapfs.overlay import LayerCopy, has_changed
+from snapfs.snapshots import NoTrees, Snapshotter, fsck
+from snapfs.volumes import Volumes, ancestry, branches
+from snapfs.volumes.errors import (
+    Ambiguous,
+    BranchNotFound,
+    SnapshotImportMismatch,
+    VolumeNotFound,
+    VolumeSnapshotNotFound,
+)
+from snapfs.volumes.model import Note
+from tests.volumes.kit import ANN, NOW, Clock
+
+TABLES = (*anchors.TABLES, *volumes.TABLES)
+CHECKS = {**anchors.CHECKS, **volumes.CHECKS}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def snapshotter(root: Path, clock: Clock) -> Iterator[Snapshotter]:
+    with Snapshotter(
+        root, trees=NoTrees(), tables=TABLES, checks=CHECKS, copier=LayerCopy, clock_ns=clock
+    ) as opened:
+        yield opened
+    assert fsck(root, tables=TABLES, checks=CHECKS).clean
+
+
+@pytest.fixture
+def db(snapshotter: Snapshotter, tmp_path: Path) -> Volumes:
+    numbers = itertools.count(1)
+    made = Volumes(
+        snapshotter,
+        tmp_path / "mounts",
+        changed=has_changed,
+        new_id=lambda: f"{next(numbers) * 0x1000003:08x}-0000-4000-8000-{next(numbers):012x}",
+    )
+    made.create("db", why=ANN)
+    return made
+
+
+def upper(db: Volumes, name: str = "db") -> Path:
+    return db.layers(name)[0]
+
+
+def read(db: Volumes, ref: str, name: str = "db", file: str = "file") -> str:
+    """Return a file of a snapshot: the topmost layer that has it counts."""
+    layers = db.layers(name, ref)
+    return next((it / file).read_text() for it in layers if (it / file).exists())
+
+
+def take(db: Volumes, text: str, name: str = "db", branch: str = "") -> str:
+    (upper(db, name) / "file").write_text(text)
+    return db.history.snapshot(name, text, branch=branch, why=Note(author="ann")).snapshot.id
+
+
+def test_each_snapshot_has_what_the_volume_had(db: Volumes) -> None:
+    ids = [take(db, text) for text in ("one", "two", "three")]
+    assert [read(db, it) for it in ids] == ["one", "two", "three"]
+    assert [it.description for it in db.log("db")] == ["three", "two", "one"]
+    assert [it.depth for it in db.log("db")] == [3, 2, 1]
+
+
+def test_a_snapshot_without_a_message_is_refused(db: Volumes) -> None:
+    with pytest.raises(InvalidArgument, match="needs a message"):
+        db.history.snapshot("db", "  ")
+
+
+def test_a_volume_of_a_taken_name_leaves_nothing(db: Volumes, snapshotter: Snapshotter) -> None:
+    before = [it.name for it in snapshotter.walk()]
+    with pytest.raises(AlreadyExists):
+        db.create("db")
+    with pytest.raises(InvalidArgument):
+        db.create("a b")
+    with pytest.raises(InvalidArgument):
+        db.create("other", mount_path="relative")
+    assert [it.name for it in snapshotter.walk()] == before
+    assert [it.name for it in db.walk()] == ["db"]
+
+
+def test_a_reset_keeps_what_other_branches_use_for_ever(db: Volumes, clock: Clock) -> None:
+    first, second = take(db, "one"), take(db, "two")
+    db.branches.create("db", "side")
+    third = take(db, "three")
+    db.history.reset("db", first, why=ANN)
+    assert not any(upper(db).iterdir())
+    assert read(db, third) == "three"
+    clock.now_ns += 10**12
+    assert db.history.prune(clock.now_ns) == 1
+    with pytest.raises(VolumeSnapshotNotFound):
+        db.resolve("db", third)
+    assert read(db, second) == "two"
+    assert [it.id for it in db.log("db", "side")] == [second, first]
+
+
+def test_a_branch_that_went_on_refuses_who_stands_behind(db: Volumes) -> None:
+    take(db, "one")
+    db.clone("db", "other", branch="theirs")
+    db.history.switch("other", "main")
+    take(db, "two", "other")
+    with pytest.raises(FailedPrecondition, match="has gone on"):
+        take(db, "three")
+    take(db, "three", branch="mine")
+    assert [it.name for it in db.branches.of("db")] == ["main", "mine"]
+    with pytest.raises(AlreadyExists):
+        take(db, "four", branch="main")
+
+
+def test_a_snapshot_without_a_branch_forks_only_when_others_went_on(db: Volumes) -> None:
+    first = take(db, "one")
+    take(db, "two")
+    db.history.switch("db", first)
+    take(db, "detached")
+    assert [it.name for it in db.branches.of("db")] == ["main", ""]
+    take(db, "further")
+    assert [it.description for it in db.log("db")] == ["further", "detached", "one"]
+    assert len(db.branches.of("db")) == 2
+
+
+def test_changes_are_not_lost_in_a_switch(db: Volumes) -> None:
+    first = take(db, "one")
+    take(db, "two")
+    assert not db.has_changed("db")
+    (upper(db) / "file").write_text("more")
+    assert db.has_changed("db")
+    with pytest.raises(FailedPrecondition, match="no snapshot has"):
+        db.history.switch("db", first)
+    assert (upper(db) / "file").read_text() == "more"
+    db.history.switch("db", first, discard=True)
+    assert not db.has_changed("db")
+
+
+def test_a_branch_moved_meanwhile_makes_the_snapshot_fail_whole(
+    db: Volumes, snapshotter: Snapshotter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a sync, which does not take a volume's lock."""
+    take(db, "one")
+    take(db, "two")
+    before = {it.name for it in snapshotter.walk()}
+    set_id = db.walk()[0].set_id
+    make = LayerCopy.make
+
+    def make_and_move(copy: LayerCopy) -> None:
+        make(copy)
+
+        def move(tx):
+            main = branches.resolve(tx, set_id, "main")
+            tip = ancestry.by_oid(tx, main.body.tip)
+            branches.move(tx, main, ancestry.by_oid(tx, tip.body.parent), Note())
+
+        snapshotter.store.update(move)
+
+    monkeypatch.setattr(LayerCopy, "make", make_and_move)
+    with pytest.raises(SnapshotImportMismatch):
+        take(db, "three")
+    assert {it.name for it in snapshotter.walk()} == before
+    assert snapshotter.cleanup() == ()
+    assert {int(it.name) for it in (root / "layers").iterdir()} == {
+        it.id for it in snapshotter.walk()
+    }
+
+
+def test_data_that_is_mounted_stays_with_its_snapshot(
+    db: Volumes, snapshotter: Snapshotter, clock: Clock
+) -> None:
+    """FlockerHub took the row first, and then lost the data or did not (D8, D11)."""
+    first, second = take(db, "one"), take(db, "two")
+    blob = db.resolve("db", second).blob
+    snapshotter.view("look", blob)
+    db.history.reset("db", first)
+    clock.now_ns += 10**12
+    assert db.history.prune(clock.now_ns) == 0
+    assert read(db, second) == "two"
+    snapshotter.remove("look")
+    assert db.history.prune(clock.now_ns) == 1
+    with pytest.raises(NotFound):
+        snapshotter.stat(blob)
+
+
+def test_what_a_crash_left_goes_at_the_next_start(db: Volumes, snapshotter: Snapshotter) -> None:
+    take(db, "one")
+    kept = {it.name for it in snapshotter.walk()}
+    snapshotter.prepare("volume/crashed/1")
+    snapshotter.prepare("volume/crashed/2")
+    snapshotter.commit("volume/crashed/2", "volume-snapshot/crashed/2")
+    snapshotter.prepare("volume/crashed/3", "volume-snapshot/crashed/2")
+    snapshotter.prepare("mine")
+    db.start()
+    assert {it.name for it in snapshotter.walk()} == kept | {"mine"}
+    assert read(db, "HEAD") == "one"
+
+
+def test_a_removed_volume_leaves_its_history_or_all_goes(
+    db: Volumes, snapshotter: Snapshotter
+) -> None:
+    take(db, "one")
+    db.clone("db", "other")
+    with pytest.raises(FailedPrecondition, match="has volumes: other"):
+        db.remove("db", history=True)
+    assert [it.name for it in db.walk()] == ["db", "other"]
+    db.remove("db")
+    db.remove("other")
+    with pytest.raises(VolumeNotFound):
+        db.describe("db")
+    db.clone("db", "again", ref="main")
+    assert read(db, "main", "again") == "one"
+    db.remove("again", history=True)
+    assert list(snapshotter.walk()) == []
+
+
+def test_a_volume_without_snapshots_leaves_nothing(db: Volumes, snapshotter: Snapshotter) -> None:
+    db.remove("db")
+    assert list(snapshotter.walk()) == []
+    db.create("db")
+
+
+def test_references_find_what_they_say(db: Volumes, clock: Clock) -> None:
+    first = take(db, "one")
+    between = clock.now_ns
+    second = take(db, "two")
+    db.branches.create("db", "side", ref="HEAD^")
+    for ref, expected in {
+        "HEAD": second,
+        "": second,
+        "HEAD^": first,
+        "HEAD~1": first,
+        "main": second,
+        "main^": first,
+        "side": first,
+        f"main@{{{between}}}": first,
+        f"HEAD@{{{between}}}": first,
+        second[:8]: second,
+        second[:8] + second[-4:]: second,
+        f"{second}^": first,
+    }.items():
+        assert db.resolve("db", ref).id == expected, ref
+    for bad, error in {
+        "HEAD^^": VolumeSnapshotNotFound,
+        "nothing": VolumeSnapshotNotFound,
+        "nothing@{1}": BranchNotFound,
+        f"main@{{{NOW - 1}}}": NotFound,
+        "main@{yesterday}": InvalidArgument,
+        "a b": InvalidArgument,
+        "HEAD^^^^^^~": InvalidArgument,
+        "0000": (VolumeSnapshotNotFound, Ambiguous),
+    }.items():
+        with pytest.raises(error):
+            db.resolve("db", bad)
+
+
+def test_heads_and_tips_have_a_history_with_author_and_reason(
+    db: Volumes, snapshotter: Snapshotter
+) -> None:
+    take(db, "one")
+    take(db, "two")
+    db.history.reset("db", "HEAD^", why=Note(author="bob", reason="regret"))
+    histories = Anchors(snapshotter.store)
+    for prefix in ("branch/", "volume/"):
+        (head,) = histories.walk(prefix)
+        entries = histories.history(head.name)
+        assert [it.reason for it in entries] == ["regret", "two", "one"]
+        assert [it.author for it in entries] == ["bob", "ann", "ann"]
