@@ -33,8 +33,11 @@ class Remembered:
     """What was read of one tree: the names of directories by number, and where a walk saw nodes."""
 
     used_s: float
-    names: dict[int, tuple[int, dict[int, bytes]]] = field(default_factory=dict)
-    """For each directory, how often it had changed then, and its names by number."""
+    names: dict[int, tuple[Dir, int, dict[int, bytes]]] = field(default_factory=dict)
+    """Directories, how often each had changed then, and its names by number.
+
+    Holding the node keeps it the one that counts the changes.
+    """
     walked: dict[int, int] = field(default_factory=dict)
     """The directory of each node."""
     lost: set[int] = field(default_factory=set)
@@ -110,11 +113,10 @@ class Recovery:
 
     def _names(self, tree: Tree, parent: Dir) -> dict[int, bytes]:
         known = self._remembered(tree).names
-        changes, names = known.get(parent.ino, (-1, {}))
-        if changes != parent.changes:
-            names = tree.names_by_number(parent)
-            known[parent.ino] = parent.changes, names
-        return names
+        found = known.get(parent.ino)
+        if found is None or found[:2] != (parent, parent.changes):
+            found = known[parent.ino] = parent, parent.changes, tree.names_by_number(parent)
+        return found[2]
 
     async def _search(self, tree: Tree, ino: int) -> Node | None:
         """Look for a node in its whole tree."""

@@ -239,6 +239,8 @@ class MergedTree:
             if low is not None:
                 node.copied = True
                 self._join_link(node, low)
+            if real.st_nlink > 1 and node.stash is None:
+                self._join_kept(node, real)
             self.inodes.enter(node)
         else:
             node.add_name(parent, name)
@@ -256,6 +258,14 @@ class MergedTree:
         node.link, node.stash = link, link.stash
         node.rise()
         return True
+
+    def _join_kept(self, node: Node, real: os.stat_result) -> None:
+        """Attach what an earlier opening kept of a file when it lost another of its names."""
+        if self.spec.resumed:
+            name = b"o%x" % (node.ino & identity.LOW_MASK)
+            kept = stat_or_none(*self.work.at(name))
+            if kept is not None and (kept.st_dev, kept.st_ino) == (real.st_dev, real.st_ino):
+                node.stash = name
 
     def _upper_dir(self, parent: Dir, name: bytes, path: bytes, real: os.stat_result) -> Dir:
         absolute = self.upper_layer.proc(path)
@@ -466,7 +476,11 @@ class MergedTree:
     def forgotten(self, ino: int) -> None:
         """Let go of what an earlier opening, or a node never known here, kept for a number."""
         if self.spec.resumed and self._work is not None:
-            self._work.discard(b"o%x" % (ino & identity.LOW_MASK))
+            name = b"o%x" % (ino & identity.LOW_MASK)
+            self._work.discard(name)
+            node = self.inodes.find(ino)
+            if node is not None and node.stash == name:
+                self._lose_kept(node)
 
     def released(self, node: Node) -> None:
         """Called by Inodes when the kernel forgot a node: let go of what was kept for it."""
@@ -476,8 +490,16 @@ class MergedTree:
         if node.stash is not None and node.link is None and self._work is not None:
             with self.usage.losing(node):
                 self._work.discard(node.stash)
-            node.stash = GONE
-            self.linkable.discard(node.ino)
+            self._lose_kept(node)
+
+    def _lose_kept(self, node: Node) -> None:
+        """Book that what was kept for a node is gone: it lives by its names, or not at all."""
+        self.linkable.discard(node.ino)
+        if node.parent is not None:
+            node.stash = None
+            return
+        node.stash = GONE
+        self.inodes.leave(node)
 
     def close(self) -> None:
         """Close all descriptors. Nodes of the tree must not be used afterwards. Idempotent."""

@@ -47,6 +47,8 @@ class Names:
         self.files: dict[str, bytes] = {}
         self.directories: list[str] = []
         self.numbers = itertools.count()
+        self.past: list[tuple[str, ...]] = []
+        """What was done, for who has to find out why something is missing."""
         self.here.mkdir()
 
     def turn(self) -> None:
@@ -64,12 +66,14 @@ class Names:
         with (self.here / name).open("xb") as file:
             file.write(name.encode())
         self.files[name] = name.encode()
+        self.past.append(("create", name))
 
     def remove(self) -> None:
         if self.files:
             name = self.dice.choice(list(self.files))
             (self.here / name).unlink()
             del self.files[name]
+            self.past.append(("remove", name))
 
     def move(self) -> None:
         if len(self.files) > 1:
@@ -78,12 +82,14 @@ class Names:
             if not (self.here / old).samefile(self.here / new) if new in self.files else True:
                 (self.here / old).rename(self.here / new)
                 self.files[new] = self.files.pop(old)
+                self.past.append(("move", old, new))
 
     def link(self) -> None:
         if self.files:
             old, new = self.dice.choice(list(self.files)), self.fresh()
             os.link(self.here / old, self.here / new)
             self.files[new] = self.files[old]
+            self.past.append(("link", old, new))
 
     def attribute(self) -> None:
         if self.files:
@@ -109,7 +115,8 @@ class Names:
             for above, _, names in os.walk(self.here)
             for name in names
         }
-        assert found == set(self.files), f"{found ^ set(self.files)} differ"
+        missing, unknown = set(self.files) - found, found - set(self.files)
+        assert not missing | unknown, f"missing {missing}, unknown {unknown}: {self.past[-30:]}"
         for name in self.dice.sample(list(self.files), min(5, len(self.files))):
             assert (self.here / name).read_bytes() == self.files[name]
 
@@ -330,7 +337,11 @@ READING = ("walk",)
 def turns(name: str, directory: Path, seed: int) -> Iterator[None]:
     workload = WORKLOADS[name](directory / f"{name}-{seed}", random.Random(seed))
     while True:
-        workload.turn()  # type: ignore[attr-defined]
+        try:
+            workload.turn()  # type: ignore[attr-defined]
+        except OSError:
+            print("last done:", getattr(workload, "past", [])[-60:], file=sys.stderr)
+            raise
         yield
 
 

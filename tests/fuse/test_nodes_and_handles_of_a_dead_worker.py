@@ -145,6 +145,26 @@ def test_removed_file_outlives_all_else_that_the_kernel_knew_of_its_tree(own_hou
     eventually(lambda: _no_rubbish(tree), what="a clean work directory")
 
 
+def test_name_is_removed_of_a_file_that_lost_another_before_its_worker_died(
+    own_house: House,
+) -> None:
+    """What is kept of the first name is a link to the same file: a rename onto it does nothing."""
+    tree = own_house.active(fill)
+    (tree / "one").write_text("two names")
+    os.link(tree / "one", tree / "two")
+    own_house.kill_worker()
+    with held(tree / "one") as fd:
+        (tree / "one").unlink()
+        own_house.kill_worker()
+        assert (tree / "two").stat().st_nlink == 1
+        (tree / "two").unlink()
+        assert "two" not in os.listdir(tree.path)
+        assert "two" not in os.listdir(tree.upper)
+        assert os.fstat(fd).st_nlink == 0
+        assert os.pread(fd, 20, 0) == b"two names"
+    eventually(lambda: _no_rubbish(tree), what="a clean work directory")
+
+
 @pytest.mark.modes(Mode.PASSTHROUGH)
 def test_file_under_a_quota_is_written_on(own_house: House) -> None:
     key, limit = own_house.name(), {"containerd.io/snapshot/max-size": str(1 << 20)}

@@ -52,6 +52,7 @@ class RunningDaemon:
         self.arguments = list(arguments)
         self.environ = {**os.environ, "SNAPFS_CONFIG": "", **(environ or {})}
         self.ready_mark = " daemon.ready "
+        self.pass_fds: tuple[int, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,8 +80,14 @@ class RunningDaemon:
         """Start it and wait until it says that it is ready."""
         already = self._count_ready()
         with self.log.open("ab") as log:
+            command = self.command()
             self.process = subprocess.Popen(
-                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environ
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.environ,
+                pass_fds=self.pass_fds,
             )
         end = time.monotonic() + START_TIMEOUT_S
         while self._count_ready() == already:
