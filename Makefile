@@ -71,6 +71,10 @@ COMPAT ?= make test
 compat: setup ## run `make test` on a fresh Debian of another SUITE (trixie), below build/ (as root)
 	$(BIN)/python -m tests.compat.fresh_debian $(COMPAT_ARGS) $(SUITE) -- sh -c '$(COMPAT)'
 
+.PHONY: kill
+kill: setup ## kill 1,000 workers and 200 control processes under workloads; prints a table (as root)
+	$(BIN)/python -m tests.crash.kills $(KILL_ARGS)
+
 .PHONY: bench
 bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints a page (as root)
 	@$(BIN)/python -m bench

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import entry_points, version
@@ -32,7 +34,7 @@ from snapfs import __version__, anchors, preflight, tables
 from snapfs.config import Config
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
-from snapfs.fuse.supervisor import Lane, LaneStatus
+from snapfs.fuse.supervisor import FREE_DEATHS, Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER, clear_unpacked
 from snapfs.metadata import Knobs, Metadata
 from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
@@ -55,7 +57,7 @@ from snapfs.service.volume_plugin import PluginServer, VolumePlugin
 from snapfs.snapshots import Placement, Snapshotter, roots
 from snapfs.sync.engine import Engine
 from snapfs.sync.replica import Replica
-from snapfs.systemd import DescriptorStore, Notifier, listen_descriptors
+from snapfs.systemd import DescriptorStore, Notifier, take_descriptors
 from snapfs.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -70,6 +72,8 @@ SERVICES_GROUP = "snapfs.services"
 HEALTH_INTERVAL_S = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The last comes when a terminal closes over a service in the foreground."""
+UPGRADE_SIGNAL = signal.SIGUSR2
+"""Ends the service as the others do, and begins it anew in the same process."""
 FORCED_EXIT_S = 3.0
 """After a second signal, for what can still be ended in order."""
 KEEP_UNFINISHED_NS = 7 * 24 * 3600 * 1_000_000_000
@@ -272,13 +276,17 @@ def _lane_record(it: LaneStatus) -> LaneRecord:
     )
 
 
-def _lane_warnings(it: LaneStatus) -> tuple[str, ...]:
-    if it.worker_version in (None, __version__):
-        return ()
-    return (
-        f"lane {it.name}: worker {it.pid} is of version {it.worker_version}; "
-        "it is replaced at the first restart without containers",
-    )
+def _lane_warnings(it: LaneStatus) -> Iterator[str]:
+    if it.worker_version not in (None, __version__):
+        yield (
+            f"lane {it.name}: worker {it.pid} is of version {it.worker_version}; "
+            "it is replaced at the first restart without containers"
+        )
+    if it.deaths > FREE_DEATHS:
+        yield (
+            f"lane {it.name}: its worker died {it.deaths} times in a row; the next one is started "
+            f"{it.delay_s:g} s after the last; see the log"
+        )
 
 
 def _lanes(config: Config, store: DescriptorStore) -> Lanes:
@@ -334,6 +342,8 @@ class Daemon:
         self._notifier = notifier
         self._stop = trio.Event()
         self._failure: Exception | None = None
+        self.begins_anew = False
+        """The process is to go on with the code that is installed now."""
 
     async def run(self) -> None:
         """Serve until a signal; raises what kept the house from opening or closing."""
@@ -369,7 +379,10 @@ class Daemon:
         timeouts = self._config.timeouts
         limit_s = timeouts.drain_s + timeouts.stop_s + MARGIN_S
         log.info("daemon.stopping", limit_s=limit_s)
-        self._notifier.stopping()
+        if self.begins_anew:
+            self._notifier.reloading()
+        else:
+            self._notifier.stopping()
         self._notifier.extend(limit_s)
         leave_after(limit_s)
         await trio.to_thread.run_sync(self._house.close)
@@ -377,14 +390,15 @@ class Daemon:
 
     async def _signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         # What the receiver puts back at its end: nothing may kill a process that leaves by itself.
-        for stopping in STOP_SIGNALS:
+        for stopping in (*STOP_SIGNALS, UPGRADE_SIGNAL):
             signal.signal(stopping, signal.SIG_IGN)
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        with trio.open_signal_receiver(*STOP_SIGNALS, UPGRADE_SIGNAL) as signals:
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name
                 if not self._stop.is_set():
                     log.info("daemon.signal", signal=name)
+                    self.begins_anew = number == UPGRADE_SIGNAL
                     self._stop.set()
                     continue
                 log.warning("daemon.hurried", signal=name)
@@ -438,5 +452,10 @@ def serve(config: Config) -> None:
     preflight.check_privileges()
     preflight.check_fuse_device()
     notifier = Notifier.from_environment()
-    store = DescriptorStore(notifier, listen_descriptors())
-    trio.run(Daemon(House(config, store), config, notifier).run)
+    store = DescriptorStore(notifier, take_descriptors())
+    daemon = Daemon(House(config, store), config, notifier)
+    trio.run(daemon.run)
+    if daemon.begins_anew:
+        log.info("daemon.begins_anew", command=sys.orig_argv)
+        # No shell, and the same arguments: what is installed now goes on in this process.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import structlog
 
-from snapfs.model import FailedPrecondition, PermissionDenied
+from snapfs.model import MAIN_LANE, FailedPrecondition, PermissionDenied
+from snapfs.snapshots import LayerReader, roots
 
 log = structlog.get_logger(__name__)
 
@@ -102,3 +103,9 @@ def hold_state(state: Path) -> Iterator[None]:
 def _command_line() -> str:
     raw = Path("/proc/self/cmdline").read_bytes()[:2048]
     return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+
+
+def check_formats(root: Path) -> None:
+    """Raise FailedPrecondition when this release cannot read what a root holds; changes nothing."""
+    roots.read_record(root)
+    LayerReader.open(root, MAIN_LANE).close()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import chain
 from typing import Self
 
@@ -40,6 +41,10 @@ class Notifier:
 
     def stopping(self, status: str = "stopping") -> None:
         self._send(f"STOPPING=1\nSTATUS={_line(status)}")
+
+    def reloading(self) -> None:
+        """Say that the service begins anew and will be `ready` again."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, status: str) -> None:
         self._send(f"STATUS={_line(status)}")
@@ -103,6 +108,14 @@ class DescriptorStore:
     def drop(self, name: str) -> None:
         """Let go of what is kept under a name."""
         self._notifier.unstore(name)
+
+
+def take_descriptors(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[int]]:
+    """As `listen_descriptors`, once: what this process starts, or becomes, is given none."""
+    found = listen_descriptors(environ)
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environ.pop(name, None)
+    return found
 
 
 def listen_descriptors(environ: Mapping[str, str] = os.environ) -> dict[str, list[int]]:

@@ -29,6 +29,7 @@ from snapfs.cli.serve import serve
 from snapfs.cli.settings import completion, config, version
 from snapfs.cli.snapshot import snapshot
 from snapfs.cli.sync import conflict, pull, push, sync
+from snapfs.cli.upgrade import upgrade
 from snapfs.cli.volume import volume
 from snapfs.cli.watch import watch
 from snapfs.model import SnapfsError
@@ -97,6 +98,7 @@ for _command in (
     backup,
     restore,
     status,
+    upgrade,
     config,
     plugin,
     completion,

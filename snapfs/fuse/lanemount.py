@@ -116,6 +116,11 @@ class LaneMount:
         """Whether idmapped clones can be made of it (FUSE_ALLOW_IDMAP, Linux 6.12)."""
         return bool(self.connection.init.offered & mode.wanted & Init.ALLOW_IDMAP)
 
+    @property
+    def resends(self) -> bool:
+        """Whether what one worker has in hand comes to the next (FUSE_HAS_RESEND, Linux 6.9)."""
+        return bool(self.connection.init.offered & Init.HAS_RESEND)
+
     def unmount(self, timeout_s: float) -> bool:
         """Unmount, by force when nobody serves what it still has to write; False when in use."""
         attempt = threading.Thread(target=self._unmount_patiently, daemon=True)

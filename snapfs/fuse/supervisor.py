@@ -25,6 +25,7 @@ from pathlib import Path
 
 import structlog
 
+from snapfs import __version__
 from snapfs.fuse import adoption, control, mounts, stored
 from snapfs.fuse.idmapped import Clones
 from snapfs.fuse.lanemount import FS_TYPE, LaneMount, real_mountpoint
@@ -177,6 +178,8 @@ class Lane:
         mount, worker = (
             self._adopt(deadline_s) or self._resume(deadline_s) or self._mount_anew(deadline_s)
         )
+        if worker.version != __version__ and mount.resends:
+            worker = self._hand_over(mount, worker, deadline_s)
         mount.settle(_left(deadline_s))
         stored.keep(self._store, self._settings, mount)
         self._watcher = threading.Thread(
@@ -457,20 +460,20 @@ class Lane:
             self._changed.notify_all()
             return set(frozen) - self._frozen
 
-    def replace_worker(self) -> None:
-        """Have another worker, of the code that is installed now, go on under the mount.
+    def _hand_over(
+        self, mount: LaneMount, worker: WorkerProcess, deadline_s: float
+    ) -> WorkerProcess:
+        """Have a worker of the code that is installed now go on in the place of an older one.
 
-        A handover is a kill with notice: the next one is at hand, and takes over what this one has
-        in hand. Does nothing when no worker runs.
+        A handover is a kill with notice: what the old one has in hand comes to the next.
         """
-        with self._changed:
-            mount, worker = self._mount, self._worker
-        if mount is None or worker is None:
-            return
-        self._spare.end()  # it may be of older code
         self._spare.renew(partial(self._new_process, mount))
         log.info("lane.worker_replaced", lane=self.name, pid=worker.pid, version=worker.version)
         worker.kill()
+        worker.close(1.0)
+        with self._changed:
+            self._worker, self._state = None, LaneState.RESTARTING
+        return self._start_worker(mount, deadline_s)
 
     def _abandon(self) -> None:
         """Undo what `start` did; the mount serves nobody, so it is aborted."""

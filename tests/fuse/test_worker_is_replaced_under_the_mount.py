@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
+from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House, bind_mount
 
@@ -97,6 +98,19 @@ def test_handle_of_a_dead_worker_serves_on_and_is_never_mistaken(own_house: Hous
         os.close(other)
     os.close(fd)
     assert (tree / "file").read_text() == "Lower"
+
+
+@pytest.mark.modes(Mode.PASSTHROUGH)
+@pytest.mark.logs("lane.worker_hangs")
+def test_worker_that_hangs_is_ended_and_replaced(tmp_path: Path) -> None:
+    with lanes.house(tmp_path / "house", watchdog_s=1.0) as made:
+        tree = made.active(fill)
+        hung = made.worker().pid
+        os.kill(hung, signal.SIGSTOP)
+        (tree / "dir" / "new").write_text("by the next")
+        assert made.worker().pid != hung
+        assert not running(hung)
+        assert made.lane.status().restarts == 1
 
 
 def test_frozen_snapshot_stays_frozen(own_house: House) -> None:

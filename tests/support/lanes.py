@@ -14,7 +14,7 @@ from snapfs.fuse import channel, mounts
 from snapfs.fuse.control import WorkerStatus
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
-from snapfs.fuse.supervisor import Lane
+from snapfs.fuse.supervisor import WATCHDOG_S, Lane
 from snapfs.model import SnapshotId
 from snapfs.snapshots import Snapshotter
 from tests.support.daemon import clear, eventually, processes_below
@@ -34,8 +34,10 @@ class House:
         *,
         root: Path | None = None,
         mode: Mode = Mode.PASSTHROUGH,
+        watchdog_s: float = WATCHDOG_S,
     ) -> None:
         self.base = base
+        self.watchdog_s = watchdog_s
         self.mode = mode
         self.root = root or base / "root"
         self.mountpoint = base / "mnt"
@@ -56,6 +58,7 @@ class House:
             door=self.door,
             mode=self.mode,
             log_level="debug",
+            watchdog_s=self.watchdog_s,
         )
         self.lanes = Lanes.of(
             self.lane, start_timeout_s=START_TIMEOUT_S, stop_timeout_s=STOP_TIMEOUT_S
@@ -143,10 +146,14 @@ class Tree:
 
 @contextmanager
 def house(
-    base: Path, mode: Mode = Mode.PASSTHROUGH, *, root: Path | None = None
+    base: Path,
+    mode: Mode = Mode.PASSTHROUGH,
+    *,
+    root: Path | None = None,
+    watchdog_s: float = WATCHDOG_S,
 ) -> Iterator[House]:
     """A running house; whatever happened in it, nothing of it is left."""
-    made = House(base, mode=mode, root=root)
+    made = House(base, mode=mode, root=root, watchdog_s=watchdog_s)
     try:
         made.start()
         yield made

@@ -1,0 +1,86 @@
+"""`snapfs upgrade` under a running program: other code, the same mounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snapfs.daemon import _lane_warnings
+from snapfs.fuse.supervisor import FREE_DEATHS, LaneState, LaneStatus
+from tests.support.daemon import RunningDaemon, clear
+from tests.support.lanes import abort
+from tests.support.writer import writing
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
+    made = RunningDaemon(tmp_path)
+    made.start()
+    yield made
+    made.kill()
+    abort(tmp_path)
+    clear(tmp_path)
+
+
+def mounted(daemon: RunningDaemon) -> Path:
+    daemon.run("snapshot", "prepare", "work")
+    target = daemon.base / "at-work"
+    target.mkdir()
+    daemon.run("mount", "work", target)
+    return target
+
+
+def test_service_begins_anew_under_a_program_that_notices_nothing(daemon: RunningDaemon) -> None:
+    target = mounted(daemon)
+    before = daemon.json("status")
+    with writing(daemon.base, target) as writer:
+        after = daemon.json("upgrade")
+        writer.must_go_on()
+        assert after["pid"] == before["pid"]
+        assert after["lanes"][0]["worker_pid"] == before["lanes"][0]["worker_pid"]
+    assert len(daemon.events("daemon.begins_anew")) == 1
+
+
+def test_worker_of_another_release_is_replaced_under_a_program(daemon: RunningDaemon) -> None:
+    """As the next service is told by an environment variable of this test's what release it is."""
+    target = mounted(daemon)
+    worker = daemon.worker_pid()
+    site = daemon.base / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import snapfs\nsnapfs.__version__ = '99.0'\n")
+    with writing(daemon.base, target) as writer:
+        daemon.stop()
+        daemon.environ["PYTHONPATH"] = str(site)
+        daemon.start()
+        writer.must_go_on()
+        assert daemon.worker_pid() != worker
+        assert len(daemon.events("lane.worker_replaced")) == 1
+        assert not daemon.json("status")["warnings"]
+
+
+def test_root_of_a_newer_format_refuses_and_nothing_changes(daemon: RunningDaemon) -> None:
+    before = daemon.json("status")
+    (daemon.root / "snapfs.json").write_text('{"format": 99}')
+    refused = daemon.run("upgrade", check=False)
+    assert refused.exit_code == 1
+    assert "has format 99, newer than" in refused.stderr
+    assert daemon.json("status")["started"] == before["started"]
+
+
+def test_crash_loop_is_told_with_the_wait_that_comes_of_it() -> None:
+    status = LaneStatus(
+        "main",
+        Path("/m"),
+        LaneState.RESTARTING,
+        None,
+        7,
+        None,
+        deaths=FREE_DEATHS + 1,
+        delay_s=0.1,
+    )
+    (warning,) = _lane_warnings(status)
+    assert "its worker died 4 times in a row; the next one is started 0.1 s after" in warning
