@@ -6,6 +6,7 @@ is open or something was refused, each with its line, or when the remote does no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,7 +218,6 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         MofNCompleteColumn,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
     from rich.progress import Progress as Bars
 
@@ -227,12 +227,12 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[sent]}"),
-        TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
     tasks: dict[tuple[str, int, bool], Any] = {}
+    began: dict[tuple[str, int, bool], float] = {}
 
     def show(progress: Progress) -> None:
         key = (progress.branch, progress.layer, progress.to_here)
@@ -241,11 +241,14 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
             name = output.printable(progress.branch or "(unnamed)")
             text = f"{arrow} {name} {progress.layer}/{progress.layers}"
             tasks[key] = bars.add_task(text, sent="")
+            began[key] = time.monotonic()
+        elapsed_s = max(time.monotonic() - began[key], 0.001)
+        rate = output.size(int(progress.sent_bytes / elapsed_s))
         bars.update(
             tasks[key],
             completed=progress.chunks,
             total=progress.chunks_wanted,
-            sent=output.size(progress.sent_bytes),
+            sent=f"{output.size(progress.sent_bytes)} at {rate}/s",
         )
 
     with bars:
