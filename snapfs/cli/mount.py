@@ -86,6 +86,12 @@ def mount(
                 _mount(client, name, place)
 
 
+def mount_read_only(client: Client, name: str, target: Path) -> None:
+    """Mount a committed snapshot at an existing directory, through a view that `umount` removes."""
+    place = _directory(target)
+    _mount_committed(client, name, f"mount:{place}", place, writable=False)
+
+
 @click.command()
 @client_options
 @click.option("--lazy", is_flag=True, help="Detach a busy mount now, end it when it is let go.")

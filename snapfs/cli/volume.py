@@ -8,10 +8,12 @@ from pathlib import Path
 
 import click
 
-from snapfs.cli import output, volume_shapes
+from snapfs.cli import options, output, volume_shapes
 from snapfs.cli.moments import MOMENT
+from snapfs.cli.mount import mount_read_only
 from snapfs.cli.options import SIZE, AbsolutePath, client_options, parse_labels
 from snapfs.cli.volume_options import REF, VOLUME, connect, manner_options, reading
+from snapfs.model import FailedPrecondition
 
 
 @click.group()
@@ -162,19 +164,33 @@ def info(address: Path | None, config_path: Path | None, as_json: bool, name: st
 
 @volume.command()
 @client_options
+@click.option("--ref", type=REF, help="Not the volume: this snapshot of it, read-only, at PATH.")
 @click.argument("name", type=VOLUME)
 @click.argument("path", type=AbsolutePath(), required=False)
-def mount(address: Path | None, config_path: Path | None, name: str, path: Path | None) -> None:
+def mount(
+    address: Path | None, config_path: Path | None, ref: str | None, name: str, path: Path | None
+) -> None:
     """Mount the volume NAME, at its path or at PATH from now on, and print where.
 
-    The service mounts it again whenever it starts, until `volume umount`.
+    The service mounts it again whenever it starts, until `volume umount`. A snapshot of it, given
+    with --ref, is mounted until `snapfs umount PATH`.
 
     \b
     Example:
       snapfs volume mount db /srv/db
+      snapfs volume mount db --ref 'main@{2026-11-20 09:00}' /mnt
     """
     with connect(address, config_path) as client:
-        click.echo(output.printable(client.mount(name, os.fspath(path or ""))))
+        if ref is None:
+            click.echo(output.printable(client.mount(name, os.fspath(path or ""))))
+            return
+        found = client.resolve(name, ref)
+    if path is None:
+        raise click.UsageError("a snapshot is mounted at a PATH; give one")
+    if not found.blob:
+        raise FailedPrecondition(f"volume snapshot {found.id} has no data on this host; pull it")
+    with options.connect(address, config_path) as snapshots:
+        mount_read_only(snapshots, found.blob, path)
 
 
 @volume.command()

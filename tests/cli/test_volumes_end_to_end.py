@@ -175,6 +175,22 @@ def test_two_versions_run_side_by_side(service: RunningDaemon, db: Path) -> None
     assert "in use by trial" in refused.stderr
 
 
+def test_a_snapshot_is_looked_at_without_a_volume(
+    service: RunningDaemon, db: Path, tmp_path: Path
+) -> None:
+    (db / "file").write_text("old")
+    take(service, "old")
+    (db / "file").write_text("new")
+    look = tmp_path / "look"
+    look.mkdir()
+    service.run("volume", "mount", "db", "--ref", "main", look)
+    assert (look / "file").read_text() == "old"
+    with pytest.raises(OSError, match="Read-only"):
+        (look / "file").write_text("changed")
+    service.run("umount", look)
+    assert service.run("volume", "mount", "db", "--ref", "main", check=False).exit_code == 2
+
+
 def test_a_diff_tells_what_changed(service: RunningDaemon, db: Path) -> None:
     (db / "same").write_text("same")
     (db / "file").write_text("1")

@@ -57,7 +57,12 @@ class Cluster:
         return done.stdout
 
     def start(self) -> None:
-        """Start the server, and wait until it has recovered and answers."""
+        """Start the server, and wait until it has recovered and answers.
+
+        One before it, which was told to end, has ended first.
+        """
+        if self.process is not None:
+            self.process.wait(TIMEOUT_S)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(BIN / "postgres"), "-D", str(self.data), *self._settings()],
