@@ -75,6 +75,13 @@ compat: setup ## run `make test` on a fresh Debian of another SUITE (trixie), be
 kill: setup ## kill 1,000 workers and 200 control processes under workloads; prints a table (as root)
 	$(BIN)/python -m tests.crash.kills $(KILL_ARGS)
 
+FUZZ_S ?= 300
+
+.PHONY: fuzz
+fuzz: setup ## feed bytes to everything that reads a stranger's, guided by coverage, FUZZ_S seconds each
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.campaign $(FUZZ_S)
+
 .PHONY: bench
 bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints a page (as root)
 	@$(BIN)/python -m bench

@@ -77,6 +77,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     max_workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     """Calls that run at once; further ones wait in line."""
+    group: str = ""
+    """A group whose members may look, on a socket of their own; empty: root only."""
 
 
 class Lanes(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ deadlines of its own.
 
 from __future__ import annotations
 
+import grp
 import os
 import signal
 import sys
@@ -37,7 +38,7 @@ from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import FREE_DEATHS, Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER, clear_unpacked
 from snapfs.metadata import Knobs, Metadata
-from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
+from snapfs.model import MAIN_LANE, InvalidArgument, LaneName, Quota, SnapfsError, Unavailable
 from snapfs.overlay import LayerCopy, diff, has_changed
 from snapfs.service import (
     anchor_server,
@@ -68,6 +69,8 @@ LANES = {
     LaneName("no-open"): Mode.NO_OPEN,
 }
 """Every lane with its mode; config.Lanes has the same names."""
+READERS = 8
+"""Calls of who may look only that are answered at once."""
 SERVICES_GROUP = "snapfs.services"
 HEALTH_INTERVAL_S = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -91,6 +94,7 @@ class House:
         self._stack = ExitStack()
         self._started_ns = time.time_ns()
         self._server: grpc_server.GrpcServer | None = None
+        self._readers: grpc_server.GrpcServer | None = None
 
     def open(self) -> None:
         """Build and start everything; on an error what was built is ended again."""
@@ -133,6 +137,8 @@ class House:
             stack.enter_context(Exchanging(config, replica))
             self._server = self._build_server()
             stack.callback(self._stop_server, self._server)
+            self._readers = self._build_readers()
+            stack.callback(self._stop_readers)
             self.probe()
             self.set_serving(serving=True)
             _check_socket(config)
@@ -171,8 +177,9 @@ class House:
 
     def set_serving(self, *, serving: bool) -> None:
         """Tell health checks how the service is."""
-        if self._server is not None:
-            self._server.set_serving(serving=serving)
+        for served in (self._server, self._readers):
+            if served is not None:
+                served.set_serving(serving=serving)
 
     def describe(self) -> DaemonRecord:
         """Return what `snapfs status` shows."""
@@ -194,9 +201,9 @@ class House:
             lanes=tuple(map(_lane_record, lanes)),
         )
 
-    def _build_server(self) -> grpc_server.GrpcServer:
+    def _own_services(self) -> list[grpc_server.Register]:
         config = self._config
-        services: list[grpc_server.Register] = [
+        return [
             partial(
                 server.register,
                 snapshotter=self._snapshotter,
@@ -228,6 +235,9 @@ class House:
             partial(container_server.register_containers, metadata=self._metadata),
             partial(container_server.register_sandboxes, metadata=self._metadata),
         ]
+
+    def _build_server(self) -> grpc_server.GrpcServer:
+        config, services = self._config, self._own_services()
         offered = Offered(self._snapshotter, self._metadata, config)
         for entry in entry_points(group=SERVICES_GROUP):
             services.append(partial(entry.load(), offered=offered))
@@ -236,10 +246,40 @@ class House:
             config.address, services=services, max_workers=config.service.max_workers
         )
 
+    def _build_readers(self) -> grpc_server.GrpcServer | None:
+        """Serve who may look only, when a group is configured."""
+        config = self._config
+        if not config.service.group:
+            return None
+        return grpc_server.build(
+            readers_address(config.address),
+            services=self._own_services(),
+            max_workers=READERS,
+            readers_gid=_group(config.service.group),
+        )
+
+    def _stop_readers(self) -> None:
+        if self._readers is not None:
+            self._readers.stop(grace_s=0)
+
     def _stop_server(self, served: grpc_server.GrpcServer) -> None:
         served.set_serving(serving=False)
         self._watches.close()
         served.stop(grace_s=self._config.timeouts.drain_s)
+
+
+def readers_address(address: Path) -> Path:
+    """Return the socket for who may look only: `snapfs-read.sock` beside `snapfs.sock`."""
+    return address.with_name(f"{address.stem}-read{address.suffix}")
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise InvalidArgument(
+            f"service.group: there is no group {name!r}; make it, or leave the setting out"
+        ) from None
 
 
 def _metadata(config: Config, snapshotter: Snapshotter) -> Metadata:

@@ -122,7 +122,7 @@ def read(path: Path, kind: type[T]) -> T | None:
                 f"{path} has format {version}, newer than {FORMAT}; use a newer snapfs"
             )
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(f"{path} is damaged ({error}); take a new backup elsewhere") from error
 
 

@@ -57,7 +57,7 @@ def adopt(
         return _introduce(channel, settings, tuple(frozen))
     except (FileNotFoundError, ConnectionRefusedError):
         return None  # nobody there: a first start, or the worker has died too
-    except (SnapfsError, OSError, msgspec.MsgspecError) as error:
+    except (SnapfsError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning(
             "lane.not_adopted",
             lane=settings.lane,

@@ -81,7 +81,7 @@ async def _receive(channel: trio.socket.SocketType, converse: Converse) -> None:
                 hello = control.decode(await channel.recv(control.MAX_PACKET_BYTES))
             if isinstance(hello, control.Hello):
                 await converse(channel, hello)
-        except (OSError, trio.TooSlowError, msgspec.MsgspecError) as error:
+        except (OSError, trio.TooSlowError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             log.warning("worker.visitor_lost", error=repr(error))
 
 

@@ -69,7 +69,9 @@ def mounted_at(target: Path) -> list[MountPoint]:
 
 def mount_table(process: str = "self") -> list[MountPoint]:
     """Return the mounts of a process's mount name space (proc(5), mountinfo)."""
-    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+    table = f"/proc/{process}/mountinfo"
+    # Of what ends lines elsewhere the kernel escapes the newline only.
+    with open(table, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         return [_parse(line) for line in lines]
 
 

@@ -228,7 +228,7 @@ class WorkerProcess:
         while packet := self._receive():
             try:
                 self._take(control.decode(packet))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 log.error("worker.bad_packet", pid=self.pid, error=str(error))
         self.gone.set()
         self._settled.set()

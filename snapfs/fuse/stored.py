@@ -109,7 +109,7 @@ def take(store: Store, settings: WorkerSettings) -> Kept | None:
         connection = Connection.of(fuse, welcome.init, memory)
         mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device)
         return Kept(mount, Mode(welcome.mode))
-    except (SnapfsError, OSError, msgspec.MsgspecError) as error:
+    except (SnapfsError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning("lane.not_taken_from_store", lane=settings.lane, reason=str(error))
         return None
     finally:

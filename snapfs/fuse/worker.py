@@ -129,7 +129,7 @@ class Worker:
             while packet := await _receive(channel):
                 try:
                     message = control.decode(packet)
-                except msgspec.MsgspecError as error:
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                     log.error("worker.bad_packet", error=str(error))
                     continue
                 nursery.start_soon(self._handle, channel, message)

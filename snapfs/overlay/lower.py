@@ -186,7 +186,7 @@ def read_redirect(path: bytes) -> bytes | None:
     absolute = value.startswith(b"/")
     names = value[1:].split(b"/") if absolute else [value]
     valid = not any(name in (b"", b".", b"..") or b"/" in name for name in names)
-    if not valid:
+    if not valid or b"\0" in value:
         raise OSError(errno.EINVAL, f"invalid redirect {os.fsdecode(value)!r}", path)
     return value
 

@@ -1,8 +1,8 @@
 """The gRPC server on a unix socket: who may connect, how many calls at once, health, reflection.
 
-Owns the socket file. Root only: gRPC cannot ask for a peer's credentials, so the file's mode
-(0600, from its first moment on) is the guard. Invariant: a live server's socket and a file that
-is no socket are never replaced.
+Owns the socket file. gRPC cannot ask for a peer's credentials, so the file's mode is the guard,
+from its first moment on: 0600, or 0660 and a group's for who may only look (reading.py).
+Invariant: a live server's socket and a file that is no socket are never replaced.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha import reflection
 
 from snapfs.model import FailedPrecondition, InvalidArgument, Unavailable
 from snapfs.service.malformed import RefuseMalformed
+from snapfs.service.reading import OnlyReads
 
 _log = structlog.get_logger(__name__)
 
@@ -95,17 +96,19 @@ def build(
     *,
     services: Sequence[Register],
     max_workers: int = MAX_WORKERS,
+    readers_gid: int | None = None,
     secure: Secure | None = None,
 ) -> GrpcServer:
     """Return a started server that answers on the unix socket `address`, health NOT_SERVING.
 
+    It is root's; with `readers_gid` it is also the group's, and answers reads only.
     Raises FailedPrecondition when something else is there, InvalidArgument for a path too long,
     Unavailable when it cannot listen.
     """
     _check_address(address)
     server = grpc.server(
         ThreadPoolExecutor(max_workers, thread_name_prefix="call"),
-        interceptors=[RefuseMalformed()],
+        interceptors=[*([] if readers_gid is None else [OnlyReads()]), RefuseMalformed()],
         options=(
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -127,13 +130,13 @@ def build(
     )
     if secure is not None:
         _listen(server, secure)
-    _bind(server, address)
+    _bind(server, address, readers_gid)
     built = GrpcServer(server, monitor, names, address)
     built.set_serving(serving=False)
     return built
 
 
-def _bind(server: grpc.Server, address: Path) -> None:
+def _bind(server: grpc.Server, address: Path, gid: int | None) -> None:
     """Listen on `address`: bound in a private directory, then moved, so never open to others.
 
     The move also replaces a dead server's socket in one step.
@@ -146,6 +149,9 @@ def _bind(server: grpc.Server, address: Path) -> None:
             raise Unavailable(f"cannot listen on socket {address}: {error}") from error
         server.start()
         newborn.chmod(0o600)
+        if gid is not None:
+            os.chown(newborn, -1, gid)
+            newborn.chmod(0o660)
         newborn.rename(address)
 
 

@@ -34,7 +34,7 @@ class Entry:
 
 def parse(table: bytes) -> Iterator[Entry]:
     """Yield the entries of /proc/PID/mountinfo."""
-    for line in table.splitlines():
+    for line in filter(None, table.split(b"\n")):  # the kernel escapes no other end of a line
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
         kind, source, options = after.split(b" ", 2)

@@ -232,7 +232,7 @@ class LayerCopier:
         try:
             packed = (self._layers.work(body.id) / _RECORD).read_bytes()
             record = msgspec.msgpack.decode(packed, type=Record)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
         base = records.by_id(tx, record.base)
         if base is None or len(base.body.chain) - len(body.chain) >= LONGEST_CHAIN:

@@ -74,6 +74,6 @@ def _read(work: Path) -> Sums | None:
         return None
     try:
         sums = msgspec.json.decode(raw, type=Sums)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return sums if sums.format == FORMAT else None

@@ -107,7 +107,8 @@ def in_use(device: Path) -> bool:
 def _use(device: Path) -> str:
     number = device.stat().st_rdev
     wanted = f"{os.major(number)}:{os.minor(number)}"
-    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+    table = Path("/proc/self/mountinfo").read_bytes().decode(errors="replace")
+    for line in table.rstrip("\n").split("\n"):
         fields = line.split()
         if fields[2] == wanted:
             return f"a file system mounted at {fields[4]}"

@@ -167,7 +167,7 @@ def read_record(root: Path) -> RootRecord | None:
     try:
         written = msgspec.json.decode(raw, type=_AnyRecord).format
         record = msgspec.json.decode(raw, type=RootRecord) if written <= FORMAT else None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(f"{path} is not what `snapfs init` wrote ({error}); restore it") from error
     if record is None:
         raise FailedPrecondition(

@@ -117,7 +117,7 @@ def decode_intent(payload: bytes) -> Intent:
     """Return the intent in `payload`, or raise DataLoss."""
     try:
         return _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(
             f"an intent does not decode ({error}); use the version of snapfs that wrote it"
         ) from error

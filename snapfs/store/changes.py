@@ -38,7 +38,7 @@ def unpack(raw: bytes) -> Change:
     """Return what `Change.pack` made; raise DataLoss for anything else."""
     try:
         return _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(f"a change does not decode ({error}); fetch it again") from error
 
 

@@ -68,7 +68,7 @@ def encode(key: bytes, event: Stored) -> bytes:
 def decode_stored(key: bytes, value: bytes) -> Stored:
     try:
         return _decoder.decode(schema.unseal(Sub.LOG, key, value))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(f"event {key.hex()} does not decode ({error}); run `snapfs fsck`") from error
 
 

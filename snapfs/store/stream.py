@@ -213,7 +213,7 @@ def _read_frame(read: Callable[[int], bytes]) -> _Frame:
         raise DataLoss("the saved store is damaged or cut short; fetch it again")
     try:
         frame: _Frame = _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(f"the saved store is damaged ({error}); fetch it again") from error
     return frame
 

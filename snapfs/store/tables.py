@@ -178,7 +178,7 @@ def decode_row(table: Table[B], oid: int, packed: bytes) -> Row[B]:
     """Return the row in `packed`, or raise DataLoss when it is not a row of `table` at `oid`."""
     try:
         row = table.decoder.decode(packed)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(
             f"row {oid} of table {table.name} does not decode ({error}); run `snapfs fsck`, "
             "or use the version of snapfs that wrote it"
@@ -239,7 +239,7 @@ def encode_shapes(shapes: Sequence[Shape]) -> bytes:
 def decode_shapes(raw: bytes) -> list[Shape]:
     try:
         return msgspec.msgpack.decode(raw, type=list[Shape])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(
             f"the list of tables does not decode ({error}); run `snapfs fsck`"
         ) from error

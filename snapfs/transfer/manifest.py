@@ -146,7 +146,7 @@ def read(file: BinaryIO) -> Iterator[Entry]:
     for record in _records(file):
         try:
             entry = _entry.decode(record)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _wrong(f"an entry does not decode ({error})") from error
         _check(entry)
         order.follow(entry)
@@ -175,7 +175,7 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 def _decode_header(record: bytes) -> Header | None:
     try:
         return _header.decode(record)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

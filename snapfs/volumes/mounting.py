@@ -66,7 +66,9 @@ def at(target: Path, process: str = "self") -> list[Bound]:
 
 def table(process: str = "self") -> Iterator[Bound]:
     """Yield the mounts of trees of ours in a process's mount name space."""
-    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+    table = f"/proc/{process}/mountinfo"
+    # Of what ends lines elsewhere the kernel escapes the newline only.
+    with open(table, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for line in lines:
             before, _, after = line.partition(" - ")
             if after.startswith(FILE_SYSTEM + " "):

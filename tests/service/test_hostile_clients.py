@@ -1,0 +1,231 @@
+"""Clients that send garbage, nothing, too much or too often: others are served, nothing grows."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from snapfs.model import NotFound
+from snapfs.service import grpc_server, reading
+from snapfs.service.client import Client
+from snapfs.service.grpc_server import GrpcServer
+from tests.support.daemon import RunningDaemon, eventually, running
+
+CONNECTIONS = 10_000
+MOST_BYTES = 400 << 20
+"""What the service may take after so many; it does not grow with more rounds of as many."""
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+GARBAGE = {
+    "nothing at all": b"",
+    "a request of another protocol": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "zeros": bytes(100_000),
+    "a preface and then noise": PREFACE + os.urandom(10_000),
+    "a frame without an end": PREFACE + EMPTY_SETTINGS + b"\xff\xff\xff" + bytes(50_000),
+    "headers for ever": PREFACE + EMPTY_SETTINGS + b"\0\x10\0\1\0\0\0\0\1" + bytes(4096) * 50,
+}
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
+    with running(tmp_path) as started:
+        yield started
+
+
+def connected(address: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.settimeout(30)
+    made.connect(os.fspath(address))
+    return made
+
+
+def send(client: socket.socket, data: bytes) -> None:
+    """Send what the server takes; it may close while we talk."""
+    client.settimeout(0.2)
+    try:
+        client.sendall(data)
+    except (TimeoutError, ConnectionError):
+        return
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_garbage_hurts_nobody_else(client: Client, served: GrpcServer, garbage: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(20):
+            noisy = stack.enter_context(connected(served.address))
+            send(noisy, GARBAGE[garbage])
+            assert client.mounts("k") == []
+    assert client.mounts("k") == []
+
+
+def test_methods_and_services_that_do_not_exist_are_refused(channel: grpc.Channel) -> None:
+    for method in ("/snapfs.v1.Snapfs/Nothing", "/no.Such/Service", "/", "/" + "x" * 4000):
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary(method)(b"", timeout=30)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_requests_that_are_too_long_or_no_message_are_refused(channel: grpc.Channel) -> None:
+    call = channel.unary_unary("/snapfs.v1.Snapfs/Info")
+    with pytest.raises(grpc.RpcError) as refused:
+        call(bytes(grpc_server.MAX_MESSAGE_BYTES + 1), timeout=30)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for noise in (b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x02\xff\xfe", os.urandom(999)):
+        with pytest.raises(grpc.RpcError) as refused:
+            call(noise, timeout=30)
+        assert refused.value.code() in (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.UNIMPLEMENTED,
+            grpc.StatusCode.INTERNAL,
+        )
+
+
+@pytest.mark.root
+@pytest.mark.fuse
+@pytest.mark.slow
+def test_ten_thousand_connections_leave_nothing_behind(daemon: RunningDaemon) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard > CONNECTIONS, f"the limit of open files is {hard}"
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (hard, hard))
+    before = descriptors(daemon.pid)
+    flood = subprocess.Popen(
+        [sys.executable, "-c", FLOOD, str(daemon.address), str(CONNECTIONS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with flood:
+        assert flood.stdout is not None
+        assert flood.stdout.readline() == b"open\n"
+        eventually(
+            lambda: descriptors(daemon.pid) > CONNECTIONS, timeout_s=60, what="all connections"
+        )
+        assert daemon.json("snapshot", "list") == []
+        flood.kill()
+    eventually(lambda: descriptors(daemon.pid) <= before + 8, what="the end of connections")
+    assert resident_bytes(daemon.pid) < MOST_BYTES
+    assert daemon.json("status")["pid"] == daemon.pid
+
+
+FLOOD = """
+import resource, socket, sys, time
+address, count = sys.argv[1], int(sys.argv[2])
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = []
+while len(held) < count:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(address)
+    held.append(client)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.root
+@pytest.mark.fuse
+def test_clients_that_do_not_read_their_answers_hold_up_nobody(daemon: RunningDaemon) -> None:
+    """Each asks for the health to be watched, or for a list, and then is silent."""
+    for number in range(20):
+        daemon.run("snapshot", "prepare", "--label", f"l={'x' * 4000}", f"key{number}")
+    before = descriptors(daemon.pid)
+    with ExitStack() as stack:
+        for _ in range(100):
+            channel = stack.enter_context(grpc.insecure_channel(f"unix:{daemon.address}"))
+            answers = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert answers.status == health_pb2.HealthCheckResponse.SERVING
+            stack.callback(
+                channel.unary_stream("/snapfs.v1.Store/Watch")(b"", wait_for_ready=True).cancel
+            )
+        assert len(daemon.json("snapshot", "list")) == 20
+        with pytest.raises(NotFound), Client(daemon.address, timeout_s=30) as client:
+            client.info("nothing")
+    eventually(lambda: descriptors(daemon.pid) <= before + 8, what="the end of connections")
+
+
+@pytest.mark.root
+@pytest.mark.fuse
+def test_a_group_may_look_and_change_nothing(tmp_path: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory() as reachable,
+        running(
+            tmp_path,
+            arguments=("--address", f"{reachable}/snapfs.sock"),
+            environ={"SNAPFS_SERVICE_GROUP": "daemon"},
+        ) as daemon,
+    ):
+        Path(reachable).chmod(0o711)
+        daemon.address = Path(reachable, "snapfs.sock")
+        daemon.run("snapshot", "prepare", "work")
+        readers = daemon.address.with_name("snapfs-read.sock")
+        ask = [sys.executable, "-c", LOOK]
+
+        def look(address: Path, group: str) -> str:
+            asking = [*ask, str(address), group]
+            done = subprocess.run(asking, capture_output=True, text=True, timeout=60, check=True)
+            return done.stdout
+
+        assert look(readers, "daemon").split() == ["work", "PermissionDenied", "PermissionDenied"]
+        assert "PermissionDenied" in look(readers, "nogroup").split()[0]
+        assert "PermissionDenied" in look(daemon.address, "daemon").split()[0]
+        assert [it["name"] for it in daemon.json("snapshot", "list")] == ["work"]
+
+
+LOOK = """
+import grp, os, pwd, sys
+from pathlib import Path
+from snapfs.model import SnapfsError
+from snapfs.service.client import Client
+os.setgroups([])
+os.setgid(grp.getgrnam(sys.argv[2]).gr_gid)
+os.setuid(pwd.getpwnam("nobody").pw_uid)
+with Client(Path(sys.argv[1]), timeout_s=30) as client:
+    for call in (
+        lambda: print(*[it.snapshot.name for it in client.list()]),
+        lambda: client.remove("work"),
+        lambda: print(*client.diff("work")),
+    ):
+        try:
+            call()
+        except SnapfsError as error:
+            print(type(error).__name__)
+"""
+
+
+def test_each_method_that_a_group_may_call_exists(daemon_methods: frozenset[str]) -> None:
+    assert daemon_methods >= reading.READS
+
+
+@pytest.fixture
+def daemon_methods() -> frozenset[str]:
+    """Full names of all methods that the protocol has."""
+    from grpc_health.v1 import health_pb2 as health
+
+    from snapfs.service import metadata_v1_pb2, snapfs_v1_pb2
+
+    files = (health.DESCRIPTOR, metadata_v1_pb2.DESCRIPTOR, snapfs_v1_pb2.DESCRIPTOR)
+    return frozenset(
+        f"/{service.full_name}/{method.name}"
+        for file in files
+        for service in file.services_by_name.values()
+        for method in service.methods
+    )
