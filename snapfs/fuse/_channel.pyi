@@ -1,5 +1,7 @@
 """What channel_src/module.c offers; callers use snapfs.fuse.channel."""
 
+from collections.abc import Callable
+
 from typing_extensions import Buffer
 
 ABI: int
@@ -33,22 +35,48 @@ def missing() -> str | None:
 def is_ours() -> bool:
     """Whether pyfuse3's session came through this module."""
 
+class Opened:
+    """What is open past us (channel_src/opened.h): callers use snapfs.fuse.backing. Entries are
+    tuples as backing.Entry; a number without one is a KeyError."""
+
+    def __init__(self, journal_fd: int, idle_kept: int) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def total(self) -> int:
+        """Opens of all nodes."""
+    def find(self, nodeid: int, /) -> tuple[int, int, int, int, int, int, int, bool] | None: ...
+    def all(self) -> list[tuple[int, int, int, int, int, int, int, bool]]: ...
+    def add(self, nodeid: int, kind: int, backing_id: int, device: int, ino: int, /) -> None:
+        """Make an entry without opens."""
+    def enter(self, nodeid: int, writing: bool, pid: int, unique: int, /) -> bool:
+        """Count an open; False when the request comes again and was counted before."""
+    def leave(self, nodeid: int, writing: bool, unique: int, /) -> bool:
+        """Count a release, likewise."""
+    def keep(self, nodeid: int, /) -> int | None:
+        """Keep an entry without opens; returns the one that is to go for it."""
+    def remove(self, nodeid: int, /) -> int:
+        """Strike an entry out; returns its id, which is the caller's to close."""
+    def offer(self, nodeid: int, /) -> None: ...
+    def withdraw(self, nodeid: int, /) -> None: ...
+    def writers_of(self, nodeid: int, /) -> list[int] | None:
+        """Who opened a node for writing; None when not all are known."""
+
 # The fast lane; snapfs.fuse.hot explains.
 
-def hot_offer_open(nodeid: int, open_flags: int, backing_id: int, /) -> None: ...
-def hot_offer_attributes(nodeid: int, valid_s: int, packed: Buffer, /) -> None: ...
-def hot_offer_no_xattrs(nodeid: int, offer: int, /) -> None: ...
-def hot_offer_contents(nodeid: int, fd: int, /) -> None:
-    """Offer what `fd` reads; the library owns it from then on."""
+def hot_figures() -> dict[int, int]:
+    """Requests that were answered, by opcode."""
 
-def hot_withdraw(nodeid: int, offers: int, tell: bool, /) -> int: ...
-def hot_withdraw_all() -> None: ...
-def hot_closed() -> list[int]: ...
-def hot_opens(nodeid: int, /) -> int: ...
-def hot_figures() -> tuple[int, int, dict[int, int]]: ...
-def hot_start() -> int:
-    """Let requests be answered; returns the number that all handles have that are given out."""
+def hot_start(opened: Opened | None, listener: Callable[[], object], /) -> None:
+    """Let requests be answered, opens if there is something to count them in. `listener` is called
+    from `receive` and `idle` when there are events."""
 
 def hot_stop() -> None: ...
-def idle(fd: int, other_fd: int, wake_fd: int, timeout_ms: int, /) -> None:
-    """Answer requests until there is one for Python, `other_fd` is readable or time is over."""
+def hot_allow_passing(on: bool, /) -> None:
+    """Whether files that are not open may be opened there."""
+
+def hot_events() -> list[tuple[int, int, int, int, int]]:
+    """Take events out, the first ones first (hot.Happening)."""
+
+def idle(fd: int, other_fd: int, timeout_ms: int, /) -> bool:
+    """Answer requests until there is one for Python, which is True, or `other_fd` is readable or
+    time is over."""

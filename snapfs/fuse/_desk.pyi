@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from snapfs.overlay import Dir, Handed
+from snapfs.overlay._names import Index
 
 class Desk:
     """What it declines (None) is to be asked of Python; what it answers, it has counted."""
@@ -21,6 +22,21 @@ class Desk:
         """The reply to LOOKUP; FileNotFoundError for an absence that is not to be kept."""
     def list(self, ino: int, after: int, size: int, plus: bool, /) -> bytes | None:
         """The reply to READDIR, or with `plus` to READDIRPLUS, of at most `size` bytes."""
+    passes_upper: bool
+    """Files of the upper layer may be opened past us."""
+    takes_writers: bool
+    """... and for writing, now."""
+    def note(self, ino: int, fd: int, path: bytes, is_upper: bool, /) -> None:
+        """Note where the regular file of a node is that Python keeps, so that its attributes are
+        answered and it is opened without Python. `fd` lives as long as the tree. What is found
+        there later counts only if it is the same file."""
+    def note_directory(self, ino: int, fd: int, path: bytes, index: Index | None, /) -> None:
+        """Likewise for a directory of the upper layer, `index` being the names of its lower ones if
+        it has any: names that are absent are answered too."""
+    def strike(self, ino: int, /) -> None:
+        """Forget that again; no error if it was not noted."""
+    def strike_all(self) -> None:
+        """Forget all notes."""
     def begin(self) -> None:
         """Answer in the fast lane, if there is one."""
     def end(self) -> None:

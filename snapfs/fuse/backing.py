@@ -5,10 +5,15 @@ cache. Anything else is EIO to the user. So there is one counted entry for each 
 first open and kept until the last release; who opens in between gets the same. An entry that is not
 open any more is kept for the next open (`IDLE_KEPT` of them), unless its file lost its last name.
 
+The entries are records of the connection's journal (opened.c), which the fast lane counts in too:
+there is no other count. What is said of one here holds until the loop's next turn.
+
 INVARIANT: every entry is in the journal with its present counts before the kernel is told of the
 open, so that a later worker goes on with it; a new id for a node that is still open would be EIO.
 INVARIANT: the file behind a LOWER id was opened through a read-only mount (overlay.is_sealed), so
 the kernel refuses to open it again for writing; and no LOWER entry is entered for writing here.
+INVARIANT: an entry is on offer (`offer`) while any open for reading would be answered with its id,
+and the id is worth keeping. Whoever ends that calls `withdraw` in the same step of the loop.
 
 An id holds its file; nobody needs a descriptor. Everything runs on trio's thread but `close_id`.
 """
@@ -18,17 +23,17 @@ from __future__ import annotations
 import enum
 import errno
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from snapfs.fuse import channel
-from snapfs.fuse.channel import RESENT
 from snapfs.fuse.handover import Connection
-from snapfs.fuse.idjournal import Journal, Record
 from snapfs.overlay import is_sealed
+
+if TYPE_CHECKING:
+    from snapfs.fuse._channel import Opened
 
 IDLE_KEPT = 1024
 
@@ -37,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 def ids_of(connection: Connection) -> BackingIds | None:
     """Return the ids of a mount, with those of an earlier worker; None without the channel."""
-    return BackingIds(connection.fd, Journal(connection.journal)) if channel.loaded() else None
+    return BackingIds(connection.fd, connection.journal) if channel.loaded() else None
 
 
 class Kind(enum.IntEnum):
@@ -51,73 +56,53 @@ class Kind(enum.IntEnum):
     """Through the kernel's page cache and us; no backing id."""
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
+class Entry(NamedTuple):
     """One node id that is open, or whose id is kept for the next open."""
 
     nodeid: int
-    kind: Kind
+    kind: int
     backing_id: int
     """0 for CACHED."""
     device: int
     ino: int
     """st_dev and st_ino of the file behind the id, which cannot become another's meanwhile."""
-    slot: int
-    opens: int = 0
-    writers: int = 0
+    opens: int
+    writers: int
     """Those of `opens` that may write."""
-    inherited: bool = False
-    """Made by an earlier worker, not used by this one yet."""
-    request: int = 0
-    """Number of the request that was counted last; sent again, it is not counted again."""
+    inherited: bool
+    """Made by an earlier worker, and not closed since."""
 
 
 class BackingIds:
-    """The entries of one connection."""
+    """The entries of one connection. Needs the channel's library."""
 
     def __init__(
         self,
         fd: int,
-        journal: Journal,
+        journal: int,
         *,
         idle_kept: int = IDLE_KEPT,
         number: Callable[[], int] = channel.unique,
     ) -> None:
-        """`fd` is a descriptor of the connection; it stays the caller's. `number` returns that of
-        the present request."""
+        """`fd` is a descriptor of the connection, `journal` its memfd; they stay the caller's.
+        `number` returns that of the present request: one that is sent again is not counted again.
+        """
         self._fd = fd
         self._number = number
-        self._journal = journal
-        self._idle_kept = idle_kept
-        self._entries: dict[int, Entry] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict()
-        for slot, record in journal.load():
-            self._inherit(slot, record)
-
-    def _inherit(self, slot: int, record: Record) -> None:
-        self._entries[record.nodeid] = Entry(
-            record.nodeid,
-            Kind(record.kind),
-            record.backing_id,
-            record.device,
-            record.ino,
-            slot,
-            record.opens,
-            record.writers,
-            inherited=True,
-            request=record.request,
-        )
-        if not record.opens:
-            self._idle[record.nodeid] = None
+        self.opened: Opened = channel.required().Opened(journal, idle_kept)
 
     def __len__(self) -> int:
         """Number of entries, idle ones too."""
-        return len(self._entries)
+        return len(self.opened)
 
     def get(self, nodeid: int) -> Entry | None:
         """Return the entry of a node that is open, however it is."""
-        entry = self._entries.get(nodeid)
+        entry = self._find(nodeid)
         return entry if entry is not None and entry.opens else None
+
+    def _find(self, nodeid: int) -> Entry | None:
+        found = self.opened.find(nodeid)
+        return None if found is None else Entry._make(found)
 
     def is_inherited(self, nodeid: int) -> bool:
         """Whether opens that only an earlier worker knew of may be among a node's."""
@@ -126,10 +111,20 @@ class BackingIds:
 
     def writers(self) -> Iterator[Entry]:
         """Yield the entries through which the kernel may write without us."""
-        return (it for it in self._entries.values() if it.writers and it.kind is Kind.UPPER)
+        return (it for it in self._all() if it.writers and it.kind == Kind.UPPER)
+
+    def writers_of(self, nodeid: int) -> list[int] | None:
+        """Return the processes that opened a node for writing; None when not all are known."""
+        return self.opened.writers_of(nodeid)
 
     def enter(
-        self, nodeid: int, kind: Kind, open_file: Callable[[], int], *, writing: bool
+        self,
+        nodeid: int,
+        kind: Kind,
+        open_file: Callable[[], int],
+        *,
+        writing: bool,
+        pid: int = 0,
     ) -> Entry:
         """Count an open of a node; `open_file` gives a descriptor when an id has to be made.
 
@@ -137,8 +132,8 @@ class BackingIds:
         """
         if kind is Kind.LOWER and writing:
             raise OSError(errno.EPERM, "a file of a committed layer is never opened for writing")
-        entry = self._entries.get(nodeid)
-        if entry is not None and not entry.opens and entry.kind is not kind:
+        entry = self._find(nodeid)
+        if entry is not None and not entry.opens and entry.kind != kind:
             self.discard(nodeid)
             entry = None
         if entry is not None and entry.inherited and not _is_file_of(entry, open_file):
@@ -147,65 +142,56 @@ class BackingIds:
             self.discard(nodeid)
             entry = None
         if entry is None:
-            entry = self._make(nodeid, kind, open_file)
-        elif entry.kind is not kind:
+            self._make(nodeid, kind, open_file)
+        elif entry.kind != kind:
             raise OSError(
-                errno.EBUSY, f"node {nodeid} is open as {entry.kind.name}, not {kind.name}"
+                errno.EBUSY, f"node {nodeid} is open as {Kind(entry.kind).name}, not {kind.name}"
             )
-        if not self._is_counted(entry):
-            entry.opens += 1
-            entry.writers += writing
-        self._idle.pop(nodeid, None)
-        self._write(entry)
-        return entry
+        self.opened.enter(nodeid, writing, pid, self._number())
+        return Entry._make(self.opened.find(nodeid))  # type: ignore[arg-type]  # it is there
 
     def leave(self, nodeid: int, *, writing: bool, keep: bool) -> int:
         """Count a release; return the id that is to be closed with `close_id` now, or 0.
 
         `keep` keeps an id without opens for the next one.
         """
-        entry = self._entries.get(nodeid)
-        if entry is None or not entry.opens:
+        entry = self.get(nodeid)
+        if entry is None:
             return 0  # an earlier worker's, and forgotten since
-        if self._is_counted(entry):
+        if not self.opened.leave(nodeid, writing, self._number()) or entry.opens > 1:
             return 0
-        entry.opens -= 1
-        entry.writers -= min(writing, entry.writers)
-        if entry.opens:
-            self._write(entry)
-            return 0
-        entry.writers = 0
-        if not keep or entry.kind is Kind.CACHED:
-            return self._remove(entry)
-        entry.inherited = False
-        self._write(entry)
-        self._idle[nodeid] = None
-        if len(self._idle) > self._idle_kept:
-            self.discard(next(iter(self._idle)))
+        if not keep or entry.kind == Kind.CACHED:
+            return self.opened.remove(nodeid)
+        going = self.opened.keep(nodeid)
+        if going is not None:
+            self.close_id(self.opened.remove(going))
         return 0
 
-    def _is_counted(self, entry: Entry) -> bool:
-        """Whether the present request was counted by a worker that died before it answered; if not,
-        it is now. Between the count and the answer nothing else is counted for the node."""
-        number = self._number()
-        known, entry.request = entry.request, number & ~RESENT
-        return bool(number & RESENT) and known == entry.request
+    def offer(self, nodeid: int) -> None:
+        """Let opens for reading be answered with a node's id in the fast lane, and keep the id."""
+        self.opened.offer(nodeid)
+
+    def withdraw(self, nodeid: int) -> None:
+        """Answer opens of a node there no more, and do not keep its id for others."""
+        self.opened.withdraw(nodeid)
 
     def discard(self, nodeid: int) -> None:
-        """Let go of a node's file if the node is not open."""
-        if nodeid in self._idle:
-            self.close_id(self._remove(self._entries[nodeid]))
+        """Let go of a node's file, at once if the node is not open."""
+        self.withdraw(nodeid)
+        entry = self._find(nodeid)
+        if entry is not None and not entry.opens:
+            self.close_id(self.opened.remove(nodeid))
 
     def forgotten(self, nodeid: int) -> None:
         """The kernel let go of a node: nothing can be open any more."""
-        entry = self._entries.get(nodeid)
-        if entry is not None:
-            self.close_id(self._remove(entry))
+        if self._find(nodeid) is not None:
+            self.close_id(self.opened.remove(nodeid))
 
     def discard_all(self, wanted: Callable[[int], bool]) -> None:
-        """Let go of the files of all nodes that are not open and whose id is `wanted`."""
-        for nodeid in [it for it in self._idle if wanted(it)]:
-            self.discard(nodeid)
+        """Let go of the files of all nodes whose id is `wanted`, at once if they are not open."""
+        for entry in self._all():
+            if wanted(entry.nodeid):
+                self.discard(entry.nodeid)
 
     def close_id(self, backing_id: int) -> None:
         """Close an id, which frees a removed file's blocks: may take long; safe in any thread."""
@@ -216,48 +202,24 @@ class BackingIds:
         except OSError as error:  # the kernel knows no such id: nothing is held
             log.error("backing.close_failed", backing_id=backing_id, error=str(error))
 
-    def _make(self, nodeid: int, kind: Kind, open_file: Callable[[], int]) -> Entry:
+    def _all(self) -> Iterator[Entry]:
+        return map(Entry._make, self.opened.all())
+
+    def _make(self, nodeid: int, kind: Kind, open_file: Callable[[], int]) -> None:
         if kind is Kind.CACHED:
-            return self._add(Entry(nodeid, kind, 0, 0, 0, self._journal.new_slot()))
+            self.opened.add(nodeid, kind, 0, 0, 0)
+            return
         fd = open_file()
         if kind is Kind.LOWER and not is_sealed(fd):
             raise OSError(errno.EOPNOTSUPP, "this layer has no read-only mount of its own")
         found = os.fstat(fd)
         backing_id = channel.backing_open(self._fd, fd)
-        return self._add(
-            Entry(nodeid, kind, backing_id, found.st_dev, found.st_ino, self._journal.new_slot())
-        )
-
-    def _add(self, entry: Entry) -> Entry:
-        self._entries[entry.nodeid] = entry
-        return entry
-
-    def _remove(self, entry: Entry) -> int:
-        """Strike an entry out; a crash before the id is closed leaves it to the mount's end."""
-        del self._entries[entry.nodeid]
-        self._idle.pop(entry.nodeid, None)
-        self._journal.clear(entry.slot)
-        return entry.backing_id
-
-    def _write(self, entry: Entry) -> None:
-        self._journal.put(
-            entry.slot,
-            Record(
-                entry.nodeid,
-                entry.ino,
-                entry.device,
-                entry.backing_id,
-                entry.opens,
-                entry.writers,
-                entry.kind,
-                entry.request,
-            ),
-        )
+        self.opened.add(nodeid, kind, backing_id, found.st_dev, found.st_ino)
 
 
 def _is_file_of(entry: Entry, open_file: Callable[[], int]) -> bool:
     """Whether an id that was found is of the file that the node has now."""
-    if entry.kind is Kind.CACHED:
+    if entry.kind == Kind.CACHED:
         return True
     found = os.fstat(open_file())
     return (found.st_dev, found.st_ino) == (entry.device, entry.ino)

@@ -45,9 +45,12 @@ class Directories:
         view: View,
         threads: Threads,
         present: Callable[[Shown, Node], tuple[int, bool]],
+        place: Callable[[Shown, Node], None],
     ) -> None:
-        """`present` gives a node's number in replies, and whether its attributes may be cached."""
+        """`present` gives a node's number in replies, and whether its attributes may be cached;
+        `place` is told of each node that is handed out."""
         self._present = present
+        self._place = place
         self._forest = forest
         self._view = view
         self._threads = threads
@@ -68,7 +71,7 @@ class Directories:
         """Find a name and count the reference that the kernel gets."""
         name = request.body[:-1]
         shown, parent = self._forest.find(request.nodeid)
-        desk = self._desk(shown)
+        desk = self.desk(shown)
         if desk is not None and shown.tree.admit(parent):
             reply = desk.lookup(request.nodeid, name)
             if reply is not None:
@@ -76,6 +79,7 @@ class Directories:
         try:
             node = shown.tree.lookup(parent, name)
         except FileNotFoundError:
+            self._place(shown, parent)
             if shown.caches_absence:
                 return entries.absent(self._view)
             raise
@@ -108,8 +112,8 @@ class Directories:
             await blocking(self._threads.notify, pyfuse3.invalidate_inode, node.ino)
         return page
 
-    def _desk(self, shown: Shown) -> Desk | None:
-        """The tree's desk; None where attributes are not shown as they are stored."""
+    def desk(self, shown: Shown) -> Desk | None:
+        """Return the tree's desk; None where attributes are not shown as they are stored."""
         if self._view.owners is not None or self._view.static_nlink:
             return None
         if shown.desk is None:
@@ -120,13 +124,12 @@ class Directories:
                 self.shows_xattrs,
                 partial(self._entry, shown),
             )
-            shown.desk.begin()
         return shown.desk
 
     def _from_desk(
         self, shown: Shown, node: Node, after: int, size: int, *, plus: bool
     ) -> bytes | None:
-        desk = self._desk(shown)
+        desk = self.desk(shown)
         if desk is None:
             return None
         return desk.list(node.ino, after, size, plus) if shown.tree.admit(node) else None
@@ -167,6 +170,7 @@ class Directories:
         nodeid, lasting = self._present(shown, node)
         reply = entries.entry(self._view, shown.tree.getattr(node), nodeid, lasting=lasting)
         self._forest.remember(node)
+        self._place(shown, node)
         return reply
 
 

@@ -25,16 +25,19 @@ from snapfs.fuse.copyup import CopyUps
 from snapfs.fuse.directories import Directories
 from snapfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from snapfs.fuse.handover import MAX_WRITE_BYTES
+from snapfs.fuse.hot import PASSING, Happening, What
+from snapfs.fuse.incarnations import number_of
 from snapfs.fuse.inflight import InFlight, Noting
 from snapfs.fuse.inherited import InheritedRequests
-from snapfs.fuse.offers import Offers
 from snapfs.fuse.passing import Passing
+from snapfs.fuse.places import Places
 from snapfs.fuse.recovery import Recovery
 from snapfs.fuse.session import Operations
 from snapfs.fuse.setid import SetIdWatch
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Node, SetAttr, Tree
+from snapfs.overlay.usage import Before
 
 INLINE_WRITE_BYTES = 128 * 1024
 SLOW_WRITE_NS = 5_000_000
@@ -67,17 +70,19 @@ class FileHandlers(Operations):
         self.redirects = redirects
         """Directories of lower layers may be renamed."""
         self.threads = Threads()
-        self.offers = Offers(self.hot, view, forest.inodes)
         self.files: Handles[FileHandle] = Handles()
         self.directories: Handles[DirectoryHandle] = Handles()
-        self.passing = Passing(forest)
+        self.passing = Passing(forest, self.hot)
         self.set_id_watch = SetIdWatch()
         self._recovery = Recovery(forest)
         self.copy_ups = CopyUps(self.files, self.threads, self.passing.copied_up)
         self.raw.update(InheritedRequests(self).handlers())
         self.raw[Opcode.RELEASE] = self._release_node
         self.raw[Opcode.FSYNC] = self._sync_node
-        self.names = Directories(forest, view, self.threads, self.present)
+        self.names = Directories(forest, view, self.threads, self.present, self.place)
+        self.places = Places(self.hot, forest, self.names.desk)
+        if self.passing.ids is not None:
+            self.hot.passes(self.passing.ids.opened, self._heard)
         self.raw.update(self.names.handlers())
         self._in_memory: dict[int, bool] = {}
         self._buffer = memoryview(bytearray(MAX_WRITE_BYTES))
@@ -142,6 +147,7 @@ class FileHandlers(Operations):
             entry = self.view.entry(tree.getattr(node))
             handle.set_id = privileges.loses_set_id(entry.st_mode)
             info = self._opened(handle)
+            self.places.place(shown, node)
             if not self.passing.is_lasting(node):
                 entry.attr_timeout = 0
         finally:
@@ -255,14 +261,54 @@ class FileHandlers(Operations):
             if handle is not None:
                 await self._release(handle, once)
             elif once.earlier is None:
-                self.passing.left(request.nodeid, writing=flags & os.O_ACCMODE != os.O_RDONLY)
+                writing = flags & os.O_ACCMODE != os.O_RDONLY
+                await self._left(request.nodeid, fh, once, writing=writing)
         return b""
+
+    async def _left(self, nodeid: int, fh: int, once: Noting, *, writing: bool) -> None:
+        """Release what is counted by its node, by this worker or an earlier one."""
+        node = self._known_node(nodeid)
+        is_ours = fh == PASSING and not self.passing.is_inherited(nodeid)
+        backing_id = self.passing.left(nodeid, writing=writing)
+        if writing and is_ours and node is not None:
+            self._writer_left(node)
+        if backing_id and node is not None and not node.names():  # this frees the file's blocks
+            once.did()  # others are counted before this one is answered
+            await blocking(self.threads.file_io, self.passing.close_id, backing_id)
+        else:
+            self.passing.close_id(backing_id)
+
+    def _known_node(self, nodeid: int) -> Node | None:
+        try:
+            return self.forest.inodes.get(number_of(nodeid))
+        except KeyError:
+            return None
+
+    def _heard(self, happening: Happening) -> None:
+        """Note what the fast lane did with a file that counts."""
+        node = self._known_node(happening.nodeid)
+        if happening.what == What.CLOSED:
+            self.passing.tell_writer_left()
+        if node is None:
+            return
+        before = Before(happening.ino, happening.blocks, happening.nlink)
+        if happening.what == What.OPENED:
+            node.tree.usage.opened(node, native=True, before=before)
+        elif happening.what == What.CHANGED:
+            node.tree.usage.note(node, before)
+        else:
+            self._writer_left(node)
+
+    def _writer_left(self, node: Node) -> None:
+        if node in self.set_id_watch:
+            self._look_at_set_id(node)
+        node.tree.usage.closed(node)
 
     async def _release(self, handle: FileHandle, once: Noting) -> None:
         node = handle.node
-        if node in self.set_id_watch:
-            self._look_at_set_id(handle.shown, node)
         backing_id = self.passing.leave(handle)
+        if node in self.set_id_watch:
+            self._look_at_set_id(node)
         try:
             if handle.writable and not node.names():  # this frees the file's blocks
                 once.did()  # others are counted before this one is answered
@@ -302,8 +348,18 @@ class FileHandlers(Operations):
         """Return the number by which a reply names a node, and whether its attributes may be
         cached."""
         if node in self.set_id_watch:
-            self._look_at_set_id(shown, node)
+            self._look_at_set_id(node)
         return self.forest.nodeid(node), self.passing.is_lasting(node)
+
+    def place(self, shown: Shown, node: Node) -> None:
+        """Let what is asked of a node next be answered without us, where that can be."""
+        self.places.place(shown, node)
+
+    @property
+    def open_count(self) -> int:
+        """Opens that were not released yet."""
+        ids = self.passing.ids
+        return len(self.files) if ids is None else ids.opened.total
 
     def opened_past(self, shown: Shown, node: Node, fd: int, pid: int) -> tuple[int, int, int]:
         """Count an open for writing that is answered past pyfuse3; return its handle's number, and
@@ -331,11 +387,13 @@ class FileHandlers(Operations):
         flags, backing_id = self.passing.enter(handle)
         if not handle.native:
             handle.open()
-        elif not handle.writable:
+        elif handle.counted_by_node or not handle.writable:
             handle.close()  # what was needed to make an id
-        handle.shown.handles += 1
         if handle.writable:
             handle.node.tree.usage.opened(handle.node, native=handle.native)
+        if handle.counted_by_node:
+            return PASSING, flags, backing_id
+        handle.shown.handles += 1
         return self.files.add(handle), flags, backing_id
 
     def _choose_reads(self, handle: FileHandle) -> None:
@@ -361,10 +419,10 @@ class FileHandlers(Operations):
         if handle.set_id and truncated:
             self._drop_set_id(tree, handle)
 
-    def _look_at_set_id(self, shown: Shown, node: Node) -> None:
+    def _look_at_set_id(self, node: Node) -> None:
         """Take set-id bits from a file that was written past us since it got them."""
-        self.set_id_watch.check(cast(Tree, shown.tree), node)
-        if not any(it.writable and it.native for it in self.files.of_node(node.ino)):
+        self.set_id_watch.check(cast(Tree, node.tree), node)
+        if not self.passing.is_written(node):
             self.set_id_watch.end(node)
 
     def _drop_set_id(self, tree: Tree, handle: FileHandle) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 
 import trio
 
@@ -16,14 +17,21 @@ import trio
 class Gate:
     """Changes enter and leave; `freeze` holds new ones and waits for those inside."""
 
-    __slots__ = ("_closed", "_empty", "_opened", "_since_ns", "entered")
+    __slots__ = ("_closed", "_empty", "_opened", "_since_ns", "changed", "entered")
 
     def __init__(self, *, frozen: bool = False) -> None:
         self.entered = 0
+        self.changed: Callable[[], object] = bool
+        """Called in the step in which the gate freezes, thaws or closes."""
         self._closed = False
         self._opened: trio.Event | None = trio.Event() if frozen else None
         self._since_ns = time.monotonic_ns()
         self._empty: trio.Event | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a change could enter now."""
+        return self._opened is None and not self._closed
 
     @property
     def frozen(self) -> bool:
@@ -49,6 +57,7 @@ class Gate:
         if self._opened is None:
             self._opened = trio.Event()
             self._since_ns = time.monotonic_ns()
+            self.changed()
         while self.entered:
             if self._empty is None or self._empty.is_set():
                 self._empty = trio.Event()
@@ -61,9 +70,11 @@ class Gate:
             return 0
         self._opened.set()
         self._opened = None
+        self.changed()
         return time.monotonic_ns() - self._since_ns
 
     def close(self) -> None:
         """Refuse changes from now on, those that waited included."""
         self._closed = True
+        self.changed()
         self.thaw()

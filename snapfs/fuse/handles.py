@@ -25,6 +25,7 @@ class FileHandle:
     __slots__ = (
         "_fd",
         "_flags",
+        "counted_by_node",
         "lower",
         "native",
         "node",
@@ -61,6 +62,8 @@ class FileHandle:
         """Opened before its node was copied up."""
         self.native = False
         """The kernel goes to the backing file past us (passing.py)."""
+        self.counted_by_node = False
+        """Nothing has to be known of this open but its node: it needs no number of its own."""
         self.pid = pid
         """Who opened it; asked for its rights when it writes to a set-id file."""
         self.set_id = False

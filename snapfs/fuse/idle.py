@@ -1,12 +1,10 @@
-"""What the session's thread does while trio has nothing to do: answer requests in the library.
+"""What the session's thread does while nobody has anything to do: answer requests in the library.
 
-trio tells its instruments when it is about to wait (`before_io_wait`). `Idle` waits in its place,
-in the library, without the interpreter's lock: for the FUSE descriptor, whose hot requests it
-answers on the spot, and for trio's own epoll descriptor. It comes back when trio has something to
-do. A request for Python is kept, and an eventfd made readable for which the reader waits: so it is
-when time is over, since trio would wait as long again.
-
-INVARIANT: while a reader waits for the eventfd, each turn of the loop looks at the descriptor.
+The reader waits for its next request in the library, without the interpreter's lock, in the place
+of trio: for the FUSE descriptor, whose hot requests are answered on the spot, and for trio's own
+epoll descriptor. So a request that Python answers costs no turn of the loop. It does so only while
+no other task could run, which trio tells its instruments, and no longer than to the next deadline;
+otherwise it lets the loop take its turn.
 """
 
 from __future__ import annotations
@@ -32,65 +30,64 @@ _FOREVER_MS = 1 << 30
 class Idle(trio.abc.Instrument):
     """Waits for requests in trio's place."""
 
-    def __init__(self, wake: int, epoll: int) -> None:
-        """Needs the channel; `epoll` watches the eventfd `wake` while a task waits for that."""
+    def __init__(self, epoll: int) -> None:
+        """Needs the channel; `epoll` is trio's own."""
         self._idle = channel.required().idle
-        self._wake = wake
         self._epoll = epoll
-        self._awaited = -1
-        """The descriptor that a reader waits for, by way of the eventfd; -1 when none does."""
+        self._runnable: set[trio.lowlevel.Task] = set()
+        """Those that were scheduled and have not begun their step."""
 
     async def wait(self, fd: int) -> None:
-        """Return when there is a request to be received from `fd`, or after `kick`."""
-        self._awaited = fd
-        try:
-            await trio.lowlevel.wait_readable(self._wake)
-        finally:
-            self._awaited = -1
-        os.eventfd_read(self._wake)
+        """Return when there is a request to be received from `fd`, or when others have had their
+        turn."""
+        if self._runnable or not self._idle(fd, self._epoll, self._timeout_ms()):
+            await trio.lowlevel.checkpoint()
 
-    def kick(self) -> None:
-        """Make who waits return."""
-        os.eventfd_write(self._wake, 1)
+    def _timeout_ms(self) -> int:
+        left_s = trio.lowlevel.current_statistics().seconds_to_next_deadline
+        return min(math.ceil(max(left_s, 0.0) * 1000), _FOREVER_MS) if left_s < _FOREVER_MS else -1
 
-    def before_io_wait(self, timeout: float) -> None:
-        if self._awaited >= 0:
-            timeout_ms = min(math.ceil(timeout * 1000), _FOREVER_MS)
-            self._idle(self._awaited, self._epoll, self._wake, timeout_ms)
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        self._runnable.add(task)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._runnable.discard(task)
 
 
 @asynccontextmanager
 async def idling() -> AsyncIterator[Idle | None]:
     """Let requests be answered while trio waits; None where it does not let us know how it does."""
-    wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    epoll = await _find_epoll()
+    if epoll is None:
+        log.warning("fuse.idle_off", reason="trio waits by other means than epoll")
+        yield None
+        return
+    idle = Idle(epoll)
+    trio.lowlevel.add_instrument(idle)
     try:
-        epoll = await _epoll_that_watches(wake)
-        if epoll is None:
-            log.warning("fuse.idle_off", reason="trio waits by other means than epoll")
-            yield None
-            return
-        idle = Idle(wake, epoll)
-        trio.lowlevel.add_instrument(idle)
-        try:
-            yield idle
-        finally:
-            trio.lowlevel.remove_instrument(idle)
-    finally:
-        os.close(wake)
-
-
-async def _epoll_that_watches(fd: int) -> int | None:
-    """Return trio's epoll descriptor, which it does not tell: the one that knows `fd`."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.lowlevel.wait_readable, fd)
-        for _ in range(2):  # after one turn the task has begun, after two it waits
+        for _ in range(2):  # what was scheduled before has begun its step by then
             await trio.lowlevel.checkpoint()
-        found = _find_epoll(fd)
-        nursery.cancel_scope.cancel()
-    return found
+        yield idle
+    finally:
+        trio.lowlevel.remove_instrument(idle)
 
 
-def _find_epoll(fd: int) -> int | None:
+async def _find_epoll() -> int | None:
+    """Return trio's epoll descriptor, which it does not tell: the one that knows another."""
+    watched = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.wait_readable, watched)
+            for _ in range(2):  # after one turn the task has begun, after two it waits
+                await trio.lowlevel.checkpoint()
+            found = _epoll_that_watches(watched)
+            nursery.cancel_scope.cancel()
+        return found
+    finally:
+        os.close(watched)
+
+
+def _epoll_that_watches(fd: int) -> int | None:
     for name in os.listdir("/proc/self/fdinfo"):
         with contextlib.suppress(FileNotFoundError):  # the listing's own, closed by now
             for line in Path("/proc/self/fdinfo", name).read_text().splitlines():

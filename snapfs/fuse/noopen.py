@@ -162,10 +162,6 @@ class NoOpenOperations(OverlayOperations):
         finally:
             shown.end()
 
-    def _writable_fd(self, fh: int | None) -> int | None:
-        """A truncation names handle 0, which is none."""
-        return None
-
     def _note_mode(self, node: Node, wanted: SetAttr) -> None:
         """Each write says by itself whether it takes set-id bits."""
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyfuse3
 import structlog
@@ -23,6 +24,7 @@ from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Body, RawHandler, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import DirectoryHandle
+from snapfs.fuse.hot import PASSING
 from snapfs.fuse.inflight import InFlight
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Forest, Shown, StaleNode
@@ -72,7 +74,7 @@ class OverlayOperations(FileHandlers):
     @answering
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         shown, node = self.forest.find(inode)
-        self.offers.attributes(inode, shown, node)
+        self.place(shown, node)
         return self.entry(shown, node)
 
     @answering
@@ -93,11 +95,12 @@ class OverlayOperations(FileHandlers):
                 wanted = self._kill_set_id(tree, node, wanted, ctx)
                 await self.truncate(tree, node, wanted.size or 0)
             if node in self.set_id_watch:
-                self._look_at_set_id(shown, node)
-            tree.setattr(node, wanted, self._writable_fd(fh))
+                self._look_at_set_id(node)
+            with self._cutting(tree, node, wanted, fh) as fd:
+                tree.setattr(node, wanted, fd)
             self._note_mode(node, wanted)
             if self.passing.is_written(node):
-                self.set_id_watch.begin(tree, node, self.files.of_node(node.ino))
+                self.set_id_watch.begin(tree, node, self.passing.writers_of(node))
             return self.entry(shown, node)
         finally:
             shown.end()
@@ -272,11 +275,7 @@ class OverlayOperations(FileHandlers):
     @answering
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         shown, node = self.forest.find(inode)
-        try:
-            return shown.tree.getxattr(node, name)
-        except OSError as error:
-            self.offers.absence(inode, shown, node, name, error)
-            raise
+        return shown.tree.getxattr(node, name)
 
     @answering
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
@@ -335,6 +334,7 @@ class OverlayOperations(FileHandlers):
         """Return the reply that hands a node to the kernel, and count it."""
         entry = self.entry(shown, node)
         self.forest.remember(node)
+        self.place(shown, node)
         return entry
 
     def _list(
@@ -385,11 +385,23 @@ class OverlayOperations(FileHandlers):
             for handle in self.files.of_node(node.ino):
                 handle.set_id = True
 
-    def _writable_fd(self, fh: int | None) -> int | None:
-        """Return the descriptor behind a handle that can change its file; None also for one of an
-        earlier worker, whose file is found by its node."""
-        handle = None if fh is None else self.files.find(fh)
-        return handle.fd if handle is not None and handle.writable else None
+    @contextmanager
+    def _cutting(
+        self, tree: Tree, node: Node, wanted: SetAttr, fh: int | None
+    ) -> Iterator[int | None]:
+        """Lend a descriptor for a truncation by a handle; None where there is no such thing, as for
+        one of an earlier worker, whose file is found by its node."""
+        handle = None if fh is None or wanted.size is None else self.files.find(fh)
+        if handle is not None and handle.writable:
+            yield handle.fd
+        elif fh == PASSING and wanted.size is not None:
+            fd = tree.open_real(node, os.O_WRONLY)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+        else:
+            yield None
 
     async def _prepare_move(self, shown: Shown, tree: Tree, node: Node) -> None:
         """Copy up what a rename moves; a directory waits for copies below it, whose paths it

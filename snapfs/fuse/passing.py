@@ -25,6 +25,7 @@ from snapfs.fuse import channel
 from snapfs.fuse.backing import BackingIds, Entry, Kind
 from snapfs.fuse.channel import INCARNATION, OpenFlags
 from snapfs.fuse.handles import FileHandle
+from snapfs.fuse.hot import Hot
 from snapfs.fuse.incarnations import number_of
 from snapfs.fuse.trees import Forest
 from snapfs.overlay import Node, identity
@@ -35,8 +36,9 @@ log = structlog.get_logger(__name__)
 class Passing:
     """Decides and counts the opens of one session."""
 
-    def __init__(self, forest: Forest) -> None:
+    def __init__(self, forest: Forest, hot: Hot) -> None:
         self._forest = forest
+        self._hot = hot
         self.ids: BackingIds | None = forest.backing
         self.reason = "" if self.ids is not None else "it was not asked for"
         """Why nothing is passed through; empty when it is."""
@@ -48,7 +50,7 @@ class Passing:
         if self.ids is None or not node.up:
             return
         entry = self.ids.get(nodeid)
-        if entry is not None and entry.kind is Kind.LOWER:
+        if entry is not None and entry.kind == Kind.LOWER:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def enter(self, handle: FileHandle) -> tuple[OpenFlags, int]:
@@ -59,14 +61,19 @@ class Passing:
         if self.ids is None or not handle.shown.is_merged:
             return OpenFlags.KEEP_CACHE, 0
         entry = self._entry(self.ids, handle)
-        handle.native = entry.kind is not Kind.CACHED
+        handle.native = entry.kind != Kind.CACHED
         if not handle.native:
             return OpenFlags.KEEP_CACHE if entry.opens > 1 else OpenFlags(0), 0
         flags = OpenFlags.PASSTHROUGH
         if handle.writable:
             if handle.set_id or not handle.shown.native_writes:
                 flags |= OpenFlags.DIRECT_IO
-            self._distrust_cached(handle.nodeid)
+            if handle.node.nlookup:  # else the kernel has nothing cached
+                self._distrust_cached(handle.nodeid)
+        if _is_lasting(handle, entry):
+            self.ids.offer(handle.nodeid)
+        # Of an earlier worker's, who opened what can be told by the handles only.
+        handle.counted_by_node = not entry.inherited and OpenFlags.DIRECT_IO not in flags
         return flags, entry.backing_id
 
     def leave(self, handle: FileHandle) -> int:
@@ -74,41 +81,53 @@ class Passing:
         if self.ids is None or not handle.shown.is_merged:
             return 0
         if handle.writable:
-            self._tell_writer_left()
+            self.tell_writer_left()
         keep = bool(handle.node.names()) and not handle.shown.dropped
         return self.ids.leave(handle.nodeid, writing=handle.writable, keep=keep)
 
-    def left(self, nodeid: int, *, writing: bool) -> None:
-        """Count the release of what an earlier worker opened: only its node's number is known."""
+    def left(self, nodeid: int, *, writing: bool) -> int:
+        """Count a release of which only the node's number is known: of what is counted by node,
+        or was opened by an earlier worker. Returns the id that is to be closed, or 0."""
         if self.ids is None:
-            return
+            return 0
         if writing:
-            self._tell_writer_left()
+            self.tell_writer_left()
         try:
-            _, node = self._forest.find(nodeid)
-            keep = bool(node.names())
+            shown, node = self._forest.find(nodeid)
+            keep = bool(node.names()) and not shown.dropped
         except OSError:
             keep = False
-        self.close_id(self.ids.leave(nodeid, writing=writing, keep=keep))
+        return self.ids.leave(nodeid, writing=writing, keep=keep)
 
-    def _tell_writer_left(self) -> None:
+    def tell_writer_left(self) -> None:
+        """Let who waits for writers to leave look again."""
         self.writer_left.set()
         self.writer_left = trio.Event()
 
     def is_written(self, node: Node) -> bool:
         """Whether somebody may write to a file past us."""
         opened = None if self.ids is None else self.ids.get(self._forest.nodeid(node))
-        return opened is not None and opened.kind is Kind.UPPER and opened.writers > 0
+        return opened is not None and opened.kind == Kind.UPPER and opened.writers > 0
+
+    def writers_of(self, node: Node) -> list[int] | None:
+        """Return the processes that opened a file for writing past us; None: not all are known."""
+        return [] if self.ids is None else self.ids.writers_of(self._forest.nodeid(node))
+
+    def reads_past_copy(self, nodeid: int, node: Node) -> bool:
+        """Whether the kernel reads the lower file by a number although the node has a copy now."""
+        if self.ids is None or not node.up:
+            return False
+        opened = self.ids.get(nodeid)
+        return opened is not None and opened.kind == Kind.LOWER
+
+    def is_inherited(self, nodeid: int) -> bool:
+        """Whether opens that only an earlier worker knew of may be among a node's."""
+        return self.ids is not None and self.ids.is_inherited(nodeid)
 
     def is_native(self, nodeid: int) -> bool:
         """Whether a node is open past us."""
         opened = None if self.ids is None else self.ids.get(nodeid)
-        return opened is not None and opened.kind is not Kind.CACHED
-
-    def reads_past_copy(self, nodeid: int, node: Node) -> bool:
-        """Whether the kernel reads the lower file by this number although it has a copy now."""
-        opened = None if self.ids is None else self.ids.get(nodeid)
-        return node.up and opened is not None and opened.kind is Kind.LOWER
+        return opened is not None and opened.kind != Kind.CACHED
 
     def close_id(self, backing_id: int) -> None:
         """Close what `leave` returned; safe in any thread."""
@@ -149,15 +168,18 @@ class Passing:
 
     def _entry(self, ids: BackingIds, handle: FileHandle) -> Entry:
         opened = ids.get(handle.nodeid)
-        kind = opened.kind if opened is not None else self._wish(handle)
+        kind = Kind(opened.kind) if opened is not None else self._wish(handle)
         if kind is not Kind.CACHED:
             try:
-                return ids.enter(handle.nodeid, kind, handle.open, writing=handle.writable)
+                return self._count(ids, handle, kind)
             except OSError as error:
                 if opened is not None:
                     raise
                 self._note_refusal(error)
-        return ids.enter(handle.nodeid, Kind.CACHED, handle.open, writing=handle.writable)
+        return self._count(ids, handle, Kind.CACHED)
+
+    def _count(self, ids: BackingIds, handle: FileHandle, kind: Kind) -> Entry:
+        return ids.enter(handle.nodeid, kind, handle.open, writing=handle.writable, pid=handle.pid)
 
     def _wish(self, handle: FileHandle) -> Kind:
         if self.reason or not channel.loaded():
@@ -170,8 +192,16 @@ class Passing:
         """Ask no more where the kernel has said no for good; EPERM: it was not negotiated."""
         if error.errno == errno.EPERM:
             self.reason = "the kernel did not grant it to this mount"
+            self._hot.allow_passing(on=False)
         log.info("fuse.not_passed_through", error=str(error), for_good=bool(self.reason))
 
     def _distrust_cached(self, nodeid: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # the kernel has nothing cached
             pyfuse3.invalidate_inode(nodeid, attr_only=True)
+
+
+def _is_lasting(handle: FileHandle, entry: Entry) -> bool:
+    """Whether the next open for reading is answered like this one, until that is withdrawn."""
+    if handle.shown.dropped or not handle.node.names():
+        return False
+    return entry.kind == Kind.UPPER or not handle.node.up

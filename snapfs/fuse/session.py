@@ -167,8 +167,6 @@ class _Lowlevel:
         """End the reader: pyfuse3's session is to terminate."""
         self._is_ending = True
         trio.lowlevel.notify_closing(fd)
-        if self.idle is not None:
-            self.idle.kick()
 
     async def wait_readable(self, fd: int) -> None:
         """Return when there is a request for pyfuse3; answer those that come before it."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from snapfs.fuse import privileges
-from snapfs.fuse.handles import FileHandle
 from snapfs.overlay import Attributes, Node, SetAttr, Tree
 
 
@@ -29,11 +28,14 @@ class SetIdWatch:
     def __contains__(self, node: Node) -> bool:
         return node.ino in self._watched
 
-    def begin(self, tree: Tree, node: Node, writers: Iterable[FileHandle]) -> None:
-        """Watch a file, or go on from its state now, if there is somebody to watch."""
+    def begin(self, tree: Tree, node: Node, writers: Iterable[int] | None) -> None:
+        """Watch a file, or go on from its state now, if there is somebody to watch.
+
+        `writers` are the processes that opened it for writing past us; None: not all are known.
+        """
         found = tree.getattr(node)
-        if privileges.loses_set_id(found.mode) and any(
-            it.native and it.writable and not privileges.has_right(it.pid) for it in writers
+        if privileges.loses_set_id(found.mode) and (
+            writers is None or not all(map(privileges.has_right, writers))
         ):
             self._watched[node.ino] = _content(found)
         else:

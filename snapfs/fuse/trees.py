@@ -77,9 +77,9 @@ class Shown:
 
     __slots__ = (
         "_changing",
+        "_desk",
         "caches_absence",
         "copying",
-        "desk",
         "dropped",
         "gate",
         "handles",
@@ -98,11 +98,30 @@ class Shown:
         self.caches_absence = True
         """The kernel may remember that a name does not exist."""
         self.dropped = False
-        self.desk: Desk | None = None
-        """Made when it is first needed (directories.py)."""
+        self._desk: Desk | None = None
+        gate.changed = self._tell_desk
         self.native_writes = True
         """Who writes may be given the file itself; not where a quota has to be kept."""
         self.keeper: Keeper | None = None
+
+    @property
+    def desk(self) -> Desk | None:
+        """Made when it is first needed (directories.py)."""
+        return self._desk
+
+    @desk.setter
+    def desk(self, made: Desk) -> None:
+        self._desk = made
+        self._tell_desk()
+        made.begin()
+
+    def _tell_desk(self) -> None:
+        """Say anew what the fast lane may open: what passes the gate, and keeps no quota."""
+        if self._desk is not None:
+            self._desk.passes_upper = self.native_writes
+            self._desk.takes_writers = (
+                self.native_writes and self._changing is not None and self.gate.is_open
+            )
 
     @property
     def is_merged(self) -> bool:
@@ -124,6 +143,7 @@ class Shown:
         if self._changing is not None:
             self._changing.allowance.quota = quota
             self.native_writes = quota.size_bytes is None and not holds_still
+            self._tell_desk()
 
     async def relieve(self) -> None:
         """Have a file system give back what it took in advance."""
@@ -144,8 +164,10 @@ class Shown:
 
     def close(self) -> None:
         """Close the tree, which nobody uses."""
-        if self.desk is not None:
-            self.desk.end()
+        if self._desk is not None:
+            self._desk.end()
+            self._desk = None
+        self.gate.changed = bool
         self.tree.close()
 
     def drop(self) -> None:
@@ -204,7 +226,9 @@ class Forest:
         ino = number_of(nodeid)
         key = ino >> identity.LOW_BITS
         shown = self._shown.get(key)
-        if shown is not None and nodeid == ino and shown.tree.handed.forget(ino, count):
+        if shown is not None and nodeid == ino and (known := shown.tree.handed.forget(ino, count)):
+            if shown.tree.handed.peek(ino) is None:
+                self._let_go(nodeid, count, known)
             self._reconsider(key, shown)
             return
         known = 0
@@ -219,6 +243,8 @@ class Forest:
             known = min(count, self._incarnations.lookups(nodeid, node))
             self.inodes.forget(ino, known)
             self._incarnations.forget(nodeid, node, known)
+            if shown is not None and shown.desk is not None and not node.nlookup:
+                shown.desk.strike(ino)
         self._let_go(nodeid, count, known)
         if shown is not None:
             self._reconsider(key, shown)
@@ -245,9 +271,15 @@ class Forest:
         if self.backing is None:
             return False
         entry = self.backing.get(ino)
-        if entry is not None and entry.kind is Kind.LOWER:
+        if entry is not None and entry.kind == Kind.LOWER:
             return True
         return self.backing.get(ino | INCARNATION) is not None
+
+    def strike(self, ino: int) -> None:
+        """Have nothing answered about a node in the fast lane from where its file was noted."""
+        shown = self._shown.get(ino >> identity.LOW_BITS)
+        if shown is not None and shown.desk is not None:
+            shown.desk.strike(ino)
 
     def released(self, shown: Shown, ino: int) -> None:
         """A handle on node `ino` was closed."""

@@ -261,7 +261,7 @@ class Worker:
             uptime_s=round(time.monotonic() - self._born_s, 3),
             nodes=self._forest.known_count,
             lookups=self._forest.lookups,
-            files=len(operations.files),
+            files=operations.open_count,
             directories=len(operations.directories),
             copying=operations.copy_ups.under_way,
             copied=operations.copy_ups.done,
@@ -270,7 +270,7 @@ class Worker:
             dropped=self._forest.dropped_ids,
             features={it.name: it.reason for it in (*self._features, operations.hot.feature)},
             backing=0 if self._forest.backing is None else len(self._forest.backing),
-            answered=operations.hot.figures().by_name,
+            answered=dict(operations.hot.answered()),
         )
 
 

@@ -123,6 +123,19 @@ class MergedTree:
             raise not_found(node.name)
         return node.parent.prefix() + node.name
 
+    def place_of(self, node: Node) -> tuple[int, bytes] | None:
+        """Return (descriptor, path) of a node, good for as long as the tree is open and the file
+        stays where it is; None when there is none such, or rules go with it."""
+        if node.link is not None or node.stash is not None:
+            return None
+        if node.parent is None and node is not self.root:
+            return None
+        layer = self.upper if node.up else node.layer
+        if layer is None or self.spec.owners is not None:
+            return None
+        path = self.upper_path(node) if node.up else node.lower_path
+        return None if len(path) > _LONG_BYTES else (layer.fd, path)
+
     def real_path(self, node: Node) -> bytes:
         """Absolute path of the real file, for calls that know no directory descriptors."""
         if not node.up:

@@ -74,7 +74,7 @@ class Allowance:
 
     def check(self, size_bytes: int, inodes: int = 0) -> None:
         """Raise OSError(EDQUOT) unless so much more may be taken."""
-        if self.quota is UNBOUNDED or self._suspended:
+        if not self.bounded or self._suspended:
             return
         if not self._fits(size_bytes, inodes, self.used()) and not (
             self._may_look() and self._fits(size_bytes, inodes, self.used(exactly=True))

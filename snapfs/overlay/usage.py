@@ -25,7 +25,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from snapfs.model import Usage
 
@@ -54,6 +54,14 @@ class Noted:
         """Goes up with each change, so that a sync is known to have come after the last."""
         self.fd = -1
         """O_PATH, once it has only names that no node knows."""
+
+
+class Before(NamedTuple):
+    """What stat(2) said of a file before somebody could write to it."""
+
+    st_ino: int
+    st_blocks: int
+    st_nlink: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +173,11 @@ class UsageCount:
 
     # Changes
 
-    def note(self, node: Node) -> None:
-        """Say that a file of the upper layer is about to change; free when it is noted already."""
+    def note(self, node: Node, before: Before | None = None) -> None:
+        """Say that a file of the upper layer is about to change; free when it is noted already.
+
+        With `before` it may have changed already: that is what it was.
+        """
         if not self._following or not node.up:
             return
         self._fresh.add(node)
@@ -174,12 +185,12 @@ class UsageCount:
         if entry is not None:
             entry.changes += 1
             return
-        real = self._stat(node)
+        real = before or self._stat(node)
         if real is None:
             return
         self._noted[node] = self._entry(node, real)
 
-    def _entry(self, node: Node, real: os.stat_result) -> Noted:
+    def _entry(self, node: Node, real: os.stat_result | Before) -> Noted:
         """Begin an entry with what the sums hold for the file."""
         if real.st_ino in self._nameless:
             entry = self._nameless.pop(real.st_ino)
@@ -202,13 +213,14 @@ class UsageCount:
             self._touched.add(real.st_ino)
         self._noted[node] = Noted()
 
-    def opened(self, node: Node, *, native: bool = False) -> None:
+    def opened(self, node: Node, *, native: bool = False, before: Before | None = None) -> None:
         """Say that a file can be written from now on, with `native` by the kernel in our place.
 
-        To be called before the first write, and once for each `closed`.
+        To be called once for each `closed`, before the first write or with what the file was
+        `before` that, and then before anything else is said of it.
         """
         self._writers[node] = self._writers.get(node, 0) + 1
-        self.note(node)
+        self.note(node, before)
         if native:
             self._native.add(node)
 
@@ -408,7 +420,7 @@ class UsageCount:
         self._clear()
 
 
-def _names(node: Node, real: os.stat_result) -> int:
+def _names(node: Node, real: os.stat_result | Before) -> int:
     """How many names a file has in the upper layer; the work directory has one more at most."""
     if isinstance(node, Dir):
         return 0 if node.dead or node.stash is not None else 1

@@ -62,20 +62,23 @@ async def test_other_threads_are_heard(quiet: socket.socket) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_kick_ends_a_wait(quiet: socket.socket) -> None:
+async def test_others_have_their_turns_while_nothing_comes(quiet: socket.socket) -> None:
     async with idling() as idle, trio.open_nursery() as nursery:
         assert idle is not None
-        done = trio.Event()
+        nursery.start_soon(reader, idle, quiet.fileno())
+        send, receive = trio.open_memory_channel[int](0)
+        back, answers = trio.open_memory_channel[int](0)
 
-        async def waiter() -> None:
-            await idle.wait(quiet.fileno())
-            done.set()
+        async def echo() -> None:
+            async for number in receive:
+                await back.send(number)
 
-        nursery.start_soon(waiter)
-        await trio.sleep(0.05)
-        idle.kick()
+        nursery.start_soon(echo)
         with trio.fail_after(DEADLINE_S):
-            await done.wait()
+            for number in range(100):
+                await send.send(number)
+                assert await answers.receive() == number
+        nursery.cancel_scope.cancel()
 
 
 async def test_nothing_is_left_open(quiet: socket.socket) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "snapfs" / "fuse" / "channel_src"
-NEED_PYTHON = {"module.c", "hotmodule.c"}
+NEED_PYTHON = {"module.c", "hotmodule.c", "openedmodule.c"}
 ROUNDS = 60_000
 DEADLINE_S = 100
 

@@ -13,7 +13,6 @@ import pytest
 
 from snapfs.fuse.backing import BackingIds, Kind
 from snapfs.fuse.channel import INCARNATION
-from snapfs.fuse.idjournal import RECORD_BYTES, Journal, Record
 from snapfs.fuse.incarnations import Incarnations
 from snapfs.overlay import Tree, TreeSpec
 from tests.support.daemon import eventually
@@ -26,6 +25,8 @@ pytestmark = [
 ]
 
 DEADLINE_S = 20.0
+RESENT = 1 << 63
+"""In the number of a request that the kernel sends again."""
 
 
 def fill(layer: Path) -> None:
@@ -144,28 +145,55 @@ def test_adopted_worker_and_its_successor_go_on_with_the_ids(own_house: House) -
     os.close(fd)
 
 
-def test_journal_is_read_back_as_it_was_written() -> None:
+def test_counts_are_read_back_as_they_were_written() -> None:
     fd = os.memfd_create("journal")
-    journal = Journal(fd)
-    assert list(journal.load()) == []
-    slots = {journal.new_slot(): number for number in range(500)}
-    for slot, number in slots.items():
-        journal.put(slot, Record(1 << 63 | number, number, 7, number + 1, 2, 1, Kind.UPPER))
-    for slot in list(slots)[::2]:
-        journal.clear(slot)
-        del slots[slot]
-    again = Journal(fd)
-    found = dict(again.load())
-    assert {slot: record.ino for slot, record in found.items()} == slots
-    assert all(record.nodeid == 1 << 63 | record.ino for record in found.values())
-    assert again.new_slot() not in found
-    assert os.fstat(fd).st_size == 500 * RECORD_BYTES
+    ids = BackingIds(-1, fd).opened
+    for number in range(1, 3000):
+        ids.add(1 << 63 | number, Kind.UPPER, number, 7, number)
+        ids.enter(1 << 63 | number, True, 1, 0)
+        ids.enter(1 << 63 | number, False, 1, 0)
+    for number in range(1, 3000, 2):
+        assert ids.remove(1 << 63 | number) == number
+    again = BackingIds(-1, fd)
+    assert len(again) == 1499
+    for number in range(2, 3000, 2):
+        entry = again.get(1 << 63 | number)
+        assert entry == (1 << 63 | number, Kind.UPPER, number, 7, number, 2, 1, True)
+    assert again.get(1 << 63 | 1) is None
+    assert again.opened.total == 2 * 1499
+    os.close(fd)
+
+
+def test_request_that_was_counted_before_a_crash_is_not_counted_when_it_comes_again() -> None:
+    fd = os.memfd_create("journal")
+    ids = BackingIds(-1, fd).opened
+    ids.add(5, Kind.UPPER, 1, 7, 5)
+    assert ids.enter(5, True, 1, 100)
+    again = BackingIds(-1, fd).opened
+    assert not again.enter(5, True, 1, RESENT | 100)
+    assert again.enter(5, False, 1, RESENT | 98)  # was read, and not counted
+    assert again.leave(5, False, 102)
+    third = BackingIds(-1, fd).opened
+    assert not third.leave(5, False, RESENT | 102)
+    found = third.find(5)
+    assert found is not None
+    assert found[5:7] == (1, 1)
+    os.close(fd)
+
+
+def test_journal_of_an_older_release_is_begun_anew() -> None:
+    fd = os.memfd_create("journal")
+    os.write(fd, b"\1" * 6400)
+    ids = BackingIds(-1, fd)
+    assert len(ids) == 0
+    ids.opened.add(5, Kind.UPPER, 1, 7, 5)
+    assert len(BackingIds(-1, fd)) == 1
     os.close(fd)
 
 
 def test_lower_files_are_refused_to_writers_before_the_kernel_is_asked() -> None:
     fd = os.memfd_create("journal")
-    ids = BackingIds(-1, Journal(fd))
+    ids = BackingIds(-1, fd)
     with pytest.raises(PermissionError):
         ids.enter(1, Kind.LOWER, lambda: fd, writing=True)
     with pytest.raises(OSError, match="read-only mount"):

@@ -12,7 +12,6 @@ import pytest
 
 from snapfs.fuse.backing import BackingIds, Kind
 from snapfs.fuse.channel import RESENT
-from snapfs.fuse.idjournal import Journal
 from snapfs.fuse.inflight import RECORD_BYTES, InFlight, State
 from snapfs.fuse.modes import Mode
 from tests.support import lanes
@@ -309,15 +308,14 @@ def test_journal_grows_with_what_is_in_flight() -> None:
 def test_count_is_told_by_the_number_of_its_request() -> None:
     fd = os.memfd_create("journal")
     number = 10
-    ids = BackingIds(-1, Journal(fd), number=lambda: number)
+    ids = BackingIds(-1, fd, number=lambda: number)
     ids.enter(1, Kind.CACHED, lambda: fd, writing=True)
-    again = BackingIds(-1, Journal(fd), number=lambda: number)
+    again = BackingIds(-1, fd, number=lambda: number)
     number = 10 | RESENT
     again.enter(1, Kind.CACHED, lambda: fd, writing=True)
     entry = again.get(1)
     assert entry is not None
     assert (entry.opens, entry.writers) == (1, 1)
     number = 12 | RESENT
-    again.enter(1, Kind.CACHED, lambda: fd, writing=True)
-    assert entry.opens == 2
+    assert again.enter(1, Kind.CACHED, lambda: fd, writing=True).opens == 2
     os.close(fd)

@@ -50,22 +50,29 @@ def main() -> None:
     """Be a worker."""
     from snapfs.fuse import worker
     from snapfs.fuse.backing import BackingIds
+    from snapfs.fuse.hot import Hot
     from snapfs.fuse.inflight import Noting
 
     Noting.__enter__ = _dying("begun", Noting.__enter__)  # type: ignore[method-assign]
     Noting.intend = _dying("intended", Noting.intend)  # type: ignore[method-assign]
     Noting.__exit__ = _dying("done", Noting.__exit__)  # type: ignore[method-assign]
-    BackingIds._write = _dying("counted", BackingIds._write)  # type: ignore[method-assign]
+    BackingIds.enter = _dying("counted", BackingIds.enter)  # type: ignore[method-assign]
+    BackingIds.leave = _dying("counted", BackingIds.leave)  # type: ignore[method-assign]
+    Hot.passes = _nothing  # type: ignore[method-assign]  # Python answers all opens, to be ordered
     del sys.argv[1]
     sys.exit(worker.main())
+
+
+def _nothing(*args: object) -> None:
+    pass
 
 
 def _dying(point: str, method: Callable[..., Any]) -> Callable[..., Any]:
     order = Path(os.environ[ORDER])
 
     @wraps(method)
-    def wrapped(*args: Any) -> Any:
-        result = method(*args)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
         if order.exists() and order.read_text() == point:
             order.unlink()
             os.kill(os.getpid(), signal.SIGKILL)

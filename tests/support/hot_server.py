@@ -1,11 +1,9 @@
 """A file system to try the fast lane on: `python -m tests.support.hot_server MOUNTPOINT FILE`.
 
-    file       opened in passthrough; offered for opening at each open that Python answers
-    direct     opened past the page cache; its contents are offered at the first read
-
-Attributes and the absence of attributes are offered when they are asked for. The root's attribute
-`user.seen` tells as JSON how often Python was asked for what, and the lane's figures; setting
-`user.do` to `withdraw`, `withdraw and tell`, `closed` or `stop` does that.
+It has one `file`, opened in passthrough; opens are on offer after the first that Python answers.
+The root's attribute `user.seen` tells as JSON how often Python was asked for what, what the library
+has answered, and how many opens are counted; setting `user.do` to `withdraw` or `forget` does that
+to the file.
 """
 
 from __future__ import annotations
@@ -22,23 +20,24 @@ import trio
 
 from snapfs.fuse import channel, handover, session
 from snapfs.fuse.answering import answering
-from snapfs.fuse.channel import OpenFlags
+from snapfs.fuse.backing import BackingIds, Kind
+from snapfs.fuse.channel import Opcode, OpenFlags, Request
+from snapfs.fuse.hot import PASSING
 from snapfs.overlay import Attributes
 
 import pyfuse3  # isort: skip  # after the channel's library
 
-ROOT, FILE, DIRECT = 1, 7 | channel.INCARNATION, 8
-NAMES = {b"file": FILE, b"direct": DIRECT}
+ROOT, FILE = 1, 7 | channel.INCARNATION
 
 
 class HotFiles(session.Operations):
-    def __init__(self, backing: Path, device: int) -> None:
+    def __init__(self, backing: Path, connection: handover.Connection) -> None:
         super().__init__()
         self.fd = os.open(backing, os.O_RDONLY)
-        self.backing_id = channel.backing_open(device, self.fd)
+        self.ids = BackingIds(os.dup(connection.fd), connection.journal)
+        self.hot.passes(self.ids.opened, lambda happening: None)
         self.seen: Counter[str] = Counter()
-        self.handles = 1 << 40
-        self.closed: list[int] = []
+        self.raw[Opcode.RELEASE] = self.release_node
 
     def entry(self, ino: int) -> pyfuse3.EntryAttributes:
         known = self.attributes(ino)
@@ -59,36 +58,29 @@ class HotFiles(session.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        if name not in NAMES:
+        if name != b"file":
             raise OSError(errno.ENOENT, "no")
-        return self.entry(NAMES[name])
+        return self.entry(FILE)
 
     @answering
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         if inode != ROOT:
             self.seen["getattr"] += 1
-            self.hot.offer_attributes(inode, self.attributes(inode), 1000)
         return self.entry(inode)
 
     @answering
     async def open(self, inode: int, flags: int, ctx: object) -> pyfuse3.FileInfo:
         self.seen["open"] += 1
-        self.handles += 1
-        how = OpenFlags.PASSTHROUGH if inode == FILE else OpenFlags.DIRECT_IO
-        answer = how, self.backing_id if inode == FILE else 0
-        self.hot.offer_open(inode, *answer)
-        channel.answer_open(self.handles, *answer)
-        return pyfuse3.FileInfo(fh=self.handles)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        entry = self.ids.enter(inode, Kind.UPPER, lambda: self.fd, writing=writing)
+        self.ids.offer(inode)
+        channel.answer_open(PASSING, OpenFlags.PASSTHROUGH, entry.backing_id)
+        return pyfuse3.FileInfo(fh=PASSING)
 
-    @answering
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        self.seen["read"] += 1
-        self.hot.offer_contents(DIRECT, os.dup(self.fd))
-        return os.pread(self.fd, size, off)
-
-    @answering
-    async def release(self, fh: int) -> None:
+    async def release_node(self, request: Request) -> bytes:
         self.seen["release"] += 1
+        self.ids.close_id(self.ids.leave(request.nodeid, writing=False, keep=False))
+        return b""
 
     @answering
     async def flush(self, fh: int) -> None:
@@ -97,13 +89,10 @@ class HotFiles(session.Operations):
     @answering
     async def getxattr(self, inode: int, name: bytes, ctx: object) -> bytes:
         if inode == ROOT and name == b"user.seen":
-            figures = self.hot.figures()
-            told = {"closed": self.closed, "nodes": figures.nodes, "opens": figures.opens}
-            answered = {channel.Opcode(code).name: n for code, n in figures.answered.items()}
+            told = {"opens": self.ids.opened.total, "kept": len(self.ids)}
+            answered = dict(self.hot.answered())
             return json.dumps({"seen": self.seen, "answered": answered, **told}).encode()
         self.seen["getxattr"] += 1
-        if inode != ROOT:
-            self.hot.offer_no_xattrs(inode, user=name.startswith(b"user."))
         raise OSError(errno.ENODATA, "none")
 
     @answering
@@ -115,14 +104,9 @@ class HotFiles(session.Operations):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: object) -> None:
         match value:
             case b"withdraw":
-                for node in NAMES.values():
-                    self.hot.withdraw(node)
-            case b"withdraw and tell":
-                assert self.hot.withdraw(FILE, tell=True) == self.hot.opens(FILE)
-            case b"closed":
-                self.closed += self.hot.closed()
-            case b"withdraw all":
-                self.hot.withdraw_all()
+                self.ids.withdraw(FILE)
+            case b"forget":
+                self.ids.discard(FILE)
             case _:
                 raise OSError(errno.EINVAL, "no such order")
 
@@ -131,7 +115,7 @@ async def _serve(mountpoint: Path, backing: Path) -> None:
     connection = handover.connect(
         mountpoint, source="hot", wanted=handover.WANTED_PASSTHROUGH, timeout_s=20
     )
-    operations = HotFiles(backing, os.dup(connection.fd))
+    operations = HotFiles(backing, connection)
     await session.serve(
         operations, connection.fd, connection.init, ready=lambda: print("ready", flush=True)
     )

@@ -55,6 +55,9 @@ int channel_hand_over(void **buffer);
 /* Write one reply. Returns 0 or an errno; a request that is gone is no error. Needs no lock. */
 int channel_reply(int fd, uint64_t unique, int error, const void *body, size_t size);
 
+/* Write a notice, with its header; the same otherwise: a node that is gone is no error. */
+int channel_write(int fd, const void *notice, size_t size);
+
 /* Return the request that waits for libfuse, or NULL. */
 const struct in_header *channel_waiting(void);
 

@@ -8,14 +8,6 @@
 
 #define READS_BETWEEN_LOOKS 16 /* at what else the thread has to do */
 
-static void wake(int wake_fd)
-{
-    uint64_t one = 1;
-    while (write(wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
-        /* an eventfd that is already readable takes one more */
-    }
-}
-
 /* Answer what can be answered now; true when something waits for Python. */
 static bool drain(int fd)
 {
@@ -47,21 +39,16 @@ static int left_ms(int64_t end_ms)
     return left > 0 ? (int)left : 0;
 }
 
-void idle(int fd, int other_fd, int wake_fd, int timeout_ms)
+bool idle(int fd, int other_fd, int timeout_ms)
 {
     struct pollfd waited[] = {{.fd = fd, .events = POLLIN}, {.fd = other_fd, .events = POLLIN}};
     int64_t end_ms = timeout_ms > 0 ? now_ms() + timeout_ms : timeout_ms;
     int ready, left;
     do {
         if (drain(fd))
-            break;
+            return true;
         left = timeout_ms ? left_ms(end_ms) : 0;
         ready = poll(waited, 2, left);
-        if (ready > 0 && waited[1].revents)
-            return;
-    } while (ready > 0 && left); /* requests that keep coming put nothing off */
-    /* Whoever called is about to wait for `other_fd`, as long as if this had taken no time and
-     * with nobody looking at `fd`: that must end at once. */
-    if (timeout_ms)
-        wake(wake_fd);
+    } while (ready > 0 && !waited[1].revents && left); /* what keeps coming puts nothing off */
+    return false;
 }

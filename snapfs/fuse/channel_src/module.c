@@ -4,7 +4,7 @@
 #include "hot.h"
 #include "module.h"
 
-#define ABI 6 /* channel.py asks for the same */
+#define ABI 8 /* channel.py asks for the same */
 #define BIG_REPLY_BYTES 65536 /* copied by the kernel while other threads may run */
 
 PyObject *raise_errno(int error)
@@ -19,7 +19,11 @@ static PyObject *receive(PyObject *module, PyObject *argument)
     int fd = PyObject_AsFileDescriptor(argument);
     if (fd < 0)
         return NULL;
-    switch (channel_receive(fd)) {
+    enum received found = channel_receive(fd);
+    int error = errno;
+    if (hot_tell() < 0)
+        return NULL;
+    switch (found) {
     case NOTHING:
         Py_RETURN_NONE;
     case FOR_LIBFUSE:
@@ -40,7 +44,7 @@ static PyObject *receive(PyObject *module, PyObject *argument)
     case FAILED:
         break;
     }
-    return raise_errno(errno);
+    return raise_errno(error);
 }
 
 static PyObject *reply(PyObject *module, PyObject *arguments)
@@ -149,12 +153,10 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "snapfs.fuse._channel", .m_size = -1, .m_methods = methods};
 
-static struct hot_api api = {.add = hot_register, .reply = channel_reply};
-
 /* Let other libraries answer hot requests too. */
 static int add_api(PyObject *module)
 {
-    PyObject *capsule = PyCapsule_New(&api, HOT_CAPSULE, NULL);
+    PyObject *capsule = PyCapsule_New((void *)&hot_api, HOT_CAPSULE, NULL);
     int result = capsule ? PyModule_AddObjectRef(module, "hot_api", capsule) : -1;
     Py_XDECREF(capsule);
     return result;
@@ -164,6 +166,7 @@ PyMODINIT_FUNC PyInit__channel(void)
 {
     PyObject *module = PyModule_Create(&definition);
     if (module && (PyModule_AddIntConstant(module, "ABI", ABI) < 0 || add_api(module) < 0 ||
+                   PyModule_AddType(module, &opened_type) < 0 ||
                    PyModule_AddFunctions(module, hot_methods) < 0)) {
         Py_DECREF(module);
         return NULL;

@@ -129,16 +129,27 @@ int channel_hand_over(void **theirs)
     return (int)held;
 }
 
-int channel_reply(int fd, uint64_t unique, int error, const void *body, size_t size)
+static int write_parts(int fd, const struct iovec *parts, int count)
 {
-    struct out_header header = {
-        .len = (uint32_t)(sizeof(header) + size), .error = -error, .unique = unique};
-    struct iovec parts[] = {{&header, sizeof(header)}, {(void *)body, size}};
-    while (writev(fd, parts, size ? 2 : 1) < 0) {
+    while (writev(fd, parts, count) < 0) {
         if (errno == ENOENT) /* its caller took it back, or the connection was aborted */
             return 0;
         if (errno != EINTR)
             return errno;
     }
     return 0;
+}
+
+int channel_reply(int fd, uint64_t unique, int error, const void *body, size_t size)
+{
+    struct out_header header = {
+        .len = (uint32_t)(sizeof(header) + size), .error = -error, .unique = unique};
+    struct iovec parts[] = {{&header, sizeof(header)}, {(void *)body, size}};
+    return write_parts(fd, parts, size ? 2 : 1);
+}
+
+int channel_write(int fd, const void *notice, size_t size)
+{
+    struct iovec part = {(void *)notice, size};
+    return write_parts(fd, &part, 1);
 }

@@ -62,6 +62,8 @@ struct open_out {
     int32_t backing_id;
 };
 
+#define OPEN_PASSTHROUGH (1u << 7) /* FOPEN_PASSTHROUGH */
+
 struct create_out {
     struct entry_out entry;
     struct open_out open;

@@ -5,13 +5,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #define DEVICE 2
 #define DIRECTORY 4
 
-static void fill_attributes(struct attr_out *out, uint64_t ino, const struct stat *real)
+void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real)
 {
     *out = (struct attr_out){
         .ino = ino,
@@ -77,7 +78,7 @@ static int show_entry(const Desk *desk, const Room *room, uint32_t slot, struct 
         .entry_valid_nsec = desk->valid_nsec,
         .attr_valid_nsec = desk->valid_nsec,
     };
-    fill_attributes(&out->attr, ino, &real);
+    desk_say(&out->attr, ino, &real);
     return DONE_HERE;
 }
 
@@ -89,18 +90,43 @@ static int hand_entry(Desk *desk, Room *room, uint32_t slot, struct entry_out *o
     return result;
 }
 
-int desk_lookup(Desk *desk, uint64_t parent, const char *name, size_t length, struct entry_out *out)
+static int absent(const Desk *desk, struct entry_out *out)
 {
-    Room *room = names->room(desk->handed, parent);
-    if (!room || length > NAME_MAX)
-        return LEFT_TO_PYTHON;
-    int64_t slot = names->find(room->index, name, length);
-    if (slot >= 0)
-        return hand_entry(desk, room, (uint32_t)slot, out);
     if (!desk->absence)
         return -ENOENT;
     *out = (struct entry_out){.entry_valid = desk->valid, .entry_valid_nsec = desk->valid_nsec};
     return DONE_HERE;
+}
+
+/* Whether a name is in a directory of the upper layer: neither there nor below, or hidden there. What
+ * is there has a node or gets one, which is Python's. */
+static int look_in_upper(const Desk *desk, const Card *card, const char *name, size_t length,
+                         struct entry_out *out)
+{
+    struct stat real;
+    char path[PATH_MAX];
+    int used = snprintf(path, sizeof(path), "%s/%.*s", card->path, (int)length, name);
+    if (used >= (int)sizeof(path) || card_stat(card, &real) != DONE_HERE)
+        return LEFT_TO_PYTHON;
+    if (fstatat(card->fd, path, &real, AT_SYMLINK_NOFOLLOW) == 0)
+        return S_ISCHR(real.st_mode) && real.st_rdev == 0 ? absent(desk, out) : LEFT_TO_PYTHON;
+    if (errno != ENOENT || (card->index && names->find(card->index, name, length) >= 0))
+        return LEFT_TO_PYTHON;
+    return absent(desk, out);
+}
+
+int desk_lookup(Desk *desk, uint64_t parent, const char *name, size_t length, struct entry_out *out)
+{
+    if (length > NAME_MAX)
+        return LEFT_TO_PYTHON;
+    const Card *card = card_find(desk, parent);
+    if (card && card->is_directory)
+        return look_in_upper(desk, card, name, length, out);
+    Room *room = names->room(desk->handed, parent);
+    if (!room)
+        return LEFT_TO_PYTHON;
+    int64_t slot = names->find(room->index, name, length);
+    return slot < 0 ? absent(desk, out) : hand_entry(desk, room, (uint32_t)slot, out);
 }
 
 /* Path of a directory whose files are handed out: its topmost lower one. */
@@ -129,27 +155,58 @@ static int stat_room(const Room *room, struct stat *real)
     return DONE_HERE;
 }
 
+/* Regular files with set-id bits may be watched (setid.py); those with several lower names have rules. */
+static int stat_noted(const Desk *desk, const Card *card, struct stat *real)
+{
+    int result = card_stat(card, real);
+    if (result != DONE_HERE)
+        return result;
+    if (card->index)
+        real->st_nlink = 1; /* a merged directory, as in overlayfs */
+    if (card->is_directory)
+        return DONE_HERE;
+    if (card->is_upper)
+        return real->st_mode & (S_ISUID | S_ISGID) ? LEFT_TO_PYTHON : DONE_HERE;
+    return desk->handed->linked && real->st_nlink > 1 ? LEFT_TO_PYTHON : DONE_HERE;
+}
+
 int desk_getattr(const Desk *desk, uint64_t ino, struct attr_out *out)
 {
     Room *room;
     uint32_t slot;
     struct stat real;
     int result;
-    if (names->guest(desk->handed, ino, &room, &slot))
+    const Card *card = card_find(desk, ino);
+    if (card)
+        result = stat_noted(desk, card, &real);
+    else if (names->guest(desk->handed, ino, &room, &slot))
         result = stat_entry(desk, room, slot, &real);
     else if ((room = names->room(desk->handed, ino)))
         result = stat_room(room, &real);
     else
         return LEFT_TO_PYTHON;
     if (result == DONE_HERE)
-        fill_attributes(out, ino, &real);
+        desk_say(out, ino, &real);
     return result;
+}
+
+static int card_path(const Card *card, char *path, int *fd)
+{
+    struct stat real;
+    if (card_stat(card, &real) != DONE_HERE || strlen(card->path) >= PATH_MAX)
+        return LEFT_TO_PYTHON;
+    strcpy(path, card->path);
+    *fd = card->fd;
+    return DONE_HERE;
 }
 
 int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd)
 {
     Room *room;
     uint32_t slot;
+    const Card *card = card_find(desk, ino);
+    if (card)
+        return card_path(card, path, fd);
     if (names->guest(desk->handed, ino, &room, &slot))
         return path_of(room, slot, path, fd);
     room = names->room(desk->handed, ino);

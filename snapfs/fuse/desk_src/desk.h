@@ -1,11 +1,33 @@
 /* A desk answers for one tree what needs no rules: names and attributes of files in directories of
- * lower layers only, straight from their index. What it declines is Python's to answer.
+ * lower layers only, straight from their index; attributes and opens of these, and of regular files
+ * that Python has noted the place of (cards). What it declines is Python's to answer.
+ *
+ *   desk.c   replies from indexes and cards
+ *   cards.c  where files are
+ *   first.c  opens of files that nobody has open
+ *   change.c owners, modes and times
+ *   desks.c  the desks in the fast lane
  */
 #ifndef SNAPFS_DESK_H
 #define SNAPFS_DESK_H
 
 #include "../../overlay/names_src/names.h"
 #include "../channel_src/wire.h"
+
+struct stat;
+
+/* A regular file that has a node, or a directory of the upper layer: its place as it was noted, and
+ * which file was there. */
+typedef struct card {
+    struct card *next;
+    uint64_t ino; /* the node's number */
+    uint64_t device, real;
+    Index *index; /* of a directory that is merged: the names that lower layers have */
+    int fd;       /* of the layer; it lives as long as the tree */
+    int is_upper;
+    int is_directory;
+    char path[];
+} Card;
 
 typedef struct {
     PyObject_HEAD
@@ -15,6 +37,10 @@ typedef struct {
     uint32_t valid_nsec;
     int absence; /* absent names may be kept too */
     int xattrs;  /* attributes of files are for all to see */
+    char passes_upper; /* files of the upper layer may be read past us */
+    char takes_writers; /* ... and written, now */
+    Card **cards;
+    size_t card_buckets, card_count;
 } Desk;
 
 struct dirent_out {
@@ -45,6 +71,55 @@ int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd);
  * asked of it if `ask`; otherwise the whole page is left to Python and nothing is counted. */
 int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char *buffer,
               size_t size, size_t *used);
+
+/* cards.c */
+Card *card_find(const Desk *desk, uint64_t ino);
+/* Note a file or directory, if there is such a one; 0 when memory is short. The path is copied and
+ * the index kept; what else `wanted` says is taken as it is. Needs the interpreter's lock, as do the
+ * next two. */
+int card_put(Desk *desk, const Card *wanted, const char *path);
+void card_drop(Desk *desk, uint64_t ino);
+void cards_clear(Desk *desk);
+/* Stat the file; LEFT_TO_PYTHON when another one is there now, or none. */
+int card_stat(const Card *card, struct stat *real);
+
+/* first.c */
+
+/* Open a file that nobody has open, to make an id of it: a descriptor, or -1 when that is Python's.
+ * A writer's, which is open already perhaps, needs none. */
+int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper);
+/* Whether an upper file may be written or changed as it is now, without rules; stats it. */
+int first_may_write(const Desk *desk, uint64_t ino, struct stat *real);
+
+/* change.c */
+
+struct setattr_in {
+    uint32_t valid;
+    uint32_t padding;
+    uint64_t fh;
+    uint64_t size;
+    uint64_t lock_owner;
+    uint64_t atime;
+    uint64_t mtime;
+    uint64_t ctime;
+    uint32_t atimensec;
+    uint32_t mtimensec;
+    uint32_t ctimensec;
+    uint32_t mode;
+    uint32_t unused;
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t unused_too;
+};
+
+static_assert(sizeof(struct setattr_in) == 88, "fuse_setattr_in");
+
+/* Change a file's attributes; says what it was and is, where it does not leave it to Python. */
+int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, struct stat *before,
+                struct stat *after);
+
+/* Say attributes of a node as they go over the wire. */
+void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real);
 
 /* desks.c: the desks that answer in the fast lane. All return 0 when memory is short. */
 struct hot_api;

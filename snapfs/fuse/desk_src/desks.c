@@ -8,8 +8,10 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -26,6 +28,11 @@ struct attr_reply {
     uint32_t valid_nsec;
     uint32_t dummy;
     struct attr_out attr;
+};
+
+struct open_in {
+    uint32_t flags;
+    uint32_t open_flags;
 };
 
 struct read_in {
@@ -179,6 +186,16 @@ static enum verdict answer_readdirplus(int fd, const struct in_header *request, 
     return answer_list(fd, request, body, size, 1);
 }
 
+/* Attributes of a file that is open for writing are not to be kept: mappings change them and tell
+ * nobody. */
+static struct attr_reply timed(const Desk *desk, uint64_t nodeid)
+{
+    const struct opened *entry = hot->find(nodeid);
+    if (entry && opened_writers(entry))
+        return (struct attr_reply){0};
+    return (struct attr_reply){.valid = desk->valid, .valid_nsec = desk->valid_nsec};
+}
+
 static enum verdict answer_getattr(int fd, const struct in_header *request, const void *body,
                                    size_t size)
 {
@@ -187,9 +204,28 @@ static enum verdict answer_getattr(int fd, const struct in_header *request, cons
     const Desk *desk = desk_for(request->nodeid);
     if (!desk)
         return COLD;
-    struct attr_reply reply = {.valid = desk->valid, .valid_nsec = desk->valid_nsec};
+    struct attr_reply reply = timed(desk, request->nodeid);
     int result = desk_getattr(desk, request->nodeid, &reply.attr);
     return pass_on(fd, request, result, &reply, sizeof(reply));
+}
+
+static enum verdict answer_setattr(int fd, const struct in_header *request, const void *body,
+                                   size_t size)
+{
+    const struct setattr_in *wish = body;
+    const Desk *desk = desk_for(request->nodeid);
+    struct stat before, after;
+    if (!desk || size < sizeof(*wish) || !hot->may_note())
+        return COLD;
+    int result = desk_change(desk, request->nodeid, wish, &before, &after);
+    if (result == LEFT_TO_PYTHON)
+        return COLD;
+    hot->note(request->nodeid, &before);
+    if (result < 0)
+        return refuse(fd, request, -result);
+    struct attr_reply reply = timed(desk, request->nodeid);
+    desk_say(&reply.attr, request->nodeid, &after);
+    return say(fd, request, &reply, sizeof(reply));
 }
 
 static enum verdict answer_readlink(int fd, const struct in_header *request, const void *body,
@@ -265,28 +301,73 @@ static enum verdict answer_listxattr(int fd, const struct in_header *request, co
     return send_value(fd, request, wish->size, (size_t)length);
 }
 
-/* Forget lookups that were counted here; the last of a tree are left to Python, which closes it. */
-static int forget(uint64_t nodeid, uint64_t lookups)
+/* Open a file that nobody has open, and make an id of it. */
+static struct opened *make_entry(int fd, uint64_t nodeid, const Desk *desk)
+{
+    struct stat real;
+    int is_upper;
+    int file = first_open(desk, nodeid, &real, &is_upper);
+    if (file < 0)
+        return NULL;
+    struct opened *entry =
+        hot->make(fd, nodeid, is_upper ? OPENED_UPPER : OPENED_LOWER, file, &real);
+    close(file);
+    return entry;
+}
+
+/* What is left to do where nobody has a file open (passes.c sees to the others), or to write. */
+static enum verdict answer_open(int fd, const struct in_header *request, const void *body,
+                                size_t size)
+{
+    const struct open_in *wish = body;
+    const Desk *desk = desk_for(request->nodeid);
+    if (!desk || !hot->passes() || size < sizeof(*wish) || wish->flags & O_TRUNC)
+        return COLD;
+    bool is_writer = (wish->flags & O_ACCMODE) != O_RDONLY;
+    struct opened *entry = hot->find(request->nodeid);
+    struct stat real;
+    if (entry && (entry->is_inherited || !entry->may_read || !is_writer))
+        return COLD;
+    if (is_writer && !first_may_write(desk, request->nodeid, &real))
+        return COLD;
+    if (!entry && !(entry = make_entry(fd, request->nodeid, desk)))
+        return COLD;
+    if (is_writer && (entry->record->kind != OPENED_UPPER || entry->record->ino != real.st_ino ||
+                      entry->record->device != real.st_dev))
+        return COLD;
+    return hot->enter(fd, request, entry, is_writer ? &real : NULL);
+}
+
+/* Forget lookups that were counted here; the last of a tree are left to Python, which closes it, and
+ * so is what an earlier worker may have open. */
+static int forget(int fd, uint64_t nodeid, uint64_t lookups)
 {
     Desk *desk = desk_for(nodeid);
     if (!desk || desk->handed->total <= lookups)
         return 0;
-    return names->forget(desk->handed, nodeid, lookups) != 0;
+    const struct opened *entry = hot->find(nodeid);
+    if (entry && entry->is_inherited)
+        return 0;
+    if (!names->forget(desk->handed, nodeid, lookups))
+        return 0;
+    Room *room;
+    uint32_t slot;
+    if (entry && !names->guest(desk->handed, nodeid, &room, &slot))
+        hot->forgotten(fd, nodeid);
+    return 1;
 }
 
 static enum verdict answer_forget(int fd, const struct in_header *request, const void *body,
                                   size_t size)
 {
-    (void)fd;
     const uint64_t *lookups = body;
-    return size >= sizeof(*lookups) && forget(request->nodeid, *lookups) ? ANSWERED : COLD;
+    return size >= sizeof(*lookups) && forget(fd, request->nodeid, *lookups) ? ANSWERED : COLD;
 }
 
 /* What is counted here is struck from the list; the rest goes on to Python. */
 static enum verdict answer_batch_forget(int fd, const struct in_header *request, const void *body,
                                         size_t size)
 {
-    (void)fd;
     (void)request;
     struct batch_forget_in *batch = (struct batch_forget_in *)body; /* of the channel's buffer */
     if (size < sizeof(*batch) ||
@@ -294,7 +375,7 @@ static enum verdict answer_batch_forget(int fd, const struct in_header *request,
         return COLD;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < batch->count; i++)
-        if (!forget(batch->forgets[i].nodeid, batch->forgets[i].lookups))
+        if (!forget(fd, batch->forgets[i].nodeid, batch->forgets[i].lookups))
             batch->forgets[kept++] = batch->forgets[i];
     batch->count = kept;
     return kept ? COLD : ANSWERED;
@@ -310,6 +391,8 @@ int desks_begin(const struct hot_api *api)
         {OP_READDIR, answer_readdir},
         {OP_READDIRPLUS, answer_readdirplus},
         {OP_GETATTR, answer_getattr},
+        {OP_SETATTR, answer_setattr},
+        {OP_OPEN, answer_open},
         {OP_READLINK, answer_readlink},
         {OP_GETXATTR, answer_getxattr},
         {OP_LISTXATTR, answer_listxattr},

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <structmember.h>
 
 const NamesApi *names;
 
@@ -46,6 +47,7 @@ static int desk_clear(Desk *self)
 static void desk_dealloc(Desk *self)
 {
     PyObject_GC_UnTrack(self);
+    cards_clear(self);
     desk_clear(self);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
@@ -99,6 +101,53 @@ static PyObject *list(Desk *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+static PyObject *note(Desk *self, PyObject *arguments)
+{
+    unsigned long long ino;
+    const char *path;
+    Card card = {0};
+    if (!PyArg_ParseTuple(arguments, "Kiyp", &ino, &card.fd, &path, &card.is_upper))
+        return NULL;
+    card.ino = ino;
+    if (!card_put(self, &card, path))
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *note_directory(Desk *self, PyObject *arguments)
+{
+    unsigned long long ino;
+    const char *path;
+    PyObject *index;
+    Card card = {.is_upper = 1, .is_directory = 1};
+    if (!PyArg_ParseTuple(arguments, "KiyO", &ino, &card.fd, &path, &index))
+        return NULL;
+    if (index != Py_None && !PyObject_TypeCheck(index, names->index_type)) {
+        PyErr_SetString(PyExc_TypeError, "an Index or None");
+        return NULL;
+    }
+    card.ino = ino;
+    card.index = index == Py_None ? NULL : (Index *)index;
+    if (!card_put(self, &card, path))
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *strike(Desk *self, PyObject *number)
+{
+    unsigned long long ino = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    card_drop(self, ino);
+    Py_RETURN_NONE;
+}
+
+static PyObject *strike_all(Desk *self, PyObject *unused)
+{
+    cards_clear(self);
+    Py_RETURN_NONE;
+}
+
 static PyObject *begin(Desk *self, PyObject *unused)
 {
     if (!desks_add(self))
@@ -116,9 +165,19 @@ static PyObject *end(Desk *self, PyObject *unused)
 static PyMethodDef desk_methods[] = {
     {"lookup", (PyCFunction)lookup, METH_VARARGS, NULL},
     {"list", (PyCFunction)list, METH_VARARGS, NULL},
+    {"note", (PyCFunction)note, METH_VARARGS, NULL},
+    {"note_directory", (PyCFunction)note_directory, METH_VARARGS, NULL},
+    {"strike", (PyCFunction)strike, METH_O, NULL},
+    {"strike_all", (PyCFunction)strike_all, METH_NOARGS, NULL},
     {"begin", (PyCFunction)begin, METH_NOARGS, NULL},
     {"end", (PyCFunction)end, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef desk_members[] = {
+    {"passes_upper", T_BOOL, offsetof(Desk, passes_upper), 0, NULL},
+    {"takes_writers", T_BOOL, offsetof(Desk, takes_writers), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
 
 static PyTypeObject desk_type = {
@@ -131,6 +190,7 @@ static PyTypeObject desk_type = {
     .tp_traverse = (traverseproc)desk_traverse,
     .tp_clear = (inquiry)desk_clear,
     .tp_methods = desk_methods,
+    .tp_members = desk_members,
 };
 
 static struct PyModuleDef definition = {

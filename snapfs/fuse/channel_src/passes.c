@@ -1,0 +1,227 @@
+/* Opens and releases of files that the kernel reads and writes by itself, counted in `opened.c`. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "hot.h"
+
+#define MOST_EVENTS 4096 /* for Python to hear of; then it is asked itself */
+#define NOTIFY_INVAL_INODE 2
+
+struct open_in {
+    uint32_t flags;
+    uint32_t open_flags;
+};
+
+struct release_in {
+    uint64_t fh;
+    uint32_t flags;
+    uint32_t release_flags;
+    uint64_t lock_owner;
+};
+
+static struct opened_table *table;
+static bool is_allowed;
+static struct hot_event events[MOST_EVENTS];
+static size_t event_count;
+
+void passes_use(struct opened_table *wanted)
+{
+    table = wanted;
+    is_allowed = wanted != NULL;
+    event_count = 0;
+}
+
+struct opened_table *passes_table(void)
+{
+    return table;
+}
+
+void passes_allow(bool on)
+{
+    is_allowed = on;
+}
+
+bool passes_any_event(void)
+{
+    return event_count > 0;
+}
+
+size_t passes_take_events(struct hot_event *to, size_t room)
+{
+    size_t taken = event_count < room ? event_count : room;
+    memcpy(to, events, taken * sizeof(*to));
+    event_count -= taken;
+    memmove(events, events + taken, event_count * sizeof(*to));
+    return taken;
+}
+
+static bool writes(uint32_t flags)
+{
+    return (flags & O_ACCMODE) != O_RDONLY;
+}
+
+static bool passes(void)
+{
+    return is_allowed;
+}
+
+static struct opened *find(uint64_t nodeid)
+{
+    return table ? opened_find(table, nodeid) : NULL;
+}
+
+/* Let go of an entry and of its file. */
+static void drop(int device, struct opened *entry)
+{
+    int32_t backing_id = entry->record->backing_id;
+    opened_remove(table, entry);
+    backing_close(device, backing_id); /* unknown to the kernel: nothing is held */
+}
+
+static struct opened *make(int device, uint64_t nodeid, enum opened_kind kind, int file,
+                           const struct stat *real)
+{
+    struct opened_record record = {
+        .nodeid = nodeid, .ino = real->st_ino, .device = real->st_dev, .kind = kind};
+    if (!is_allowed || backing_open(device, file, &record.backing_id))
+        return NULL;
+    struct opened *entry = opened_add(table, &record);
+    if (!entry) {
+        backing_close(device, record.backing_id);
+        return NULL;
+    }
+    entry->may_read = entry->is_kept = true;
+    return entry;
+}
+
+/* Mappings change a file's attributes and tell nobody: the kernel is to ask. */
+static void distrust_cached(int device, uint64_t nodeid)
+{
+    struct {
+        struct out_header header;
+        uint64_t nodeid;
+        int64_t offset, length;
+    } notice = {
+        .header = {.len = sizeof(notice), .error = NOTIFY_INVAL_INODE},
+        .nodeid = nodeid,
+        .offset = -1, /* attributes only */
+    };
+    channel_write(device, &notice, sizeof(notice));
+}
+
+static bool may_note(void)
+{
+    return event_count < MOST_EVENTS;
+}
+
+static void add_event(enum hot_event_kind kind, uint64_t nodeid, const struct stat *before)
+{
+    events[event_count++] = (struct hot_event){.nodeid = nodeid,
+                                               .ino = before->st_ino,
+                                               .blocks = (uint64_t)before->st_blocks,
+                                               .nlink = before->st_nlink,
+                                               .kind = kind};
+}
+
+static void note(uint64_t nodeid, const struct stat *before)
+{
+    add_event(EVENT_CHANGED, nodeid, before);
+}
+
+static enum verdict enter(int device, const struct in_header *request, struct opened *entry,
+                          const struct stat *before)
+{
+    if (before && !may_note())
+        return COLD;
+    if (before && !opened_writers(entry))
+        distrust_cached(device, request->nodeid);
+    bool is_new = opened_enter(table, entry, before != NULL, request->pid, request->unique);
+    if (before && is_new)
+        add_event(EVENT_OPENED, request->nodeid, before);
+    struct open_out reply = {.fh = PASSING_HANDLE,
+                             .open_flags = OPEN_PASSTHROUGH,
+                             .backing_id = entry->record->backing_id};
+    channel_reply(device, request->unique, 0, &reply, sizeof(reply));
+    return ANSWERED;
+}
+
+/* Who reads what is open, or was so lately. */
+static enum verdict answer_open(int fd, const struct in_header *request, const void *body,
+                                size_t size)
+{
+    const struct open_in *wish = body;
+    if (size < sizeof(*wish) || writes(wish->flags) || wish->flags & O_TRUNC)
+        return COLD;
+    struct opened *entry = find(request->nodeid);
+    if (!entry || !entry->may_read || entry->is_inherited)
+        return COLD;
+    return enter(fd, request, entry, NULL);
+}
+
+/* Whether Python has to see to the last release: it knows whether the file still has a name, and
+ * that of a removed one may take long. */
+static bool is_left_to_python(const struct opened *entry)
+{
+    return entry->is_inherited || entry->record->kind == OPENED_CACHED ||
+           (!entry->is_kept && entry->record->kind == OPENED_UPPER);
+}
+
+static void left(int device, struct opened *entry)
+{
+    struct opened *going = entry->is_kept ? opened_keep(table, entry) : entry;
+    if (going)
+        drop(device, going);
+}
+
+static enum verdict answer_release(int fd, const struct in_header *request, const void *body,
+                                   size_t size)
+{
+    const struct release_in *wish = body;
+    if (!table || size < sizeof(*wish) || wish->fh != PASSING_HANDLE)
+        return COLD;
+    struct opened *entry = find(request->nodeid);
+    if (entry && opened_opens(entry)) {
+        bool writing = writes(wish->flags);
+        if (opened_opens(entry) == 1 && is_left_to_python(entry))
+            return COLD;
+        if (writing && !may_note())
+            return COLD;
+        bool is_new = opened_leave(table, entry, writing, request->unique);
+        if (writing && is_new)
+            events[event_count++] =
+                (struct hot_event){.nodeid = request->nodeid, .kind = EVENT_CLOSED};
+        if (!opened_opens(entry))
+            left(fd, entry);
+    }
+    channel_reply(fd, request->unique, 0, NULL, 0);
+    return ANSWERED;
+}
+
+static void forgotten(int device, uint64_t nodeid)
+{
+    struct opened *entry = find(nodeid);
+    if (entry)
+        drop(device, entry);
+}
+
+const struct hot_api hot_api = {
+    .add = hot_register,
+    .reply = channel_reply,
+    .find = find,
+    .passes = passes,
+    .make = make,
+    .enter = enter,
+    .may_note = may_note,
+    .note = note,
+    .forgotten = forgotten,
+};
+
+bool passes_register(void)
+{
+    static bool is_done;
+    if (!is_done)
+        is_done = hot_register(OP_OPEN, answer_open) && hot_register(OP_RELEASE, answer_release);
+    return is_done;
+}

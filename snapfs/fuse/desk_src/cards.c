@@ -1,0 +1,124 @@
+/* Cards: where the real file of a node is, for nodes that Python keeps. See desk.h.
+ *
+ * A card is a hint: what is found by its path counts only if it is the file that was noted, so
+ * nobody needs to take cards back when a directory moves or a name goes.
+ */
+#define _GNU_SOURCE
+#include "desk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define MOST_CARDS (1u << 16) /* of one tree; then all go, and are made again as they are needed */
+
+static Card **bucket(const Desk *desk, uint64_t ino)
+{
+    return &desk->cards[(size_t)((ino * 0x9e3779b97f4a7c15u) >> 32) & (desk->card_buckets - 1)];
+}
+
+Card *card_find(const Desk *desk, uint64_t ino)
+{
+    if (!desk->card_buckets)
+        return NULL;
+    Card *card = *bucket(desk, ino);
+    while (card && card->ino != ino)
+        card = card->next;
+    return card;
+}
+
+static void card_free(Card *card)
+{
+    Py_XDECREF(card->index);
+    free(card);
+}
+
+void card_drop(Desk *desk, uint64_t ino)
+{
+    if (!desk->card_buckets)
+        return;
+    Card **link = bucket(desk, ino);
+    while (*link && (*link)->ino != ino)
+        link = &(*link)->next;
+    if (!*link)
+        return;
+    Card *card = *link;
+    *link = card->next;
+    card_free(card);
+    desk->card_count--;
+}
+
+void cards_clear(Desk *desk)
+{
+    for (size_t i = 0; i < desk->card_buckets; i++)
+        for (Card *card = desk->cards[i], *next; card; card = next) {
+            next = card->next;
+            card_free(card);
+        }
+    free(desk->cards);
+    desk->cards = NULL;
+    desk->card_buckets = desk->card_count = 0;
+}
+
+static int widen(Desk *desk)
+{
+    size_t count = desk->card_buckets ? desk->card_buckets * 4 : 64;
+    Card **cards = calloc(count, sizeof(*cards));
+    if (!cards)
+        return 0;
+    Card **old = desk->cards;
+    size_t old_count = desk->card_buckets;
+    desk->cards = cards;
+    desk->card_buckets = count;
+    for (size_t i = 0; i < old_count; i++)
+        for (Card *card = old[i], *next; card; card = next) {
+            next = card->next;
+            Card **link = bucket(desk, card->ino);
+            card->next = *link;
+            *link = card;
+        }
+    free(old);
+    return 1;
+}
+
+static int is_kind(const Card *card, const struct stat *real)
+{
+    return card->is_directory ? S_ISDIR(real->st_mode) : S_ISREG(real->st_mode);
+}
+
+int card_put(Desk *desk, const Card *wanted, const char *path)
+{
+    struct stat real;
+    if (fstatat(wanted->fd, path, &real, AT_SYMLINK_NOFOLLOW) || !is_kind(wanted, &real))
+        return 1; /* nothing to note */
+    card_drop(desk, wanted->ino);
+    if (desk->card_count >= MOST_CARDS)
+        cards_clear(desk);
+    if (desk->card_count >= desk->card_buckets && !widen(desk) && !desk->card_buckets)
+        return 0;
+    size_t length = strlen(path);
+    Card *card = malloc(sizeof(*card) + length + 1);
+    if (!card)
+        return 0;
+    Card **link = bucket(desk, wanted->ino);
+    *card = *wanted;
+    card->next = *link;
+    card->device = real.st_dev;
+    card->real = real.st_ino;
+    Py_XINCREF(card->index);
+    memcpy(card->path, path, length + 1);
+    *link = card;
+    desk->card_count++;
+    return 1;
+}
+
+int card_stat(const Card *card, struct stat *real)
+{
+    if (fstatat(card->fd, card->path, real, AT_SYMLINK_NOFOLLOW))
+        return LEFT_TO_PYTHON;
+    if (!is_kind(card, real) || real->st_ino != card->real || real->st_dev != card->device)
+        return LEFT_TO_PYTHON;
+    return DONE_HERE;
+}

@@ -1,0 +1,76 @@
+/* Changes of the attributes of regular files in the upper layer that have no rules: owner, mode and
+ * times, in this order. See desk.h.
+ */
+#define _GNU_SOURCE
+#include "desk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SET_ID (S_ISUID | S_ISGID)
+
+enum {
+    FATTR_MODE = 1 << 0,
+    FATTR_UID = 1 << 1,
+    FATTR_GID = 1 << 2,
+    FATTR_SIZE = 1 << 3,
+    FATTR_ATIME = 1 << 4,
+    FATTR_MTIME = 1 << 5,
+    FATTR_ATIME_NOW = 1 << 7,
+    FATTR_MTIME_NOW = 1 << 8,
+};
+
+/* A time to set, or one of those that utimensat(2) has a word for. */
+static struct timespec wanted_time(uint32_t valid, uint32_t bit, uint32_t now_bit, uint64_t seconds,
+                                   uint32_t nanoseconds)
+{
+    struct timespec time = {.tv_nsec = UTIME_OMIT};
+    if (valid & now_bit)
+        time.tv_nsec = UTIME_NOW;
+    else if (valid & bit)
+        time = (struct timespec){.tv_sec = (time_t)seconds, .tv_nsec = nanoseconds};
+    return time;
+}
+
+static int set_times(const Card *card, const struct setattr_in *wish)
+{
+    const struct timespec times[] = {
+        wanted_time(wish->valid, FATTR_ATIME, FATTR_ATIME_NOW, wish->atime, wish->atimensec),
+        wanted_time(wish->valid, FATTR_MTIME, FATTR_MTIME_NOW, wish->mtime, wish->mtimensec),
+    };
+    if (!(wish->valid & (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW)))
+        return 0;
+    return utimensat(card->fd, card->path, times, AT_SYMLINK_NOFOLLOW);
+}
+
+static int set_owner(const Card *card, const struct setattr_in *wish)
+{
+    uid_t uid = wish->valid & FATTR_UID ? wish->uid : (uid_t)-1;
+    gid_t gid = wish->valid & FATTR_GID ? wish->gid : (gid_t)-1;
+    if (!(wish->valid & (FATTR_UID | FATTR_GID)))
+        return 0;
+    return fchownat(card->fd, card->path, uid, gid, AT_SYMLINK_NOFOLLOW);
+}
+
+static int set_mode(const Card *card, const struct setattr_in *wish)
+{
+    if (!(wish->valid & FATTR_MODE))
+        return 0;
+    return fchmodat(card->fd, card->path, wish->mode & 07777, 0);
+}
+
+int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, struct stat *before,
+                struct stat *after)
+{
+    if (wish->valid & FATTR_SIZE || (wish->valid & FATTR_MODE && wish->mode & SET_ID))
+        return LEFT_TO_PYTHON;
+    if (!first_may_write(desk, ino, before))
+        return LEFT_TO_PYTHON;
+    const Card *card = card_find(desk, ino);
+    if (set_owner(card, wish) || set_mode(card, wish) || set_times(card, wish))
+        return -errno;
+    return card_stat(card, after);
+}

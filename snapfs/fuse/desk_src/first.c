@@ -1,0 +1,88 @@
+/* Opens of files that nobody has open: whether the kernel may have the file itself. See desk.h. */
+#define _GNU_SOURCE
+#include "desk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define REGULAR 8 /* S_IFREG >> 12 */
+#define METACOPY "trusted.overlay.metacopy"
+#define PROTATTR "trusted.overlay.protattr" /* protection.py */
+
+/* Whether a file has data of its own, or none to have (metacopy.py). */
+static int holds_data(int file, const struct stat *real)
+{
+    if (real->st_size == 0)
+        return 1;
+    if (real->st_blocks * 512 >= real->st_size &&
+        (lseek(file, 0, SEEK_DATA) >= 0 || errno != ENXIO))
+        return 1;
+    return fgetxattr(file, METACOPY, NULL, 0) < 0 && errno == ENODATA;
+}
+
+/* What was opened through this descriptor can be written by nobody (sealing.py). */
+static int is_sealed(int file)
+{
+    struct statvfs found;
+    return fstatvfs(file, &found) == 0 && found.f_flag & ST_RDONLY;
+}
+
+/* Find the place of a file that may be passed: a lower one, or one that is noted. */
+static int find(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_upper)
+{
+    Room *room;
+    uint32_t slot;
+    const Card *card = card_find(desk, ino);
+    *is_upper = card && card->is_upper;
+    if (*is_upper && !desk->passes_upper)
+        return 0;
+    if (card && card->is_directory)
+        return 0;
+    if (!card && (!names->guest(desk->handed, ino, &room, &slot) ||
+                  (room->index->entries[slot].kind & 0xf) != REGULAR))
+        return 0;
+    return desk_path(desk, ino, path, fd) == DONE_HERE;
+}
+
+int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
+{
+    char path[PATH_MAX];
+    int fd;
+    if (!find(desk, ino, path, &fd, is_upper))
+        return -1;
+    int flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | (*is_upper ? 0 : O_NOATIME);
+    int file = openat(fd, path, flags);
+    if (file < 0)
+        return -1;
+    if (fstat(file, real) == 0 && S_ISREG(real->st_mode) && holds_data(file, real) &&
+        (*is_upper || is_sealed(file)))
+        return file;
+    close(file);
+    return -1;
+}
+
+/* Whether a file is immutable or append-only to users. */
+static int is_protected(const Card *card)
+{
+    char path[PATH_MAX];
+    int length = snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", card->fd, card->path);
+    if (length >= (int)sizeof(path))
+        return 1;
+    return lgetxattr(path, PROTATTR, NULL, 0) >= 0 || errno != ENODATA;
+}
+
+int first_may_write(const Desk *desk, uint64_t ino, struct stat *real)
+{
+    const Card *card = card_find(desk, ino);
+    if (!desk->takes_writers || !card || !card->is_upper || card->is_directory)
+        return 0;
+    if (card_stat(card, real) != DONE_HERE || real->st_mode & (S_ISUID | S_ISGID))
+        return 0;
+    return !is_protected(card);
+}
