@@ -281,6 +281,8 @@ class Inodes:
         gone = [node for node in self._known.values() if node.tree is tree]
         for node in gone:
             self.forget(node.ino, node.nlookup)
+        for node in [it for it in self._passing.values() if it.tree is tree]:
+            self.leave(node)  # somebody may hold on to it; nobody is to find it
         tree.handed.clear()
         return gone
 
