@@ -265,6 +265,48 @@ def gc(
         raise SystemExit(1)
 
 
+@gc.command("log")
+@client_options
+@json_option
+def log_(address: Path | None, config_path: Path | None, as_json: bool) -> None:
+    """Show what the last collections did, the newest first; of idle ones the last.
+
+    \b
+    Example:
+      snapfs gc log
+    """
+    with _connect(address, config_path) as client:
+        found = client.collections()
+    if as_json:
+        output.print_json(
+            [
+                {
+                    "began": output.iso(it.began_ns),
+                    "elapsed_ns": it.elapsed_ns,
+                    "mark_ns": it.mark_ns,
+                    "kept": it.marked,
+                    "removed": it.removed,
+                    "failed": it.failed,
+                }
+                for it in found
+            ]
+        )
+        return
+    rows = [
+        (
+            output.when(it.began_ns),
+            f"{it.elapsed_ns / 1e9:.2f} s",
+            f"{it.mark_ns / 1e9:.2f} s",
+            str(it.marked),
+            ", ".join(f"{count} {name}" for name, count in sorted(it.removed.items())) or "-",
+            str(it.failed),
+        )
+        for it in found
+    ]
+    header = ("BEGAN", "TOOK", "MARK", "KEPT", "REMOVED", "FAILED")
+    output.table(header, rows, right=("TOOK", "MARK", "KEPT", "FAILED"))
+
+
 @gc.command()
 @client_options
 @json_option

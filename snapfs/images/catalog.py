@@ -46,8 +46,15 @@ class Catalog:
             yield self._describe(namespace, image)
 
     def get(self, namespace: str, name: str) -> Described:
-        """Return an image, or raise NotFound."""
-        return self._describe(namespace, self._metadata.images.get(namespace, name))
+        """Return an image, or raise NotFound, which names those that may have been meant."""
+        try:
+            found = self._metadata.images.get(namespace, name)
+        except NotFound as error:
+            longer = (it.name for it in self._metadata.images.walk(namespace))
+            meant = [each for each in longer if each.endswith(f"/{name}")]
+            hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+            raise NotFound(f"{error}{hint}") from None
+        return self._describe(namespace, found)
 
     def get_at(self, namespace: str, name: str, at_ns: int) -> Described:
         """Return the image that a name stood for at a time, as far as its content is still here.

@@ -49,6 +49,9 @@ log = structlog.get_logger(__name__)
 BATCH = 200
 """Rows that one update removes."""
 
+KEPT_RUNS = 50
+"""Runs whose figures are kept."""
+
 ATTEMPTS = 3
 """Marks from the start, when the log was trimmed while a sweep ran."""
 
@@ -142,9 +145,12 @@ class Collector:
 
     def last(self) -> CollectionBody | None:
         """Return the figures of the last run, also of an earlier process."""
+        return next(iter(self.runs()), None)
+
+    def runs(self) -> list[CollectionBody]:
+        """Return the figures of the last runs that did something, and of the last, newest first."""
         with self._store.view() as tx:
-            row = tx.get(COLLECTIONS, SHARED, COLLECTIONS.name)
-        return None if row is None else row.body
+            return [row.body for row in tx.rows(COLLECTIONS, SHARED)][::-1]
 
     def _mark_and_sweep(self, done: Collected) -> None:
         began = time.monotonic_ns()
@@ -202,16 +208,26 @@ class Collector:
             done.failed.append(str(error))
 
     def _record(self, done: Collected) -> None:
-        body = CollectionBody(done.began_ns, done.elapsed_ns, done.marked, done.removed)
+        body = CollectionBody(
+            done.began_ns,
+            done.elapsed_ns,
+            done.marked,
+            done.removed,
+            done.mark_ns,
+            len(done.failed),
+        )
+        self._store.update(partial(_record, body=body), timeout_s=self._deadline_s)
 
-        def record(tx: WriteTx) -> None:
-            row = tx.get(COLLECTIONS, SHARED, COLLECTIONS.name)
-            if row is None:
-                tx.create(COLLECTIONS, SHARED, COLLECTIONS.name, body)
-            else:
-                tx.update(row, body)
 
-        self._store.update(record, timeout_s=self._deadline_s)
+def _record(tx: WriteTx, *, body: CollectionBody) -> None:
+    """Keep the figures of the last runs; one that did nothing is replaced by the next."""
+    kept = list(tx.rows(COLLECTIONS, SHARED))
+    if kept and not kept[-1].body.removed and not kept[-1].body.failed:
+        tx.delete(kept.pop())
+    for row in kept[: max(0, len(kept) - KEPT_RUNS + 1)]:
+        tx.delete(row)
+    number = tx.sequence(COLLECTIONS.name)
+    tx.create(COLLECTIONS, SHARED, f"{number:016x}", body)
 
 
 def _unmarked(tx: ReadTx, marks: Mapping[int, Mark]) -> Iterator[Row[Any]]:

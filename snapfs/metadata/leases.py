@@ -58,6 +58,23 @@ class Leases(Manager):
         name = resources.parse(resource)
         self._update(lambda tx: resources.add(tx, namespace, id_, resource.type, name))
 
+    def change(
+        self, namespace: str, id_: str, *, add: Sequence[Resource], remove: Sequence[Resource]
+    ) -> None:
+        """Add to and take from what a lease holds, all of it or nothing. Raises what `add` does."""
+        check_namespace(namespace)
+        added = [(resource.type, resources.parse(resource)) for resource in add]
+        for resource in remove:
+            resources.parse(resource)
+
+        def apply(tx: WriteTx) -> None:
+            for type_, name in added:
+                resources.add(tx, namespace, id_, type_, name)
+            for resource in remove:
+                resources.remove(tx, namespace, id_, resource)
+
+        self._update(apply, deletion=bool(remove))
+
     def remove(self, namespace: str, id_: str, resource: Resource) -> None:
         """Let a lease hold a resource no more, if it does. Raises what `add` raises."""
         check_namespace(namespace)

@@ -15,7 +15,7 @@ no row to be used; it has one when it has labels or was created by name.
     37   blob              digest; the bytes, which every namespace's content shares
     38   ingest            reference
     39   snapshot link     SNAPSHOTTER/KEY
-    40   collection        "collection": what the last garbage collection said
+    40   collection        number of a garbage collection, u64 in hexadecimal: what it said
 
 Every table of nodes has `links`, what its wants (references.py) mean in this store: pairs of an
 edge's kind and a row's oid, kept true by linking.py whenever a row is written or comes into being.
@@ -179,6 +179,8 @@ class CollectionBody(msgspec.Struct, frozen=True, array_like=True):
     elapsed_ns: int
     marked: int
     removed: dict[str, int]
+    mark_ns: int = 0
+    failed: int = 0
 
 
 AnyNode = TypeVar("AnyNode", bound=Node)

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from snapfs.images import Progress
 from snapfs.metadata import Collected, Content, Explanation, Namespace, Resource, Step
+from snapfs.metadata.schema import CollectionBody
 from snapfs.model import Internal, Labels
 from snapfs.service import metadata_v1_pb2 as pb
 from snapfs.service import metadata_v1_pb2_grpc
@@ -195,6 +196,11 @@ class MetadataClient(Connection):
             failed=list(answer.failed),
             elapsed_ns=answer.elapsed_ns,
         )
+
+    def collections(self) -> list[CollectionBody]:
+        """Return the figures of the last collections, the newest first."""
+        answer = self._call(self._stub.ListCollections, pb.ListCollectionsRequest())
+        return [wire.collection_from_wire(it) for it in answer.collections]
 
     def garbage(self) -> Iterator[Step]:
         """Yield what a collection would remove now."""

@@ -219,11 +219,12 @@ class MetadataServicer(metadata_v1_pb2_grpc.MetadataServicer):
     def ChangeLease(
         self, request: pb.ChangeLeaseRequest, context: grpc.ServicerContext
     ) -> pb.Lease:
-        leases = self._metadata.leases
-        for resource in wire.resources_from_wire(request.add):
-            leases.add(request.namespace, request.id, resource)
-        for resource in wire.resources_from_wire(request.remove):
-            leases.remove(request.namespace, request.id, resource)
+        self._metadata.leases.change(
+            request.namespace,
+            request.id,
+            add=wire.resources_from_wire(request.add),
+            remove=wire.resources_from_wire(request.remove),
+        )
         return self._lease(request.namespace, request.id)
 
     @answers
@@ -245,6 +246,13 @@ class MetadataServicer(metadata_v1_pb2_grpc.MetadataServicer):
             marked=done.marked,
             elapsed_ns=done.elapsed_ns,
         )
+
+    @answers
+    def ListCollections(
+        self, request: pb.ListCollectionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListCollectionsResponse:
+        runs = self._metadata.collector.runs()
+        return pb.ListCollectionsResponse(collections=map(wire.collection_to_wire, runs))
 
     @answers
     def ListGarbage(

@@ -466,6 +466,11 @@ class MetadataStub:
                 request_serializer=snapfs_dot_service_dot_metadata__v1__pb2.CollectRequest.SerializeToString,
                 response_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.CollectResponse.FromString,
                 _registered_method=True)
+        self.ListCollections = channel.unary_unary(
+                '/snapfs.v1.Metadata/ListCollections',
+                request_serializer=snapfs_dot_service_dot_metadata__v1__pb2.ListCollectionsRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.ListCollectionsResponse.FromString,
+                _registered_method=True)
         self.ListGarbage = channel.unary_stream(
                 '/snapfs.v1.Metadata/ListGarbage',
                 request_serializer=snapfs_dot_service_dot_metadata__v1__pb2.ListGarbageRequest.SerializeToString,
@@ -544,6 +549,13 @@ class MetadataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCollections(self, request, context):
+        """Figures of the last collections, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListGarbage(self, request, context):
         """What a collection would remove now.
         """
@@ -609,6 +621,11 @@ def add_MetadataServicer_to_server(servicer, server):
                     servicer.Collect,
                     request_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.CollectRequest.FromString,
                     response_serializer=snapfs_dot_service_dot_metadata__v1__pb2.CollectResponse.SerializeToString,
+            ),
+            'ListCollections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCollections,
+                    request_deserializer=snapfs_dot_service_dot_metadata__v1__pb2.ListCollectionsRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_metadata__v1__pb2.ListCollectionsResponse.SerializeToString,
             ),
             'ListGarbage': grpc.unary_stream_rpc_method_handler(
                     servicer.ListGarbage,
@@ -892,6 +909,33 @@ class Metadata:
             '/snapfs.v1.Metadata/Collect',
             snapfs_dot_service_dot_metadata__v1__pb2.CollectRequest.SerializeToString,
             snapfs_dot_service_dot_metadata__v1__pb2.CollectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCollections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Metadata/ListCollections',
+            snapfs_dot_service_dot_metadata__v1__pb2.ListCollectionsRequest.SerializeToString,
+            snapfs_dot_service_dot_metadata__v1__pb2.ListCollectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -153,6 +153,8 @@ class MetadataStub:
     ListContent: _grpc.UnaryStreamMultiCallable[_metadata_v1_pb2.ListContentRequest, _metadata_v1_pb2.ListContentResponse]
     Collect: _grpc.UnaryUnaryMultiCallable[_metadata_v1_pb2.CollectRequest, _metadata_v1_pb2.CollectResponse]
     """Runs a collection and answers when it is done."""
+    ListCollections: _grpc.UnaryUnaryMultiCallable[_metadata_v1_pb2.ListCollectionsRequest, _metadata_v1_pb2.ListCollectionsResponse]
+    """Figures of the last collections, the newest first."""
     ListGarbage: _grpc.UnaryStreamMultiCallable[_metadata_v1_pb2.ListGarbageRequest, _metadata_v1_pb2.ListGarbageResponse]
     """What a collection would remove now."""
     Explain: _grpc.UnaryUnaryMultiCallable[_metadata_v1_pb2.ExplainRequest, _metadata_v1_pb2.ExplainResponse]
@@ -174,6 +176,8 @@ class MetadataAsyncStub(MetadataStub):
     ListContent: _aio.UnaryStreamMultiCallable[_metadata_v1_pb2.ListContentRequest, _metadata_v1_pb2.ListContentResponse]  # type: ignore[assignment]
     Collect: _aio.UnaryUnaryMultiCallable[_metadata_v1_pb2.CollectRequest, _metadata_v1_pb2.CollectResponse]  # type: ignore[assignment]
     """Runs a collection and answers when it is done."""
+    ListCollections: _aio.UnaryUnaryMultiCallable[_metadata_v1_pb2.ListCollectionsRequest, _metadata_v1_pb2.ListCollectionsResponse]  # type: ignore[assignment]
+    """Figures of the last collections, the newest first."""
     ListGarbage: _aio.UnaryStreamMultiCallable[_metadata_v1_pb2.ListGarbageRequest, _metadata_v1_pb2.ListGarbageResponse]  # type: ignore[assignment]
     """What a collection would remove now."""
     Explain: _aio.UnaryUnaryMultiCallable[_metadata_v1_pb2.ExplainRequest, _metadata_v1_pb2.ExplainResponse]  # type: ignore[assignment]
@@ -252,6 +256,14 @@ class MetadataServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_v1_pb2.CollectResponse, _abc.Awaitable[_metadata_v1_pb2.CollectResponse]]:
         """Runs a collection and answers when it is done."""
+
+    @_abc_1.abstractmethod
+    def ListCollections(
+        self,
+        request: _metadata_v1_pb2.ListCollectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_v1_pb2.ListCollectionsResponse, _abc.Awaitable[_metadata_v1_pb2.ListCollectionsResponse]]:
+        """Figures of the last collections, the newest first."""
 
     @_abc_1.abstractmethod
     def ListGarbage(

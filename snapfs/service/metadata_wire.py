@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from snapfs.images import Described
 from snapfs.metadata import Content, Garbage, Lease, Name, Namespace, Resource, Step, resources
+from snapfs.metadata.schema import CollectionBody
 from snapfs.model import Labels
 from snapfs.service import metadata_v1_pb2 as pb
 from snapfs.service.convert import time_ns, timestamp
@@ -146,6 +147,28 @@ def content_from_wire(message: pb.Content) -> Content:
         size_bytes=message.size_bytes,
         labels=dict(message.labels),
         created_ns=time_ns(message.created_at),
+    )
+
+
+def collection_to_wire(it: CollectionBody) -> pb.Collection:
+    return pb.Collection(
+        began_at=timestamp(it.began_ns),
+        elapsed_ns=it.elapsed_ns,
+        mark_ns=it.mark_ns,
+        marked=it.marked,
+        removed=it.removed,
+        failed=it.failed,
+    )
+
+
+def collection_from_wire(message: pb.Collection) -> CollectionBody:
+    return CollectionBody(
+        time_ns(message.began_at),
+        message.elapsed_ns,
+        message.marked,
+        dict(message.removed),
+        message.mark_ns,
+        message.failed,
     )
 
 

@@ -178,3 +178,26 @@ def test_a_name_is_found_as_it_was_at_a_time(daemon: RunningDaemon, layout: Layo
     daemon.run("anchor", "expire", "--before", "0s", "image/")
     daemon.run("gc")
     assert made["snapshot"] not in [it["name"] for it in daemon.json("snapshot", "list")]
+
+
+def test_a_short_name_is_answered_with_the_long_one(daemon: RunningDaemon, layout: Layout) -> None:
+    daemon.run("image", "import", str(layout.root))
+    refused = daemon.run("image", "info", "made:1", check=False)
+    assert (refused.exit_code, f"did you mean {NAME}?" in refused.stderr) == (1, True)
+
+
+def test_a_lease_takes_all_that_it_is_given_or_nothing(daemon: RunningDaemon) -> None:
+    daemon.run("lease", "create", "l")
+    refused = daemon.run("lease", "add", "l", "images:a", "content:sha256:zz", check=False)
+    assert refused.exit_code == 1
+    assert daemon.json("lease", "list")[0]["resources"] == []
+
+
+def test_the_log_of_collections_tells_what_each_removed(
+    daemon: RunningDaemon, layout: Layout
+) -> None:
+    daemon.run("image", "import", str(layout.root))
+    daemon.run("image", "remove", "--wait", NAME)
+    runs = daemon.json("gc", "log")
+    assert any(run["removed"].get("snapshot link") == 2 for run in runs)
+    assert "snapshot link" in daemon.run("gc", "log").stdout

@@ -17,6 +17,7 @@ from snapfs.metadata import (
     Sandbox,
     Type,
     Typed,
+    collector,
     linking,
 )
 from snapfs.metadata.schema import SNAPSHOT_LINKS, SnapshotLinkBody
@@ -330,6 +331,20 @@ def test_figures_of_the_last_run_are_kept(metadata: Metadata, graph: Graph) -> N
     last = metadata.collector.last()
     assert last is not None
     assert last.removed == {"snapshot link": 1}
+    assert last.elapsed_ns >= last.mark_ns > 0
+
+
+def test_figures_of_runs_that_did_something_are_kept_and_of_idle_ones_the_last(
+    metadata: Metadata, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "KEPT_RUNS", 3)
+    for number in range(5):
+        graph.snapshot(f"s{number}")
+        collect(metadata)
+        collect(metadata)
+        collect(metadata)
+    removed = [it.removed for it in metadata.collector.runs()]
+    assert removed == [{}, {"snapshot link": 1}, {"snapshot link": 1}]
 
 
 def test_sweeps_go_in_batches(metadata: Metadata, graph: Graph, store: Store) -> None:
