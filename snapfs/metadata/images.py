@@ -32,7 +32,6 @@ class Images(Manager):
             row = linking.create(
                 tx, IMAGES, context.namespace, image.name, body, created_ns=created_ns
             )
-            naming.note(tx, context.namespace, image.name, body.target.digest)
             return _settle(tx, context, row)
 
         return _show(self._update(make))
@@ -89,7 +88,6 @@ class Images(Manager):
             )
             check_revision(row, expect_revision, "image")
             body = _merge(row.body, image, chosen)
-            naming.note(tx, context.namespace, image.name, body.target.digest)
             return _settle(tx, context, linking.update(tx, row, body))
 
         return _show(self._update(change))
@@ -137,7 +135,8 @@ def _merge(old: ImageBody, new: Image, paths: Sequence[str]) -> ImageBody:
 
 
 def _settle(tx: WriteTx, context: Context, row: Row[ImageBody]) -> Row[ImageBody]:
-    """Take over when it expires; an image that does is held by the lease of the context."""
+    """Note what the name stands for and when it expires; then the context's lease holds it."""
+    naming.note(tx, row.scope, row.name, row.body.target.digest)
     expires_ns = references.expiry_ns(row.body.labels)
     if row.expires_ns != expires_ns:
         tx.expire_at(row.oid, expires_ns)
