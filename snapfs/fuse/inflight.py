@@ -31,9 +31,6 @@ RECORD_BYTES = 32
 _WORDS = RECORD_BYTES // 8
 _UNIQUE, _FIRST, _SECOND, _STATE = range(_WORDS)
 FIRST_SLOTS = 1024
-_ANSWERED_KEPT = 8
-"""Records of requests that have come to their end; the reply follows in the same step of the loop.
-"""
 SETTLED_AFTER_S = 10.0
 """What was sent again has been taken up by then: it comes before everything else."""
 
@@ -71,7 +68,8 @@ class InFlight:
         self._earlier: dict[int, Note] = {}
         self._earlier_slots: dict[int, list[int]] = {}
         self._free: deque[int] = deque()
-        self._answered: deque[int] = deque()
+        self._last = -1
+        """Of the request that came to its end last; it may not be answered yet."""
         for slot in range(self._slots):
             self._load(slot)
         self._settle_at_s = time.monotonic() + SETTLED_AFTER_S
@@ -119,10 +117,12 @@ class InFlight:
 
     def put(self, unique: int, first: int, second: int, state: State) -> int:
         """Write a record and return its place; the next worker finds it from now on."""
-        if not self._free:
+        free, words = self._free, self._words
+        if not free:
             self._grow()
-        slot = self._free.popleft()
-        words, at = self._words, slot * _WORDS
+            words = self._words
+        slot = free.popleft()
+        at = slot * _WORDS
         words[at] = unique
         words[at + _FIRST] = first
         words[at + _SECOND] = second
@@ -137,10 +137,12 @@ class InFlight:
         self._words[at + _STATE] = State.DONE
 
     def answered(self, slot: int) -> None:
-        """Free a record soon: its request is answered in this step of the loop."""
-        self._answered.append(slot)
-        if len(self._answered) > _ANSWERED_KEPT:
-            self._clear(self._answered.popleft())
+        """Free a record once another comes to its end: this one's reply follows in the same step
+        of the loop, and nothing else can come between."""
+        last, self._last = self._last, slot
+        if last >= 0:
+            self._words[last * _WORDS + _STATE] = 0
+            self._free.append(last)
 
     def _clear(self, slot: int) -> None:
         self._words[slot * _WORDS + _STATE] = State.FREE

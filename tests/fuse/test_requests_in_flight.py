@@ -271,7 +271,7 @@ def test_records_are_found_by_the_next_worker_and_freed_by_the_answer() -> None:
     for number in range(2, 40_000, 2):
         with journal.request() as once:
             once.intend(number + 1, 7)
-    assert len(journal) < 20
+    assert len(journal) == 1
     number = 50_002
     once = journal.request()
     once.intend(1, 2)
