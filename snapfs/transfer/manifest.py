@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from io import BufferedReader
 from typing import BinaryIO, NewType
 
@@ -252,12 +252,3 @@ def _check_chunks(entry: Entry) -> None:
         end = chunk.offset + chunk.size_bytes
     if end > entry.size_bytes:
         raise _wrong(f"chunks of {entry.path[:64]!r} lie behind its end")
-
-
-def totals(entries: Iterable[Entry]) -> tuple[int, int]:
-    """Return the number of entries, and the bytes in their chunks."""
-    count = size_bytes = 0
-    for entry in entries:
-        count += 1
-        size_bytes += sum(chunk.size_bytes for chunk in entry.chunks)
-    return count, size_bytes

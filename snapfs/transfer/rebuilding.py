@@ -81,10 +81,6 @@ class Rebuilding:
         """Digests of the chunks that are still to be put, in the order of their places."""
         return list(self._missing)
 
-    @property
-    def missing_bytes(self) -> int:
-        return sum(spots[0].chunk.size_bytes for spots in self._missing.values())
-
     def fill(self, find: Callable[[frozenset[bytes]], Iterator[tuple[bytes, bytes]]]) -> None:
         """Put what `find` yields, digest and data, of the chunks that are missing."""
         if self._missing:

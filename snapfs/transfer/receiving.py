@@ -154,11 +154,6 @@ class Landing:
             rebuilding.fill(lambda wanted: self._find(wanted, active.parent_ids))
         return rebuilding.missing
 
-    @property
-    def missing_bytes(self) -> int:
-        """Size of the chunks that have to come, before they are packed."""
-        return self._rebuilding.missing_bytes if self._rebuilding else 0
-
     def put(self, packed: Packed) -> int:
         """Take a chunk; return its size. Raises DataLoss when it is not what it claims to be."""
         with refusing(f"write the layer of snapshot {self._name!r}"):
