@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from snapfs.sync import versions
-from snapfs.sync.items import GONE, NO_CELL, Cell, Item
+from snapfs.sync.items import GONE, NO_CELL, SET, Cell, Item
 from snapfs.sync.threeway import Last, Outcome, Policy, Unknown, Value, decide, three_way
 from snapfs.sync.versions import Order
 
@@ -79,8 +79,7 @@ def merge(
         there, here = theirs.cell(name), ours.cell(name)
         outcome = _outcome(there, here, known, rules.get(name, three_way))
         if outcome is Outcome.CONFLICT:
-            wanted = Policy.FAIL if name in rules else policy
-            outcome = decide(outcome, wanted)
+            outcome = decide(outcome, Policy.FAIL if name in rules else _policy(ours, name, policy))
             conflicts.append(_conflict(ours, name, here, there, known, outcome))
         if outcome is not Outcome.CONFLICT:
             cells[name] = _merged(there, here, outcome, dot)
@@ -97,6 +96,14 @@ def _outcome(theirs: Cell, ours: Cell, last: Last, rule: Rule) -> Outcome:
             return (
                 Outcome.SAME if ours.value == theirs.value else rule(theirs.value, ours.value, last)
             )
+
+
+def _policy(item: Item, name: str, policy: Policy) -> Policy:
+    """Return what decides a conflict of a field: of the deletion of a set, a person alone.
+
+    What goes with a set comes back from nowhere; a branch's snapshots are still its set's.
+    """
+    return Policy.FAIL if (item.kind, name) == (SET, GONE) else policy
 
 
 def _merged(theirs: Cell, ours: Cell, outcome: Outcome, dot: Dot) -> Cell:
@@ -128,7 +135,7 @@ def _with_deletion(merged: Merged, theirs: Item, ours: Item, policy: Policy, dot
 
 def contest_deletion(merged: Merged, theirs: Item, ours: Item, policy: Policy, dot: Dot) -> Merged:
     """Return a merge in which one side deleted what the other changed in ignorance of that."""
-    decided = decide(Outcome.CONFLICT, policy)
+    decided = decide(Outcome.CONFLICT, _policy(ours, GONE, policy))
     conflict = _conflict(ours, GONE, ours.cell(GONE), theirs.cell(GONE), None, decided)
     conflicts = (*merged.conflicts, conflict)
     if decided is Outcome.CONFLICT:

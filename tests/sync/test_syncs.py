@@ -239,16 +239,43 @@ def test_the_deletion_of_a_set_travels(host: MakeHost) -> None:
     assert ann.contents(set_id) is None
 
 
-def test_a_set_deleted_there_and_grown_here_is_not_lost(host: MakeHost) -> None:
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("grow", ["extend", "edit"])
+def test_a_set_deleted_there_and_grown_here_is_not_lost(
+    host: MakeHost, policy: Policy, grow: str
+) -> None:
     ann, bob, set_id = pair(host)
-    ann.extend(set_id, "main")
+    if grow == "extend":
+        ann.extend(set_id, "main")
+    else:
+        ann.edit_set(set_id, description="of ann")
     bob.delete_set(set_id)
-    report = ann.sync(bob, set_id, policy=Policy.FAIL)
-    assert [it.field for it in report.conflicts] == ["gone"]
+    before = ann.contents(set_id)
+    for _ in range(2):
+        report = ann.sync(bob, set_id, policy=policy)
+        assert [(it.field, it.winner) for it in report.conflicts] == [("gone", "")]
+        assert not report.is_well
+        assert ann.contents(set_id) == before
     (row,) = ann.conflicts()
     ann.settle(row.number, Policy.OURS)
-    assert ann.sync(bob, set_id).is_well
-    assert bob.contents(set_id) == ann.contents(set_id) is not None
+    for _ in range(2):  # branches that are as bob had seen them come with the second
+        assert ann.sync(bob, set_id, policy=policy).is_well
+    assert bob.contents(set_id) == ann.contents(set_id) == before
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_a_set_that_grew_is_deleted_by_a_person_alone(host: MakeHost, policy: Policy) -> None:
+    ann, bob, set_id = pair(host)
+    bob.extend(set_id, "main")
+    ann.delete_set(set_id)
+    ann.sync(bob, set_id, policy=policy)
+    assert bob.contents(set_id) is not None
+    bob.sync(ann, set_id, policy=policy)
+    (row,) = bob.conflicts()
+    bob.settle(row.number, Policy.THEIRS)
+    assert ann.sync(bob, set_id, policy=policy).is_well
+    assert ann.contents(set_id) is bob.contents(set_id) is None
+    assert ann.conflicts() == []
 
 
 def test_a_pull_does_not_forget_what_was_changed_here(host: MakeHost) -> None:
