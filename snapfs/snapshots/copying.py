@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeAlias, TypeVar
@@ -205,19 +205,24 @@ class LayerCopier:
         )
         return Copied(committed, pause_ns, copying.copied_files, copying.copied_bytes, extra)
 
-    def has_changed(self, key: str, changed: Changed) -> bool:
+    def has_changed(self, key: str, changed: Changed, *, still: bool = False) -> bool:
         """Say whether an active has changed since its last copy, or since it was made.
 
-        Raises NotFound, FailedPrecondition for what is not active.
+        With `still` its tree is frozen meanwhile, and mappings are written back before. Raises
+        NotFound, FailedPrecondition for what is not active.
         """
-        with self._meta.store.view() as tx:
-            body = records.check_commit(tx, key, "").body
-            last = self._last(tx, body)
-        upper = self._layers.upper(body.id)
-        with refusing(f"look at snapshot {records.shown(key)}"):
-            return changed(
-                upper, None if last is None else (self._layers.upper(last.base), last.known)
-            )
+        source = self._source(key, "")
+        last = source.against
+        what = f"look at snapshot {records.shown(key)}"
+        with ExitStack() as stack:
+            if still:
+                stack.enter_context(self._busy.hold(source.id, what, self._deadline_s))
+                stack.enter_context(self._frozen(source))
+            with refusing(what):
+                return changed(
+                    self._layers.upper(source.id),
+                    None if last is None else (self._layers.upper(last.base), last.known),
+                )
 
     def _source(self, key: str, name: str) -> _Source:
         with self._meta.store.view() as tx:

@@ -59,6 +59,8 @@ class Common:
         self.store: Store = snapshotter.store
         self.data = VolumeData(snapshotter, changed, new_id)
         self.place = place
+        self.frozen_groups = place.with_name(f"{place.name}.frozen")
+        """Names control groups that are frozen by us, while they are."""
         self.new_id = new_id
         self._deadline_s = deadline_s
         self._busy = KeyedLocks()

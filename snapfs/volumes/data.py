@@ -1,14 +1,16 @@
 """The data of volumes: active snapshots that hold still when asked, and copies of them.
 
-    volume/VOLUME/NUMBER       key of a volume's active snapshot; another with each switch or reset
-    volume-snapshot/SET/ID     name of the committed snapshot that has a volume snapshot's data
+    @volume/VOLUME/NUMBER      key of a volume's active snapshot; another with each switch or reset
+    @volume-snapshot/SET/ID    name of the committed snapshot that has a volume snapshot's data
 
-Rows of volumes refer to both strongly, so nothing else can remove them. What has such a name and
-no such row was left by a change that a crash cut short; `sweep` removes it at the next start.
+Rows of volumes refer to both strongly, so nothing else can remove them. What has such a name, to
+the letter, and no such row was left by a change that a crash cut short; `sweep` removes it at the
+next start. No name space of containerd begins with an @, so its keys are never taken for ours.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -26,8 +28,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-_KEYS = "volume/"
-_BLOBS = "volume-snapshot/"
+_KEYS = "@volume/"
+_BLOBS = "@volume-snapshot/"
+_OURS = re.compile(rf"{_KEYS}[0-9a-f-]{{36}}/[0-9a-f]{{8}}|{_BLOBS}[0-9a-f-]{{36}}/[0-9a-f-]{{36}}")
 
 
 def blob_name(set_id: VolumeSetId, snapshot: VolumeSnapshotId) -> str:
@@ -65,9 +68,12 @@ class VolumeData:
         """Commit a copy of a working copy that goes on, with `also` in its transaction."""
         return self._snapshotter.copies.commit_copy(key, blob, None, also)
 
-    def has_changed(self, key: str) -> bool:
-        """Say whether a working copy differs from its last copy, or from what it grew from."""
-        return self._snapshotter.copies.has_changed(key, self._changed)
+    def has_changed(self, key: str, *, still: bool = False) -> bool:
+        """Say whether a working copy differs from its last copy, or from what it grew from.
+
+        With `still` it is frozen meanwhile, so that what mappings have changed is seen too.
+        """
+        return self._snapshotter.copies.has_changed(key, self._changed, still=still)
 
     def usage(self, key: str) -> Usage:
         """Return what a working copy's own changes take."""
@@ -93,7 +99,7 @@ class VolumeData:
 
     def sweep(self) -> None:
         """Remove what a crash has left, children before parents."""
-        left = [it for it in self._snapshotter.walk() if it.name.startswith((_KEYS, _BLOBS))]
+        left = [it for it in self._snapshotter.walk() if _OURS.fullmatch(it.name)]
         for found in sorted(left, key=lambda it: -len(it.parent_ids)):
             with self._snapshotter.store.view() as tx:
                 is_left = _is_left(tx, found.name)

@@ -17,6 +17,8 @@ from snapfs.model import DeadlineExceeded, FailedPrecondition
 
 FREEZE_TIMEOUT_S = 10.0
 _POLL_S = 0.01
+_FREEZE = "cgroup.freeze"
+_STATE = "freezer.state"
 _UNIFIED = "cgroup2"
 _FREEZER = "freezer"
 
@@ -28,23 +30,29 @@ class Group:
     path: Path
     unified: bool
 
+    def is_frozen(self) -> bool:
+        """Whether somebody has frozen the group."""
+        if self.unified:
+            return (self.path / _FREEZE).read_text().strip() == "1"
+        return (self.path / _STATE).read_text().strip() != "THAWED"
+
     def freeze(self) -> None:
         """Return when nothing in the group runs; DeadlineExceeded when that does not come."""
         until_s = time.monotonic() + FREEZE_TIMEOUT_S
         if self.unified:
-            (self.path / "cgroup.freeze").write_text("1")
+            (self.path / _FREEZE).write_text("1")
             self._await_event(until_s)
         else:
-            (self.path / "freezer.state").write_text("FROZEN")
+            (self.path / _STATE).write_text("FROZEN")
             self._await_state(until_s)
 
     def thaw(self) -> None:
         """Let the group run; one that is gone needs nothing."""
         with suppress(FileNotFoundError):
             if self.unified:
-                (self.path / "cgroup.freeze").write_text("0")
+                (self.path / _FREEZE).write_text("0")
             else:
-                (self.path / "freezer.state").write_text("THAWED")
+                (self.path / _STATE).write_text("THAWED")
 
     def _await_event(self, until_s: float) -> None:
         with (self.path / "cgroup.events").open() as events:
@@ -56,7 +64,7 @@ class Group:
 
     def _await_state(self, until_s: float) -> None:
         """Version 1 tells nobody when it is done."""
-        while (self.path / "freezer.state").read_text().strip() != "FROZEN":
+        while (self.path / _STATE).read_text().strip() != "FROZEN":
             time.sleep(min(_POLL_S, self._left_s(until_s)))
 
     def _left_s(self, until_s: float) -> float:
@@ -67,12 +75,18 @@ class Group:
 
 
 @contextmanager
-def frozen(pids: Iterable[int]) -> Iterator[None]:
+def frozen(pids: Iterable[int], note: Path) -> Iterator[None]:
     """Keep the control groups of processes frozen for the block.
 
-    FailedPrecondition when one has no group of its own; then nothing is frozen.
+    Those that somebody else has frozen already are left as they are. The file `note` says which
+    are ours until they run again (`thaw_left`). FailedPrecondition when a process has no group of
+    its own; then nothing is frozen.
     """
-    groups = {group_of(pid) for pid in pids}
+    groups = [group for group in {group_of(pid) for pid in pids} if not group.is_frozen()]
+    if not groups:
+        yield
+        return
+    _write(note, groups)
     begun: list[Group] = []
     try:
         for group in groups:
@@ -82,6 +96,24 @@ def frozen(pids: Iterable[int]) -> Iterator[None]:
     finally:
         for group in begun:
             group.thaw()
+        note.unlink()
+
+
+def thaw_left(note: Path) -> None:
+    """Let go what a process that was killed meanwhile has left frozen."""
+    try:
+        paths = note.read_text().splitlines()
+    except FileNotFoundError:
+        return
+    for path in map(Path, paths):
+        Group(path, unified=not (path / _STATE).exists()).thaw()
+    note.unlink()
+
+
+def _write(note: Path, groups: Iterable[Group]) -> None:
+    draft = note.with_suffix(".new")
+    draft.write_text("".join(f"{group.path}\n" for group in groups))
+    draft.rename(note)
 
 
 def group_of(pid: int) -> Group:
@@ -97,7 +129,7 @@ def group_of(pid: int) -> Group:
         if place is None or path == "/" or _is_within(own.get(name, "/"), path):
             continue
         group = Group(place / path.lstrip("/"), unified=name == _UNIFIED)
-        if (group.path / ("cgroup.freeze" if group.unified else "freezer.state")).exists():
+        if (group.path / (_FREEZE if group.unified else _STATE)).exists():
             return group
     raise FailedPrecondition(
         f"process {pid} is in no control group of its own, so it cannot be paused; stop it, or use "

@@ -59,6 +59,12 @@ def unbind(target: Path, *, lazy: bool = False) -> None:
             _refuse(target)
 
 
+def device_of(lane: Path) -> str | None:
+    """Return the device number of what is mounted at a lane's mount point; None for nothing."""
+    found = [it.device for it in table() if it.path == os.fspath(lane)]
+    return found[-1] if found else None
+
+
 def at(target: Path, process: str = "self") -> list[Bound]:
     """Return the trees bound at `target`, lowest first."""
     return [found for found in table(process) if found.path == os.fspath(target)]

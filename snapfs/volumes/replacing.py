@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,21 +49,24 @@ def parse_signal(text: str) -> signal.Signals:
 
 
 @contextmanager
-def replaced(path: Path, source: Callable[[], Path], manner: Manner) -> Iterator[None]:
+def replaced(
+    path: Path, source: Callable[[], Path], manner: Manner, frozen: Path
+) -> Iterator[None]:
     """Have nothing at `path` for the block, and after it the tree that `source` gives.
 
     When the block fails the old tree is there again. FailedPrecondition when it is used and
-    `manner` does not say what to do then; Unavailable when the new tree cannot be mounted.
+    `manner` does not say what to do then; Unavailable when the new tree cannot be mounted. Groups
+    that are frozen meanwhile are noted in the file `frozen`.
     """
     bound = mounting.at(path)
     if not bound:
         yield
         return
     found = _freed(path, manner)
-    with groups.frozen(user.pid for user in found):
+    with groups.frozen((user.pid for user in found), frozen):
         old = remount.open_tree(path)
         try:
-            mounting.unbind(path, lazy=True)
+            _unbind(path, lazy=bool(found))
             is_done = False
             try:
                 yield
@@ -71,16 +75,17 @@ def replaced(path: Path, source: Callable[[], Path], manner: Manner) -> Iterator
                 if not is_done:
                     remount.put(old, path)
             _mount_new(path, source)
-            _replace_elsewhere(path, bound[-1], found)
+            _replace_elsewhere(path, bound[-1])
         finally:
             os.close(old)
 
 
 def _freed(path: Path, manner: Manner) -> list[User]:
     """Tell who uses the tree; return who still does, when they are to be paused."""
+    number = parse_signal(manner.signal) if manner.signal else None
     found = users.users(path)
-    if found and manner.signal:
-        users.tell(found, parse_signal(manner.signal), SIGNAL_TIMEOUT_S)
+    if found and number is not None:
+        users.tell(found, number, SIGNAL_TIMEOUT_S)
         found = users.users(path)
     if found and not manner.pause:
         raise FailedPrecondition(
@@ -96,23 +101,30 @@ def _mount_new(path: Path, source: Callable[[], Path]) -> None:
         raise Unavailable(f"the change is made, and {path} is not mounted: {error}") from error
 
 
-def _replace_elsewhere(path: Path, old: Bound, found: Sequence[User]) -> None:
+def _unbind(path: Path, *, lazy: bool) -> None:
+    """Unmount; with nobody paused, nobody may have come meanwhile."""
+    try:
+        mounting.unbind(path, lazy=lazy)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        who = users.shown(users.users(path)) or "something that has just begun"
+        raise FailedPrecondition(
+            f"{path} is used by {who}; stop that, or give --signal or --pause"
+        ) from error
+
+
+def _replace_elsewhere(path: Path, old: Bound) -> None:
     """Give the new tree to each mount name space that has the old one mounted."""
-    done: set[int] = set()
-    for user in found:
-        if not user.elsewhere:
-            continue
-        name_space = os.stat(f"/proc/{user.pid}/ns/mnt").st_ino
-        if name_space in done:
-            continue
-        done.add(name_space)
-        table = mounting.table(str(user.pid))
-        targets = [it.path for it in table if (it.device, it.root) == (old.device, old.root)]
-        tree = remount.open_tree(path)
-        try:
-            _run(user, tree, targets)
-        finally:
-            os.close(tree)
+    for user in users.holders(old.device, old.root):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            table = mounting.table(str(user.pid))
+            targets = [it.path for it in table if (it.device, it.root) == (old.device, old.root)]
+            tree = remount.open_tree(path)
+            try:
+                _run(user, tree, targets)
+            finally:
+                os.close(tree)
 
 
 def _run(user: User, tree: int, targets: list[str]) -> None:

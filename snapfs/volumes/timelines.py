@@ -189,16 +189,29 @@ class Timelines:
             if target.row.oid == row.body.base and not discard:
                 return self.common.update(lambda tx: change(tx, None))
             if not discard and self.common.data.has_changed(row.body.key):
-                raise FailedPrecondition(
-                    f"volume {row.body.name!r} has changes that no snapshot has; take one, or give "
-                    "--discard"
-                )
-            return self._exchange(row, blob(target.row), manner, change)
+                raise _unsaved(row)
+            return self._exchange(row, blob(target.row), manner, change, keep=not discard)
 
     def _exchange(
-        self, row: VolumeRow, blob: str, manner: Manner, change: Callable[[WriteTx, str], T]
+        self,
+        row: VolumeRow,
+        blob: str,
+        manner: Manner,
+        change: Callable[[WriteTx, str], T],
+        *,
+        keep: bool = False,
     ) -> T:
-        """Give a volume a new working copy, with `change` in the transaction that says so."""
+        """Give a volume a new working copy, with `change` in the transaction that says so.
+
+        `keep` refuses when the old one has changes by the time that nobody uses it any more: who
+        was told to end may have written until then.
+        """
+
+        def record() -> T:
+            if keep and self.common.data.has_changed(row.body.key, still=True):
+                raise _unsaved(row)
+            return self.common.update(lambda tx: change(tx, key))
+
         key = self.common.data.prepare(VolumeId(row.name), blob)
         with self.common.discarding(key):
             if row.body.size_bytes:
@@ -206,10 +219,12 @@ class Timelines:
             path = Path(row.body.mount_path) if row.body.mount_path else None
             with refusing(f"replace volume {row.body.name!r}"):
                 if path is None:
-                    done = self.common.update(lambda tx: change(tx, key))
+                    done = record()
                 else:
-                    with replacing.replaced(path, lambda: self.common.data.source(key), manner):
-                        done = self.common.update(lambda tx: change(tx, key))
+                    frozen = self.common.frozen_groups
+                    new = self.common.data.source
+                    with replacing.replaced(path, lambda: new(key), manner, frozen):
+                        done = record()
         self.common.data.discard(row.body.key)
         return done
 
@@ -249,6 +264,12 @@ class Timelines:
             log.info("volume.snapshot_kept", id=row.name, reason=str(error))
             return None
         return found
+
+
+def _unsaved(row: VolumeRow) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"volume {row.body.name!r} has changes that no snapshot has; take one, or give --discard"
+    )
 
 
 def _growth(tx: ReadTx, row: VolumeRow, branch: str, *, auto: bool) -> Growth:

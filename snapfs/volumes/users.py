@@ -1,7 +1,9 @@
 """Who uses a mounted volume, and telling them to end (proc(5)).
 
-A process uses a volume when its mount name space has it mounted besides ours, or when it has its
-working directory, an open file or a mapping there.
+A process uses a volume when it has its working directory, an open file or a mapping there, or when
+it is in a container that has the volume: it has another root than we have, or a mount of the volume
+where we have none. A mount name space that was copied from ours with all its mounts, as services of
+systemd have, is no container: who has nothing open there uses nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapfs.model import DeadlineExceeded
-from snapfs.volumes.mounting import Bound, at, table
+from snapfs.volumes.mounting import at, table
 
 _SHOWN = 5
 
@@ -27,8 +29,6 @@ class User:
 
     pid: int
     name: str
-    elsewhere: bool
-    """It has the volume in a mount name space of its own."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.pid})"
@@ -37,12 +37,26 @@ class User:
 def users(target: Path) -> list[User]:
     """Return who uses what is bound at `target`, ourselves left out."""
     bound = at(target)
-    if not bound:
-        return []
-    here = os.stat("/proc/self/ns/mnt").st_ino
-    tables: dict[int, bool] = {}
-    found = (_user(pid, bound[-1], target, here, tables) for pid in _processes())
+    return users_of(bound[-1].device, bound[-1].root, target) if bound else []
+
+
+def users_of(device: str, root: str, target: Path) -> list[User]:
+    """Return who uses a tree of a lane, which we have at `target` or nowhere."""
+    look = _Look(device, root, os.fspath(target))
+    found = map(look.user, _processes())
     return [user for user in found if user is not None]
+
+
+def holders(device: str, root: str) -> list[User]:
+    """Return a process of each mount name space but ours that has a tree mounted."""
+    look = _Look(device, root, "")
+    found: dict[int, User] = {}
+    for pid in _processes():
+        with suppress(OSError):  # it has ended
+            name_space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            if name_space != look.here and name_space not in found and look.paths(pid, name_space):
+                found[name_space] = User(pid, _name(pid))
+    return list(found.values())
 
 
 def shown(found: Iterable[User]) -> str:
@@ -89,21 +103,43 @@ def _processes() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != own)
 
 
-def _user(pid: int, bound: Bound, target: Path, here: int, tables: dict[int, bool]) -> User | None:
-    try:
-        name_space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
-        if name_space != here:
-            if name_space not in tables:
-                tables[name_space] = any(
-                    it.device == bound.device and it.root.split("/")[1:2] == [bound.root[1:]]
-                    for it in table(str(pid))
-                )
-            uses = tables[name_space]
-        else:
-            uses = _has_open(pid, os.fspath(target))
-        return User(pid, _name(pid), name_space != here) if uses else None
-    except OSError:  # it has ended
+class _Look:
+    """One look at all processes, for one tree."""
+
+    def __init__(self, device: str, root: str, target: str) -> None:
+        self.here = os.stat("/proc/self/ns/mnt").st_ino
+        self._root = os.stat("/")
+        self._device = device
+        self._tree = root
+        self._target = target
+        self._paths: dict[int, frozenset[str]] = {}
+
+    def user(self, pid: int) -> User | None:
+        """Return a process if it uses the tree."""
+        try:
+            name_space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            uses = name_space != self.here and self._is_contained(pid, name_space)
+            if uses or (self._target and _has_open(pid, self._target)):
+                return User(pid, _name(pid))
+        except OSError:  # it has ended
+            pass
         return None
+
+    def paths(self, pid: int, name_space: int) -> frozenset[str]:
+        """Return where a process's mount name space has the tree, or a part of it."""
+        if name_space not in self._paths:
+            self._paths[name_space] = frozenset(
+                it.path
+                for it in table(str(pid))
+                if it.device == self._device and _is_below(it.root, self._tree)
+            )
+        return self._paths[name_space]
+
+    def _is_contained(self, pid: int, name_space: int) -> bool:
+        paths = self.paths(pid, name_space)
+        if paths - {self._target}:
+            return True
+        return bool(paths) and not os.path.samestat(os.stat(f"/proc/{pid}/root"), self._root)
 
 
 def _name(pid: int) -> str:

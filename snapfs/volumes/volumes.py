@@ -35,6 +35,7 @@ from snapfs.volumes import (
     ancestry,
     branches,
     copies,
+    groups,
     mounting,
     names,
     queries,
@@ -105,7 +106,8 @@ class Volumes:
         self.branches = Lines(self.common)
 
     def start(self) -> None:
-        """Remove what a crash left, and mount what is to be mounted."""
+        """Let go, or remove, what a crash left, and mount what is to be mounted."""
+        groups.thaw_left(self.common.frozen_groups)
         self.common.data.sweep()
         for volume in self.walk():
             if volume.is_mounted:
@@ -211,6 +213,7 @@ class Volumes:
         FailedPrecondition while it is used, or while the set has other volumes.
         """
         with self.common.held(name) as row:
+            self._check_unused(row)
             self._unbind(row)
             set_id = VolumeSetId(row.body.set_id)
             blobs: list[str] = []
@@ -310,6 +313,18 @@ class Volumes:
             self._unbind(row)
             self.common.update(
                 lambda tx: copies.edit(tx, copies.resolve(tx, row.name), is_mounted=False)
+            )
+
+    def _check_unused(self, row: VolumeRow) -> None:
+        """Refuse while a container has the volume: our own mount says nothing of that."""
+        source = self.common.data.source(row.body.key)
+        device = mounting.device_of(source.parent)
+        if device is None:
+            return
+        path = Path(row.body.mount_path or self.common.place)
+        if found := users.users_of(device, f"/{source.name}", path):
+            raise FailedPrecondition(
+                f"volume {row.body.name!r} is used by {users.shown(found)}; stop that first"
             )
 
     def _unbind(self, row: VolumeRow) -> None:

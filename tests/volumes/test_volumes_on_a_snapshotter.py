@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,13 +197,16 @@ def test_data_that_is_mounted_stays_with_its_snapshot(
 def test_what_a_crash_left_goes_at_the_next_start(db: Volumes, snapshotter: Snapshotter) -> None:
     take(db, "one")
     kept = {it.name for it in snapshotter.walk()}
-    snapshotter.prepare("volume/crashed/1")
-    snapshotter.prepare("volume/crashed/2")
-    snapshotter.commit("volume/crashed/2", "volume-snapshot/crashed/2")
-    snapshotter.prepare("volume/crashed/3", "volume-snapshot/crashed/2")
-    snapshotter.prepare("mine")
+    key, blob = f"@volume/{uuid.uuid4()}/", f"@volume-snapshot/{uuid.uuid4()}/{uuid.uuid4()}"
+    snapshotter.prepare(f"{key}00000001")
+    snapshotter.prepare(f"{key}00000002")
+    snapshotter.commit(f"{key}00000002", blob)
+    snapshotter.prepare(f"{key}00000003", blob)
+    others = {"mine", "volume/7/of-a-name-space", "volume-snapshot/8/sha256:layer", "@volume/mine"}
+    for other in others:
+        snapshotter.prepare(other)
     db.start()
-    assert {it.name for it in snapshotter.walk()} == kept | {"mine"}
+    assert {it.name for it in snapshotter.walk()} == kept | others
     assert read(db, "HEAD") == "one"
 
 
