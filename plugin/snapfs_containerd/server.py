@@ -7,7 +7,6 @@ snapshotter's, the table from errors to status is service/status.py's. See docs/
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import grpc
@@ -23,9 +22,6 @@ from snapfs_containerd.names import NAME, is_accepted
 
 OWNER = "containerd"
 """Of what is made over this service."""
-
-_THEIR_KEY = re.compile(r"[^/]+/[0-9]+/.+", re.DOTALL)
-"""NAMESPACE/NUMBER/KEY, as containerd's metadata names snapshots."""
 
 SERVICE = snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"].full_name
 
@@ -143,8 +139,8 @@ class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
 
 
 def _is_theirs(snapshot: Snapshot) -> bool:
-    """Say whether containerd made a snapshot; older rows say it by their names only."""
-    return snapshot.owner == OWNER or _THEIR_KEY.fullmatch(snapshot.name) is not None
+    """Say whether containerd made a snapshot."""
+    return snapshot.owner == OWNER
 
 
 def _check_snapshotter(name: str) -> None:

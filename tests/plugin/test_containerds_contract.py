@@ -255,6 +255,18 @@ def test_remove_refuses_a_parent_and_says_what_to_remove(call: Caller, base: str
         call.remove(base)
 
 
+def test_what_others_made_is_neither_listed_nor_removed_whatever_its_name(
+    call: Caller, snapshotter: Snapshotter
+) -> None:
+    for name in ("mine", "projects/2024/main", "default/7/key"):
+        snapshotter.prepare(name)
+        with refused("FAILED_PRECONDITION", "was not made by containerd"):
+            call.remove(name)
+    call.prepare("red/1/theirs")
+    assert call.names() == {"red/1/theirs"}
+    assert len(list(snapshotter.walk())) == 4
+
+
 def test_cleanup_leaves_no_directory_behind(call: Caller, base: str, tmp_path: Path) -> None:
     call.remove(base)
     call.cleanup()
