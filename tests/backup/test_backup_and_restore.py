@@ -215,7 +215,7 @@ def test_a_rotten_layer_is_named_and_the_earlier_backup_stays(root: Root, tmp_pa
             it.digest for it in root.snapshotter.walk() if isinstance(it, Committed) and it.digest
         ]
 
-    eventually(lambda: len(digests()) == 3, what="the digests")
+    eventually(lambda: len(digests()) == 3, timeout_s=90, what="the digests")
     flip(rotten / "etc/file", 2)
     with pytest.raises(DataLoss, match="etc/file differs in content"):
         backup.take(root.path, target)

@@ -73,7 +73,9 @@ def test_verify_names_the_file_that_rotted(sealing: RunningDaemon, tmp_path: Pat
     target.mkdir()
     write(daemon, "work", target, "hello")
     daemon.run("snapshot", "commit", "work", "base")
-    eventually(lambda: daemon.json("snapshot", "info", "base")["digest"], what="the digest")
+    eventually(
+        lambda: daemon.json("snapshot", "info", "base")["digest"], timeout_s=90, what="the digest"
+    )
     assert "sound" in daemon.run("snapshot", "verify").stdout
     layer = Path(daemon.json("snapshot", "info", "base")["layer"])
     (layer / "file").write_text("jello")

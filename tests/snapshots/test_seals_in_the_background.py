@@ -40,7 +40,7 @@ def rot(path: Path) -> None:
 def test_a_commit_is_sealed_and_stays_what_it_was(root: Path) -> None:
     with Snapshotter(root, trees=NoTrees(), seals=True) as snapshotter:
         upper = commit(snapshotter, "base")
-        made = eventually(lambda: digest(snapshotter, "base"), what="the digest")
+        made = eventually(lambda: digest(snapshotter, "base"), timeout_s=90, what="the digest")
         assert made == seals.measure(upper) == seals.digest_of(upper.parent / seals.SEAL)
         snapshotter.remove("base")
         assert snapshotter.cleanup() == ()
@@ -55,7 +55,7 @@ def test_what_a_stop_left_unsealed_is_sealed_by_the_next_run(root: Path) -> None
         assert digest(snapshotter, "old") == b""
     with Snapshotter(root, trees=NoTrees(), seals=True) as snapshotter:
         for name in ("old", "other"):
-            eventually(lambda name=name: digest(snapshotter, name), what="the digest")
+            eventually(lambda name=name: digest(snapshotter, name), timeout_s=90, what="the digest")
         commit(snapshotter, "last")  # closing does not wait for this one
     assert fsck(root).clean
 
@@ -64,7 +64,7 @@ def test_rot_is_found_and_the_file_named(root: Path) -> None:
     with Snapshotter(root, trees=NoTrees(), seals=True) as snapshotter:
         sound, rotten = commit(snapshotter, "sound"), commit(snapshotter, "rotten")
         for name in ("sound", "rotten"):
-            eventually(lambda name=name: digest(snapshotter, name), what="the digest")
+            eventually(lambda name=name: digest(snapshotter, name), timeout_s=90, what="the digest")
         assert {it.verdict for it in verify(root)} == {Verdict.SOUND}
         rot(rotten / "etc" / "file")
         found = {it.name: it for it in verify(root)}
@@ -81,7 +81,7 @@ def test_a_check_leaves_out_what_was_found_sound_lately(root: Path) -> None:
         rotten = commit(snapshotter, "a")
         commit(snapshotter, "b")
         for name in ("a", "b"):
-            eventually(lambda name=name: digest(snapshotter, name), what="the digest")
+            eventually(lambda name=name: digest(snapshotter, name), timeout_s=90, what="the digest")
         before = time.time_ns()
         assert [it.verdict for it in verify(root, ["b"])] == [Verdict.SOUND]
         rot(rotten / "etc" / "file")
@@ -113,4 +113,4 @@ def test_a_layer_that_cannot_be_read_stays_without_a_digest(
         eventually(lambda: "layer.seal_failed" in caplog.text, what="the warning")
         assert digest(snapshotter, "base") == b""
         commit(snapshotter, "next")
-        eventually(lambda: digest(snapshotter, "next"), what="the other's digest")
+        eventually(lambda: digest(snapshotter, "next"), timeout_s=90, what="the other's digest")
