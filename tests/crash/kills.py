@@ -247,6 +247,9 @@ def run(
     finally:
         for it in siege.running:
             it.process.kill()
+            it.process.communicate()
+        if siege.daemon.process is not None:
+            siege.daemon.kill()
         abort(base)
         clear(base)
 
