@@ -18,7 +18,7 @@ import msgspec
 from snapfs.fuse.handover import Init, InitRequest
 from snapfs.fuse.modes import Mode
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Goes up when workers and supervisors on both sides of an upgrade would not understand each other.
 """
 MAX_PACKET_BYTES = 128 * 1024

@@ -124,6 +124,21 @@ def test_writers_of_an_earlier_worker_are_not_known(journal: int) -> None:
     assert again.get(5) == Entry(5, Kind.UPPER, 1, 7, 5, 1, 1, inherited=True)
 
 
+def test_a_request_that_comes_again_after_several_deaths_is_counted_once(journal: int) -> None:
+    ids = BackingIds(-1, journal).opened
+    ids.add(5, Kind.UPPER, 1, 7, 5)
+    for unique in (2, 4):
+        assert ids.enter(5, True, 10, unique)
+    assert ids.leave(5, True, 10)  # was not answered, as no request below was
+    for other in (12, 14, 16):
+        ids = BackingIds(-1, journal).opened
+        assert ids.enter(5, False, 11, RESENT | other)
+    ids = BackingIds(-1, journal).opened
+    for unique in (10, 12, 14, 16):
+        assert not ids.leave(5, True, RESENT | unique)
+    assert BackingIds(-1, journal).get(5) == Entry(5, Kind.UPPER, 1, 7, 5, 4, 1, inherited=True)
+
+
 def test_table_refuses_what_makes_no_sense(journal: int) -> None:
     ids = BackingIds(-1, journal).opened
     ids.add(5, Kind.UPPER, 1, 7, 5)

@@ -19,13 +19,16 @@
 
 static_assert(sizeof(struct opened_record) == 64, "one record");
 
+#define DEATHS 4
+
 /* The first record. `unique` is the last request that was counted; `slot` gets `counts` by it. */
 struct header {
     uint64_t magic;
     uint64_t unique; /* 0: none; set when the rest is whole */
     uint64_t slot;   /* 0: struck out since */
     uint64_t counts;
-    uint64_t unused[4];
+    uint64_t before[DEATHS]; /* what the processes before had counted last, the newest first: a request
+                              * may not have come again by the time that the next one is killed */
 };
 
 static_assert(sizeof(struct header) == sizeof(struct opened_record), "the first record");
@@ -33,8 +36,7 @@ static_assert(sizeof(struct header) == sizeof(struct opened_record), "the first 
 struct opened_table {
     int fd;
     void *memory;
-    size_t slots;    /* that the file has room for */
-    uint64_t before; /* the request that an earlier process counted last */
+    size_t slots; /* that the file has room for */
     uint32_t *free_slots;
     size_t free_count, free_room;
     struct opened **buckets;
@@ -180,10 +182,17 @@ struct opened *opened_keep(struct opened_table *table, struct opened *entry)
 /* Do again what a request that was counted last did: it may have been interrupted. */
 static void redo(struct opened_table *table)
 {
-    const struct header *last = header(table);
-    table->before = last->unique;
+    struct header *last = header(table);
     if (last->unique && last->slot && last->slot < table->slots)
         record_at(table, last->slot)->counts = last->counts;
+    if (last->unique && last->unique != last->before[0]) {
+        for (size_t i = DEATHS; --i > 0;) {
+            last->before[i] = last->before[i - 1];
+            settle(); /* killed here, one is there twice and none is lost */
+        }
+        last->before[0] = last->unique;
+        settle();
+    }
 }
 
 static bool inherit(struct opened_table *table)
@@ -270,10 +279,10 @@ struct opened *opened_add(struct opened_table *table, const struct opened_record
         return NULL;
     }
     size_t slot = table->free_slots[--table->free_count];
-    struct opened_record *record = record_at(table, slot);
-    *record = *wanted;
-    record->kind = OPENED_NOT;
-    record->counts = 0;
+    struct opened_record *record = record_at(table, slot), unborn = *wanted;
+    unborn.kind = OPENED_NOT;
+    unborn.counts = 0;
+    *record = unborn;
     struct opened *entry = enter_record(table, record);
     if (!entry) {
         free_slot(table, slot);
@@ -307,7 +316,10 @@ void opened_remove(struct opened_table *table, struct opened *entry)
 /* Whether a request comes again that an earlier process counted. */
 static bool is_counted(const struct opened_table *table, uint64_t unique)
 {
-    return unique & RESEND && (unique & ~RESEND) == table->before;
+    for (size_t i = 0; unique & RESEND && i < DEATHS; i++)
+        if (header(table)->before[i] == (unique & ~RESEND))
+            return true;
+    return false;
 }
 
 static void set_counts(struct opened_table *table, struct opened *entry, uint64_t counts,
