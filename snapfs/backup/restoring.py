@@ -2,14 +2,15 @@
 
 Layers and blobs come first, each verified; the metadata is made aside and gets its name last, so a
 root that is half restored has none: `serve` refuses it by its mark, and a second restore goes on.
-Active snapshots are left out, since the backup has no data of them, and so are volumes, whose data
-they are, and half-written ingests. Usages are measured anew, as they are the file system's.
+Active snapshots are left out, since the backup has no data of them, and so are half-written
+ingests. Volumes whose working copies were such stand without one, not mounted, until the service
+begins and gives them one of what they stand on. Usages are measured anew, as they are the file
+system's.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,8 @@ from snapfs.snapshots import records, roots
 from snapfs.snapshots.layers import WORK_MODE, LayerDirectories
 from snapfs.snapshots.records import SnapshotRow
 from snapfs.snapshots.usage import measure
-from snapfs.store import Failed, ReadTx, Row, Store, WriteTx
+from snapfs.store import Failed, Row, Store, WriteTx
+from snapfs.volumes import copies
 from snapfs.volumes.schema import SCOPE as VOLUME_SCOPE
 from snapfs.volumes.schema import VOLUMES
 
@@ -113,9 +115,12 @@ def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ..
             store.restore(source)
         with store.view() as tx:
             rows = list(records.rows(tx))
-            actives = [row for row in rows if row.body.kind == Kind.ACTIVE.value]
-            doomed = _doomed(tx, actives)
+            doomed: list[Row[Any]] = [row for row in rows if row.body.kind == Kind.ACTIVE.value]
+            left_out = tuple(row.name for row in doomed)
+            doomed += (row for scope in tx.scopes() for row in tx.rows(INGESTS, scope))
+            volumes = list(tx.rows(VOLUMES, VOLUME_SCOPE))
         changes = [
+            *(partial(copies.take_away, row=row) for row in volumes),
             *(partial(_delete, row=row) for row in doomed),
             *(
                 partial(
@@ -128,18 +133,7 @@ def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ..
         for outcome in store.batch(changes):
             if isinstance(outcome, Failed):
                 raise outcome.error
-    return tuple(row.name for row in actives)
-
-
-def _doomed(tx: ReadTx, actives: Sequence[SnapshotRow]) -> list[Row[Any]]:
-    """Return the rows of what has no data in a backup, those that refer to others first.
-
-    A volume is its active snapshot; the snapshots that were made of it stay in its set.
-    """
-    gone = {row.oid for row in actives}
-    volumes = [row for row in tx.rows(VOLUMES, VOLUME_SCOPE) if row.body.active in gone]
-    ingests = [row for scope in tx.scopes() for row in tx.rows(INGESTS, scope)]
-    return [*volumes, *actives, *ingests]
+    return left_out
 
 
 def _delete(tx: WriteTx, row: Row[Any]) -> None:

@@ -27,6 +27,7 @@ from snapfs.volumes.data import VolumeData
 from snapfs.volumes.errors import VolumeNotFound
 from snapfs.volumes.ids import (
     NewId,
+    VolumeId,
     VolumeSetId,
 )
 from snapfs.volumes.model import (
@@ -67,14 +68,26 @@ class Common:
 
     @contextmanager
     def held(self, name: str) -> Iterator[VolumeRow]:
-        """Hold the lock of a volume's set, with the volume as it is then."""
+        """Hold the lock of a volume's set, with the volume as it is then, and a working copy."""
         with self.store.view() as tx:
             first = copies.resolve(tx, name)
         what = f"volume {first.body.name!r}"
         with self._busy.hold(first.body.set, what, self._deadline_s):
             with self.store.view() as tx:
                 row = copies.resolve(tx, first.name)
-            yield row
+            yield row if row.body.key else self._renewed(row)
+
+    def _renewed(self, row: VolumeRow) -> VolumeRow:
+        """Give a volume whose working copy a restore left out one of what it stands on."""
+        with self.store.view() as tx:
+            base = blob(ancestry.by_oid(tx, row.body.base)) if row.body.base else ""
+        key = self.data.prepare(VolumeId(row.name), base)
+        with self.discarding(key):
+            if row.body.size_bytes:
+                self.data.limit(key, row.body.size_bytes)
+            made = self.update(lambda tx: copies.give(tx, copies.resolve(tx, row.name), key))
+        log.warning("volume.working_copy_made_anew", name=row.body.name, base=row.body.base_id)
+        return made
 
     @contextmanager
     def discarding(self, key: str) -> Iterator[None]:

@@ -134,6 +134,18 @@ def stand(
     return tx.update(row, body)
 
 
+def take_away(tx: WriteTx, row: VolumeRow) -> None:
+    """Let a volume stand without a working copy, and not mounted; what travels stays as it is."""
+    body = msgspec.structs.replace(row.body, key="", active=0, is_mounted=False)
+    tx.update(row, body, spec=False)
+
+
+def give(tx: WriteTx, row: VolumeRow, key: str) -> VolumeRow:
+    """Give a volume that has none a working copy; what travels stays as it is."""
+    body = msgspec.structs.replace(row.body, key=key, active=_active(tx, key))
+    return tx.update(row, body, spec=False)
+
+
 def delete(tx: WriteTx, row: VolumeRow, why: Note) -> str:
     """Delete a volume and return the key of its active snapshot, which the caller removes."""
     history.end(tx, history.volume_anchor(VolumeId(row.name)), why)

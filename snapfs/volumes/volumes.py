@@ -106,15 +106,26 @@ class Volumes:
         self.branches = Lines(self.common)
 
     def start(self) -> None:
-        """Let go, or remove, what a crash left, and mount what is to be mounted."""
+        """Settle what a crash left, make working copies that lack, mount what is to be mounted."""
         groups.thaw_left(self.common.frozen_groups)
         self.common.data.sweep()
+        self._complete()
         for volume in self.walk():
             if volume.is_mounted:
                 try:
                     mounting.bind(self.common.data.source(volume.key), Path(volume.mount_path))
                 except (OSError, SnapfsError) as error:
                     log.error("volume.not_mounted", name=volume.name, error=str(error))
+
+    def _complete(self) -> None:
+        """Give each volume that a restore left without a working copy one of what it stands on."""
+        for volume in self.walk():
+            if not volume.key:
+                try:
+                    with self.common.held(volume.id):
+                        pass
+                except (OSError, SnapfsError) as error:
+                    log.error("volume.no_working_copy", name=volume.name, error=str(error))
 
     # Making and removing
 

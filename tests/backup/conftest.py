@@ -1,4 +1,4 @@
-"""A root with a chain of layers, an active snapshot and an image's blob."""
+"""A root with a chain of layers, an active snapshot, an image's blob and volumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 from snapfs import tables
 from snapfs.metadata import Context, Metadata
+from snapfs.overlay import LayerCopy, has_changed
 from snapfs.snapshots import NoTrees, Snapshotter
+from snapfs.volumes import Volumes
 
 
 class Root:
@@ -19,8 +21,13 @@ class Root:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.snapshotter = Snapshotter(path, trees=NoTrees(), tables=tables.TABLES, seals=True)
-        self.metadata = Metadata(self.snapshotter.store, path / "content", {})
+        self.snapshotter = Snapshotter(
+            path, trees=NoTrees(), tables=tables.TABLES, copier=LayerCopy, seals=True
+        )
+        self.metadata = Metadata(
+            self.snapshotter.store, path / "content", {"snapfs": self.snapshotter}
+        )
+        self.volumes = Volumes(self.snapshotter, path.parent / "mounts", changed=has_changed)
 
     def upper(self, key: str) -> Path:
         return self.path / "layers" / str(self.snapshotter.stat(key).id) / "fs"

@@ -11,6 +11,8 @@ import pytest
 
 from snapfs import backup, tables
 from snapfs.backup import storing, taking
+from snapfs.metadata import Context
+from snapfs.metadata.objects import Descriptor, Image
 from snapfs.model import (
     AlreadyExists,
     Committed,
@@ -82,6 +84,49 @@ def test_a_restored_root_is_what_was_backed_up(root: Root, tmp_path: Path) -> No
         assert again.snapshotter.stat("third").id > last_id
     finally:
         again.close()
+
+
+@pytest.mark.logs("volume.working_copy_made_anew")
+def test_volumes_images_and_leases_are_restored(root: Root, tmp_path: Path) -> None:
+    mounted = str(tmp_path / "srv" / "db")
+    root.volumes.create("db", mount_path=mounted, size_bytes=1 << 30)
+    root.volumes.create("bare")
+    (root.volumes.layers("db")[0] / "file").write_text("kept")
+    first = root.volumes.history.snapshot("db", "the first").snapshot
+    (root.volumes.layers("db")[0] / "file").write_text("changed since")
+    root.metadata.leases.create("default", "lease")
+    held = Context("default", lease="lease")
+    with root.metadata.content.writer(held, "whole") as writer:
+        writer.write(b"manifest")
+        digest = writer.commit().digest
+    with root.metadata.content.writer(held, "half") as writer:
+        writer.write(b"half")
+    target = Descriptor(media_type="application/json", digest=digest, size_bytes=8)
+    root.metadata.images.create(held, Image(name="example.com/image", target=target))
+    root.metadata.snapshots("snapfs").prepare(held, "work")
+    backup.take(root.path, tmp_path / "target")
+    root.close()
+    backup.restore(tmp_path / "target", tmp_path / "new")
+    assert fsck(tmp_path / "new", tables=tables.TABLES, checks=tables.CHECKS).clean
+    again = Root(tmp_path / "new")
+    try:
+        again.metadata.start()
+        again.volumes.start()
+        assert again.metadata.images.get("default", "example.com/image").target == target
+        assert [it.id for it in again.metadata.leases.walk("default")] == ["lease"]
+        assert [it.description for it in again.volumes.log("db")] == ["the first"]
+        db = again.volumes.describe("db").volume
+        assert (db.is_mounted, db.mount_path, db.base) == (False, mounted, first.id)
+        shown = [layer / "file" for layer in again.volumes.layers("db")]
+        assert [it.read_text() for it in shown if it.exists()] == ["kept"]
+        assert not again.volumes.has_changed("db")
+        (again.volumes.layers("db")[0] / "file").write_text("goes on")
+        again.volumes.history.snapshot("db", "the second")
+        assert len(again.volumes.log("db")) == 2
+        again.volumes.remove("bare")
+    finally:
+        again.close()
+    assert fsck(tmp_path / "new", tables=tables.TABLES, checks=tables.CHECKS).clean
 
 
 def test_a_second_backup_copies_what_is_new_and_forgets_what_is_gone(

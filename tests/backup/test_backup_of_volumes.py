@@ -1,4 +1,4 @@
-"""Snapshots of volumes are in a backup; a volume itself is an active snapshot, and is not."""
+"""Volumes and their snapshots are in a backup; working copies are active snapshots, and are not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def snapshotter(tmp_path: Path) -> Iterator[Snapshotter]:
         yield opened
 
 
-def test_the_snapshots_of_a_volume_are_restored_and_the_volume_is_not(
+def test_the_snapshots_of_a_volume_are_restored_and_its_working_copy_is_not(
     snapshotter: Snapshotter, tmp_path: Path
 ) -> None:
     volumes = Volumes(snapshotter, tmp_path / "mounts", changed=has_changed)
