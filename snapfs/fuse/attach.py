@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from snapfs.fuse import mounts
@@ -46,3 +49,23 @@ def attach(mount: Mount, target: Path) -> None:
 def detach(target: Path, *, lazy: bool = False) -> None:
     """Unmount `target`; `lazy` hides a busy mount now and ends it when it is let go."""
     mounts.unmount(target, mounts.MNT_DETACH if lazy else 0)
+
+
+@contextmanager
+def attached(given: Sequence[Mount], prefix: str) -> Iterator[Path]:
+    """Make mounts, each over the one before, at a directory of their own for the block.
+
+    INVARIANT nothing below the directory is ever removed: it shows the files of others. What
+    cannot be unmounted since it is busy is hidden, and ends when it is let go.
+    """
+    target = Path(tempfile.mkdtemp(prefix=prefix))
+    count = 0
+    try:
+        for each in given:
+            attach(each, target)
+            count += 1
+        yield target
+    finally:
+        for _ in range(count):
+            detach(target, lazy=True)
+        target.rmdir()

@@ -12,7 +12,6 @@ be done so is NotImplementedYet, and containerd asks its next differ, which walk
 from __future__ import annotations
 
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -140,7 +139,7 @@ class Differ:
             packed = Counter(file)
             plain = Hashing(sources.decompressed(cast(BinaryIO, packed), file.read(4)), what)
             file.seek(0)
-            with _mounted(target) as directory, _opened(directory) as fd:
+            with attach.attached(target, "snapfs-apply-") as directory, _opened(directory) as fd:
                 stream = cast(BinaryIO, plain)
                 unpack(stream, packed, fd, merged=True, limits=self._limits, what=what)
                 diff_id = plain.finish()
@@ -180,18 +179,6 @@ def _ids(found: Snapshot) -> tuple[SnapshotId, ...]:
     """Return the layers that a snapshot shows, the top one first."""
     own = (found.id,) if isinstance(found, Active) else ()
     return (*own, *found.parent_ids)
-
-
-@contextmanager
-def _mounted(given: Sequence[Mount]) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="snapfs-apply-") as directory:
-        target = Path(directory)
-        for each in given:
-            attach.attach(each, target)
-        try:
-            yield target
-        finally:
-            attach.detach(target)
 
 
 @contextmanager

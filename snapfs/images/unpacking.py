@@ -5,13 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -131,7 +129,8 @@ class Unpacker:
         """Unpack a layer into the merged tree of what is below it; return the key."""
         key = self._prepare(below)
         try:
-            with _mounted(self._snapshotter, key) as target:
+            shown = self._snapshotter.mounts(key)
+            with attach.attached(shown, "snapfs-unpack-") as target:
                 self._apply(layer, target, merged=True)
         except Exception:
             self._snapshotter.remove(key)
@@ -264,16 +263,3 @@ def _plain(file: BinaryIO, packed: Counter, what: str) -> BinaryIO:
     head = file.read(4)
     file.seek(0)
     return sources.decompressed(cast(BinaryIO, packed), head)
-
-
-@contextmanager
-def _mounted(snapshotter: Snapshotter, key: str) -> Iterator[Path]:
-    """Mount a snapshot at a directory of its own for the block."""
-    with tempfile.TemporaryDirectory(prefix="snapfs-unpack-") as directory:
-        target = Path(directory)
-        for each in snapshotter.mounts(key):
-            attach.attach(each, target)
-        try:
-            yield target
-        finally:
-            attach.detach(target)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from snapfs.fuse import attach
+from snapfs.fuse.mounts import mount_table
 from snapfs.images import UNCOMPRESSED, Asked, Differ, OwnContents
 from snapfs.images.packing import DOCKER_GZIP, TAR, TAR_GZIP, TAR_ZSTD
 from snapfs.metadata import Context, Metadata
@@ -116,3 +120,67 @@ def test_what_was_compared_is_applied_to_another_snapshot(
     assert (upper / "new").read_bytes() == b"new" * 1000
     with pytest.raises(FailedPrecondition, match="another digest"):
         differ.apply(contents, packed.digest, packed.size_bytes + 1, target)
+
+
+def bind(path: Path) -> Mount:
+    """Return a mount of a caller's own directory, with a file in it."""
+    path.mkdir()
+    (path / "precious").write_bytes(b"precious")
+    return Mount(type="bind", source=str(path), options=("bind", "rw"))
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where mounts of a differ are made; nothing is left of them, and callers keep their files."""
+    made = tmp_path / "scratch"
+    made.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(made))
+    yield made
+    assert list(made.iterdir()) == []
+    assert [it.path for it in mount_table() if it.path.startswith(str(made))] == []
+    for each in tmp_path.glob("caller-*"):
+        assert (each / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.root
+def test_mounts_of_which_the_second_fails_lose_nobody_a_file(
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+    scratch: Path,
+    tmp_path: Path,
+) -> None:
+    differ = Differ(snapshotter)
+    packed = differ.compare(contents, *pair, Asked())
+    nothing = Mount(type="bind", source=str(tmp_path / "nothing"), options=("bind",))
+    with pytest.raises(FailedPrecondition, match="cannot apply"):
+        differ.apply(
+            contents, packed.digest, packed.size_bytes, [bind(tmp_path / "caller-1"), nothing]
+        )
+
+
+@pytest.mark.root
+def test_mounts_over_each_other_are_all_taken_off(
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+    scratch: Path,
+    tmp_path: Path,
+) -> None:
+    differ = Differ(snapshotter)
+    packed = differ.compare(contents, *pair, Asked())
+    both = [bind(tmp_path / "caller-1"), bind(tmp_path / "caller-2")]
+    differ.apply(contents, packed.digest, packed.size_bytes, both)
+    assert [it.name for it in (tmp_path / "caller-1").iterdir()] == ["precious"]
+    assert (tmp_path / "caller-2" / "new").read_bytes() == b"new" * 1000
+
+
+@pytest.mark.root
+def test_a_mount_that_somebody_uses_is_hidden_and_loses_no_file(
+    scratch: Path, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        with attach.attached([bind(tmp_path / "caller-1")], "test-") as target:
+            file = stack.enter_context((target / "precious").open("rb"))
+        assert list(scratch.iterdir()) == []
+        assert file.read() == b"precious"
