@@ -8,7 +8,8 @@ from typing import Any
 
 from snapfs import tables
 from snapfs.metadata.schema import BlobBody
-from snapfs.model import Kind
+from snapfs.metadata.words import is_digest
+from snapfs.model import DataLoss, Kind
 from snapfs.snapshots.schema import TABLES as SNAPSHOT_TABLES
 from snapfs.snapshots.schema import SnapshotBody
 from snapfs.store import Row, Stream, Table, saved
@@ -63,7 +64,7 @@ class Contents:
                 case SnapshotBody() as body if body.kind == Kind.ACTIVE.value:
                     actives.append(row.name)
                 case BlobBody(going=False, size_bytes=size):
-                    blobs.append(Blob(row.name, size))
+                    blobs.append(Blob(checked_digest(row.name), size))
         return cls(
             uuid=opened.head.uuid,
             revision=opened.head.revision,
@@ -71,6 +72,13 @@ class Contents:
             blobs=tuple(blobs),
             actives=tuple(actives),
         )
+
+
+def checked_digest(name: str) -> str:
+    """Return the name of a saved blob; DataLoss when it is no digest and could lead elsewhere."""
+    if not is_digest(name):
+        raise DataLoss(f"the saved store has content {name[:140]!r}, which is no digest")
+    return name
 
 
 def is_committed(row: Row[SnapshotBody] | None, layer: Layer) -> bool:

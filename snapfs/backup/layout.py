@@ -24,6 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
+from snapfs.metadata.words import is_digest
 from snapfs.model import DataLoss, FailedPrecondition, NotFound, Unavailable
 
 FORMAT = 1
@@ -82,8 +83,17 @@ class Target:
         return self.content / algorithm / encoded
 
     def record(self) -> Record | None:
-        """Return the record, None when there is no complete backup; DataLoss when damaged."""
-        return read(self.path / RECORD, Record)
+        """Return the record, None when there is no complete backup; DataLoss when damaged.
+
+        Its names lead nowhere else: a backup can come from anybody.
+        """
+        found = read(self.path / RECORD, Record)
+        if found is not None and not _is_sane(found):
+            raise DataLoss(
+                f"{self.path / RECORD} is damaged (a name or a digest in it is none); "
+                "take a new backup elsewhere"
+            )
+        return found
 
     def existing(self) -> Record:
         """Return the record, or raise NotFound when this is no backup."""
@@ -103,6 +113,15 @@ class Target:
             raise Unavailable(f"another backup to {self.path} is under way; wait for it") from None
         finally:
             os.close(fd)
+
+
+def _is_sane(record: Record) -> bool:
+    """Say whether names and digests of a record are what they are said to be."""
+    return (
+        record.metadata == f"metadata-{record.revision}"
+        and all(it.id >= 0 and is_digest(f"sha256:{it.digest}") for it in record.layers)
+        and all(it.size_bytes >= 0 and is_digest(it.digest) for it in record.blobs)
+    )
 
 
 class _AnyFormat(msgspec.Struct, frozen=True):

@@ -19,12 +19,13 @@ from typing import Any
 import msgspec
 
 from snapfs.backup import storing
-from snapfs.backup.contents import TABLES
+from snapfs.backup.contents import TABLES, checked_digest
 from snapfs.backup.layout import LAYER, PART, Record, Target, read, sync_directory, write
 from snapfs.backup.progress import Progress, Report
 from snapfs.metadata.blobs import blob_path
-from snapfs.metadata.schema import INGESTS
-from snapfs.model import AlreadyExists, FailedPrecondition, Kind, Usage
+from snapfs.metadata.schema import BLOBS, INGESTS, SHARED
+from snapfs.metadata.words import shown
+from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition, Kind, Usage
 from snapfs.snapshots import records, roots
 from snapfs.snapshots.layers import WORK_MODE, LayerDirectories
 from snapfs.snapshots.records import SnapshotRow
@@ -115,6 +116,10 @@ def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ..
             store.restore(source)
         with store.view() as tx:
             rows = list(records.rows(tx))
+            for each in rows:
+                _check_digest(each, digests)
+            for blob in tx.rows(BLOBS, SHARED):
+                checked_digest(blob.name)
             doomed: list[Row[Any]] = [row for row in rows if row.body.kind == Kind.ACTIVE.value]
             left_out = tuple(row.name for row in doomed)
             doomed += (row for scope in tx.scopes() for row in tx.rows(INGESTS, scope))
@@ -134,6 +139,16 @@ def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ..
             if isinstance(outcome, Failed):
                 raise outcome.error
     return left_out
+
+
+def _check_digest(row: SnapshotRow, digests: dict[int, bytes]) -> None:
+    """See that what was copied of a layer is what was committed."""
+    committed, copied = row.body.digest, digests.get(row.body.id, b"")
+    if committed and copied and committed != copied:
+        raise DataLoss(
+            f"layer {row.body.id} of the backup is not what was committed as {shown(row.name)}; "
+            "take a new backup, or restore another"
+        )
 
 
 def _delete(tx: WriteTx, row: Row[Any]) -> None:

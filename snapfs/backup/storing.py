@@ -90,22 +90,24 @@ def put_blob(source: Path, target: Path, digest: str, size_bytes: int, *, link: 
     """Make `target` a copy of a blob's file, verified; durable on return.
 
     With `link` it is the same file where that can be. FileNotFoundError when the source is gone.
+    What fails leaves nothing.
     """
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if link and _link(source, target):
-        verify_blob(target, digest, size_bytes)
-        sync_directory(target.parent)
-        return
     part = target.with_name(target.name + PART)
     part.unlink(missing_ok=True)
-    _copy(source, part)
-    verify_blob(part, digest, size_bytes)
-    part.rename(target)
+    try:
+        if not (link and _link(source, part)):
+            _copy(source, part)
+        verify_blob(part, digest, size_bytes)
+        part.rename(target)
+    except Exception:
+        with suppress(OSError):
+            part.unlink()
+        raise
     sync_directory(target.parent)
 
 
 def _link(source: Path, target: Path) -> bool:
-    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except FileNotFoundError:

@@ -170,7 +170,7 @@ class _Taking:
         for done, layer in enumerate(contents.layers):
             self._report(Progress("layers", done, len(contents.layers)))
             have = storing.layer_record(self._target.layer(layer.id))
-            if have is None or have.created_ns != layer.created_ns:
+            if have is None or not _is_of(have, layer):
                 have = self._copy_layer(layer)
             if have is not None:
                 records.append(have)
@@ -229,6 +229,12 @@ class _Taking:
             error = DataLoss(f"{what} cannot be read ({error}); run `snapfs fsck`")
         if isinstance(error, DataLoss):
             self._damaged = self._damaged or error
+
+
+def _is_of(have: LayerRecord, layer: Layer) -> bool:
+    """Say whether a copy is of a layer, and true to its digest, which may be newer than it."""
+    is_true = not layer.digest or have.digest == layer.digest.hex()
+    return have.created_ns == layer.created_ns and is_true
 
 
 def _prune(target: Target, record: Record) -> None:

@@ -19,10 +19,10 @@ from snapfs.volumes import Volumes
 class Root:
     """A root that is open, and what is written in it in a few lines."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, seals: bool = True) -> None:
         self.path = path
         self.snapshotter = Snapshotter(
-            path, trees=NoTrees(), tables=tables.TABLES, copier=LayerCopy, seals=True
+            path, trees=NoTrees(), tables=tables.TABLES, copier=LayerCopy, seals=seals
         )
         self.metadata = Metadata(
             self.snapshotter.store, path / "content", {"snapfs": self.snapshotter}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -302,6 +303,94 @@ def test_damage_of_a_backup_is_named_and_never_restored(
     with pytest.raises(DataLoss, match=named):
         backup.restore(target, tmp_path / "new")
     assert not (tmp_path / "new" / "metadata").exists()
+
+
+@pytest.mark.parametrize("how", ["found", "killed"])
+def test_a_damaged_blob_is_never_taken_for_a_whole_one(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    target = tmp_path / "target"
+    path = root.metadata.content.path("default", root.write_blob(b"blob" * 1000))
+    flip(path, 5)
+    if how == "killed":
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storing, "verify_blob", killed)
+            with pytest.raises(KeyboardInterrupt):
+                backup.take(root.path, target)
+    for _ in range(2):
+        with pytest.raises(DataLoss, match="is damaged"):
+            backup.take(root.path, target)
+    flip(path, 5)
+    assert backup.take(root.path, target).copied_blobs == 1
+    backup.verify(target)
+    assert [it.suffix for it in (target / "content").glob("*/*")] == [""]
+
+
+def with_unsealed_copy(path: Path, target: Path) -> Root:
+    """Back a layer up, not as it was committed, before it has a digest; return the sealed root."""
+    unsealed = Root(path, seals=False)
+    file = unsealed.commit("base") / "etc/file"
+    flip(file, 2)
+    backup.take(path, target)
+    flip(file, 2)
+    unsealed.close()
+    sealed = Root(path)
+    eventually(lambda: bool(sealed.snapshotter.stat("base").digest), what="the digest")  # type: ignore[union-attr]
+    return sealed
+
+
+def test_a_copy_that_is_older_than_the_digest_is_compared_with_it(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    root = with_unsealed_copy(tmp_path / "root", target)
+    assert backup.take(root.path, target).copied_layers == 1
+    assert backup.take(root.path, target).copied_layers == 0
+    root.close()
+    backup.restore(target, tmp_path / "new")
+    check_restored(tmp_path / "new", tmp_path / "root", {"base"})
+
+
+def test_a_copy_that_is_not_what_was_committed_is_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    root = with_unsealed_copy(tmp_path / "root", target)
+    monkeypatch.setattr(taking, "_is_of", lambda *_: True)
+    backup.take(root.path, target)
+    root.close()
+    with pytest.raises(DataLoss, match="is not what was committed as 'base'"):
+        backup.restore(target, tmp_path / "new")
+    assert not (tmp_path / "new" / "metadata").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("blobs", [{"digest": "sha256:../../../precious", "size_bytes": 8}]),
+        ("layers", [{"id": 1, "created_ns": 1, "digest": "none"}]),
+        ("metadata", "../precious"),
+    ],
+)
+def test_names_in_a_hostile_backup_lead_nowhere(
+    root: Root, tmp_path: Path, field: str, value: object
+) -> None:
+    target = tmp_path / "target"
+    root.commit("base")
+    backup.take(root.path, target)
+    record = json.loads((target / "backup.json").read_bytes())
+    (target / "backup.json").write_text(json.dumps(record | {field: value}))
+    (tmp_path / "precious").write_bytes(b"precious")
+    for act in (
+        lambda: backup.verify(target),
+        lambda: backup.restore(target, tmp_path / "new"),
+        lambda: backup.take(root.path, target),
+    ):
+        with pytest.raises(DataLoss, match="a name or a digest in it is none"):
+            act()
+    assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
 def test_what_cannot_be_right_is_refused(root: Root, tmp_path: Path) -> None:
