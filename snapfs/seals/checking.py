@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -62,21 +62,31 @@ def _judge(layer: Path, digest: bytes) -> list[Damage]:
 
 
 def _differences(listed: Iterable[Entry], layer: Path) -> Iterator[Damage]:
-    olds, news = with_paths(listed), with_paths(entries(layer, doubtful=True))
+    lost: dict[Components, OSError] = {}
+    olds, news = with_paths(listed), with_paths(entries(layer, doubtful=True, lost=lost))
     try:
         old, new = next(olds, None), next(news, None)
         while old is not None or new is not None:
-            if new is None or (old is not None and old[0] < new[0]):
-                yield from _one(old, None)
+            if old is not None and (new is None or old[0] < new[0]):
+                if not _is_below(old[0], lost):
+                    yield from _one(old, None)
                 old = next(olds, None)
-            elif old is None or new[0] < old[0]:
+            elif new is not None and (old is None or new[0] < old[0]):
                 yield from _one(None, new)
                 new = next(news, None)
-            else:
-                yield from _one(old, new)
+            elif old is not None and new is not None:
+                if new[0] not in lost:
+                    yield from _one(old, new)
                 old, new = next(olds, None), next(news, None)
     except OSError as error:
         yield _unreadable(error)
+    for path, reason in lost.items():
+        yield Damage(b"/".join(path), f"cannot be read ({reason.strerror})")
+
+
+def _is_below(path: Components, lost: Container[Components]) -> bool:
+    """Say whether a path, or a directory above it, cannot be read."""
+    return any(path[:length] in lost for length in range(1, len(path) + 1))
 
 
 def _one(old: _Met, new: _Met) -> Iterator[Damage]:
@@ -94,7 +104,7 @@ def _words(old: Entry, new: Entry) -> Iterator[str]:
     if stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode) or old.rdev != new.rdev:
         yield "type"
         return
-    if new.content.startswith(UNREADABLE):
+    if stat.S_ISREG(new.mode) and new.content.startswith(UNREADABLE):
         yield f"content, which {new.content.decode()}"
     elif (old.content, old.size_bytes) != (new.content, new.size_bytes):
         yield "content"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from snapfs.seals import reading
 from snapfs.seals.entries import LINE, Digest, Entry, pack, unpack
+from snapfs.seals.entries import Path as Components
 from snapfs.seals.walking import Found, walk
 
 SEAL = "seal"
@@ -21,14 +22,16 @@ UNREADABLE = b"cannot be read: "
 """Begins the content of a file that could not be read, in place of its digest."""
 
 
-def entries(layer: Path, *, doubtful: bool = False) -> Iterator[Entry]:
+def entries(
+    layer: Path, *, doubtful: bool = False, lost: dict[Components, OSError] | None = None
+) -> Iterator[Entry]:
     """Yield what a seal says of the directory `layer`, reading all of it; OSError.
 
     A `doubtful` layer is read from the disk, past the page cache, and a file that cannot be read
-    has the reason as its content.
+    has the reason as its content. With `lost` other errors below the top go there, by path.
     """
-    reader = _Reader(doubtful=doubtful)
-    for found in walk(layer):
+    reader = _Reader(doubtful=doubtful, lost=lost)
+    for found in walk(layer, None if lost is None else reader.lose):
         yield reader.entry(found)
 
 
@@ -68,8 +71,9 @@ def digest_of(file: Path) -> bytes:
 class _Reader:
     """Turns what a walk finds into entries; knows the files that it met before."""
 
-    def __init__(self, *, doubtful: bool) -> None:
+    def __init__(self, *, doubtful: bool, lost: dict[Components, OSError] | None) -> None:
         self._doubtful = doubtful
+        self._lost = lost
         self._path: list[bytes] = []
         self._linked: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         """By device and inode: path and content."""
@@ -79,7 +83,7 @@ class _Reader:
         del self._path[max(found.depth - 1, 0) :]
         if not is_top:
             self._path.append(found.name)
-        content, link = self._content(found)
+        content, link, xattrs = self._inside(found)
         return Entry(
             depth=found.depth,
             name=b"" if is_top else found.name,
@@ -91,8 +95,23 @@ class _Reader:
             size_bytes=status.st_size if stat.S_ISREG(status.st_mode) else 0,
             content=content,
             link=link,
-            xattrs=tuple(_xattrs(found)),
+            xattrs=xattrs,
         )
+
+    def lose(self, depth: int, name: bytes, error: OSError) -> None:
+        """Note that a path cannot be read."""
+        if self._lost is None:
+            raise error
+        self._lost[(*self._path[: max(depth - 1, 0)], name)] = error
+
+    def _inside(self, found: Found) -> tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]]:
+        try:
+            return *self._content(found), tuple(_xattrs(found))
+        except OSError as error:
+            if found.depth == 0:
+                raise
+            self.lose(found.depth, found.name, error)
+            return b"", b"", ()
 
     def _content(self, found: Found) -> tuple[bytes, bytes]:
         status = found.status

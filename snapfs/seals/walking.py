@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -38,8 +39,15 @@ class Found:
         return f"/proc/self/fd/{self.parent_fd}/{os.fsdecode(self.name)}"
 
 
-def walk(top: Path) -> Iterator[Found]:
-    """Yield the directory `top` and all below it; OSError when something cannot be read."""
+Lost: TypeAlias = Callable[[int, bytes, OSError], None]
+"""Told of a path that cannot be read, by depth and name, when the walk has come to it."""
+
+
+def walk(top: Path, lost: Lost | None = None) -> Iterator[Found]:
+    """Yield the directory `top` and all below it; OSError when something cannot be read.
+
+    With `lost` that is told of what cannot be read below the top, and the walk goes on.
+    """
     place = Place(os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     try:
         yield Found(0, b".", place.fd, os.fstat(place.fd))
@@ -51,14 +59,34 @@ def walk(top: Path) -> Iterator[Found]:
                     place.ascend()
                 continue
             name = waiting[-1].pop()
-            status = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
-            found = Found(len(waiting), name, place.fd, status)
+            depth = len(waiting)
+            try:
+                status = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
+            except OSError as error:
+                _tell(lost, depth, name, error)
+                continue
+            found = Found(depth, name, place.fd, status)
             yield found
             if found.is_directory:
-                place.descend(name)
-                waiting.append(place.names())
+                try:
+                    place.descend(name)
+                except OSError as error:
+                    _tell(lost, depth, name, error)
+                    continue
+                waiting.append([])
+                try:
+                    waiting[-1] = place.names()
+                except OSError as error:
+                    _tell(lost, depth, name, error)
     finally:
         place.close()
+
+
+def _tell(lost: Lost | None, depth: int, name: bytes, error: OSError) -> None:
+    """Tell who wants to know of an error; else it ends the walk."""
+    if lost is None:
+        raise error
+    lost(depth, name, error)
 
 
 class Place:

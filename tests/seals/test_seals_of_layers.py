@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import pytest
 
 from snapfs import seals
 from snapfs.model import DataLoss
-from snapfs.seals import entries
+from snapfs.seals import entries, walking
+from snapfs.seals.walking import Place
 
 pytestmark = pytest.mark.root
 
@@ -176,3 +178,43 @@ def test_a_tree_deeper_than_any_path_is_sealed(tmp_path: Path) -> None:
     assert seals.digest_of(tmp_path / "seal") == digest
     with (tmp_path / "seal").open("rb") as file:
         assert sum(1 for _ in entries.unpack(file.read)) == 62
+
+
+@pytest.mark.parametrize("target", [b"cannot be read: it", b"cannot be read: \xff"])
+def test_a_link_that_reads_like_an_error_is_no_damage(
+    layer: Path, tmp_path: Path, target: bytes
+) -> None:
+    os.symlink(target, os.fsencode(layer / "odd"))
+    digest = seals.seal(layer, tmp_path / seals.SEAL)
+    assert seals.verify(layer, tmp_path / seals.SEAL, digest) == []
+    flip(layer / "other", 3)
+    found = {it.path for it in seals.verify(layer, tmp_path / seals.SEAL, digest)}
+    assert found == {b"etc/file", b"other"}
+
+
+def test_what_cannot_be_read_hides_no_other_damage(
+    sealed: tuple[Path, Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, file, digest = sealed
+    flip(layer / "other", 3)
+    descend, stat_of = Place.descend, os.stat
+
+    def fail_to_descend(place: Place, name: bytes) -> None:
+        if name == b"etc":
+            raise OSError(errno.EIO, "bad sector")
+        descend(place, name)
+
+    def fail_to_stat(name: object, **others: object) -> os.stat_result:
+        if name == b"empty":
+            raise OSError(errno.EIO, "bad inode")
+        return stat_of(name, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Place, "descend", fail_to_descend)
+    monkeypatch.setattr(walking.os, "stat", fail_to_stat)
+    found = {it.path: it.what for it in seals.verify(layer, file, digest)}
+    monkeypatch.undo()
+    assert found == {
+        b"etc": "cannot be read (bad sector)",
+        b"empty": "cannot be read (bad inode)",
+        b"other": "differs in content, links",
+    }
