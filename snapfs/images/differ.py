@@ -142,7 +142,7 @@ class Differ:
             with attach.attached(target, "snapfs-apply-") as directory, _opened(directory) as fd:
                 stream = cast(BinaryIO, plain)
                 unpack(stream, packed, fd, merged=True, limits=self._limits, what=what)
-                diff_id = plain.finish()
+                diff_id = plain.finish(packed, self._limits)
         return Packed(packing.TAR, diff_id, plain.bytes_read, diff_id)
 
     def _shown(self, given: Sequence[Mount]) -> Snapshot:

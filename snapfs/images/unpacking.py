@@ -162,9 +162,10 @@ class Unpacker:
                 )
             finally:
                 os.close(fd)
-            if plain.finish() != layer.diff_id:
+            diff_id = plain.finish(packed, self._limits)
+            if diff_id != layer.diff_id:
                 raise InvalidArgument(
-                    f"{what} unpacks to {plain.finish()}, but the image says {layer.diff_id}"
+                    f"{what} unpacks to {diff_id}, but the image says {layer.diff_id}"
                 )
 
     def _give_up(self, ready: Collection[Future[str | None]]) -> None:
@@ -233,10 +234,10 @@ class Hashing:
         self.bytes_read += len(data)
         return data
 
-    def finish(self) -> str:
-        """Read what an archive has behind its end, and return the digest of all."""
+    def finish(self, packed: Counter, limits: Limits) -> str:
+        """Read what an archive has behind its end, and return the digest of all; TooLarge."""
         while self.read(1 << 20):
-            pass
+            limits.check(packed.bytes_read, self.bytes_read, 0, self._what)
         return f"sha256:{self._hash.hexdigest()}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import subprocess
@@ -21,6 +22,7 @@ from snapfs.images import (
     importing,
     manifests,
 )
+from snapfs.images.untar import Counter, unpack
 from snapfs.metadata import Context, Metadata
 from snapfs.model import Committed, FailedPrecondition, InvalidArgument, NotFound, TooLarge
 from snapfs.overlay.devices import STAND_IN
@@ -366,6 +368,57 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(
     with pytest.raises(TooLarge):
         run(importer, layout.root, Wanted(platform=AMD64, limits=limits))
     assert left(metadata, snapshotter) == ([], [])
+
+
+def member(name: str, kind: bytes, data: bytes = b"") -> bytes:
+    """Return an entry as it stands in an archive."""
+    made = tarfile.TarInfo(name)
+    made.type, made.size = kind, len(data)
+    return made.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+MANY = 2 << 20
+LONG_HEADERS = {
+    "pax": member("././@PaxHeader", tarfile.XHDTYPE, b"%d comment=%s\n" % (MANY, b"x" * MANY)),
+    "name": member("././@LongLink", tarfile.GNUTYPE_LONGNAME, b"n" * MANY),
+    "link": member("././@LongLink", tarfile.GNUTYPE_LONGLINK, b"n" * MANY),
+    "global": b"".join(
+        member("global", tarfile.XGLTYPE, b"%d k%04d=%s\n" % (60_000, number, b"x" * 59_987))
+        + member(f"file{number}", tarfile.REGTYPE)
+        for number in range(40)
+    ),
+    "many": member("././@LongLink", tarfile.GNUTYPE_LONGNAME, b"n" * 500_000) * 5,
+}
+
+
+@pytest.mark.parametrize("header", LONG_HEADERS)
+def test_headers_that_would_fill_the_memory_are_refused(tmp_path: Path, header: str) -> None:
+    raw = LONG_HEADERS[header] + member("file", tarfile.REGTYPE) + bytes(1024)
+    stream = Counter(io.BytesIO(raw))
+    target = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(TooLarge, match="has headers of over 1048576 bytes"):
+            unpack(stream, stream, target, merged=False, limits=Limits(), what="layer x")
+    finally:
+        os.close(target)
+
+
+def test_headers_in_an_endless_chain_are_damage(tmp_path: Path) -> None:
+    raw = member("././@LongLink", tarfile.GNUTYPE_LONGNAME, b"n") * 1000
+    stream = Counter(io.BytesIO(raw))
+    target = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(InvalidArgument, match="layer x is damaged"):
+            unpack(stream, stream, target, merged=False, limits=Limits(), what="layer x")
+    finally:
+        os.close(target)
+
+
+def test_a_bomb_behind_the_end_of_an_archive_is_refused(importer: Importer, layout: Layout) -> None:
+    layout.image([kit.tar([file("a")]) + bytes(64 << 20)], compress="gzip")
+    limits = Limits(max_ratio=100, free_bytes=1 << 20)
+    with pytest.raises(TooLarge):
+        run(importer, layout.root, Wanted(platform=AMD64, limits=limits))
 
 
 def test_sources_that_are_no_images_are_refused(
