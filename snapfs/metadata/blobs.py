@@ -62,7 +62,10 @@ class Blobs:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def publish(self, directory: str, fd: int, digest: str) -> None:
-        """Make what an ingest wrote the blob `digest`, durably."""
+        """Make what an ingest wrote the blob `digest`, durably.
+
+        After an OSError the ingest must not be published again: its bytes may be lost.
+        """
         os.fchmod(fd, BLOB_MODE)
         os.fsync(fd)
         path = self.path(digest)

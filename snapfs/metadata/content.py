@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import structlog
 
 from snapfs import filters
 from snapfs.filters import Adaptor
@@ -40,8 +41,19 @@ from snapfs.metadata.schema import (
     IngestBody,
 )
 from snapfs.metadata.words import check_digest, check_namespace, shown
-from snapfs.model import AlreadyExists, Labels, NotFound, Unavailable, check_labels, check_name
+from snapfs.model import (
+    AlreadyExists,
+    Labels,
+    NotFound,
+    SnapfsError,
+    Unavailable,
+    check_labels,
+    check_name,
+)
+from snapfs.snapshots.faults import refusal
 from snapfs.store import ReadTx, Row, Store, WriteTx
+
+log = structlog.get_logger(__name__)
 
 SHAREABLE = "containerd.io/namespace.shareable"
 INGEST_LIFE_NS = 24 * 3600 * 1_000_000_000
@@ -278,10 +290,32 @@ class ContentStore(Manager):
                     self._blobs.discard(writer.place.directory)
                 raise AlreadyExists(f"content {digest} exists in namespace {context.namespace!r}")
             if not writer.virtual:
-                self._blobs.publish(writer.place.directory, writer.fd, digest)
+                self._publish_file(context, writer, digest)
             elif self._blobs.size(digest) is None:
                 raise Unavailable(f"content {digest} has just been removed; write it")
             return _show(self._update(partial(_enter, context, ref, digest, size_bytes, checked)))
+
+    def _publish_file(self, context: Context, writer: Writer, digest: str) -> None:
+        """Make what an ingest wrote the file of a blob; what cannot be made so is dropped.
+
+        The kernel tells of an error of the disk once: a second fsync would say that all is well.
+        """
+        try:
+            self._blobs.publish(writer.place.directory, writer.fd, digest)
+        except OSError as error:
+            self._drop(context, writer)
+            doing = f"make ingest {shown(writer.place.ref)} durable, so it must be written again"
+            raise refusal(error, doing) from error
+
+    def _drop(self, context: Context, writer: Writer) -> None:
+        """End an ingest whose bytes may be lost, and its writer; on a disk that may be failing."""
+        try:
+            self._blobs.discard(writer.place.directory)
+            self._update(lambda tx: _end_ingest(tx, context, writer.place.ref))
+        except (OSError, SnapfsError) as error:
+            log.error("content.ingest_not_dropped", ref=writer.place.ref, error=str(error))
+        finally:
+            writer.close()
 
     def _drop_if_known(self, context: Context, ref: str, digest: str) -> bool:
         def drop(tx: WriteTx) -> bool:

@@ -129,7 +129,8 @@ class Writer(Closing):
 
         Raises FailedPrecondition for another size or digest than wished or expected, and the
         ingest stays usable; AlreadyExists when the namespace has this content, and the ingest is
-        dropped.
+        dropped; DataLoss or ResourceExhausted when the disk did not take what was written, and the
+        ingest is dropped.
         """
         self._check_open()
         wish = wish or Wish()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from snapfs.metadata import Context, Metadata, Resource, Wish
-from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from snapfs.model import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from snapfs.store import Store
 from tests.metadata.kit import Backend, Clock, digest_of, write
 
@@ -203,3 +211,31 @@ def test_a_commit_with_another_algorithm_is_checked_by_it(metadata: Metadata) ->
         writer.write(DATA)
         assert writer.commit(Wish(digest=digest)).digest == digest
     assert read(metadata, "here", digest) == DATA
+
+
+def test_what_the_disk_did_not_take_is_not_committed_at_the_second_try(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of an error of a disk once, whoever asks next."""
+    lease = metadata.leases.create("here", "lease").id
+    context = Context("here", lease)
+
+    def fail(_: int) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with metadata.content.writer(context, "r") as writer:
+        writer.write(DATA)
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(DataLoss, match="must be written again"):
+            writer.commit()
+        with pytest.raises(FailedPrecondition, match="closed"):
+            writer.commit()
+    with pytest.raises(NotFound):
+        metadata.content.status("here", "r")
+    assert metadata.leases.resources("here", lease) == []
+    with metadata.content.writer(context, "r") as writer:
+        assert writer.status().offset_bytes == 0
+        writer.write(DATA)
+        writer.commit()
+    assert read(metadata, "here", DIGEST) == DATA
