@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import queue
 import tempfile
-from collections.abc import Iterator
+import threading
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import grpc
 
 from snapfs.closing import Closing
 from snapfs.metadata import Context
-from snapfs.model import Labels, Unavailable
+from snapfs.model import AlreadyExists, DeadlineExceeded, Labels, Unavailable
 from snapfs.service.status import error_of
 from snapfs_containerd import content_pb2 as pb
 from snapfs_containerd import content_pb2_grpc
@@ -29,7 +29,7 @@ class ContainerdContents(Closing):
     """Blobs of a namespace of containerd."""
 
     def __init__(self, socket: Path, context: Context, *, timeout_s: float) -> None:
-        """`timeout_s` bounds each call but those that carry a blob's bytes."""
+        """`timeout_s` bounds each call, and each answer of those that carry a blob's bytes."""
         self._channel = grpc.insecure_channel(f"unix:{socket}")
         self._stub = content_pb2_grpc.ContentStub(self._channel)
         self._timeout_s = timeout_s
@@ -59,12 +59,13 @@ class ContainerdContents(Closing):
         file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
         try:
             request = pb.ReadContentRequest(digest=digest)
-            for answer in self._stub.Read(request, metadata=self._headers):
+            answers = self._stub.Read(request, metadata=self._headers)
+            while (answer := _next(answers, self._timeout_s)) is not None:
                 file.seek(answer.offset)
                 file.write(answer.data)
-        except grpc.RpcError as error:
+        except Exception:
             file.close()
-            raise error_of(error) from None
+            raise
         file.seek(0)
         return cast(BinaryIO, file)
 
@@ -107,8 +108,12 @@ class ContainerdWriter(Closing):
             expected=digest,
             labels=labels,
         )
+        try:
+            self._ask(request)
+        except AlreadyExists:  # containerd has dropped the ingest
+            self._is_done = True
+            raise
         self._is_done = True
-        self._ask(request)
 
     def close(self) -> None:
         """End the stream; what is not committed is aborted."""
@@ -136,10 +141,24 @@ class ContainerdWriter(Closing):
 
     def _ask(self, request: pb.WriteContentRequest) -> pb.WriteContentResponse:
         self._requests.put(request)
-        try:
-            answer = next(cast("Iterator[pb.WriteContentResponse]", self._answers), None)
-        except grpc.RpcError as error:
-            raise error_of(error) from None
+        answer: pb.WriteContentResponse | None = _next(self._answers, self._timeout_s)
         if answer is None:
             raise Unavailable("containerd ended the writing of a blob; try again")
         return answer
+
+
+def _next(answers: Any, timeout_s: float) -> Any:
+    """Return the next answer of a stream, None at its end; DeadlineExceeded when none comes."""
+    watch = threading.Timer(timeout_s, answers.cancel)
+    watch.daemon = True
+    watch.start()
+    try:
+        return next(answers, None)
+    except grpc.RpcError as error:
+        if answers.code() is grpc.StatusCode.CANCELLED:
+            raise DeadlineExceeded(
+                f"containerd did not answer for {timeout_s:g} s; look at its log and try again"
+            ) from None
+        raise error_of(error) from None
+    finally:
+        watch.cancel()

@@ -12,6 +12,7 @@ be done so is NotImplementedYet, and containerd asks its next differ, which walk
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -97,7 +98,8 @@ class Differ:
     ) -> Packed:
         """Write the layer that leads from what `left` shows to what `right` shows.
 
-        An active snapshot is held still meanwhile: its writers wait. Raises NotImplementedYet when
+        An active snapshot is held still while its layer is read into a file beside the layers: its
+        writers wait for that, and not for whom the layer is sent to. Raises NotImplementedYet when
         the mounts are not of snapshots of ours, when more than one layer lies between the two, and
         when files of an active one are open for writing.
         """
@@ -107,22 +109,13 @@ class Differ:
                 f"snapshot {above.name!r} is not one layer above {below.name!r}"
             )
         what = f"write the layer of snapshot {records.shown(above.name)}"
-        with (
-            self._layers(above) as (upper, lowers),
-            closing(contents.writer(asked.ref or f"diff-{uuid.uuid4()}")) as writer,
-        ):
-            with refusing(what):
+        with refusing(what), tempfile.TemporaryFile(dir=self._snapshotter.root) as file:
+            with self._layers(above) as (upper, lowers):
                 packed = packing.pack(
-                    upper, lowers, writer, media_type=asked.media_type, latest_s=asked.latest_s
+                    upper, lowers, file, media_type=asked.media_type, latest_s=asked.latest_s
                 )
-            labels = dict(asked.labels)
-            if packed.diff_id != packed.digest:
-                labels[UNCOMPRESSED] = packed.diff_id
-            try:
-                writer.commit(packed.size_bytes, packed.digest, labels)
-            except AlreadyExists:
-                if UNCOMPRESSED in labels:
-                    contents.label(packed.digest, UNCOMPRESSED, packed.diff_id)
+            file.seek(0)
+            _send(contents, cast(BinaryIO, file), packed, asked)
         return packed
 
     def apply(
@@ -173,6 +166,21 @@ class Differ:
             case View() | Committed():
                 name = above.parent if isinstance(above, View) else above.name
                 yield self._snapshotter.layers(name)
+
+
+def _send(contents: Contents, file: BinaryIO, packed: Packed, asked: Asked) -> None:
+    """Make what a file holds content, which says what it is of; it may be there already."""
+    labels = dict(asked.labels)
+    if packed.diff_id != packed.digest:
+        labels[UNCOMPRESSED] = packed.diff_id
+    with closing(contents.writer(asked.ref or f"diff-{uuid.uuid4()}")) as writer:
+        while data := file.read(COPY_BYTES):
+            writer.write(data)
+        try:
+            writer.commit(packed.size_bytes, packed.digest, labels)
+        except AlreadyExists:
+            if UNCOMPRESSED in labels:
+                contents.label(packed.digest, UNCOMPRESSED, packed.diff_id)
 
 
 def _ids(found: Snapshot) -> tuple[SnapshotId, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import BinaryIO, cast
 
 from snapfs.closing import Closing
 from snapfs.metadata import Context, Metadata, Wish, Writer
-from snapfs.model import Labels
+from snapfs.model import AlreadyExists, Labels, NotFound
 
 
 class OwnContents(Closing):
@@ -51,11 +52,16 @@ class OwnWriter(Closing):
 
     def commit(self, size_bytes: int, digest: str, labels: Labels) -> None:
         """Make what was written content; AlreadyExists when it is there."""
+        try:
+            self._writer.commit(Wish(size_bytes, digest, labels))
+        except AlreadyExists:  # the ingest is dropped
+            self._is_done = True
+            raise
         self._is_done = True
-        self._writer.commit(Wish(size_bytes, digest, labels))
 
     def close(self) -> None:
         """Drop what is not committed."""
         self._writer.close()
         if not self._is_done:
-            self._contents.abort(self._writer.place.ref)
+            with suppress(NotFound):  # a commit that failed can have dropped it
+                self._contents.abort(self._writer.place.ref)

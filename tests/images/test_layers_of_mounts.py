@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ import pytest
 from snapfs.fuse import attach
 from snapfs.fuse.mounts import mount_table
 from snapfs.images import UNCOMPRESSED, Asked, Differ, OwnContents
+from snapfs.images.differ import LayerWriter
 from snapfs.images.packing import DOCKER_GZIP, TAR, TAR_GZIP, TAR_ZSTD
 from snapfs.metadata import Context, Metadata
-from snapfs.model import FailedPrecondition, Mount, NotImplementedYet
+from snapfs.model import DataLoss, FailedPrecondition, Mount, NotImplementedYet
 from snapfs.snapshots import Snapshotter
 
 HERE = Context("default")
@@ -120,6 +123,66 @@ def test_what_was_compared_is_applied_to_another_snapshot(
     assert (upper / "new").read_bytes() == b"new" * 1000
     with pytest.raises(FailedPrecondition, match="another digest"):
         differ.apply(contents, packed.digest, packed.size_bytes + 1, target)
+
+
+class Watching:
+    """A place for layers that looks at its snapshotter whenever bytes come."""
+
+    def __init__(self, inner: OwnContents, look: Callable[[], None]) -> None:
+        self._inner = inner
+        self._look = look
+        self.label, self.open, self.close = inner.label, inner.open, inner.close
+
+    def writer(self, ref: str) -> LayerWriter:
+        self._look()
+        return self._inner.writer(ref)
+
+
+def test_writers_do_not_wait_for_who_takes_the_layer(
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, seen = [], []
+    hold = snapshotter.held
+
+    @contextmanager
+    def counted(key: str) -> Iterator[object]:
+        with hold(key) as layers:
+            held.append(key)
+            yield layers
+            held.remove(key)
+
+    monkeypatch.setattr(snapshotter, "held", counted)
+    watching = Watching(contents, lambda: seen.append(list(held)))
+    Differ(snapshotter).compare(watching, *pair, Asked())
+    assert seen == [[]]
+
+
+def test_a_commit_that_fails_leaves_no_ingest(
+    metadata: Metadata, contents: OwnContents, pair: tuple[list[Mount], list[Mount]]
+) -> None:
+    with closing(contents.writer("r")) as writer:
+        writer.write(b"data")
+        with pytest.raises(FailedPrecondition, match="bytes"):
+            writer.commit(5, "", {})
+    assert list(metadata.content.statuses("default")) == []
+
+
+def test_a_disk_that_fails_at_the_commit_is_what_the_caller_hears_of(
+    metadata: Metadata, contents: OwnContents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with closing(contents.writer("r")) as writer:
+        writer.write(b"data")
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(DataLoss):
+            writer.commit(4, "", {})
+    assert list(metadata.content.statuses("default")) == []
 
 
 def bind(path: Path) -> Mount:
