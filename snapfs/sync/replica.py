@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+import msgspec
 import structlog
 
 from snapfs import __version__
@@ -120,22 +121,26 @@ class Replica:
     # Histories
 
     def facts(self, set_id: VolumeSetId, branches: Sequence[BranchId]) -> list[History]:
-        """Return the histories of branches."""
+        """Return the histories of branches, without horizons: how long to keep is each host's."""
         found = []
         for branch in branches:
             try:
-                found.append(self._anchors.export(branch_anchor(set_id, branch)))
+                found.append(_unlimited(self._anchors.export(branch_anchor(set_id, branch))))
             except NotFound:
                 continue
         return found
 
     def merge_facts(self, histories: Sequence[History]) -> None:
-        """Add to the histories of branches what another store knows of them."""
+        """Add to the histories of branches what another store knows of them.
+
+        A horizon in them counts for nothing: it would take away what is to be kept here.
+        """
         for history in histories:
             if not history.name.startswith(_BRANCH_PREFIX):
                 raise InvalidArgument(f"anchor {history.name!r} is not of a branch")
             set_id = history.name.split("/")[1]
-            self._anchors.merge(history, resolve=partial(_resolve, set_id=set_id))
+            resolve = partial(_resolve, set_id=set_id)
+            self._anchors.merge(_unlimited(history), resolve=resolve)
 
     # Layers
 
@@ -197,6 +202,10 @@ class Replica:
         with self.store.view() as tx:
             row = tx.get(SNAPSHOTS, set_id, snapshot)
         return (row.body.blob if row else "") or blob_name(set_id, snapshot)
+
+
+def _unlimited(history: History) -> History:
+    return msgspec.structs.replace(history, horizon=None)
 
 
 def _resolve(tx: ReadTx, ref: Ref, *, set_id: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,6 +161,10 @@ class Host:
             snapshots.set_blob(tx, row, name, done.usage.size_bytes)
 
         self.do(set_blob)
+
+    def prune(self) -> None:
+        """Let histories begin with what is in force now."""
+        Anchors(self.store).expire(time.time_ns(), prefix="branch/")
 
     def settle(self, number: int, side: Policy) -> None:
         self.do(lambda tx: conflicts.settle(tx, number, side, WHY))
