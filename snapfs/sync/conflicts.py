@@ -40,18 +40,10 @@ class Kept:
     since_ns: int
 
 
-def keep(
-    tx: WriteTx,
-    set_id: VolumeSetId,
-    remote: str,
-    found: Iterable[Conflict],
-    looked_at: Iterable[str],
-) -> None:
-    """Record the conflicts of a sync; forget open ones of items that it found at peace."""
-    names = set()
+def keep(tx: WriteTx, set_id: VolumeSetId, remote: str, found: Iterable[Conflict]) -> None:
+    """Record conflicts; those that are decided before anything is done of what was decided."""
     for conflict in found:
-        name = f"{conflict.key}/{remote}"
-        names.add(name)
+        name = _name(conflict, remote)
         body = ConflictBody(
             remote,
             conflict.kind,
@@ -67,6 +59,17 @@ def keep(
             tx.create(CONFLICTS, set_id, name, body)
         elif row.body != body:
             tx.update(row, body)
+
+
+def forget(
+    tx: WriteTx,
+    set_id: VolumeSetId,
+    remote: str,
+    found: Iterable[Conflict],
+    looked_at: Iterable[str],
+) -> None:
+    """Forget open conflicts of items that a sync found at peace, all but those it found."""
+    names = {_name(conflict, remote) for conflict in found}
     for key in looked_at:
         for row in list(tx.rows(CONFLICTS, set_id, prefix=f"{key}/")):
             if row.body.remote == remote and not row.body.winner and row.name not in names:
@@ -101,6 +104,10 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Kept:
     applying.apply(tx, set_id, Change(item, {body.field: now}), why)
     tx.delete(row)
     return _show(row)
+
+
+def _name(conflict: Conflict, remote: str) -> str:
+    return f"{conflict.key}/{remote}"
 
 
 def _show(row: Row[ConflictBody]) -> Kept:

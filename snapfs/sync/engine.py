@@ -1,9 +1,11 @@
 """A sync of one set with one remote, from beginning to end.
 
-    look at both sides -> plan -> the set's and snapshots' own fields -> branch by branch: layers,
-    history, the change there, the change here -> what both sides have now, and conflicts, as rows
+    look at both sides -> plan -> conflicts that are decided, as rows -> the set's and snapshots'
+    own fields -> branch by branch: layers, history, the change there, the change here -> what both
+    sides have now, and open conflicts, as rows
 
 Everything may be cut short anywhere, on either side: layers that came are found by the next sync,
+a value that loses is in a row before it is replaced (a later look finds both sides at peace),
 each change is whole or not there, and a change carries the versions that it was made from, so that
 a side that was changed meanwhile says "moved" and a new round looks at both sides again. What both
 sides had last is recorded only when both have said that they have it.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,6 +74,7 @@ class BranchReport(msgspec.Struct, frozen=True, array_like=True):
 
 
 FAILED = "failed"
+_CHANGED = frozenset(it.value for it in (Fate.PULLED, Fate.PUSHED, Fate.MERGED, Fate.DELETED))
 _ILL = frozenset((FAILED, Fate.DIVERGED.value, Fate.NAME_TAKEN.value, Fate.CONFLICT.value))
 
 
@@ -154,6 +157,8 @@ class _Sync:
         self._why_there = Note(author=request.author, reason=request.direction.value)
         self._report = Report(request.set_id, remote)
         self._carried: set[tuple[str, bool]] = set()
+        self._earlier: dict[str, BranchReport] = {}
+        """What became of branches in rounds that had to begin anew."""
         self._last = LastRows(here, remote, request.set_id)
 
     def run(self) -> Report:
@@ -169,11 +174,13 @@ class _Sync:
 
     def _round(self) -> None:
         report = self._report
-        report.branches, report.conflicts, report.refused = [], [], []
+        self._earlier |= {it.id: it for it in report.branches if it.fate in _CHANGED}
+        report.branches, report.refused = [], []
         theirs, ours = self._there.describe(self._set_id), self._here.describe(self._set_id)
         if theirs.set_item is None and ours.set_item is None:
             raise VolumeSetNotFound(f"volume set {self._set_id} exists neither here nor there")
         plan = self._plan(theirs, ours)
+        self._keep(plan.conflicts)
         agreed = dict(plan.common)
         for change in self._do(plan.there, plan.here):
             agreed.pop(change.item.key, None)
@@ -185,11 +192,18 @@ class _Sync:
     def _plan(self, theirs: Tree, ours: Tree) -> Plan:
         request = self._request
         known = self._last.read()
-        plan = planning.plan(
+        return planning.plan(
             theirs, ours, known, request.policy, request.direction, self._here.dot()
         )
-        self._report.conflicts = list(plan.conflicts)
-        return plan
+
+    def _keep(self, found: Sequence[Conflict]) -> None:
+        """Record what is decided, and report it with what earlier rounds have decided."""
+        keys = {it.key for it in found}
+        earlier = (it for it in self._report.conflicts if it.winner and it.key not in keys)
+        self._report.conflicts = [*earlier, *found]
+        if decided := [it for it in found if it.winner]:
+            keep = partial(conflicts.keep, set_id=self._set_id, remote=self._remote, found=decided)
+            self._here.store.update(keep)
 
     def _do(self, there: Iterable[Change], here: Iterable[Change]) -> Iterator[Change]:
         """Do changes, there first; yield those that were refused."""
@@ -227,7 +241,10 @@ class _Sync:
             raise
         except SnapfsError as error:
             fate, message = FAILED, str(error)
-        self._report.branches.append(BranchReport(branch.id, branch.name, fate, message))
+        report = BranchReport(branch.id, branch.name, fate, message)
+        if branch.fate is Fate.SAME and fate != FAILED:
+            report = self._earlier.get(branch.id, report)
+        self._report.branches.append(report)
         return fate != FAILED
 
     def _carry(self, branch: BranchPlan) -> None:
@@ -334,8 +351,12 @@ class _Sync:
     # The end
 
     def _settle(self, plan: Plan, agreed: dict[str, dict[str, Value]]) -> None:
+        found = plan.conflicts
+        still_open = [it for it in found if not it.winner]
+
         def settle(tx: WriteTx) -> None:
-            conflicts.keep(tx, self._set_id, self._remote, plan.conflicts, plan.common)
+            conflicts.keep(tx, self._set_id, self._remote, still_open)
+            conflicts.forget(tx, self._set_id, self._remote, found, plan.common)
             self._last.write(tx, agreed)
 
         self._here.store.update(settle)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from snapfs.model import FailedPrecondition
+from snapfs.model import FailedPrecondition, Unavailable
+from snapfs.sync.peer import Peer
 from snapfs.sync.planning import Direction
 from snapfs.sync.threeway import Policy
 from snapfs.volumes.errors import VolumeSetNotFound
 from snapfs.volumes.ids import VolumeSetId
-from tests.sync.kit import Host, new_id
+from tests.sync.kit import Breaking, Host, new_id
 
 MakeHost = Callable[[str], Host]
 
@@ -128,6 +129,59 @@ def test_a_conflict_is_decided_by_policy_and_kept_as_a_row(
     again = ann.sync(bob, set_id, policy=policy)
     assert (again.conflicts == []) is (wins is not None)
     assert len(ann.conflicts()) == 1
+
+
+@pytest.mark.parametrize("policy", [Policy.OURS, Policy.THEIRS])
+def test_what_lost_is_kept_wherever_a_sync_is_cut_short(host: MakeHost, policy: Policy) -> None:
+    ann, bob, set_id = pair(host)
+    wins = {Policy.OURS: "ann's", Policy.THEIRS: "bob's"}[policy]
+    breaks = 0
+    for at in range(100):
+        last = ann.set(set_id).description
+        ann.edit_set(set_id, description=f"ann's {at}")
+        bob.edit_set(set_id, description=f"bob's {at}")
+        ann.extend(set_id, "main")
+
+        def break_it(peer: Peer, at: int = at) -> Peer:
+            return Breaking(peer, at, is_done=True)  # type: ignore[return-value]
+
+        try:
+            ann.sync(bob, set_id, policy=policy, through=break_it)
+        except Unavailable:
+            breaks += 1
+        else:
+            break
+        ann.sync(bob, set_id, policy=policy)
+        assert ann.set(set_id).description == bob.set(set_id).description == f"{wins} {at}"
+        (row,) = ann.conflicts()
+        assert (row.ours, row.theirs, row.last) == (f"ann's {at}", f"bob's {at}", last)
+        assert row.winner == policy.value
+    assert breaks > 4
+
+
+def test_what_earlier_rounds_did_is_reported(host: MakeHost) -> None:
+    ann, bob, set_id = pair(host)
+    ann.branch_at(set_id, "a", ann.tips(set_id)["main"])
+    ann.branch_at(set_id, "b", ann.tips(set_id)["main"])
+    ann.sync(bob, set_id)
+    for name in ("a", "b", "main"):
+        ann.extend(set_id, name)
+    ann.edit_set(set_id, description="ann's")
+    bob.edit_set(set_id, description="bob's")
+    calls: list[str] = []
+
+    class Moving:
+        def __getattr__(self, name: str) -> object:
+            calls.append(name)
+            if calls.count("apply") == 4 and name == "apply":  # the set, and two branches, are done
+                ours, theirs = ann.tips(set_id), bob.tips(set_id)
+                bob.extend(set_id, next(it for it in ours if ours[it] != theirs[it]))
+            return getattr(bob.replica, name)
+
+    report = ann.sync(bob, set_id, through=lambda _peer: Moving())  # type: ignore[arg-type,return-value]
+    found = [(it.field, it.winner) for it in report.conflicts]
+    assert found == [("description", "theirs"), ("tip", "")]
+    assert sorted(fates(report).values()) == ["diverged", "pushed", "pushed"]
 
 
 @pytest.mark.parametrize("policy", Policy)
@@ -401,3 +455,20 @@ def test_histories_of_branches_travel_as_facts(host: MakeHost) -> None:
     ann.sync(bob, set_id, Direction.SYNC)
     assert ann.history(set_id, "main") == bob.history(set_id, "main")
     assert ann.history(set_id, "main")[-3:] == tips
+
+
+def test_each_host_keeps_histories_for_as_long_as_it_likes(host: MakeHost) -> None:
+    ann, bob, set_id = pair(host)
+    ann.extend(set_id, "main")
+    ann.sync(bob, set_id)
+    before = ann.history(set_id, "main")
+    assert len(before) > 1
+    bob.prune()
+    ann.extend(set_id, "main")
+    for one, other in ((ann, bob), (bob, ann)):
+        one.sync(other, set_id)
+    assert ann.history(set_id, "main") == [*before, ann.tips(set_id)["main"]]
+    assert bob.history(set_id, "main") == ann.history(set_id, "main")[-2:]
+    ann.prune()
+    ann.sync(bob, set_id)
+    assert ann.history(set_id, "main") == [ann.tips(set_id)["main"]]
