@@ -19,14 +19,16 @@ from typing import BinaryIO, Protocol, cast
 import zstandard
 
 from snapfs.closing import Closing
+from snapfs.images.headers import BoundedTar, LongHeaders
 from snapfs.images.limits import Limits
 from snapfs.images.manifests import MAX_DOCUMENT_BYTES, DockerImage, Index, parse
 from snapfs.metadata.words import shown
-from snapfs.model import InvalidArgument, NotFound
+from snapfs.model import InvalidArgument, NotFound, TooLarge
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_MEMBERS = 100_000
+MAX_NAME_CHARS = 4096
 INDEX = "index.json"
 DOCKER_MANIFEST = "manifest.json"
 
@@ -87,9 +89,11 @@ class Archive(Closing):
         with ExitStack() as stack:
             file = stack.enter_context(_plain(path, limits))
             try:
-                tar = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))
+                tar = stack.enter_context(BoundedTar.open(fileobj=file, mode="r:"))
                 self._read_names(tar)
-            except (tarfile.TarError, EOFError, OSError) as error:
+            except LongHeaders as error:
+                raise TooLarge(f"{path} {error}") from None
+            except (tarfile.TarError, EOFError, OSError, RecursionError) as error:
                 raise InvalidArgument(f"{path} is no archive of images: {error}") from None
             self._tar = tar
             self._stack = stack.pop_all()
@@ -127,6 +131,9 @@ class Archive(Closing):
                 raise InvalidArgument(
                     f"{self.name} has over {MAX_MEMBERS} files; it holds no image"
                 )
+            if max(len(member.name), len(member.linkname)) > MAX_NAME_CHARS:
+                raise InvalidArgument(f"{self.name} has names that no image has")
+            member.pax_headers = {}  # not to be kept
             self._members[os.path.normpath(member.name)] = member
 
 

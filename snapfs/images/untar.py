@@ -21,8 +21,9 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from snapfs.images.headers import BoundedTar, LongHeaders
 from snapfs.images.limits import Limits
 from snapfs.metadata.words import shown
 from snapfs.model import InvalidArgument, TooLarge
@@ -35,8 +36,6 @@ _OPAQUE_XATTR = "trusted.overlay.opaque"
 _HOST_XATTRS = "trusted."
 _XATTR = "SCHILY.xattr."
 _COPY_BYTES = 1 << 20
-_HEADERS_BYTES = 1 << 20
-"""Of one entry: its name, what it links to, its attributes, the map of a sparse file."""
 _OPEN_DIRECTORIES = 64
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -69,71 +68,20 @@ def unpack(
     """
     job = _Unpacking(target, merged=merged, what=what)
     try:
-        with _Archive.open(fileobj=stream, mode="r|") as tar:
+        with BoundedTar.open(fileobj=stream, mode="r|") as tar:
             unpacked = 0
             for entries, member in enumerate(tar, start=1):
                 unpacked += member.size if member.isreg() else 0
                 limits.check(packed.bytes_read, unpacked, entries, what)
                 job.put(tar, member)
                 tar.members.clear()  # tarfile keeps them all
-    except _LongHeaders:
-        raise TooLarge(f"{what} has headers of over {_HEADERS_BYTES} bytes") from None
+    except LongHeaders as error:
+        raise TooLarge(f"{what} {error}") from None
     except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise InvalidArgument(f"{what} is damaged: {error}") from None
     finally:
         job.close()
     job.finish()
-
-
-class _LongHeaders(Exception):
-    """Names, attributes and maps of an entry take more than any entry needs."""
-
-
-class _Headers:
-    """A stream while the headers of one entry are read from it, which tarfile does into memory."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-        self.tell = stream.tell
-        self.seek = stream.seek
-        self._left = _HEADERS_BYTES
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= self._left:
-            raise _LongHeaders
-        self._left -= size
-        data: bytes = self.stream.read(size)
-        return data
-
-
-class _Member(tarfile.TarInfo):
-    """An entry whose headers are bounded; Python's tarfile.py lets `_proc_member` be overridden."""
-
-    def _proc_member(self, archive: _Archive) -> tarfile.TarInfo:
-        if self.type == tarfile.XGLTYPE:
-            archive.global_bytes += self.size
-            if archive.global_bytes > _HEADERS_BYTES:
-                raise _LongHeaders
-        stream = archive.fileobj
-        if isinstance(stream, _Headers):  # of an entry that has several
-            return self._parse(archive)
-        archive.fileobj = _Headers(stream)
-        try:
-            return self._parse(archive)
-        finally:
-            archive.fileobj = stream
-
-    def _parse(self, archive: _Archive) -> tarfile.TarInfo:
-        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # no stubs
-        return found
-
-
-class _Archive(tarfile.TarFile):
-    tarinfo = _Member
-    fileobj: Any
-    members: list[tarfile.TarInfo]
-    global_bytes = 0
-    """Size of the headers for all entries, which are kept."""
 
 
 class _Unpacking:

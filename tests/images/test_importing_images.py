@@ -403,6 +403,16 @@ def test_headers_that_would_fill_the_memory_are_refused(tmp_path: Path, header: 
         os.close(target)
 
 
+@pytest.mark.parametrize("header", LONG_HEADERS)
+def test_headers_of_an_archive_of_images_are_bounded_as_well(
+    importer: Importer, tmp_path: Path, header: str
+) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(LONG_HEADERS[header] + member("file", tarfile.REGTYPE) + bytes(1024))
+    with pytest.raises(TooLarge, match="has headers of over 1048576 bytes"):
+        run(importer, path)
+
+
 def test_headers_in_an_endless_chain_are_damage(tmp_path: Path) -> None:
     raw = member("././@LongLink", tarfile.GNUTYPE_LONGNAME, b"n") * 1000
     stream = Counter(io.BytesIO(raw))
