@@ -8,8 +8,9 @@ there and only the reply is left (`did`). `replays` says what becomes of one tha
 
 Records are four words: number of the request, two node numbers, state. The state is written last
 and cleared first, so a process that is killed leaves a record whole or not at all. One process
-writes; the next one reads what that left, once. A record stays a while after its request was
-answered, which does no harm: the kernel uses no number twice on a connection.
+writes; the next one reads what that left, once. A record that was left stays until its request is
+answered, however long that waits (at a gate, for a copy), or until the table is full, the oldest
+first. One that stays longer does no harm: the kernel uses no number twice on a connection.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import enum
 import mmap
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,8 +31,6 @@ RECORD_BYTES = 32
 _WORDS = RECORD_BYTES // 8
 _UNIQUE, _FIRST, _SECOND, _STATE = range(_WORDS)
 FIRST_SLOTS = 1024
-SETTLED_AFTER_S = 10.0
-"""What was sent again has been taken up by then: it comes before everything else."""
 
 
 class State(enum.IntEnum):
@@ -51,10 +49,6 @@ class Note:
     second: int
     """Node numbers, 0 for none; what they mean is the operation's affair (replays.py)."""
 
-    @property
-    def numbers(self) -> tuple[int, int]:
-        return self.first, self.second
-
 
 class InFlight:
     """The records of one connection. Does not own the descriptor; belongs to trio's thread."""
@@ -65,14 +59,14 @@ class InFlight:
         self._number = number
         self._slots = max(FIRST_SLOTS, os.fstat(fd).st_size // RECORD_BYTES)
         self._words = self._map()
-        self._earlier: dict[int, Note] = {}
-        self._earlier_slots: dict[int, list[int]] = {}
+        self._earlier: dict[int, tuple[Note, int]] = {}
+        """What was left, with its place, by number of the request; the oldest first."""
         self._free: deque[int] = deque()
         self._last = -1
         """Of the request that came to its end last; it may not be answered yet."""
         for slot in range(self._slots):
             self._load(slot)
-        self._settle_at_s = time.monotonic() + SETTLED_AFTER_S
+        self._earlier = dict(sorted(self._earlier.items()))  # numbers go up
 
     def _map(self) -> memoryview:
         os.ftruncate(self._fd, self._slots * RECORD_BYTES)
@@ -83,11 +77,15 @@ class InFlight:
         if not state:
             self._free.append(slot)
             return
-        key = unique & ~RESENT
+        key, note = unique & ~RESENT, Note(State(state), first, second)
         known = self._earlier.get(key)
-        if known is None or known.state < state:
-            self._earlier[key] = Note(State(state), first, second)
-        self._earlier_slots.setdefault(key, []).append(slot)
+        if known is None:
+            self._earlier[key] = note, slot
+        elif known[0].state < state:
+            self._earlier[key] = note, slot
+            self._clear(known[1])
+        else:
+            self._clear(slot)
 
     def __len__(self) -> int:
         """Number of records in use."""
@@ -99,29 +97,22 @@ class InFlight:
 
     def earlier(self, unique: int) -> Note | None:
         """Return what a dead worker noted of a request."""
-        if not self._earlier:
+        if not unique & RESENT:
             return None
-        if unique & RESENT:
-            return self._earlier.get(unique & ~RESENT)
-        if time.monotonic() > self._settle_at_s:
-            self._settle()
-        return None
+        found = self._earlier.get(unique & ~RESENT)
+        return None if found is None else found[0]
 
-    def _settle(self) -> None:
-        """Free the records of a dead worker: who still answers such a request has noted it anew."""
-        for slots in self._earlier_slots.values():
-            for slot in slots:
-                self._clear(slot)
-        self._earlier.clear()
-        self._earlier_slots.clear()
+    def take(self, unique: int) -> int:
+        """Return the place of what was noted earlier; it is freed by the answer from now on."""
+        _, slot = self._earlier.pop(unique & ~RESENT)
+        return slot
 
     def put(self, unique: int, first: int, second: int, state: State) -> int:
         """Write a record and return its place; the next worker finds it from now on."""
-        free, words = self._free, self._words
-        if not free:
-            self._grow()
-            words = self._words
-        slot = free.popleft()
+        if not self._free:
+            self._make_room()
+        words = self._words
+        slot = self._free.popleft()
         at = slot * _WORDS
         words[at] = unique
         words[at + _FIRST] = first
@@ -147,6 +138,12 @@ class InFlight:
     def _clear(self, slot: int) -> None:
         self._words[slot * _WORDS + _STATE] = State.FREE
         self._free.append(slot)
+
+    def _make_room(self) -> None:
+        if self._earlier:
+            self._clear(self.take(next(iter(self._earlier))))
+        else:
+            self._grow()
 
     def _grow(self) -> None:
         old, self._slots = self._slots, self._slots * 2
@@ -174,7 +171,7 @@ class Noting:
         self.earlier = None if journal is None else journal.earlier(unique)
         """What a dead worker noted; None when it had not begun, or there was none."""
         if journal is not None and self.earlier is not None:
-            self._slot = journal.put(unique, *self.earlier.numbers, self.earlier.state)
+            self._slot = journal.take(unique)
 
     def intend(self, first: int = 0, second: int = 0) -> None:
         """Note the request before it has an effect."""

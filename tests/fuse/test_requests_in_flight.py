@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from snapfs.fuse.backing import BackingIds, Kind
 from snapfs.fuse.channel import RESENT
-from snapfs.fuse.inflight import RECORD_BYTES, InFlight, State
+from snapfs.fuse.inflight import FIRST_SLOTS, RECORD_BYTES, InFlight, State
 from snapfs.fuse.modes import Mode
 from tests.support import lanes
 from tests.support.dying_worker import workers_die_to_order
@@ -302,6 +303,46 @@ def test_journal_grows_with_what_is_in_flight() -> None:
     again = InFlight(fd, lambda: number | RESENT)
     assert again.earlier(number | RESENT) is not None
     assert os.fstat(fd).st_size >= 5000 * RECORD_BYTES
+    os.close(fd)
+
+
+def test_record_waits_with_its_request_however_long_and_goes_with_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fd = os.memfd_create("inflight")
+    number = 10
+    journal = InFlight(fd, lambda: number)
+    journal.request().did(7)
+    found = InFlight(fd, lambda: number)
+    began_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began_s + 3600.0)
+    number = 12
+    with found.request() as other:
+        other.intend()
+    number = 10 | RESENT
+    with found.request() as once:
+        assert once.earlier is not None
+        assert (once.earlier.state, once.earlier.first) == (State.DONE, 7)
+        again = InFlight(fd, lambda: number).earlier(number)
+        assert again == once.earlier, "a worker that dies too leaves it to the next"
+    number = 14
+    with found.request() as other:
+        other.intend()
+    assert [unique for unique, _ in found.records()] == [14]
+    os.close(fd)
+
+
+def test_oldest_record_that_was_left_makes_room() -> None:
+    fd = os.memfd_create("inflight")
+    numbers = iter(range(2, 2 * FIRST_SLOTS + 4, 2))
+    journal = InFlight(fd, lambda: next(numbers))
+    for _ in range(FIRST_SLOTS):
+        journal.request().intend()
+    found = InFlight(fd, lambda: next(numbers))
+    found.request().intend()
+    assert found.earlier(2 | RESENT) is None
+    assert found.earlier(4 | RESENT) is not None
+    assert os.fstat(fd).st_size == FIRST_SLOTS * RECORD_BYTES
     os.close(fd)
 
 
