@@ -118,15 +118,17 @@ class RemotesServicer(sync_v1_pb2_grpc.RemotesServicer):
 
         def run() -> None:
             try:
-                report = wire.report_to_wire(
-                    self._engine.sync(remote.name, peer, wanted, say), path
-                )
-            except (SnapfsError, OSError) as error:
+                done = self._engine.sync(remote.name, peer, wanted, say)
+                said.put(pb.SyncResponse(report=wire.report_to_wire(done, path)))
+            except Exception as error:
+                if not isinstance(error, SnapfsError | OSError):
+                    log.exception("sync.failed", set_id=wanted.set_id, remote=remote.name)
                 report = pb.SyncReport(
                     set_id=wanted.set_id, path=path, remote=remote.name, error=message_of(error)
                 )
-            said.put(pb.SyncResponse(report=report))
-            said.put(None)
+                said.put(pb.SyncResponse(report=report))
+            finally:
+                said.put(None)
 
         thread = threading.Thread(target=run, name="sync")
         thread.start()

@@ -185,6 +185,8 @@ def _branch(
         if row is not None:
             branches.remove(tx, row, why)
         return
+    if NAME not in cells or TIP not in cells:
+        raise InvalidArgument(f"branch {item.id} has no {NAME if TIP in cells else TIP}")
     name, tip_id = cells[NAME].value or "", VolumeSnapshotId(cells[TIP].value or "")
     tip = ancestry.find(tx, set_id, tip_id)
     attach(tx, set_id, tip_id)

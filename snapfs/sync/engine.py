@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
+import structlog
 
 from snapfs.model import SnapfsError, Unavailable
 from snapfs.store import ReadTx, WriteTx
@@ -36,6 +37,8 @@ from snapfs.transfer import Packed
 from snapfs.volumes import Note, branches
 from snapfs.volumes.errors import VolumeSetNotFound
 from snapfs.volumes.ids import BranchId, VolumeSetId, VolumeSnapshotId
+
+log = structlog.get_logger(__name__)
 
 ROUNDS = 8
 """How often a sync looks anew at sides that change under it, before it gives up for now."""
@@ -237,10 +240,13 @@ class _Sync:
                 self._finish(branch)
         except _Refused as refused:
             fate, message = FAILED, str(refused)
-        except Unavailable:
+        except (Unavailable, _Moved):
             raise
-        except SnapfsError as error:
+        except (SnapfsError, OSError) as error:
             fate, message = FAILED, str(error)
+        except Exception as error:  # what the other side says is to stop one branch at most
+            log.exception("sync.branch_failed", branch=branch.id, remote=self._remote)
+            fate, message = FAILED, f"unexpected {type(error).__name__}; see the service's log"
         report = BranchReport(branch.id, branch.name, fate, message)
         if branch.fate is Fate.SAME and fate != FAILED:
             report = self._earlier.get(branch.id, report)

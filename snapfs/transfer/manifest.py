@@ -36,6 +36,9 @@ MAX_RECORD_BYTES = 64 << 20
 MAX_PATH_BYTES = 64 << 10
 MAX_NAME_BYTES = 255
 MAX_SIZE_BYTES = (1 << 63) - 1
+MAX_MTIME_NS = (1 << 63) - 1
+MAX_ID = (1 << 32) - 2
+"""Greatest uid and gid: one more would say to chown(2) to leave it as it is."""
 
 LOCAL_XATTRS = frozenset(
     (
@@ -227,17 +230,27 @@ def check_path(path: bytes) -> list[bytes]:
 
 
 def _check(entry: Entry) -> None:
-    if stat.S_IFMT(entry.mode) not in _TYPES or entry.mode >> 16:
+    if entry.mode >> 16 or stat.S_IFMT(entry.mode) not in _TYPES:
         raise _wrong(f"{entry.path[:64]!r} is of no known type")
     if entry.link:
         check_path(entry.link)
     if stat.S_ISDIR(entry.mode) and entry.link:
         raise _wrong(f"directory {entry.path[:64]!r} is a hard link")
-    if any(name in LOCAL_XATTRS or b"\0" in name for name, _ in entry.xattrs):
+    if max(entry.uid, entry.gid) > MAX_ID or min(entry.uid, entry.gid) < 0:
+        raise _wrong(f"{entry.path[:64]!r} is of no possible owner")
+    if not -MAX_MTIME_NS <= entry.mtime_ns <= MAX_MTIME_NS:
+        raise _wrong(f"{entry.path[:64]!r} is of no possible time")
+    if entry.rdev >> 32 or b"\0" in entry.target:
+        raise _wrong(f"{entry.path[:64]!r} is no possible device or link")
+    if not all(map(_is_xattr, (name for name, _ in entry.xattrs))):
         raise _wrong(f"{entry.path[:64]!r} has attributes that mean nothing on another host")
     if not 0 <= entry.size_bytes <= MAX_SIZE_BYTES:
         raise _wrong(f"{entry.path[:64]!r} has no possible size")
     _check_chunks(entry)
+
+
+def _is_xattr(name: bytes) -> bool:
+    return name not in LOCAL_XATTRS and b"\0" not in name and 0 < len(name) <= MAX_NAME_BYTES
 
 
 def _check_chunks(entry: Entry) -> None:

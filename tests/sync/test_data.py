@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -132,4 +132,27 @@ def test_a_branch_whose_data_is_damaged_does_not_stop_the_others(host: MakeHost)
     report = ann.push(bob, set_id)
     assert {it.name: it.fate for it in report.branches} == {"main": "failed", "apart": "pushed"}
     assert not report.is_well
+    assert bob.tips(set_id) == {"apart": apart}
+
+
+@pytest.mark.logs("sync.branch_failed")
+def test_a_branch_of_which_the_other_side_says_nonsense_does_not_stop_the_others(
+    host: MakeHost,
+) -> None:
+    ann, bob = host("ann"), host("bob")
+    set_id, made = database(ann)
+    apart = ann.fork(set_id, "apart")
+    ann.fill(set_id, apart, _write(b"apart"))
+
+    class Nonsense:
+        def __getattr__(self, name: str) -> object:
+            method = getattr(ann.replica, name)
+
+            def manifest(of: VolumeSetId, snapshot: str) -> Iterator[bytes]:
+                yield from [1] if snapshot == made[0] else method(of, snapshot)
+
+            return manifest if name == "manifest" else method
+
+    report = bob.pull(ann, set_id, through=lambda _peer: Nonsense())
+    assert {it.name: it.fate for it in report.branches} == {"main": "failed", "apart": "pulled"}
     assert bob.tips(set_id) == {"apart": apart}

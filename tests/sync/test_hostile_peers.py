@@ -1,0 +1,70 @@
+"""What other stores say that no store should: refused, and told, and nothing waits for ever."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from snapfs.service import sync_v1_pb2 as pb
+from snapfs.service.remote_server import RemotesServicer
+from snapfs.sync import remotes
+from snapfs.sync.items import BRANCH, NO_CELL, Cell, Item
+from snapfs.sync.peer import Answer
+from snapfs.sync.planning import Change
+from snapfs.volumes.ids import VolumeSetId
+from tests.sync.kit import WHY, Host, new_id
+
+MakeHost = Callable[[str], Host]
+
+DEADLINE_S = 30
+
+
+def apply(host: Host, set_id: VolumeSetId, change: Change) -> Answer:
+    (answer,) = host.replica.apply(set_id, [change], WHY)
+    return answer
+
+
+class Listening:
+    """The context of a call whose client is there."""
+
+    def is_active(self) -> bool:
+        return True
+
+
+@pytest.mark.logs("sync.failed")
+def test_a_client_is_told_of_an_error_that_nobody_foresaw(host: MakeHost) -> None:
+    ann, bob = host("ann"), host("bob")
+    set_id = ann.new_set()
+    ann.do(lambda tx: remotes.add(tx, "bob", "unix:///bob"))
+
+    class Nonsense:
+        def __getattr__(self, name: str) -> object:
+            return {}["nonsense"] if name == "describe" else getattr(bob.replica, name)
+
+    @contextmanager
+    def connect(_remote: object) -> Iterator[Any]:
+        yield Nonsense()
+
+    servicer = RemotesServicer(ann.engine, connect, DEADLINE_S)
+    request = pb.SyncRequest(set=set_id, direction="sync", policy="theirs")
+    told: queue.SimpleQueue[list[pb.SyncResponse]] = queue.SimpleQueue()
+
+    def call() -> None:
+        told.put(list(servicer.Sync(request, Listening())))  # type: ignore[arg-type]
+
+    threading.Thread(target=call, daemon=True).start()
+    (answer,) = told.get(timeout=DEADLINE_S)
+    assert answer.report.error.startswith("unexpected KeyError")
+
+
+def test_a_branch_without_name_or_tip_is_refused(host: MakeHost) -> None:
+    bob = host("bob")
+    set_id = bob.new_set()
+    item = Item(BRANCH, new_id(), {"name": Cell("main", ())})
+    answer = apply(bob, set_id, Change(item, {"name": NO_CELL}))
+    assert (answer.state, "has no tip" in answer.message) == ("refused", True)
