@@ -21,7 +21,8 @@ import fcntl
 import os
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
@@ -209,6 +210,16 @@ def unique() -> int:
     0 where nobody knows it: without the library.
     """
     return _unique.get()
+
+
+@contextmanager
+def unnumbered() -> Iterator[None]:
+    """Do for a block what is to count for no request, as undoing what the present one did."""
+    token = _unique.set(0)
+    try:
+        yield
+    finally:
+        _unique.reset(token)
 
 
 def note_kills_set_id(*, kills: bool) -> None:

@@ -386,7 +386,7 @@ class FileHandlers(Operations):
         """Decide how an open goes on, and count it; return number, flags and backing id."""
         flags, backing_id = self.passing.enter(handle)
         if not handle.native:
-            handle.open()
+            self._open_or_leave(handle)
         elif handle.counted_by_node or not handle.writable:
             handle.close()  # what was needed to make an id
         if handle.writable:
@@ -395,6 +395,15 @@ class FileHandlers(Operations):
             return PASSING, flags, backing_id
         handle.shown.handles += 1
         return self.files.add(handle), flags, backing_id
+
+    def _open_or_leave(self, handle: FileHandle) -> None:
+        """Open what is read and written through us; what cannot be opened is not counted."""
+        try:
+            handle.open()
+        except OSError:
+            with channel.unnumbered():  # sent again, it is to be counted
+                self.passing.close_id(self.passing.leave(handle))
+            raise
 
     def _choose_reads(self, handle: FileHandle) -> None:
         """Read on where the data is in memory always; where it is not, use threads."""

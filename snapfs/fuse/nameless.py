@@ -41,12 +41,14 @@ class NamelessRequests:
                 once.did(node.ino)
             operations.forest.remember(node)
             try:
+                entry = operations.entry(shown, node)
                 opened = operations.opened_past(shown, node, fd, request.pid)
             except OSError:
                 os.close(fd)
                 operations.forest.forget(node.ino, 1)
                 raise
-            entry = operations.entry(shown, node)
+            if not operations.passing.is_lasting(node):
+                entry.attr_timeout = 0
             return wire.entry(entry) + wire.opened(*opened)
         finally:
             shown.end()
