@@ -108,7 +108,7 @@ class FileHandlers(Operations):
         try:
             await self.copy_ups.ensure(shown, tree, node, data=not flags & os.O_TRUNC)
             self.passing.admit(inode, node)
-            fd = tree.open(node, flags & _KEPT_FLAGS)
+            fd = self._open_once(tree, node, flags & _KEPT_FLAGS)
             handle = FileHandle(shown, node, inode, flags=0, fd=fd, writable=writable, pid=ctx.pid)
             try:
                 self._check_set_id(tree, handle, truncated=bool(flags & os.O_TRUNC))
@@ -118,6 +118,17 @@ class FileHandlers(Operations):
             return self._opened(handle)
         finally:
             shown.end()
+
+    def _open_once(self, tree: Tree, node: Node, flags: int) -> int:
+        """Open a file; what is to be emptied by that is so once."""
+        if not flags & os.O_TRUNC:
+            return tree.open(node, flags)
+        with self.once() as once:
+            if once.earlier is not None:
+                return tree.open(node, flags & ~os.O_TRUNC)
+            fd = tree.open(node, flags)
+            once.did(node.ino)
+            return fd
 
     @answering
     async def create(

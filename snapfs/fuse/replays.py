@@ -5,6 +5,9 @@ about, and it asked for the change because of what it had seen there. So what is
 whether a change that was noted has happened: each appears whole, in one system call. What was not
 noted has not begun (inflight.py).
 
+An open that empties its file is noted when that is done: the kernel holds no lock meanwhile, and
+what others have written past us since is to stay.
+
 All else is done again and comes to the same: a write or a copy goes to the offset that the request
 names, attributes are set to what it says, looking does nothing. An open or a release is counted
 once with the number of its request (backing.py).

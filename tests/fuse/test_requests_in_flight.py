@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from snapfs.fuse.channel import RESENT
 from snapfs.fuse.inflight import FIRST_SLOTS, RECORD_BYTES, InFlight, State
 from snapfs.fuse.modes import Mode
 from tests.support import lanes
+from tests.support.daemon import eventually
 from tests.support.dying_worker import workers_die_to_order
 from tests.support.lanes import House, Tree
 
@@ -246,6 +248,28 @@ def test_nameless_file_is_made_once_wherever_its_worker_dies(dying: Dying) -> No
             assert (tree / "named").read_text() == "nameless"
 
         dying.during(point, change)
+
+
+def test_file_is_emptied_once_and_keeps_what_another_wrote_since(dying: Dying) -> None:
+    tree = dying.house.active(fill)
+    other = os.open(tree / "new", os.O_RDWR | os.O_CREAT)
+    os.write(other, b"old and long")
+
+    def write() -> None:
+        eventually(lambda: not dying.order.exists(), what="the worker's death")
+        os.pwrite(other, b"kept", 0)
+
+    def change() -> int:
+        writer.start()
+        return os.open(tree / "new", os.O_WRONLY | os.O_TRUNC)
+
+    writer = threading.Thread(target=write)
+    fd = dying.during("counted", change)
+    writer.join(10.0)
+    assert (tree / "new").read_bytes() == b"kept"
+    assert isinstance(fd, int)
+    os.close(fd)
+    os.close(other)
 
 
 def test_open_and_release_are_counted_once_wherever_their_worker_dies(dying: Dying) -> None:
