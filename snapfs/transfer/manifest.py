@@ -140,8 +140,7 @@ def read(file: BinaryIO) -> Iterator[Entry]:
 
     Raises InvalidArgument for what no layer can be, or what was made by other rules.
     """
-    header = next(_records(file), None)
-    if header is None or _decode_header(header) != Header():
+    if not is_current(file):
         raise InvalidArgument(
             "the manifest of a layer was made by another version's rules; upgrade the older host"
         )
@@ -155,6 +154,12 @@ def read(file: BinaryIO) -> Iterator[Entry]:
         order.follow(entry)
         yield entry
     order.end()
+
+
+def is_current(file: BinaryIO) -> bool:
+    """Say whether a manifest was made by the rules of today; read its header for that."""
+    header = next(_records(file), None)
+    return header is not None and _decode_header(header) == Header()
 
 
 def digest_of(file: BufferedReader) -> Digest:

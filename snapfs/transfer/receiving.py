@@ -23,6 +23,7 @@ from snapfs.model import (
     Committed,
     DataLoss,
     FailedPrecondition,
+    InvalidArgument,
     Labels,
     NotFound,
     SnapshotId,
@@ -40,6 +41,8 @@ from snapfs.transfer.stock import NEW_PREFIX, Stock
 log = structlog.get_logger(__name__)
 
 PREFIX = "receive/"
+MAX_MANIFEST_BYTES = 4 << 30
+"""Longest manifest: of some terabytes, or of tens of millions of files."""
 WAIT_S = 30.0
 """For an earlier transfer of the same to end: that its sender is gone may show a little later."""
 
@@ -63,6 +66,7 @@ class Sink:
         FailedPrecondition when that is not what the layer was made on, AlreadyExists when `name` is
         another layer, Unavailable when somebody else is sending it.
         """
+        _check(offer)
         with self._only(name):
             if self._has(name, offer):
                 yield None
@@ -137,6 +141,10 @@ class Landing:
         hashed = hashlib.sha256()
         with refusing("write the manifest of a layer"), os.fdopen(fd, "wb") as file:
             for part in parts:
+                if file.tell() + len(part) > self._offer.manifest_bytes:
+                    raise DataLoss(
+                        "the manifest of a layer is longer than was said; transfer it again"
+                    )
                 hashed.update(part)
                 file.write(part)
         if hashed.digest() != self._offer.digest:
@@ -215,6 +223,19 @@ class Landing:
                             yield digest, data
             except FileNotFoundError:  # removed meanwhile
                 continue
+            except (DataLoss, InvalidArgument):
+                self._stock.drop(known)
+
+
+def _check(offer: Offer) -> None:
+    """Raise InvalidArgument for an offer of what no layer can be."""
+    if any(len(digest) != manifest.DIGEST_BYTES for digest in digests(offer)):
+        raise InvalidArgument("a layer is offered by what is no digest; upgrade the older host")
+    if not 0 < offer.manifest_bytes <= MAX_MANIFEST_BYTES:
+        raise InvalidArgument(
+            f"a layer is offered with a manifest of {offer.manifest_bytes} bytes; at most "
+            f"{MAX_MANIFEST_BYTES} are taken"
+        )
 
 
 def _chunks_of(

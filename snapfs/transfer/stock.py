@@ -15,8 +15,11 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
+
+import structlog
 
 from snapfs.model import Committed, FailedPrecondition, SnapshotId
 from snapfs.snapshots import Snapshotter
@@ -24,6 +27,8 @@ from snapfs.snapshots.faults import refusing
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.transfer import manifest, scanning
 from snapfs.transfer.manifest import Digest, Entry
+
+log = structlog.get_logger(__name__)
 
 NEW_PREFIX = "new-"
 SEARCHED = 64
@@ -83,7 +88,14 @@ class Stock:
     def keep(self, identity: SnapshotId, source: Path, digest: Digest) -> None:
         """Let `source`, a verified manifest, be that of a layer."""
         with refusing("keep the manifest of a layer"):
+            with source.open("rb") as file:
+                os.fsync(file.fileno())
             source.rename(self._place(identity, digest))
+
+    def drop(self, damaged: Manifest) -> None:
+        """Delete a manifest that does not read; it is made anew when it is wanted."""
+        log.info("manifest.dropped", id=damaged.id)
+        damaged.path.unlink(missing_ok=True)
 
     def to_search(self, near: Sequence[SnapshotId]) -> list[Manifest]:
         """Return the manifests in which to look for chunks: those of `near`, then the newest."""
@@ -96,7 +108,7 @@ class Stock:
         for path in self.path.glob(f"{identity}.*"):
             digest = Digest(bytes.fromhex(path.suffix[1:]))
             with path.open("rb") as file:
-                if manifest.digest_of(file) == digest:
+                if manifest.digest_of(file) == digest and _is_current(file):
                     return Manifest(identity, path, digest)
             path.unlink()
         return None
@@ -110,6 +122,8 @@ class Stock:
                     writer = manifest.Writer(cast("BinaryIO", file))
                     for entry in scanning.scan(self.directories.upper(identity)):
                         writer.add(entry)
+                    file.flush()
+                    os.fsync(file.fileno())
                 place = self._place(identity, writer.digest)
                 temporary.rename(place)
             finally:
@@ -133,3 +147,8 @@ class Stock:
             identity, dot, _ = name.partition(".")
             if not dot or not identity.isdigit() or int(identity) not in kept:
                 (self.path / name).unlink()
+
+
+def _is_current(file: BufferedReader) -> bool:
+    file.seek(0)
+    return manifest.is_current(file)

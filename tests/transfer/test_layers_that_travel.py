@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition, NotFound
-from snapfs.transfer import Packed
+from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from snapfs.transfer import Packed, manifest
 from snapfs.transfer.sending import Offer
 from tests.transfer.kit import Root, everything, seen, send
 
@@ -216,3 +219,69 @@ def test_a_receiver_killed_in_the_middle_goes_on(
     send(here, there, "one", "zero")
     assert seen(there.layer("one")) == seen(here.layer("one"))
     assert [it.name for it in there.snapshotter.walk()] == ["one", "zero"]
+
+
+@pytest.mark.parametrize("damage", ["zeros", "short", "another version's"])
+def test_a_damaged_manifest_of_another_layer_is_in_nobodys_way(root: MakeRoot, damage: str) -> None:
+    here, there = root("here"), root("there")
+    there.commit("other", "", _file("other", random.Random(1).randbytes(MIB)))
+    kept = there.stock.of("other").path
+    size = kept.stat().st_size
+    with kept.open("r+b") as file:
+        if damage == "short":
+            file.truncate(size - 7)
+        else:
+            file.write(bytes(size) if damage == "zeros" else b"\0\0\0\1\xc0")
+    here.commit("one", "", _file("file", random.Random(2).randbytes(MIB)))
+    send(here, there, "one")
+    assert seen(there.layer("one")) == seen(here.layer("one"))
+    assert not kept.exists()
+    assert there.stock.of("other").path == kept
+
+
+def test_a_manifest_of_another_versions_rules_is_made_anew(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", _file("file", b"data"))
+    made = here.stock.of("one")
+    header = msgspec.msgpack.encode(manifest.Header(format=99))
+    raw = len(header).to_bytes(4) + header
+    made.path.unlink()
+    digest = hashlib.sha256(raw).hexdigest()
+    (here.stock.path / f"{made.id}.{digest}").write_bytes(raw)
+    send(here, there, "one")
+    assert here.stock.of("one") == made
+
+
+def test_a_manifest_without_end_is_cut_off_at_what_was_offered(root: MakeRoot) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", _file("file", b"data"))
+    offer = here.source.offer("one")
+    taken = itertools.count()
+
+    def without_end() -> Iterator[bytes]:
+        while next(taken) < 10_000:
+            yield b"x"
+
+    with there.sink.receive("one", "", offer) as landing:
+        assert landing is not None
+        with pytest.raises(DataLoss, match="longer than was said"):
+            landing.take_manifest(without_end())
+    assert next(taken) == offer.manifest_bytes + 1
+    assert os.listdir(there.stock.path) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"manifest_bytes": 1 << 50}, {"manifest_bytes": -1}, {"digest": b"x"}, {"below": (b"",)}],
+)
+def test_offers_of_what_no_layer_can_be_are_refused(
+    root: MakeRoot, wrong: dict[str, object]
+) -> None:
+    here, there = root("here"), root("there")
+    here.commit("one", "", _file("file", b"data"))
+    offer = msgspec.structs.replace(here.source.offer("one"), **wrong)
+    with (
+        pytest.raises(InvalidArgument, match="is offered"),
+        there.sink.receive("one", "", offer),
+    ):
+        pass
