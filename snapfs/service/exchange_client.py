@@ -65,13 +65,13 @@ class ExchangePeer(Closing):
     def sets(self) -> list[SetName]:
         """Return every set there is, and those that were deleted."""
         with self._errors():
-            return list(wire.decode_all(SetName, self._stub.Sets(pb.Parcel())))
+            return list(wire.decode_all(SetName, _bounded(self._stub.Sets(pb.Parcel()))))
 
     def describe(self, set_id: VolumeSetId) -> Tree:
         """Return what there is of a set."""
         store, items = "", list[Item]()
         with self._errors():
-            for parcel in self._stub.Describe(pb.Parcel(set_id=set_id)):
+            for parcel in _bounded(self._stub.Describe(pb.Parcel(set_id=set_id))):
                 store = parcel.kind
                 items.extend(wire.decode_all(Item, [parcel]))
         return Tree(store, set_id, tuple(items))
@@ -98,7 +98,7 @@ class ExchangePeer(Closing):
         """Return the histories of branches."""
         request = pb.Parcel(set_id=set_id, records=[it.encode() for it in branches])
         with self._errors():
-            return list(wire.decode_all(History, self._stub.Facts(request)))
+            return list(wire.decode_all(History, _bounded(self._stub.Facts(request))))
 
     def merge_facts(self, histories: Sequence[History]) -> None:
         """Add to the histories of branches what this store knows of them."""
@@ -169,6 +169,10 @@ class ExchangePeer(Closing):
                 f"remote {self._name!r} does not answer ({reason.strip()}); what was done so far "
                 "stays, so sync again when it does"
             ) from failure
+
+
+def _bounded(parcels: Iterable[pb.Parcel]) -> Iterator[pb.Parcel]:
+    return wire.bounded(parcels, wire.MAX_DESCRIPTION_BYTES)
 
 
 class _Sending:

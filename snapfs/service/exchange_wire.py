@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from snapfs.anchors import History
-from snapfs.model import InvalidArgument
+from snapfs.model import InvalidArgument, ResourceExhausted
 from snapfs.service import sync_v1_pb2 as pb
 from snapfs.sync.items import Item
 from snapfs.sync.peer import Answer, Hello, SetName
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 PARCEL_BYTES = 1 << 20
 """Records of one parcel take about so much; a single one may take more."""
+
+MAX_DESCRIPTION_BYTES = 256 << 20
+"""Most that is taken of what another store says of a set or of its histories: it is held whole."""
 
 OFFER = "offer"
 MANIFEST = "manifest"
@@ -54,6 +57,19 @@ def decode_all(kind: type[T], parcels: Iterable[pb.Parcel]) -> Iterator[T]:
     for parcel in parcels:
         for raw in parcel.records:
             yield decode(kind, raw)
+
+
+def bounded(parcels: Iterable[pb.Parcel], limit_bytes: int) -> Iterator[pb.Parcel]:
+    """Yield parcels; raise ResourceExhausted when their records are more than can be held."""
+    total = 0
+    for parcel in parcels:
+        total += sum(map(len, parcel.records))
+        if total > limit_bytes:
+            raise ResourceExhausted(
+                f"the other side sends more than {limit_bytes >> 20} MiB of descriptions; take "
+                "branches away that nobody needs, or do not sync with it"
+            )
+        yield parcel
 
 
 def only(kind: type[T], parcel: pb.Parcel) -> T:

@@ -10,7 +10,7 @@ from snapfs.model import FailedPrecondition, InvalidArgument
 from snapfs.snapshots.schema import SCOPE as DATA_SCOPE
 from snapfs.snapshots.schema import SNAPSHOTS as DATA
 from snapfs.store import WriteTx
-from snapfs.sync import looking
+from snapfs.sync import looking, versions
 from snapfs.sync.items import GONE, NAME, NO_CELL, SNAPSHOT, TIP, Cell, Item, attributes_of
 from snapfs.sync.planning import Change
 from snapfs.volumes import (
@@ -50,6 +50,7 @@ def apply(tx: WriteTx, set_id: VolumeSetId, change: Change, why: Note) -> list[s
     volumes refuse.
     """
     item = change.item
+    _check(change)
     looking.look(tx, set_id)
     before = looking.remembered(tx, set_id, item.key)
     if any(before.get(name, NO_CELL) != cell for name, cell in change.seen.items()):
@@ -69,6 +70,16 @@ def apply(tx: WriteTx, set_id: VolumeSetId, change: Change, why: Note) -> list[s
             raise InvalidArgument(f"{item.kind!r} is nothing that travels")
     looking.remember(tx, set_id, item.key, cells)
     return unneeded
+
+
+def _check(change: Change) -> None:
+    """Raise InvalidArgument for what no plan has: a cell that was not looked at, or of no past."""
+    if unseen := change.item.cells.keys() - change.seen.keys():
+        raise InvalidArgument(f"{change.item.key} is to change {sorted(unseen)[0]!r} unseen")
+    for item in (change.item, *change.snapshots):
+        for name, cell in item.cells.items():
+            if not versions.is_possible(cell.version):
+                raise InvalidArgument(f"field {name!r} of {item.key} has an impossible version")
 
 
 def attach(tx: WriteTx, set_id: VolumeSetId, tip: VolumeSnapshotId) -> None:

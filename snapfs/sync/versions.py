@@ -14,6 +14,8 @@ Version: TypeAlias = tuple[tuple[str, int], ...]
 """(store, number of its change), in the order of stores; a store that is absent counts as 0."""
 
 NOTHING: Version = ()
+MAX_NUMBER = 1 << 62
+"""No store makes so many changes."""
 
 
 class Order(enum.Enum):
@@ -47,5 +49,14 @@ def join(one: Version, other: Version) -> Version:
 
 
 def change(version: Version, store: str, number: int) -> Version:
-    """Return the version of a change that a store makes to a state of `version`."""
-    return join(version, ((store, number),))
+    """Return the version of a change that a store makes to a state of `version`.
+
+    It is newer than that in any case, also when that has a later number of this store: one that it
+    gave before it was restored from a backup, or that another has made up.
+    """
+    return join(version, ((store, max(number, dict(version).get(store, 0) + 1)),))
+
+
+def is_possible(version: Version) -> bool:
+    """Say whether stores can have made a version."""
+    return all(0 < number <= MAX_NUMBER for _, number in version)

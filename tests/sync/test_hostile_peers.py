@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from snapfs.model import ResourceExhausted
+from snapfs.service import exchange_wire as wire
 from snapfs.service import sync_v1_pb2 as pb
 from snapfs.service.remote_server import RemotesServicer
 from snapfs.sync import remotes
-from snapfs.sync.items import BRANCH, NO_CELL, Cell, Item
+from snapfs.sync.items import BRANCH, NO_CELL, SET, Cell, Item
 from snapfs.sync.peer import Answer
 from snapfs.sync.planning import Change
 from snapfs.volumes.ids import VolumeSetId
@@ -68,3 +71,43 @@ def test_a_branch_without_name_or_tip_is_refused(host: MakeHost) -> None:
     item = Item(BRANCH, new_id(), {"name": Cell("main", ())})
     answer = apply(bob, set_id, Change(item, {"name": NO_CELL}))
     assert (answer.state, "has no tip" in answer.message) == ("refused", True)
+
+
+def test_what_nobody_looked_at_is_not_changed(host: MakeHost) -> None:
+    bob = host("bob")
+    set_id = bob.new_set()
+    bob.edit_set(set_id, description="bob's")
+    item = Item(SET, set_id, {"description": Cell("eve's", (("eve", 1),))})
+    assert apply(bob, set_id, Change(item, {})).state == "refused"
+    assert bob.set(set_id).description == "bob's"
+
+
+@pytest.mark.parametrize("number", [-1, 0, 1 << 63])
+def test_a_version_that_no_store_can_have_made_is_refused(host: MakeHost, number: int) -> None:
+    bob = host("bob")
+    set_id = bob.new_set()
+    seen = bob.replica.describe(set_id).by_key[f"set/{set_id}"].cells["description"]
+    item = Item(SET, set_id, {"description": Cell("eve's", (("eve", number),))})
+    assert apply(bob, set_id, Change(item, {"description": seen})).state == "refused"
+
+
+def test_a_number_of_this_store_that_is_ahead_of_it_holds_no_edit_back(host: MakeHost) -> None:
+    """It was restored from a backup, or somebody made it up."""
+    ann, bob, eve = host("ann"), host("bob"), host("eve")
+    set_id = ann.new_set()
+    ann.sync(bob, set_id)
+    seen = bob.replica.describe(set_id).by_key[f"set/{set_id}"].cells["description"]
+    ahead = ((ann.replica.hello().store, 1 << 40),)
+    item = Item(SET, set_id, {"description": Cell("of later", ahead)})
+    assert apply(bob, set_id, Change(item, {"description": seen})).state == "done"
+    eve.pull(bob, set_id)
+    ann.pull(bob, set_id)
+    ann.edit_set(set_id, description="ann's")
+    assert eve.sync(ann, set_id).conflicts == []
+    assert eve.set(set_id).description == "ann's"
+
+
+def test_a_description_without_end_is_not_held(host: MakeHost) -> None:
+    without_end = itertools.repeat(pb.Parcel(records=[bytes(1 << 20)]))
+    with pytest.raises(ResourceExhausted, match="more than 8 MiB"):
+        list(wire.bounded(without_end, 8 << 20))
