@@ -79,7 +79,7 @@ DOT = Dot("me", 7)
 
 
 def _item(found: dict[str, Cell]) -> Item:
-    return Item("set", "1", found)
+    return Item("branch", "1", found)  # of a set no policy decides the deletion
 
 
 def _merge(theirs: Item, ours: Item, last: dict[str, Value] | None, policy: Policy) -> Merged:
@@ -128,3 +128,16 @@ def test_the_policy_fail_decides_nothing_that_is_in_conflict(
     for conflict in merged.conflicts:
         assert conflict.winner == ""
         assert conflict.field not in merged.cells
+
+
+@given(cells, cells, known, st.sampled_from(Policy))
+def test_no_policy_decides_a_contested_deletion_of_a_set(
+    theirs: dict[str, Cell],
+    ours: dict[str, Cell],
+    last: dict[str, Value] | None,
+    policy: Policy,
+) -> None:
+    merged = merging.merge(Item("set", "1", theirs), Item("set", "1", ours), last, policy, DOT)
+    contests = [it for it in merged.conflicts if it.field == "gone"]
+    assert all(it.winner == "" for it in contests)
+    assert not (contests and "gone" in merged.cells)
