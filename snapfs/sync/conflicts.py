@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from snapfs.model import NotFound
 from snapfs.store import ReadTx, Row, WriteTx
 from snapfs.sync import applying, looking, versions
-from snapfs.sync.items import NO_CELL, Cell, Item
+from snapfs.sync.items import GONE, NO_CELL, SETTLED, Cell, Item
 from snapfs.sync.merging import Conflict
 from snapfs.sync.planning import Change
 from snapfs.sync.schema import CONFLICTS, ConflictBody
@@ -95,13 +95,17 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Kept:
     set_id, body = VolumeSetId(row.scope), row.body
     looking.look(tx, set_id)
     key = f"{body.kind}/{body.item}"
-    now = looking.remembered(tx, set_id, key).get(body.field, NO_CELL)
+    before = looking.remembered(tx, set_id, key)
+    now = before.get(body.field, NO_CELL)
     chosen = body.ours if side is Policy.OURS else body.theirs
     joined = versions.join(now.version, versions.join(body.ours.version, body.theirs.version))
     dot = looking.next_dot(tx)
-    cell = Cell(chosen.value, versions.change(joined, *dot))
-    item = Item(body.kind, body.item, {body.field: cell}, modified_ns=tx.now_ns)
-    applying.apply(tx, set_id, Change(item, {body.field: now}), why)
+    cells = {body.field: Cell(chosen.value, versions.change(joined, *dot))}
+    if body.field == GONE and chosen.value:
+        cells[SETTLED] = Cell(None, joined)
+    item = Item(body.kind, body.item, cells, modified_ns=tx.now_ns)
+    seen = {name: before.get(name, NO_CELL) for name in cells}
+    applying.apply(tx, set_id, Change(item, seen), why)
     tx.delete(row)
     return _show(row)
 

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 import msgspec
 
 from snapfs.sync.threeway import Value
-from snapfs.sync.versions import NOTHING, Version
+from snapfs.sync.versions import NOTHING, Version, join_all
 
 SET = "set"
 SNAPSHOT = "snapshot"
 BRANCH = "branch"
 
 GONE = "gone"
+SETTLED = "settled"
+"""Has no value, only a version: of what a person had in sight who settled for a deletion."""
 TIP = "tip"
 NAME = "name"
 ATTRIBUTE = "attributes."
@@ -60,6 +62,11 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
     def cell(self, name: str) -> Cell:
         """Return a cell; one that the item has not is absent and never was otherwise."""
         return self.cells.get(name, NO_CELL)
+
+    @property
+    def past(self) -> Version:
+        """A version that has all the changes of its cells in it."""
+        return join_all(cell.version for cell in self.cells.values())
 
     def value(self, name: str) -> str:
         """Return the value of a field, empty for absent."""

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import msgspec
 
 from snapfs.sync import versions
-from snapfs.sync.items import GONE, NO_CELL, SET, Cell, Item
+from snapfs.sync.items import GONE, SET, SETTLED, Cell, Item
 from snapfs.sync.threeway import Last, Outcome, Policy, Unknown, Value, decide, three_way
-from snapfs.sync.versions import Order
+from snapfs.sync.versions import NOTHING, Order, Version
 
 
 class Conflict(msgspec.Struct, frozen=True, array_like=True):
@@ -136,7 +136,7 @@ def _with_deletion(merged: Merged, theirs: Item, ours: Item, policy: Policy, dot
 def contest_deletion(merged: Merged, theirs: Item, ours: Item, policy: Policy, dot: Dot) -> Merged:
     """Return a merge in which one side deleted what the other changed in ignorance of that."""
     decided = decide(Outcome.CONFLICT, _policy(ours, GONE, policy))
-    conflict = _conflict(ours, GONE, ours.cell(GONE), theirs.cell(GONE), None, decided)
+    conflict = _conflict(ours, GONE, _sight(ours), _sight(theirs), None, decided)
     conflicts = (*merged.conflicts, conflict)
     if decided is Outcome.CONFLICT:
         return Merged({}, conflicts)
@@ -146,16 +146,26 @@ def contest_deletion(merged: Merged, theirs: Item, ours: Item, policy: Policy, d
     return Merged({**merged.cells, GONE: cell}, conflicts)
 
 
+def _sight(item: Item) -> Cell:
+    """Return whether an item is deleted, with all that who decides on that has in sight."""
+    cell = item.cell(GONE)
+    return cell if item.is_gone else Cell(cell.value, item.past)
+
+
 def knows_of_deletion(kept: Item, gone: Item) -> bool:
     """Say whether an item is kept by somebody who had seen that it was deleted."""
     return versions.compare(kept.cell(GONE).version, gone.cell(GONE).version) is Order.AFTER
 
 
-def changed_apart(kept: Item, gone: Item) -> bool:
-    """Say whether an item has changes that whoever deleted it had not seen."""
+def changed_apart(kept: Item, gone: Item, settled: Version = NOTHING) -> bool:
+    """Say whether an item has changes that whoever deleted it, or its set, had not seen.
+
+    `settled` is what was in sight when somebody settled for the deletion of its set.
+    """
+    known = versions.join(settled, gone.cell(SETTLED).version)
     return any(
-        versions.compare(cell.version, gone.cells.get(name, NO_CELL).version)
+        versions.compare(cell.version, versions.join(gone.cell(name).version, known))
         in (Order.AFTER, Order.APART)
         for name, cell in kept.cells.items()
-        if name != GONE
+        if name not in (GONE, SETTLED)
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from snapfs.sync import merging, versions
-from snapfs.sync.items import BRANCH, GONE, NAME, SET, SNAPSHOT, TIP, Cell, Item, Tree
+from snapfs.sync.items import BRANCH, GONE, NAME, SET, SETTLED, SNAPSHOT, TIP, Cell, Item, Tree
 from snapfs.sync.lineage import Lineage
 from snapfs.sync.merging import Conflict, Dot, Merged
 from snapfs.sync.threeway import Policy, Value
@@ -158,11 +158,23 @@ class _Planning:
         if theirs.is_gone != ours.is_gone and GONE in merged.cells and not _has_contest(merged):
             kept, gone = (ours, theirs) if theirs.is_gone else (theirs, ours)
             trees = (self.ours, self.theirs) if theirs.is_gone else (self.theirs, self.ours)
-            if not merging.knows_of_deletion(kept, gone) and _grew_apart(*trees):
+            if not merging.knows_of_deletion(kept, gone) and _grew_apart(
+                *trees, gone.cell(SETTLED).version
+            ):
                 merged = merging.contest_deletion(merged, theirs, ours, self.policy, self.dot)
-        self._note(merged)
+        self.conflicts.extend(map(self._in_sight, merged.conflicts))
         self._change(merged, theirs, ours)
         return _is_gone(merged, theirs, ours)
+
+    def _in_sight(self, conflict: Conflict) -> Conflict:
+        """Add to a contested deletion of the set what its branches are where it is."""
+        if conflict.field != GONE:
+            return conflict
+        ours, theirs = (
+            cell if cell.value else Cell(None, versions.join(cell.version, _past(tree)))
+            for cell, tree in ((conflict.ours, self.ours), (conflict.theirs, self.theirs))
+        )
+        return msgspec.structs.replace(conflict, ours=ours, theirs=theirs)
 
     def _snapshots(self) -> None:
         """Plan the fields of snapshots that both sides have; others come with branches."""
@@ -390,10 +402,14 @@ def _has_contest(merged: Merged) -> bool:
     return any(it.field == GONE for it in merged.conflicts)
 
 
-def _grew_apart(kept: Tree, gone: Tree) -> bool:
+def _past(tree: Tree) -> versions.Version:
+    return versions.join_all(it.past for it in tree.of_kind(BRANCH).values())
+
+
+def _grew_apart(kept: Tree, gone: Tree, settled: versions.Version) -> bool:
     """Say whether a set has branches that whoever deleted it had not seen as they are."""
     seen = {it.id: it for it in gone.items if it.kind == BRANCH}
     return any(
-        merging.changed_apart(branch, seen.get(branch.id, Item(BRANCH, branch.id, {})))
+        merging.changed_apart(branch, seen.get(branch.id, Item(BRANCH, branch.id, {})), settled)
         for branch in kept.of_kind(BRANCH).values()
     )

@@ -8,6 +8,8 @@ changed apart. So any two stores know without a third what they last agreed on.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
+from functools import reduce
 from typing import TypeAlias
 
 Version: TypeAlias = tuple[tuple[str, int], ...]
@@ -46,6 +48,11 @@ def join(one: Version, other: Version) -> Version:
     for store, number in other:
         joined[store] = max(joined.get(store, 0), number)
     return tuple(sorted(joined.items()))
+
+
+def join_all(found: Iterable[Version]) -> Version:
+    """Return the version of what has the past of all in it."""
+    return reduce(join, found, NOTHING)
 
 
 def change(version: Version, store: str, number: int) -> Version:

@@ -332,6 +332,31 @@ def test_a_set_that_grew_is_deleted_by_a_person_alone(host: MakeHost, policy: Po
     assert ann.conflicts() == []
 
 
+@pytest.mark.parametrize("what", ["set", "branch"])
+def test_who_deleted_may_insist_on_it_until_it_grows_again(host: MakeHost, what: str) -> None:
+    ann, bob, set_id = pair(host)
+
+    def disagree() -> None:
+        report = ann.sync(bob, set_id, policy=Policy.FAIL)
+        assert [(it.kind, it.field, it.winner) for it in report.conflicts] == [(what, "gone", "")]
+
+    bob.extend(set_id, "main")
+    if what == "set":
+        ann.delete_set(set_id)
+    else:
+        ann.remove(set_id, "main")
+    disagree()
+    ann.settle(ann.conflicts()[0].number, Policy.OURS)
+    bob.extend(set_id, "main")
+    disagree()
+    (row,) = ann.conflicts()
+    ann.settle(row.number, Policy.OURS)
+    assert ann.sync(bob, set_id, policy=Policy.FAIL).is_well
+    assert ann.contents(set_id) == bob.contents(set_id)
+    assert bob.contents(set_id) is None or bob.tips(set_id) == {}
+    assert ann.conflicts() == []
+
+
 def test_a_pull_does_not_forget_what_was_changed_here(host: MakeHost) -> None:
     """D1: after a pull alone, a local edit was overwritten silently by the next full sync."""
     ann, bob, set_id = pair(host)
