@@ -41,11 +41,16 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """Snapshots that are to be frozen from the first request on."""
     quota: Limits = (None, None)
     """For snapshots whose labels say none."""
+    paused: tuple[int, ...] = ()
+    """Those of `frozen` that thaw when the supervisor goes."""
 
     @classmethod
-    def of(cls, init: InitRequest, frozen: tuple[int, ...], quota: Limits) -> Begin:
+    def of(
+        cls, init: InitRequest, frozen: tuple[int, ...], paused: tuple[int, ...], quota: Limits
+    ) -> Begin:
         offered = int(init.offered)
-        return cls(init.unique, init.minor, init.max_readahead_bytes, offered, frozen, quota)
+        readahead = init.max_readahead_bytes
+        return cls(init.unique, init.minor, readahead, offered, frozen, quota, paused)
 
     @property
     def init(self) -> InitRequest:

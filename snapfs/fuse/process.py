@@ -32,6 +32,8 @@ from snapfs.fuse.modes import Mode
 from snapfs.model import DeadlineExceeded, FailedPrecondition, Internal, Quota, Unavailable
 
 POLL_S = 0.1
+KILL_TIMEOUT_S = 2.0
+"""For a process that was killed to be gone."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,20 +51,39 @@ class Process(Protocol):
 
 
 class Stranger:
-    """A living process that is not our child, held by a pidfd, which is ours from now on."""
+    """A living process that we did not start, held by a pidfd, which is ours from now on.
+
+    It is our child nevertheless when this process started it before it began anew: then it is
+    reaped, and its exit status known.
+    """
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
         self._pidfd = pidfd
+        self._reaping = threading.Lock()
+        self._status: int | None = None
 
     def __del__(self) -> None:
         os.close(self._pidfd)
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None = None) -> int | None:
         poller = select.poll()
         poller.register(self._pidfd, select.POLLIN)
         if not poller.poll(None if timeout is None else timeout * 1000):
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        with self._reaping:
+            if self._status is None:
+                self._status = self._reap()
+            return self._status
+
+    def _reap(self) -> int | None:
+        try:
+            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return None  # another process's child
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def kill(self) -> None:
         try:
@@ -130,11 +151,18 @@ class WorkerProcess:
         return cls(settings.lane, process, ours, version=__version__, ready=False)
 
     def begin(
-        self, settings: WorkerSettings, connection: Connection, frozen: tuple[int, ...]
+        self,
+        settings: WorkerSettings,
+        connection: Connection,
+        frozen: tuple[int, ...],
+        paused: tuple[int, ...] = (),
     ) -> None:
-        """Let it serve: nobody else reads from the connection any more; raises Unavailable."""
+        """Let it serve: nobody else reads from the connection any more; raises Unavailable.
+
+        `paused` are those of `frozen` that thaw when we go.
+        """
         self.started_s = time.monotonic()
-        self._send(control.Begin.of(connection.init, frozen, settings.limits))
+        self._send(control.Begin.of(connection.init, frozen, paused, settings.limits))
 
     @property
     def pid(self) -> int:
@@ -172,11 +200,12 @@ class WorkerProcess:
     def reap(self, timeout_s: float) -> int | None:
         """Return the exit status (negative: the signal) of a worker that closed its channel.
 
-        None when it is not known: an adopted worker is another process's child.
+        None when it is not known: an adopted worker may be another process's child, and one that
+        the kernel holds has not ended.
         """
-        if not self.ended_within(timeout_s):
-            self._process.kill()
-        return self._process.wait()
+        if not self.ended_within(timeout_s) and not self.kill():
+            return None
+        return self._process.wait(timeout_s)
 
     def call(self, build: Callable[[int], control.Request], deadline_s: float) -> control.Answer:
         """Send a request and return its answer.
@@ -205,10 +234,17 @@ class WorkerProcess:
             raise Internal(f"worker {self.pid}: {answer.error}")
         return answer
 
-    def kill(self) -> None:
-        """End the process at once and reap it."""
+    def kill(self) -> bool:
+        """End the process at once and reap it; return whether it has ended.
+
+        One that waits in the kernel, for a disk or for an answer of its own mount, ends when that
+        does. Until then it runs no code of its own any more, so another may begin.
+        """
         self._process.kill()
-        self._process.wait()
+        if self.ended_within(KILL_TIMEOUT_S):
+            return True
+        log.error("worker.held_by_the_kernel", pid=self.pid)
+        return False
 
     def close(self, timeout_s: float) -> None:
         """Close the channel; a worker that still runs goes on serving."""

@@ -143,7 +143,8 @@ class Lane:
         self._worker: WorkerProcess | None = None
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._frozen: set[SnapshotId] = set()
+        self._frozen: dict[SnapshotId, bool] = {}
+        """What is frozen, and whether that lasts when the control process goes."""
         self._left_in_use = False
         """A worker that is not ours any more may show our snapshots."""
         self._restarts = 0
@@ -186,6 +187,8 @@ class Lane:
             target=self._watch, args=(worker,), name=f"lane-{self.name}-watcher", daemon=True
         )
         self._watcher.start()
+        if worker.gone.is_set():
+            self._await_successor(deadline_s)
         log.info("lane.started", lane=self.name, mountpoint=str(self._mountpoint), pid=worker.pid)
 
     def _adopt(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess] | None:
@@ -257,8 +260,8 @@ class Lane:
             return
         if worker is not None and _hangs(worker, min(ANSWER_TIMEOUT_S, timeout_s / 4)):
             log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
+            mount.abort()  # it may wait for an answer of its own mount
             worker.kill()
-            mount.abort()
         elif worker is None:
             mount.abort()
         else:
@@ -328,7 +331,7 @@ class Lane:
                     f"lane {self.name}: its mount has ended, and files of it may still be written; "
                     "start it again"
                 )
-            self._frozen.add(snapshot_id)
+            self._frozen[snapshot_id] = lasting
         try:
             self._ask(
                 partial(
@@ -349,7 +352,7 @@ class Lane:
         Returns for how many nanoseconds changes were held, when the worker that froze it thaws it.
         """
         with self._changed:
-            self._frozen.discard(snapshot_id)
+            self._frozen.pop(snapshot_id, None)
         answer = self._ask(partial(control.Thaw, snapshot=snapshot_id), CALL_TIMEOUT_S)
         return None if answer is None else answer.held_ns
 
@@ -357,7 +360,7 @@ class Lane:
         """Make the tree read-only for who still holds it, and let the kernel forget its name."""
         self._clones.drop(snapshot_id)
         with self._changed:
-            self._frozen.discard(snapshot_id)
+            self._frozen.pop(snapshot_id, None)
         self._ask(
             partial(control.Drop, snapshot=snapshot_id, timeout_s=CALL_TIMEOUT_S * 0.9),
             CALL_TIMEOUT_S,
@@ -421,7 +424,7 @@ class Lane:
 
     def _forget_freeze(self, snapshot_id: SnapshotId) -> None:
         with self._changed:
-            self._frozen.discard(snapshot_id)
+            self._frozen.pop(snapshot_id, None)
             worker = self._worker
         if worker is not None and worker.is_ready:
             with contextlib.suppress(SnapfsError):  # it undoes late freezes by itself as well
@@ -430,9 +433,10 @@ class Lane:
     def _start_worker(self, mount: LaneMount, deadline_s: float) -> WorkerProcess:
         with self._changed:
             frozen = tuple(sorted(self._frozen))
+            paused = tuple(it for it in frozen if not self._frozen[it])
         worker = self._spare.take() or self._new_process(mount)
         try:
-            worker.begin(self._settings, mount.connection, frozen)
+            worker.begin(self._settings, mount.connection, frozen, paused)
             worker.wait_ready(deadline_s, unless=self._stopping)
             given_up = self._take_on(worker, frozen)
         except SnapfsError:
@@ -458,14 +462,16 @@ class Lane:
             self._restarts += self._state is LaneState.RESTARTING
             self._state = LaneState.SERVING
             self._changed.notify_all()
-            return set(frozen) - self._frozen
+            return set(frozen) - self._frozen.keys()
 
     def _hand_over(
         self, mount: LaneMount, worker: WorkerProcess, deadline_s: float
     ) -> WorkerProcess:
         """Have a worker of the code that is installed now go on in the place of an older one.
 
-        A handover is a kill with notice: what the old one has in hand comes to the next.
+        A handover is a kill with notice: what the old one has in hand comes to the next. When that
+        does not start, the old one is returned, which has ended: the watcher finds it so, and tries
+        again.
         """
         self._spare.renew(partial(self._new_process, mount))
         log.info("lane.worker_replaced", lane=self.name, pid=worker.pid, version=worker.version)
@@ -473,7 +479,16 @@ class Lane:
         worker.close(1.0)
         with self._changed:
             self._worker, self._state = None, LaneState.RESTARTING
-        return self._start_worker(mount, deadline_s)
+        try:
+            return self._start_worker(mount, min(deadline_s, time.monotonic() + READY_TIMEOUT_S))
+        except SnapfsError as error:
+            log.error("lane.restart_failed", lane=self.name, error=str(error))
+            return worker
+
+    def _await_successor(self, deadline_s: float) -> None:
+        """Give the watcher time to start the worker that a handover did not; it goes on after."""
+        with contextlib.suppress(DeadlineExceeded):
+            self._serving_worker(deadline_s)
 
     def _abandon(self) -> None:
         """Undo what `start` did; the mount serves nobody, so it is aborted."""

@@ -18,7 +18,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -66,7 +66,9 @@ class Worker:
         mount: LaneMount,
         forest: LaneForest,
         operations: OverlayOperations,
+        paused: Iterable[SnapshotId] = (),
     ) -> None:
+        """`paused` are snapshots that were frozen before this worker, and thaw with `begin`."""
         self._lane = lane
         self._served = served
         self._mode = mode
@@ -78,7 +80,7 @@ class Worker:
         self._seat = trio.Lock()
         """Held by who speaks with a supervisor, and while the mount is ended for want of one."""
         self._told_to_leave = False
-        self._paused: set[SnapshotId] = set()
+        self._paused = set(paused)
         """Frozen for as long as the supervisor is there."""
 
     async def begin(self, channel: trio.socket.SocketType) -> None:
@@ -223,7 +225,9 @@ class Worker:
                     )
                 await self._forest.settle(snapshot_id)
             is_done = True
-            if not wish.lasting:
+            if wish.lasting:
+                self._paused.discard(snapshot_id)
+            else:
                 self._paused.add(snapshot_id)
         except trio.TooSlowError:
             text = f"snapshot {snapshot_id}: changes are still in flight; try again when it is idle"
@@ -337,7 +341,8 @@ async def serve(
         )
         forest.set_default_quota(Quota(*begin.quota))
         operations = _operations(settings.mode, forest, InFlight(spare.inflight))
-        worker = Worker(settings.lane, served, settings.mode, mount, forest, operations)
+        paused = map(SnapshotId, begin.paused)
+        worker = Worker(settings.lane, served, settings.mode, mount, forest, operations, paused)
         entrance = _open_door(settings.door)
         async with trio.open_nursery() as nursery:
 

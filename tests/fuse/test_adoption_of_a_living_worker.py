@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from snapfs.fuse import adoption, control, mounts, unixsocket
+from snapfs.fuse import adoption, control, mounts, supervisor, unixsocket
+from snapfs.fuse.process import WorkerProcess
 from snapfs.model import Unavailable
 from tests.support.daemon import clear, eventually, processes_below
 from tests.support.lanes import House, abort, bind_mount, house
@@ -225,6 +227,32 @@ def test_worker_of_another_version_is_adopted_and_says_so(
         own_house.start()
         assert own_house.worker().pid == pid
         assert own_house.lane.status().worker_version == version
+
+
+@pytest.mark.logs(
+    "lane.left_in_use", "lane.restart_failed", "lane.worker_died", "lane.worker_restarted"
+)
+def test_next_worker_that_does_not_start_is_tried_again(
+    own_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = own_house.active(fill)
+    pid = own_house.worker().pid
+    begin, failures = WorkerProcess.begin, [Unavailable("not this time")]
+
+    def fail_once(self: WorkerProcess, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        begin(self, *arguments)
+
+    with bind_mount(tree.path, tmp_path / "container") as container:
+        own_house.stop()
+        monkeypatch.setattr(supervisor, "__version__", "99.0")
+        monkeypatch.setattr(WorkerProcess, "begin", fail_once)
+        own_house.start()
+        assert not failures
+        assert own_house.worker().pid != pid
+        (container / "file").write_text("by the next")
+        assert (container / "file").read_text() == "by the next"
 
 
 @pytest.mark.logs("lane.not_adopted", "lane.stale_mount_cleared", "lane.left_in_use")

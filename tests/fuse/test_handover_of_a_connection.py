@@ -92,7 +92,7 @@ def test_kernel_that_lacks_what_handlers_need_is_refused() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Begin.of(InitRequest(2, 45, 131072, WANTED), (3, 4), (1 << 30, 1000)),
+        Begin.of(InitRequest(2, 45, 131072, WANTED), (3, 4), (4,), (1 << 30, 1000)),
         Freeze(1, snapshot=2, timeout_s=0.5),
         Thaw(2, snapshot=2),
         Drop(3, snapshot=1 << 40, timeout_s=1.0),
@@ -107,7 +107,7 @@ def test_messages_come_through(message: object) -> None:
 
 def test_begin_carries_the_whole_init() -> None:
     init = InitRequest(2, 45, 131072, WANTED)
-    begin = decode(encode(Begin.of(init, (), (None, None))))
+    begin = decode(encode(Begin.of(init, (), (), (None, None))))
     assert isinstance(begin, Begin)
     assert begin.init == init
 

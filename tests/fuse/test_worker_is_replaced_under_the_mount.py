@@ -128,6 +128,22 @@ def test_frozen_snapshot_stays_frozen(own_house: House) -> None:
     assert (tree.upper / "dir" / "late").exists()
 
 
+def test_freeze_that_ends_with_the_control_process_does_so_in_the_next_worker(
+    own_house: House, tmp_path: Path
+) -> None:
+    tree = own_house.active(fill)
+    (tree / "file").stat()
+    own_house.lane.freeze(tree.id, timeout_s=5, lasting=False)
+    own_house.kill_worker()
+    assert own_house.worker().frozen == (tree.id,)
+    with bind_mount(tree.path, tmp_path / "container") as container:
+        own_house.stop()
+        writer = threading.Thread(target=(container / "dir" / "late").touch, daemon=True)
+        writer.start()
+        writer.join(DEADLINE_S)
+        assert not writer.is_alive()
+
+
 def test_freeze_asked_while_the_worker_is_dead_reaches_the_next(own_house: House) -> None:
     tree = own_house.active(fill)
     (tree / "file").stat()
