@@ -77,6 +77,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The last comes when a terminal closes over a service in the foreground."""
 UPGRADE_SIGNAL = signal.SIGUSR2
 """Ends the service as the others do, and begins it anew in the same process."""
+SIGNALS = (*STOP_SIGNALS, UPGRADE_SIGNAL)
 FORCED_EXIT_S = 3.0
 """After a second signal, for what can still be ended in order."""
 KEEP_UNFINISHED_NS = 7 * 24 * 3600 * 1_000_000_000
@@ -430,9 +431,10 @@ class Daemon:
 
     async def _signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         # What the receiver puts back at its end: nothing may kill a process that leaves by itself.
-        for stopping in (*STOP_SIGNALS, UPGRADE_SIGNAL):
-            signal.signal(stopping, signal.SIG_IGN)
-        with trio.open_signal_receiver(*STOP_SIGNALS, UPGRADE_SIGNAL) as signals:
+        for handled in SIGNALS:
+            signal.signal(handled, self._signalled_late)
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # held since the code before us
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name
@@ -441,9 +443,15 @@ class Daemon:
                     self.begins_anew = number == UPGRADE_SIGNAL
                     self._stop.set()
                     continue
+                self._signalled_late(number, None)
                 log.warning("daemon.hurried", signal=name)
                 leave_after(FORCED_EXIT_S)
                 await trio.to_thread.run_sync(self._house.hurry, abandon_on_cancel=True)
+
+    def _signalled_late(self, number: int, _: object) -> None:
+        """Who wants an end while the service is about to begin anew gets it."""
+        if number in STOP_SIGNALS:
+            self.begins_anew = False
 
     async def _watch_health(self) -> None:
         """Probe; say so to health checks and to the manager's watchdog, which ends a sick one."""
@@ -494,8 +502,23 @@ def serve(config: Config) -> None:
     notifier = Notifier.from_environment()
     store = DescriptorStore(notifier, take_descriptors())
     daemon = Daemon(House(config, store), config, notifier)
-    trio.run(daemon.run)
+    try:
+        trio.run(daemon.run)
+        if daemon.begins_anew:
+            _begin_anew(daemon)
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _begin_anew(daemon: Daemon) -> None:
+    """Go on in this process with what is installed now, unless an end is wanted meanwhile.
+
+    A signal that comes from now on is held until the next code has its handlers: it neither kills
+    that half-way nor is lost.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if daemon.begins_anew:
         log.info("daemon.begins_anew", command=sys.orig_argv)
-        # No shell, and the same arguments: what is installed now goes on in this process.
+        # No shell, and the same arguments.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606

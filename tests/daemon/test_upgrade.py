@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from snapfs.daemon import _lane_warnings
 from snapfs.fuse.supervisor import FREE_DEATHS, LaneState, LaneStatus
-from tests.support.daemon import RunningDaemon, clear
+from tests.support.daemon import RunningDaemon, clear, eventually
 from tests.support.lanes import abort
 from tests.support.writer import writing
 
@@ -43,6 +44,22 @@ def test_service_begins_anew_under_a_program_that_notices_nothing(daemon: Runnin
         assert after["pid"] == before["pid"]
         assert after["lanes"][0]["worker_pid"] == before["lanes"][0]["worker_pid"]
     assert len(daemon.events("daemon.begins_anew")) == 1
+
+
+def test_stop_while_the_service_begins_anew_is_a_stop(daemon: RunningDaemon) -> None:
+    """Sent as soon as the old code is done; as the new code is loaded, nobody handles signals."""
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGUSR2)
+    eventually(lambda: daemon.events("daemon.begins_anew"), what="the execution of the new code")
+    assert daemon.stop() == 0
+    assert not daemon.lane.exists() or not daemon.lane.is_mount()
+
+
+def test_stop_of_a_service_that_ends_to_begin_anew_ends_it(daemon: RunningDaemon) -> None:
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGUSR2)
+    eventually(lambda: daemon.events("daemon.stopping"), what="the end of the old code")
+    daemon.stop()
 
 
 def test_worker_of_another_release_is_replaced_under_a_program(daemon: RunningDaemon) -> None:
