@@ -31,6 +31,7 @@ $(VENV)/.packages: Makefile
 $(VENV)/.python: $(VENV)/.packages pyproject.toml constraints.txt $(wildcard snapfs/*/*_src/*.[ch])
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m compileall -q snapfs plugin # each start of a process would, where Python is told to write none
 	@touch $@
 
 .PHONY: run
