@@ -515,10 +515,11 @@ def _begin_anew(daemon: Daemon) -> None:
     """Go on in this process with what is installed now, unless an end is wanted meanwhile.
 
     A signal that comes from now on is held until the next code has its handlers: it neither kills
-    that half-way nor is lost.
+    that half-way nor is lost. But other threads still take signals, and hand them to this one.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if daemon.begins_anew:
         log.info("daemon.begins_anew", command=sys.orig_argv)
+    if daemon.begins_anew:  # asked again: whoever waited for that line may have sent one since
         # No shell, and the same arguments.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
