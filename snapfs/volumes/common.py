@@ -31,7 +31,6 @@ from snapfs.volumes.ids import (
     VolumeSetId,
 )
 from snapfs.volumes.model import (
-    Note,
     VolumeSnapshot,
 )
 from snapfs.volumes.schema import SCOPE, VOLUMES
@@ -39,9 +38,6 @@ from snapfs.volumes.schema import SCOPE, VOLUMES
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-NO_NOTE = Note()
-DEADLINE_S = 60.0
 
 
 class Common:

@@ -13,11 +13,9 @@ from snapfs.store import WriteTx
 from snapfs.volumes import ancestry, branches, sets, tombstones
 from snapfs.volumes.ancestry import BranchRow, SnapshotRow
 from snapfs.volumes.ids import BranchId, VolumeSetId, VolumeSnapshotId, check_id
-from snapfs.volumes.model import NewSnapshot, Note
+from snapfs.volumes.model import NO_NOTE, NewSnapshot, Note
 from snapfs.volumes.names import check_attributes, check_description, check_person
 from snapfs.volumes.schema import BUSHES, SNAPSHOTS, BushBody, SnapshotBody
-
-NO_NOTE = Note()
 
 
 def fork(

@@ -6,9 +6,7 @@ from snapfs.store import WriteTx
 from snapfs.volumes import branches, refs, sets
 from snapfs.volumes.common import Common
 from snapfs.volumes.ids import BranchId
-from snapfs.volumes.model import Branch, Note
-
-NO_NOTE = Note()
+from snapfs.volumes.model import NO_NOTE, Branch, Note
 
 
 class Lines:

@@ -31,6 +31,9 @@ class Note:
     reason: str = ""
 
 
+NO_NOTE = Note()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeSet:
     """A tree of snapshots."""

@@ -43,21 +43,12 @@ from snapfs.volumes.ids import (
     VolumeSetId,
     VolumeSnapshotId,
 )
-from snapfs.volumes.model import (
-    Attributes,
-    Branch,
-    NewSnapshot,
-    Note,
-    VolumeSnapshot,
-)
+from snapfs.volumes.model import NO_NOTE, Attributes, Branch, NewSnapshot, Note, VolumeSnapshot
 from snapfs.volumes.replacing import Manner
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-NO_NOTE = Note()
-DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,7 @@ from snapfs.volumes.ids import (
 from snapfs.volumes.lines import Lines
 from snapfs.volumes.model import (
     DEFAULT_BRANCH,
+    NO_NOTE,
     Attributes,
     Note,
     Volume,
@@ -69,7 +70,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-NO_NOTE = Note()
 DEADLINE_S = 60.0
 
 
