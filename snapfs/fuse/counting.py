@@ -176,6 +176,7 @@ class Counting:
         if not tree.usage.counting:
             tree.usage.begin()
         began = tree.usage.generation
+        await aside(self._limiter, settle_blocks, self._storage)  # what was written before `begin`
         table = await aside(self._limiter, blocks_by_inode, upper)
         if tree not in self._open:
             return

@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 def holds_data(handle: int) -> bool:
     """Say cheaply whether an open file has data of its own, or none to have.
 
-    Its blocks alone do not tell: they count one for attributes too.
+    Its blocks alone do not tell: they count one for attributes too. The file's offset stays 0.
     """
     real = os.fstat(handle)
     if real.st_blocks * 512 < real.st_size:
         return False
     try:
-        return real.st_size == 0 or os.lseek(handle, 0, os.SEEK_DATA) >= 0
+        if real.st_size and os.lseek(handle, 0, os.SEEK_DATA):
+            os.lseek(handle, 0, os.SEEK_SET)
     except OSError as error:
         return error.errno != errno.ENXIO
+    return True
 
 
 def data_of(tree: MergedTree, node: Node) -> tuple[Layer, bytes] | None:

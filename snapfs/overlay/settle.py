@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .copyup import materialise, stash_name
+from .copyup import abandon, materialise, stash_name
 from .core import MergedTree
 from .node import Dir
 from .types import TreeSpec
@@ -22,11 +22,17 @@ def steps(tree: MergedTree) -> Iterator[None]:
         yield from _settle_names(tree)
     for link in tree.links.copied():
         node = tree.inodes.find(tree.prefix | link.low)
-        keep = None
-        if node is not None and node.link is link:
-            keep = None if node.parent is not None else stash_name(node)
+        if node is None or node.link is not link:
+            tree.links.end(link, None)
+        elif node.parent is not None or tree.may_be_known(node):
+            keep = stash_name(node) if node.parent is None else None
             node.link, node.stash = None, keep
-        tree.links.end(link, keep)
+            tree.links.end(link, keep)
+        else:
+            with tree.usage.losing(node):
+                tree.links.end(link, None)
+            node.link = None
+            abandon(tree, node)
 
 
 def settle_offline(upper: Path, work: Path, lowers: Sequence[Path]) -> None:

@@ -13,8 +13,8 @@ INVARIANT: `_blocks` and `_inodes` are the sums over all files of what each is c
 file that is not noted that is what stat(2) says of it.
 Whiteouts that are links to the work directory's shared one are one file, looked at when asked.
 
-While the layer is counted anew (`begin`, a walk, `finish`), noted files count for nothing before
-the end, and the walk's figures for them are left out. What cannot be followed makes the count
+While the layer is counted anew (`begin`, a sync, a walk, `finish`), noted files count for nothing
+before the end, and the walk's figures for them are left out. What cannot be followed makes the count
 unknown (`spoil`) until it was counted again. All of this belongs to the tree's thread.
 """
 
@@ -134,7 +134,10 @@ class UsageCount:
         self._blocks, self._inodes = blocks, inodes
 
     def begin(self) -> None:
-        """Begin to follow changes, and a count: a walk is to follow, then `finish`."""
+        """Begin to follow changes, and a count: a sync and a walk are to follow, then `finish`.
+
+        Without the sync, blocks of files that were written before move later, and unseen.
+        """
         self._clear()
         self.generation += 1
         self._following = self._counting = True

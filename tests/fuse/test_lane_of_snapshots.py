@@ -217,20 +217,23 @@ def test_committed_snapshot_stays_readable_for_who_holds_it(house: House, tmp_pa
 def test_writers_that_wait_are_refused_when_the_snapshot_is_committed(house: House) -> None:
     tree = house.active(fill)
     seen: list[int | None] = []
+    directory = os.open(tree / "dir", os.O_RDONLY | os.O_DIRECTORY)
 
     def write() -> None:
         try:
-            (tree / "dir" / "new").touch()
+            os.close(os.open("new", os.O_WRONLY | os.O_CREAT, dir_fd=directory))
         except OSError as error:
             seen.append(error.errno)
 
-    (tree / "dir").stat()
-    house.lane.freeze(tree.id, timeout_s=5)
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert (tree / "file").read_text() == "lower"
-    house.lane.drop(tree.id)
-    writer.join(DEADLINE_S)
+    try:
+        house.lane.freeze(tree.id, timeout_s=5)
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert (tree / "file").read_text() == "lower"
+        house.lane.drop(tree.id)
+        writer.join(DEADLINE_S)
+    finally:
+        os.close(directory)
     assert seen == [errno.EROFS]
 
 

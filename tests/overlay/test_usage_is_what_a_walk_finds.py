@@ -94,6 +94,7 @@ class UsageMachine(OverlayMachine):
         count = candidate.tree.usage
         if self.left is None:
             count.begin()
+            settle_blocks(upper)
             assert count.finish(blocks_by_inode(upper))
         else:
             count.take(*self.left)
@@ -129,6 +130,7 @@ class UsageMachine(OverlayMachine):
     @precondition(lambda self: hasattr(self, "candidate") and self.count.counting)
     @rule()
     def walk(self) -> None:
+        settle_blocks(self.upper)
         self.walked = blocks_by_inode(self.upper)
 
     @precondition(lambda self: self.walked is not None)
@@ -176,6 +178,7 @@ class UsageMachine(OverlayMachine):
         if hasattr(self, "candidate") and not self.count.counting:
             if not self.count.known:
                 self.count.begin()
+                settle_blocks(self.upper)
                 assert self.count.finish(blocks_by_inode(self.upper))
             assert_same_as_a_walk(self.count, self.upper)
 
