@@ -52,9 +52,12 @@ lint: setup ## check style, formatting and the direction of imports
 type: setup ## check types (mypy, strict)
 	$(BIN)/mypy
 
+# Files of tests side by side: most of their time is waiting for daemons to start and to end.
+TEST_WORKERS ?= 3
+
 .PHONY: test
 test: setup lint type ## run every check and every test (as root)
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: crash
 crash: setup ## cut the power at thousands of moments, on ext4 and xfs (as root, takes an hour)
