@@ -65,7 +65,7 @@ crash: setup ## cut the power at thousands of moments, on ext4 and xfs (as root,
 
 .PHONY: postgresql
 postgresql: setup ## a snapshot of a loaded PostgreSQL each second for a minute, each recovered by another (as root)
-	SNAPFS_TEST_POSTGRESQL_SECONDS=60 SNAPFS_TEST_POSTGRESQL_CHECKED=60 \
+	POSTGRESQL_TEST_SECONDS=60 POSTGRESQL_TEST_CHECKED=60 \
 		$(BIN)/pytest -q -s tests/volumes/test_postgresql.py -k load
 
 SUITE ?= trixie

@@ -26,8 +26,8 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 
-SECONDS = int(os.environ.get("SNAPFS_TEST_POSTGRESQL_SECONDS", "6"))
-CHECKED = int(os.environ.get("SNAPFS_TEST_POSTGRESQL_CHECKED", "3"))
+SECONDS = int(os.environ.get("POSTGRESQL_TEST_SECONDS", "6"))
+CHECKED = int(os.environ.get("POSTGRESQL_TEST_CHECKED", "3"))
 """How many of the snapshots are recovered."""
 GIB = 1 << 30
 
