@@ -12,7 +12,7 @@ from snapfs.snapshots.schema import SNAPSHOTS as DATA
 from snapfs.store import WriteTx
 from snapfs.sync import looking, versions
 from snapfs.sync.items import GONE, NAME, NO_CELL, SNAPSHOT, TIP, Cell, Item, attributes_of
-from snapfs.sync.planning import Change
+from snapfs.sync.planning import Change, going_with
 from snapfs.volumes import (
     NewSnapshot,
     Note,
@@ -51,10 +51,12 @@ def apply(tx: WriteTx, set_id: VolumeSetId, change: Change, why: Note) -> list[s
     """
     item = change.item
     _check(change)
-    looking.look(tx, set_id)
+    tree = looking.look(tx, set_id)
     before = looking.remembered(tx, set_id, item.key)
     if any(before.get(name, NO_CELL) != cell for name, cell in change.seen.items()):
         raise Moved(f"{item.kind} {item.id} has changed meanwhile")
+    if item.is_gone and going_with(tree, item.key) != change.sight:
+        raise Moved(f"{item.kind} {item.id} has grown meanwhile")
     cells = {**before, **item.cells}
     is_gone = cells.get(GONE, NO_CELL).value is not None
     unneeded: list[str] = []

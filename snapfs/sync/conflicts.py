@@ -6,15 +6,15 @@ goes by itself when a later sync finds the field at peace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from snapfs.model import NotFound
+from snapfs.model import FailedPrecondition, NotFound
 from snapfs.store import ReadTx, Row, WriteTx
 from snapfs.sync import applying, looking, versions
 from snapfs.sync.items import GONE, NO_CELL, SETTLED, Cell, Item
 from snapfs.sync.merging import Conflict
-from snapfs.sync.planning import Change
+from snapfs.sync.planning import Change, going_with
 from snapfs.sync.schema import CONFLICTS, ConflictBody
 from snapfs.sync.threeway import Policy
 from snapfs.volumes import Note
@@ -93,7 +93,7 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Kept:
     if row is None:
         raise NotFound(f"conflict {number} does not exist; see `snapfs conflict list`")
     set_id, body = VolumeSetId(row.scope), row.body
-    looking.look(tx, set_id)
+    tree = looking.look(tx, set_id)
     key = f"{body.kind}/{body.item}"
     before = looking.remembered(tx, set_id, key)
     now = before.get(body.field, NO_CELL)
@@ -101,13 +101,28 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Kept:
     joined = versions.join(now.version, versions.join(body.ours.version, body.theirs.version))
     dot = looking.next_dot(tx)
     cells = {body.field: Cell(chosen.value, versions.change(joined, *dot))}
+    sight: dict[str, dict[str, Cell]] = {}
     if body.field == GONE and chosen.value:
+        sight = going_with(tree, key)
+        _check_seen(sight, joined, number)
         cells[SETTLED] = Cell(None, joined)
     item = Item(body.kind, body.item, cells, modified_ns=tx.now_ns)
     seen = {name: before.get(name, NO_CELL) for name in cells}
-    applying.apply(tx, set_id, Change(item, seen), why)
+    applying.apply(tx, set_id, Change(item, seen, sight=sight), why)
     tx.delete(row)
     return _show(row)
+
+
+def _check_seen(
+    sight: Mapping[str, Mapping[str, Cell]], known: versions.Version, number: int
+) -> None:
+    """Refuse a deletion of what has grown since the conflict was found."""
+    kept = (cells for cells in sight.values() if cells.get(GONE, NO_CELL).value is None)
+    now = versions.join_all(cell.version for cells in kept for cell in cells.values())
+    if versions.join(known, now) != known:
+        raise FailedPrecondition(
+            f"what conflict {number} would delete was changed since; sync again, then decide"
+        )
 
 
 def _name(conflict: Conflict, remote: str) -> str:

@@ -62,6 +62,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     seen: dict[str, Cell]
     snapshots: tuple[Item, ...] = ()
     """Of a branch: what leads to its tip and that side lacks, oldest first."""
+    sight: dict[str, dict[str, Cell]] = {}
+    """Of a deletion: by key of item, the cells of all that goes with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,8 +328,8 @@ class _Planning:
         modified_ns = max(theirs.modified_ns, ours.modified_ns)
         self.common[ours.key] = _common(_after(theirs.cells, to_there), _after(ours.cells, to_here))
         return (
-            _as_change(ours, to_here, modified_ns),
-            _as_change(theirs, to_there, modified_ns),
+            _as_change(self.ours, ours, to_here, modified_ns),
+            _as_change(self.theirs, theirs, to_there, modified_ns),
         )
 
 
@@ -378,11 +380,22 @@ def _differs(merged: Merged, item: Item) -> bool:
     return any(item.cell(name).value != cell.value for name, cell in merged.cells.items())
 
 
-def _as_change(item: Item, news: dict[str, Cell], modified_ns: int) -> Change | None:
+def _as_change(tree: Tree, item: Item, news: dict[str, Cell], modified_ns: int) -> Change | None:
     if not news:
         return None
     wanted = msgspec.structs.replace(item, cells=news, modified_ns=modified_ns)
-    return Change(wanted, {name: item.cell(name) for name in news})
+    sight = going_with(tree, item.key) if wanted.is_gone else {}
+    return Change(wanted, {name: item.cell(name) for name in news}, sight=sight)
+
+
+def going_with(tree: Tree, key: str) -> dict[str, dict[str, Cell]]:
+    """Return the cells of all that goes when an item is deleted: itself, of a set its branches."""
+    kind = key.partition("/")[0]
+    return {
+        it.key: it.cells
+        for it in tree.items
+        if it.key == key or (kind == SET and it.kind == BRANCH)
+    }
 
 
 def _after(cells: Mapping[str, Cell], news: Mapping[str, Cell]) -> dict[str, Cell]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from snapfs.model import FailedPrecondition, Unavailable
+from snapfs.sync.items import Tree
 from snapfs.sync.peer import Peer
 from snapfs.sync.planning import Direction
 from snapfs.sync.threeway import Policy
@@ -330,6 +331,70 @@ def test_a_set_that_grew_is_deleted_by_a_person_alone(host: MakeHost, policy: Po
     assert ann.sync(bob, set_id, policy=policy).is_well
     assert ann.contents(set_id) is bob.contents(set_id) is None
     assert ann.conflicts() == []
+
+
+GROWTHS: dict[str, Callable[[Host, VolumeSetId], object]] = {
+    "extend": lambda host, set_id: host.extend(set_id, "main"),
+    "fork": lambda host, set_id: host.fork(set_id, "more", host.tips(set_id)["main"]),
+    "rename": lambda host, set_id: host.rename(set_id, "main", "trunk"),
+    "edit": lambda host, set_id: host.edit_set(set_id, description="meanwhile"),
+}
+
+
+def after_looking(host: Host, grow: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something once, when a sync that `host` begins has looked at both sides."""
+    look, done = host.replica.describe, []
+
+    def describe(set_id: VolumeSetId) -> Tree:
+        tree = look(set_id)
+        if not done:
+            done.append(grow())
+        return tree
+
+    monkeypatch.setattr(host.replica, "describe", describe)
+
+
+@pytest.mark.parametrize("growth", GROWTHS)
+@pytest.mark.parametrize("grows_here", [True, False])
+def test_what_grows_between_the_look_and_the_deletion_of_its_set_is_not_lost(
+    host: MakeHost, monkeypatch: pytest.MonkeyPatch, growth: str, grows_here: bool
+) -> None:
+    ann, bob, set_id = pair(host)
+    grows, deletes = (ann, bob) if grows_here else (bob, ann)
+    deletes.delete_set(set_id)
+    after_looking(ann, lambda: GROWTHS[growth](grows, set_id), monkeypatch)
+    report = ann.sync(bob, set_id)
+    assert [(it.field, it.winner) for it in report.conflicts] == [("gone", "")]
+    assert grows.contents(set_id) is not None
+
+
+@pytest.mark.parametrize("growth", ["extend", "rename"])
+@pytest.mark.parametrize("grows_here", [True, False])
+def test_a_branch_that_grows_between_the_look_and_its_deletion_is_not_lost(
+    host: MakeHost, monkeypatch: pytest.MonkeyPatch, growth: str, grows_here: bool
+) -> None:
+    ann, bob, set_id = pair(host)
+    grows, deletes = (ann, bob) if grows_here else (bob, ann)
+    deletes.remove(set_id, "main")
+    after_looking(ann, lambda: GROWTHS[growth](grows, set_id), monkeypatch)
+    report = ann.sync(bob, set_id, policy=Policy.FAIL)
+    assert [(it.kind, it.field, it.winner) for it in report.conflicts] == [("branch", "gone", "")]
+    assert len(grows.tips(set_id)) == 1
+
+
+def test_a_person_does_not_delete_what_grew_after_the_conflict_was_found(host: MakeHost) -> None:
+    ann, bob, set_id = pair(host)
+    ann.extend(set_id, "main")
+    bob.delete_set(set_id)
+    ann.sync(bob, set_id)
+    ann.fork(set_id, "more", ann.tips(set_id)["main"])
+    before = ann.contents(set_id)
+    with pytest.raises(FailedPrecondition, match="sync again"):
+        ann.settle(ann.conflicts()[0].number, Policy.THEIRS)
+    assert ann.contents(set_id) == before
+    ann.sync(bob, set_id)
+    ann.settle(ann.conflicts()[0].number, Policy.THEIRS)
+    assert ann.contents(set_id) is None
 
 
 @pytest.mark.parametrize("what", ["set", "branch"])
