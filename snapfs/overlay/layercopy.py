@@ -67,6 +67,8 @@ class LayerCopy:
         self._again: set[bytes] = set()
         """Those that hide nothing, whatever the real one says."""
         self._linked: dict[int, bytes] = {}
+        self._trees = contextlib.ExitStack()
+        """Trees whose real paths are in `_made`: they hold as long as the tree is open."""
         self.copied_bytes = 0
         """Length of the files that the copy has."""
         self.copied_files = 0
@@ -96,8 +98,9 @@ class LayerCopy:
         root = os.stat(self._upper)
         self._after[b""] = stamp(root)
         self._made[b""] = self._upper, root
-        self._directory(b"", fresh=self._before is None)
-        self._dress()
+        with self._trees:
+            self._directory(b"", fresh=self._before is None)
+            self._dress()
 
     def known(self) -> bytes:
         """Return what a later copy must know of this one, which is made, to go over it."""
@@ -197,10 +200,8 @@ class LayerCopy:
         for here, entry in _everything(self._source(path), path):
             self._after[here] = stamp(entry, _marks(self._source(here)))
         tree = MergedTree(TreeSpec(1, (self._upper, *self._below)), Inodes())
-        try:
-            self._flatten_into(tree, _walk_to(tree, path), path)
-        finally:
-            tree.close()
+        self._trees.callback(tree.close)
+        self._flatten_into(tree, _walk_to(tree, path), path)
 
     def _flatten_into(self, tree: MergedTree, node: Dir, path: bytes) -> None:
         for entry in tree.readdir(node):

@@ -152,6 +152,20 @@ def test_a_moved_directory_is_copied_with_all_it_shows(copies: Copies) -> None:
     assert os.getxattr(copies.chain[0] / "moved", "trusted.overlay.opaque") == b"y"
 
 
+def test_a_moved_directory_is_copied_with_the_directories_in_it(copies: Copies) -> None:
+    (copies.lowers[0] / "below" / "deep" / "deeper").mkdir(parents=True)
+    (copies.lowers[0] / "below" / "deep").chmod(0o750)
+    os.setxattr(copies.lowers[0] / "below" / "deep", "user.is", b"deep")
+    copies.make()
+    copies.files.rename(b"below", b"moved", 0)
+    copies.make()
+    shown = copies.shown()
+    assert {b"moved/a", b"moved/deep/deeper"} <= shown.keys()
+    deep = copies.chain[0] / "moved" / "deep"
+    assert deep.stat().st_mode & 0o777 == 0o750
+    assert os.getxattr(deep, "user.is") == b"deep"
+
+
 def test_a_layer_has_changed_when_anything_in_it_has(copies: Copies) -> None:
     copies.files.create(b"file", 0o644, b"one")
     copies.files.mkdir(b"directory", 0o755)
