@@ -237,31 +237,41 @@ class LayerCopy:
         return b"%s/%d" % (self._spare, ino)
 
 
-def has_changed(upper: Path, last: tuple[Path, bytes] | None) -> bool:
-    """Whether a layer differs from its last copy: its directory, and what `known` returned.
+def has_changed(
+    upper: Path, last: tuple[Sequence[Path], bytes] | None, *, doubted: bool = False
+) -> bool:
+    """Whether a layer differs from its last copy: the layers of that, and what `known` returned.
 
-    Without a copy, whether it has anything in it. The layer may go on to change meanwhile.
+    Without a copy, whether it has anything in it. The layer may go on to change meanwhile. Stamps
+    that are `doubted` say nothing of the data of files, which is compared.
     """
     source = os.fsencode(upper)
     if last is None:
         return bool(os.listdir(source))
-    copy, known = os.fsencode(last[0]), stamps.decode(last[1])
+    layers, known = tuple(map(os.fsencode, last[0])), stamps.decode(last[1])
     known.pop(b"", None)
     for path, real in _everything(source, b""):
         was = known.pop(path, None)
-        if was is None or _differs(source, copy, path, real, was):
+        if was is None or _has_other_stamp(source, path, real, was):
+            return True
+        is_unsure = was.fresh or doubted
+        if is_unsure and stat.S_ISREG(real.st_mode) and _has_other_data(source, layers, path):
             return True
     return bool(known)
 
 
-def _differs(source: bytes, copy: bytes, path: bytes, real: os.stat_result, was: Stamp) -> bool:
+def _has_other_stamp(source: bytes, path: bytes, real: os.stat_result, was: Stamp) -> bool:
     if stat.S_ISDIR(real.st_mode):
         return not _is_same_directory(was, stamp(real, _marks(source + b"/" + path)))
-    if stamp(real) != was._replace(fresh=False):
+    return stamp(real) != was._replace(fresh=False)
+
+
+def _has_other_data(source: bytes, layers: Sequence[bytes], path: bytes) -> bool:
+    """Compare a file with what the topmost of a copy's layers that has it has."""
+    found = next((it for it in layers if os.path.lexists(it + b"/" + path)), None)
+    if found is None:
         return True
-    if not (was.fresh and stat.S_ISREG(real.st_mode)):
-        return False
-    with open(source + b"/" + path, "rb") as one, open(copy + b"/" + path, "rb") as other:
+    with open(source + b"/" + path, "rb") as one, open(found + b"/" + path, "rb") as other:
         return any(mine != theirs for mine, theirs in zip_longest(_blocks(one), _blocks(other)))
 
 

@@ -6,8 +6,9 @@
 
 A copy that was killed anywhere has no row, and its directory goes at the next opening as that of
 any unfinished creation. What the upper looked like is kept in its work directory (`copied`), so
-that the next copy takes only what changed since and goes over this one. Without that file, or
-after `LONGEST_CHAIN` copies, a whole copy is made.
+that the next copy takes only what changed since and goes over this one. Without that file, after
+`LONGEST_CHAIN` copies, or when it is from before the host last started, a whole copy is made: data
+and times of a file may go apart when the power fails.
 
 How a layer is copied is the overlay's affair (overlay/layercopy.py); a `Copier` is given.
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -34,10 +35,9 @@ from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.metastore import MetaStore
 from snapfs.snapshots.removal import Remover
 from snapfs.snapshots.reserve import IdReserve
-from snapfs.snapshots.schema import SnapshotBody
 from snapfs.snapshots.trees import Lanes, Trees
 from snapfs.snapshots.usage import measure
-from snapfs.store import ReadTx, WriteTx
+from snapfs.store import WriteTx
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,8 @@ worker, so that it can be frozen whatever is open. Takes effect when the tree is
 
 LONGEST_CHAIN = 64
 """Copies that go over each other before a whole one is made."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _RECORD = "copied"
 _DRAFT = "copied.new"
@@ -79,8 +81,12 @@ class Copying(Protocol):
         """Remove what was copied ahead in vain."""
 
 
-Changed: TypeAlias = Callable[[Path, tuple[Path, bytes] | None], bool]
-"""Says whether a layer differs from its last copy; overlay.has_changed is one."""
+class Changed(Protocol):
+    """Says whether a layer differs from its last copy; overlay.has_changed is one."""
+
+    def __call__(
+        self, upper: Path, last: tuple[Sequence[Path], bytes] | None, *, doubted: bool
+    ) -> bool: ...
 
 
 class Copier(Protocol):
@@ -98,6 +104,13 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     """Id of the copy."""
     known: bytes
     """What `Copying.known` returned."""
+    boot: str = ""
+    """Names the time between two starts of the host in which it was written."""
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether the host was started since: what it says of a file may not hold for its data."""
+        return self.boot != _boot()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +136,13 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The active, and what its copy goes over."""
+    """The active, its last copy, and the same if another can go over it."""
 
     key: str
     id: SnapshotId
     trees: Trees
     chain: tuple[int, ...]
+    last: Record | None
     against: Record | None
 
 
@@ -194,7 +208,7 @@ class LayerCopier:
 
             committed, extra = self._meta.apply(record)
             self._steps("copy.recorded")
-            self._remember(source.id, Record(identity, known))
+            self._remember(source.id, Record(identity, known, _boot()))
         log.info(
             "snapshot.copied",
             key=key,
@@ -212,7 +226,7 @@ class LayerCopier:
         NotFound, FailedPrecondition for what is not active.
         """
         source = self._source(key, "")
-        last = source.against
+        last = source.last
         what = f"look at snapshot {records.shown(key)}"
         with ExitStack() as stack:
             if still:
@@ -221,28 +235,36 @@ class LayerCopier:
             with refusing(what):
                 return changed(
                     self._layers.upper(source.id),
-                    None if last is None else (self._layers.upper(last.base), last.known),
+                    None if last is None else (self._layers_of(last.base), last.known),
+                    doubted=last is not None and last.is_doubted,
                 )
+
+    def _layers_of(self, copy: int) -> Sequence[Path]:
+        with self._meta.store.view() as tx:
+            row = records.by_id(tx, copy)
+        return self._layers.lowers((copy, *(row.body.chain if row else ())))
 
     def _source(self, key: str, name: str) -> _Source:
         with self._meta.store.view() as tx:
             body = records.check_commit(tx, key, name).body
             identity = SnapshotId(body.id)
-            against = self._last(tx, body)
+            last = self._last(identity)
+            base = records.by_id(tx, last.base) if last else None
+        if last is None or base is None:
+            last = against = None
+        else:
+            is_long = len(base.body.chain) - len(body.chain) >= LONGEST_CHAIN
+            against = None if is_long or last.is_doubted else last
         trees = self._trees.lane(records.lane(body))
-        return _Source(key, identity, trees, body.chain, against)
+        return _Source(key, identity, trees, body.chain, last, against)
 
-    def _last(self, tx: ReadTx, body: SnapshotBody) -> Record | None:
-        """Return the last copy, if another can go over it."""
+    def _last(self, identity: SnapshotId) -> Record | None:
+        """Return what is remembered of the last copy."""
         try:
-            packed = (self._layers.work(body.id) / _RECORD).read_bytes()
-            record = msgspec.msgpack.decode(packed, type=Record)
+            packed = (self._layers.work(identity) / _RECORD).read_bytes()
+            return msgspec.msgpack.decode(packed, type=Record)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        base = records.by_id(tx, record.base)
-        if base is None or len(base.body.chain) - len(body.chain) >= LONGEST_CHAIN:
-            return None
-        return record
 
     @contextmanager
     def _directory(self) -> Iterator[SnapshotId]:
@@ -337,3 +359,7 @@ class LayerCopier:
             log.warning("snapshot.copy_not_remembered", id=identity, error=str(error))
             with suppress(OSError):
                 (work / _RECORD).unlink()
+
+
+def _boot() -> str:
+    return BOOT_ID.read_text().strip()

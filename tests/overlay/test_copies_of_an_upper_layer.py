@@ -174,7 +174,7 @@ def test_a_layer_has_changed_when_anything_in_it_has(copies: Copies) -> None:
     last = copies.chain[0]
 
     def changed() -> bool:
-        return has_changed(copies.upper, (last, copies.known or b""))
+        return has_changed(copies.upper, ((last,), copies.known or b""))
 
     assert not changed()
     copies.files.create(b"directory/other", 0o644, b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from snapfs import anchors, volumes
 from snapfs.anchors import Anchors
 from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from snapfs.overlay import LayerCopy, has_changed
-from snapfs.snapshots import NoTrees, Snapshotter, fsck
+from snapfs.overlay.stamps import FRESH_NS
+from snapfs.snapshots import NoTrees, Snapshotter, copying, fsck
 from snapfs.volumes import Volumes, ancestry, branches
 from snapfs.volumes.errors import (
     Ambiguous,
@@ -145,6 +147,52 @@ def test_changes_are_not_lost_in_a_switch(db: Volumes) -> None:
     assert (upper(db) / "file").read_text() == "more"
     db.history.switch("db", first, discard=True)
     assert not db.has_changed("db")
+
+
+def test_what_is_remembered_of_files_counts_until_the_host_starts_again(
+    db: Volumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may leave a file with the times of one state and the data of another."""
+    (upper(db) / "kept").write_text("kept")
+    take(db, "one")
+    take(db, "two")
+    time.sleep(2 * FRESH_NS / 1e9)  # what is younger is copied again in any case
+    db.history.snapshot("db", "older")
+    with next(it / "file" for it in db.layers("db", "HEAD")).open("r+") as copy:
+        copy.write("TWO")  # as if the copy had what the file lost
+    assert db.history.snapshot("db", "at rest").files == 0
+    boot = tmp_path / "boot"
+    boot.write_text("the next one\n")
+    monkeypatch.setattr(copying, "BOOT_ID", boot)
+    assert db.has_changed("db")
+    assert db.history.snapshot("db", "after the cut").files == 2
+    assert [read(db, "HEAD", file=it) for it in ("file", "kept")] == ["two", "kept"]
+    assert read(db, "HEAD^^") == "TWO"
+    assert not db.has_changed("db")
+
+
+def test_a_start_of_the_host_is_no_change_of_a_volume(
+    db: Volumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (upper(db) / "kept").write_text("kept")
+    for text in ("one", "two"):
+        take(db, text)
+    boot = tmp_path / "boot"
+    boot.write_text("the next one\n")
+    monkeypatch.setattr(copying, "BOOT_ID", boot)
+    assert not db.has_changed("db")
+    (upper(db) / "kept").write_text("KEPT")
+    assert db.has_changed("db")
+
+
+def test_a_volume_is_unchanged_after_the_longest_chain_of_copies(
+    db: Volumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "LONGEST_CHAIN", 2)
+    for text in ("one", "two", "three", "four"):
+        take(db, text)
+        assert not db.has_changed("db")
+        assert read(db, "HEAD") == text
 
 
 def test_a_branch_moved_meanwhile_makes_the_snapshot_fail_whole(
