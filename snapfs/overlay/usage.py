@@ -14,8 +14,8 @@ file that is not noted that is what stat(2) says of it.
 Whiteouts that are links to the work directory's shared one are one file, looked at when asked.
 
 While the layer is counted anew (`begin`, a sync, a walk, `finish`), noted files count for nothing
-before the end, and the walk's figures for them are left out. What cannot be followed makes the count
-unknown (`spoil`) until it was counted again. All of this belongs to the tree's thread.
+before the end, and the walk's figures for them are left out. What cannot be followed makes the
+count unknown (`spoil`) until it was counted again. All of this belongs to the tree's thread.
 """
 
 from __future__ import annotations
