@@ -1,8 +1,9 @@
 """Garbage collection: mark on a read snapshot, sweep in batches, never under a long lock.
 
     mark     on a read transaction at revision R: nobody waits
-    sweep    updates of at most BATCH removals; before each, inside its transaction, everything
-             that was written since the last look at the log is marked with all it keeps alive
+    sweep    updates of at most BATCH removals, what refers before what is referred to
+             (ordering.py); before each, inside its transaction, everything that was written since
+             the last look at the log is marked with all it keeps alive
     after    bytes and foreign snapshots that no row names any more are removed, one by one; one
              that fails is logged and asked again in the next run
 
@@ -18,14 +19,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import count
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
 from snapfs import anchors
-from snapfs.metadata import leases, linking, naming
+from snapfs.metadata import leases, linking, naming, ordering
 from snapfs.metadata.content import ContentStore
 from snapfs.metadata.graph import Mark, Walk, mark, paced
 from snapfs.metadata.manager import DEADLINE_S
@@ -41,13 +42,13 @@ from snapfs.metadata.schema import (
     CollectionBody,
     SnapshotLinkBody,
 )
-from snapfs.model import Compacted, NotFound, SnapfsError
+from snapfs.model import Compacted, DeadlineExceeded, NotFound, SnapfsError, Unavailable
 from snapfs.store import ReadTx, Row, RowCreated, RowUpdated, Store, Table, WriteTx
 
 log = structlog.get_logger(__name__)
 
 BATCH = 200
-"""Rows that one update removes."""
+"""Rows that one update removes, unless more refer to each other in a circle."""
 
 KEPT_RUNS = 50
 """Runs whose figures are kept."""
@@ -115,7 +116,7 @@ class Collector:
         """Return what a run would remove now."""
         now_ns = self._clock_ns()
         with self._store.view() as tx:
-            marks = mark(tx, now_ns)
+            marks = mark(tx, now_ns).marks
             return [_shown(row) for row in _unmarked(tx, marks)]
 
     def collect(self) -> Collected:
@@ -157,17 +158,17 @@ class Collector:
         now_ns = done.began_ns
         with self._store.view() as tx:
             seen = tx.revision
-            marks = mark(tx, now_ns)
-            garbage = [row.oid for row in _unmarked(tx, marks)]
+            walk = mark(tx, now_ns)
+            batches = _batches(tx, walk)
+        marks = walk.marks
         done.marked, done.mark_ns = len(marks), time.monotonic_ns() - began
-        left = iter(garbage)
-        while batch := list(islice(left, BATCH)):
+        for batch in batches:
             step = partial(_sweep, now_ns=now_ns, marks=marks, after_rev=seen, batch=batch)
             swept = self._store.update(step, timeout_s=self._deadline_s)
             seen = swept.revision
             marks.update(swept.marks)
-            for name, count in swept.removed.items():
-                done.removed[name] = done.removed.get(name, 0) + count
+            for name, rows in swept.removed.items():
+                done.removed[name] = done.removed.get(name, 0) + rows
 
     def _remove_snapshots(self, done: Collected) -> None:
         """Ask snapshotters to remove what was collected, children before their parents."""
@@ -178,16 +179,29 @@ class Collector:
                 for row in tx.rows(SNAPSHOT_LINKS, scope)
                 if row.body.going
             ]
-        used = set()
+        used, silent = set(), set()
         for row in _children_first(going):
+            name = row.body.snapshotter
+            if name in silent:
+                done.failed.append(row.name)
+                continue
             claim = partial(_claim, oid=row.oid)
             if self._store.update(claim, timeout_s=self._deadline_s):
-                used.add(row.body.snapshotter)
-                self._remove_snapshot(row, done)
-        for name in used & self._snapshotters.keys():
-            self._snapshotters[name].cleanup()
+                used.add(name)
+                if not self._remove_snapshot(row, done):
+                    silent.add(name)
+        for name in sorted((used - silent) & self._snapshotters.keys()):
+            self._clean_up(name, done)
 
-    def _remove_snapshot(self, row: Row[SnapshotLinkBody], done: Collected) -> None:
+    def _clean_up(self, snapshotter: str, done: Collected) -> None:
+        try:
+            self._snapshotters[snapshotter].cleanup()
+        except (SnapfsError, OSError) as error:
+            log.warning("gc.not_cleaned_up", snapshotter=snapshotter, error=str(error))
+            done.failed.append(f"snapshotter {snapshotter}")
+
+    def _remove_snapshot(self, row: Row[SnapshotLinkBody], done: Collected) -> bool:
+        """Have a snapshot removed; return whether its snapshotter is worth asking again."""
         snapshotter = self._snapshotters.get(row.body.snapshotter)
         try:
             if snapshotter is None:
@@ -197,8 +211,9 @@ class Collector:
             log.warning("gc.snapshot_kept", snapshot=row.name, error=str(error))
             done.failed.append(row.name)
             self._store.update(partial(_unclaim, oid=row.oid), timeout_s=self._deadline_s)
-        else:
-            self._store.update(partial(_forget, oid=row.oid), timeout_s=self._deadline_s)
+            return not isinstance(error, Unavailable | DeadlineExceeded)
+        self._store.update(partial(_forget, oid=row.oid), timeout_s=self._deadline_s)
+        return True
 
     def _remove_blobs(self, done: Collected) -> None:
         try:
@@ -239,6 +254,23 @@ def _unmarked(tx: ReadTx, marks: Mapping[int, Mark]) -> Iterator[Row[Any]]:
                 row = tx.by_oid(table, oid)
                 if row is not None and not getattr(row.body, "going", False):
                     yield row
+
+
+def _batches(tx: ReadTx, walk: Walk) -> list[list[int]]:
+    """Return what is garbage in the order in which it goes: leases, then who refers first."""
+    leases_: list[int] = []
+    others: list[int] = []
+    for row in _unmarked(tx, walk.marks):
+        (leases_ if row.table == LEASES.tag else others).append(row.oid)
+
+    steps = paced(count())
+
+    def following(oid: int) -> Iterator[int]:
+        next(steps)
+        return (target for target, _ in walk.kept_by(oid, Mark.FULL))
+
+    in_any_order = ordering.batches(leases_, lambda _oid: (), BATCH)
+    return [*in_any_order, *ordering.batches(others, following, BATCH)]
 
 
 @dataclass(frozen=True, slots=True)

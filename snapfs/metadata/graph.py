@@ -82,6 +82,8 @@ def roots(tx: ReadTx, now_ns: int) -> Iterator[Root]:
                 yield Root(row.oid, Mark.FULL, "it was written less than a day ago")
         for table in _LABELLED:
             for found in tx.find(table, ROOTS, b"", scope=scope):
+                if getattr(found.body, "going", False):
+                    continue  # it was removed, and so is what only it kept
                 yield Root(found.oid, Mark.FULL, _kept_by_itself(found))
         for oid in tx.oids(anchors.FACTS, scope):
             for target in tx.references(oid, anchors.TARGET_EDGE):
@@ -170,13 +172,13 @@ class Walk:
         )
 
 
-def mark(tx: ReadTx, now_ns: int) -> dict[int, Mark]:
-    """Return all that is alive in one state of the store."""
+def mark(tx: ReadTx, now_ns: int) -> Walk:
+    """Return the walk of all that is alive in one state of the store."""
     edges = EdgeTable(paced(tx.edges().forward()), _WALKED, (_KEPT_BY,))
     walk = Walk(tx, now_ns, edges=edges)
     for root in paced(roots(tx, now_ns)):
         walk.add(((root.oid, root.mark),))
-    return walk.marks
+    return walk
 
 
 def paced(items: Iterable[T]) -> Iterator[T]:

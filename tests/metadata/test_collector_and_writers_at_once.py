@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import pytest
 
 from snapfs.anchors import Anchors, Ref
-from snapfs.metadata import Collector, Context, Metadata, Resource, collector
+from snapfs.metadata import Collector, Context, Metadata, Resource, collector, ordering
 from snapfs.metadata.graph import Walk, roots
 from snapfs.metadata.schema import CONTENT
 from snapfs.model import NotFound, SnapfsError
@@ -192,6 +192,43 @@ def test_an_anchor_put_after_the_mark_holds(metadata: Metadata, store: Store) ->
 
     sweeping(metadata, store, meanwhile).collect()
     assert metadata.content.info(NAMESPACE, layer).digest == layer
+
+
+@pytest.mark.parametrize("circle", [False, True])
+def test_what_is_wanted_again_between_two_batches_has_all_that_it_refers_to(
+    metadata: Metadata, store: Store, monkeypatch: pytest.MonkeyPatch, circle: bool
+) -> None:
+    monkeypatch.setattr(collector, "BATCH", 1)
+    layers = [write(metadata, HERE, b"%d" % number) for number in range(3)]
+    references = {f"{GC}ref.content.{number}": layer for number, layer in enumerate(layers)}
+    manifest = write(metadata, HERE, b"manifest", references)
+    if circle:
+        back = {f"{GC}ref.content": manifest}
+        metadata.content.update(NAMESPACE, layers[0], back, [f"labels.{GC}ref.content"])
+    for lease in ("m", "l"):
+        metadata.leases.create(NAMESPACE, lease)
+    begun: list[int] = []
+
+    def meanwhile() -> None:
+        begun.append(len(begun))
+        if len(begun) == 2:
+            metadata.leases.add(NAMESPACE, "l", Resource("content", manifest))
+
+    sweeping(metadata, store, meanwhile).collect()
+    left = {each.digest for each in metadata.content.walk(NAMESPACE)}
+    assert manifest not in left or left == {manifest, *layers}
+
+
+def test_garbage_goes_in_an_order_in_which_no_row_comes_before_one_that_leads_to_it() -> None:
+    rng = random.Random(1)
+    for _ in range(200):
+        size = rng.randint(1, 12)
+        edges = {it: rng.sample(range(size + 2), rng.randint(0, 2)) for it in range(size)}
+        found = list(ordering.batches(range(size), edges.__getitem__, 3))
+        place = {oid: number for number, batch in enumerate(found) for oid in batch}
+        assert sorted(place) == list(range(size))
+        for oid, targets in edges.items():
+            assert all(place[oid] <= place[it] for it in targets if it in place)
 
 
 def test_what_is_referred_to_between_two_batches_stays(
