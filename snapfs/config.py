@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -149,6 +150,24 @@ class Volumes(msgspec.Struct, frozen=True, kw_only=True):
     default one."""
 
 
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshotter of another service, in a table [snapshotters.NAME] (docs/metadata.md)."""
+
+    socket: Path
+    """Where that service offers containerd.services.snapshots.v1."""
+    snapshotter: str = ""
+    """What it is called there; empty: as here."""
+    namespace: str = "snapfs"
+    """Whose snapshots ours are there, where that service has namespaces, as containerd has."""
+
+
+SNAPSHOTTERS = "snapshotters"
+"""The one table whose keys people choose; no variable sets it."""
+
+_SNAPSHOTTER_NAME = re.compile(r"(?!snapfs(-|$))[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+"""Those that begin so are this service's own."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, with the defaults that serve without a file."""
 
@@ -175,6 +194,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     volumes: Volumes = Volumes()
     timeouts: Timeouts = Timeouts()
     service: Service = Service()
+    snapshotters: dict[str, Registered] = {}
+    """By what they are called here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +210,10 @@ class Resolved:
         for key in KEYS:
             value = _get(self.config, key)
             yield key, _shown(value), self.origins[key]
+        for name, it in self.config.snapshotters.items():
+            for key in Registered.__struct_fields__:
+                value = _shown(getattr(it, key))
+                yield f"{SNAPSHOTTERS}.{name}.{key}", value, self.origins[SNAPSHOTTERS]
 
 
 def _walk(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -196,12 +221,12 @@ def _walk(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str,
         path = prefix + field.name
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             yield from _walk(field.type, path + ".")
-        else:
+        elif path != SNAPSHOTTERS:
             yield path, field.type
 
 
 KEYS: Mapping[str, Any] = dict(_walk(Config))
-"""Every dotted key with its type."""
+"""Every dotted key with its type, but for those of SNAPSHOTTERS."""
 
 
 def environment_name(key: str) -> str:
@@ -235,7 +260,7 @@ def resolve(
     if "volumes.plugin_socket" not in values:
         socket = DOCKER_PLUGIN if config.state == Config().state else config.state / "volumes.sock"
         config = msgspec.structs.replace(config, volumes=Volumes(plugin_socket=socket))
-    return Resolved(_check_address(config), origins)
+    return Resolved(_check_sockets(config), origins)
 
 
 def _from_file(path: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
@@ -263,14 +288,14 @@ def _flatten(table: Mapping[str, Any], where: str, prefix: str = "") -> Iterator
             if not isinstance(value, dict):
                 raise InvalidArgument(f"{where}: {path}: expected a table, got {_word(value)}")
             yield from _flatten(value, where, path + ".")
-        elif path in KEYS:
+        elif path in KEYS or path == SNAPSHOTTERS:
             yield path, value
         else:
             raise InvalidArgument(f"{where}: {path}: unknown key{_nearest(path)}")
 
 
 def _nearest(path: str) -> str:
-    close = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(path, (*KEYS, SNAPSHOTTERS), n=1, cutoff=0.5)
     leaf = path.rpartition(".")[2]
     by_leaf = [key for key in KEYS if key.rpartition(".")[2] == leaf]
     candidates = by_leaf or close
@@ -293,6 +318,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
 
 
 def _convert(key: str, value: object, where: str, *, strict: bool) -> Any:
+    if key == SNAPSHOTTERS:
+        return _registered(value, where)
     kind = KEYS[key]
     if kind is Path:
         return _absolute(key, value, where)
@@ -304,6 +331,35 @@ def _convert(key: str, value: object, where: str, *, strict: bool) -> Any:
         if choices := get_args(kind) if get_origin(kind) is Literal else ():
             message += f"; use one of {', '.join(choices)}"
         raise InvalidArgument(f"{where}: {key}: {message}") from None
+
+
+def _registered(value: object, where: str) -> dict[str, Registered]:
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{where}: {SNAPSHOTTERS}: expected a table, got {_word(value)}")
+    return {name: _one_registered(name, table, where) for name, table in value.items()}
+
+
+def _one_registered(name: str, table: object, where: str) -> Registered:
+    path = f"{SNAPSHOTTERS}.{name}"
+    if not _SNAPSHOTTER_NAME.fullmatch(name):
+        raise InvalidArgument(
+            f"{where}: {path}: a name is letters and digits in groups joined by one of . _ -, and "
+            "not snapfs, which is this service's own"
+        )
+    if not isinstance(table, dict):
+        raise InvalidArgument(f"{where}: {path}: expected a table, got {_word(table)}")
+    known = Registered.__struct_fields__
+    for key, value in table.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"known keys are {', '.join(known)}"
+            raise InvalidArgument(f"{where}: {path}.{key}: unknown key; {hint}")
+        if not isinstance(value, str) or not value:
+            raise InvalidArgument(f"{where}: {path}.{key}: expected a word, got {value!r}")
+    if "socket" not in table:
+        raise InvalidArgument(f"{where}: {path}: no socket is named")
+    socket = _absolute(f"{path}.socket", table["socket"], where)
+    return Registered(**{**table, "socket": socket})
 
 
 def _absolute(key: str, value: object, where: str) -> Path:
@@ -331,19 +387,28 @@ def _build(values: Mapping[str, Any]) -> Config:
             table = table.setdefault(parent, {})
         table[leaf] = value
     for field in msgspec.structs.fields(Config):
-        if isinstance(nested.get(field.name), dict):
+        if isinstance(nested.get(field.name), dict) and field.name != SNAPSHOTTERS:
             nested[field.name] = field.type(**nested[field.name])
     return Config(**nested)
 
 
-def _check_address(config: Config) -> Config:
-    size = len(os.fsencode(config.address))
+def _check_sockets(config: Config) -> Config:
+    _check_socket(config.address, "address", "choose another with --address")
+    for name, it in config.snapshotters.items():
+        what = f"{SNAPSHOTTERS}.{name}.socket"
+        _check_socket(it.socket, what, "link to it from a shorter one")
+        if it.socket == config.address:
+            raise InvalidArgument(f"{what} {it.socket}: that is this service itself")
+    return config
+
+
+def _check_socket(path: Path, what: str, way_out: str) -> None:
+    size = len(os.fsencode(path))
     if size > MAX_SOCKET_PATH_BYTES:
         raise InvalidArgument(
-            f"address {config.address}: {size} bytes are too long for a unix socket; "
-            f"choose a path of at most {MAX_SOCKET_PATH_BYTES} bytes with --address"
+            f"{what} {path}: {size} bytes are too long for a unix socket, which may have "
+            f"{MAX_SOCKET_PATH_BYTES}; {way_out}"
         )
-    return config
 
 
 def _shown(value: Any) -> Any:

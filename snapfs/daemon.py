@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import entry_points, version
@@ -37,7 +37,7 @@ from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import FREE_DEATHS, Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER, clear_unpacked
-from snapfs.metadata import Knobs, Metadata
+from snapfs.metadata import Backend, Knobs, Metadata
 from snapfs.model import MAIN_LANE, InvalidArgument, LaneName, Quota, SnapfsError, Unavailable
 from snapfs.overlay import LayerCopy, diff, has_changed
 from snapfs.service import (
@@ -56,6 +56,7 @@ from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
 from snapfs.service.volume_plugin import PluginServer, VolumePlugin
 from snapfs.snapshots import Placement, Snapshotter, roots
+from snapfs.store import Store
 from snapfs.sync.engine import Engine
 from snapfs.sync.replica import Replica
 from snapfs.systemd import DescriptorStore, Notifier, take_descriptors
@@ -72,6 +73,7 @@ LANES = {
 READERS = 8
 """Calls of who may look only that are answered at once."""
 SERVICES_GROUP = "snapfs.services"
+SNAPSHOTTERS_GROUP = "snapfs.snapshotters"
 HEALTH_INTERVAL_S = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The last comes when a terminal closes over a service in the foreground."""
@@ -121,7 +123,10 @@ class House:
                 deadline_s=config.timeouts.tree_s,
             )
             stack.callback(self._snapshotter.close)
-            self._metadata = stack.enter_context(_metadata(config, self._snapshotter))
+            snapshotters = {SNAPSHOTTER: self._snapshotter, **_registered(config, stack)}
+            self._metadata = stack.enter_context(
+                _metadata(config, self._snapshotter.store, snapshotters)
+            )
             self._volumes = Volumes(
                 self._snapshotter, config.state / "volumes", changed=has_changed
             )
@@ -283,7 +288,17 @@ def _group(name: str) -> int:
         ) from None
 
 
-def _metadata(config: Config, snapshotter: Snapshotter) -> Metadata:
+def _registered(config: Config, stack: ExitStack) -> dict[str, Backend]:
+    """Return the snapshotters of others that the configuration names; none is called yet."""
+    found: dict[str, Backend] = {}
+    for entry in entry_points(group=SNAPSHOTTERS_GROUP):
+        connect_to = entry.load()
+        for name, it in config.snapshotters.items():
+            found[name] = stack.enter_context(connect_to(name, it, config.timeouts.call_s))
+    return found
+
+
+def _metadata(config: Config, store: Store, snapshotters: Mapping[str, Backend]) -> Metadata:
     knobs = Knobs(
         pause_threshold=config.gc.pause_threshold,
         deletion_threshold=config.gc.deletion_threshold,
@@ -292,9 +307,9 @@ def _metadata(config: Config, snapshotter: Snapshotter) -> Metadata:
         startup_delay_s=config.gc.startup_delay_s,
     )
     return Metadata(
-        snapshotter.store,
+        store,
         config.root / "content",
-        {SNAPSHOTTER: snapshotter},
+        snapshotters,
         policy=config.content.policy,
         knobs=knobs,
     )

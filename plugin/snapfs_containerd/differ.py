@@ -7,7 +7,7 @@ they are those of our own content, in the namespace that the call names. See doc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,15 +15,14 @@ import grpc
 
 from snapfs.images import TAR_GZIP, Asked, Contents, Differ, OwnContents, Packed
 from snapfs.metadata import Context
-from snapfs.model import FailedPrecondition, InvalidArgument, Mount, NotImplementedYet
+from snapfs.model import InvalidArgument, NotImplementedYet
 from snapfs.service.offered import Offered
 from snapfs.service.status import answers
-from snapfs_containerd import descriptor_pb2, diff_pb2, diff_pb2_grpc, mount_pb2
+from snapfs_containerd import descriptor_pb2, diff_pb2, diff_pb2_grpc
 from snapfs_containerd.contents import ContainerdContents
+from snapfs_containerd.wire import caller, mounts_from_wire
 
 SERVICE = diff_pb2.DESCRIPTOR.services_by_name["Diff"].full_name
-NAMESPACE_HEADER = "containerd-namespace"
-LEASE_HEADER = "containerd-lease"
 
 Reach = Callable[[Context], Contents]
 """Returns where the blobs of a namespace are."""
@@ -69,9 +68,9 @@ class DiffServicer(diff_pb2_grpc.DiffServicer):
             labels=dict(request.labels),
             latest_s=latest_s,
         )
-        with closing(self._reach(_caller(context))) as contents:
+        with closing(self._reach(caller(context))) as contents:
             packed = self._differ.compare(
-                contents, _mounts(request.left), _mounts(request.right), asked
+                contents, mounts_from_wire(request.left), mounts_from_wire(request.right), asked
             )
         return diff_pb2.DiffResponse(diff=_descriptor(packed))
 
@@ -86,26 +85,11 @@ class DiffServicer(diff_pb2_grpc.DiffServicer):
         wanted = request.diff
         if not wanted.digest:
             raise InvalidArgument("the descriptor has no digest")
-        with closing(self._reach(_caller(context))) as contents:
+        with closing(self._reach(caller(context))) as contents:
             applied = self._differ.apply(
-                contents, wanted.digest, wanted.size, _mounts(request.mounts)
+                contents, wanted.digest, wanted.size, mounts_from_wire(request.mounts)
             )
         return diff_pb2.ApplyResponse(applied=_descriptor(applied))
-
-
-def _caller(context: grpc.ServicerContext) -> Context:
-    headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-    namespace = headers.get(NAMESPACE_HEADER, "")
-    if not namespace:
-        raise FailedPrecondition(f"the call names no namespace; send {NAMESPACE_HEADER}")
-    return Context(namespace, headers.get(LEASE_HEADER, ""))
-
-
-def _mounts(given: Iterable[mount_pb2.Mount]) -> list[Mount]:
-    return [
-        Mount(type=it.type, source=it.source, target=it.target, options=tuple(it.options))
-        for it in given
-    ]
 
 
 def _descriptor(packed: Packed) -> descriptor_pb2.Descriptor:

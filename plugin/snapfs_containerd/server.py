@@ -1,149 +1,65 @@
-"""The containerd.services.snapshots.v1 server: translate, call the snapshotter, translate back.
+"""The containerd.services.snapshots.v1 server: translate, call a snapshotter, translate back.
 
-Holds one rule: containerd removes whatever it is shown and does not know, so it is shown, and may
-remove, what was made over this service. All else, the order of checks and every refusal, is the
-snapshotter's, the table from errors to status is service/status.py's. See docs/containerd.md.
+Which snapshotter is meant, and what a caller may see of it, is served.py's business; every refusal
+is the snapshotter's, the table from errors to status is service/status.py's. See
+docs/containerd.md and, for registered snapshotters, docs/metadata.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from snapfs.model import FailedPrecondition, InvalidArgument, Mount, Snapshot
-from snapfs.service.convert import batches, timestamp
+from snapfs.metadata import Backend
+from snapfs.model import InvalidArgument
+from snapfs.service.convert import batches
 from snapfs.service.offered import Offered
 from snapfs.service.snapshotter import Snapshotter
 from snapfs.service.status import answers
-from snapfs_containerd import mount_pb2, snapshots_pb2, snapshots_pb2_grpc
+from snapfs_containerd import snapshots_pb2 as pb
+from snapfs_containerd import snapshots_pb2_grpc
 from snapfs_containerd.names import NAME, is_accepted
+from snapfs_containerd.served import InNamespace, Own
+from snapfs_containerd.wire import caller, info_to_wire, mount_to_wire
 
-OWNER = "containerd"
-"""Of what is made over this service."""
+SERVICE = pb.DESCRIPTOR.services_by_name["Snapshots"].full_name
 
-SERVICE = snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"].full_name
+Choose = Callable[[str, grpc.ServicerContext], Backend]
+"""Returns the snapshotter that a call names, or raises InvalidArgument."""
 
 
 def register(server: grpc.Server, offered: Offered) -> str:
     """Add the service to `server`; return its full name (entry point snapfs.services)."""
-    return register_snapshots(server, offered.snapshotter)
+    own = Own(offered.snapshotter)
+
+    def choose(name: str, context: grpc.ServicerContext) -> Backend:
+        if name in offered.config.snapshotters:
+            return InNamespace(offered.metadata.snapshots(name), caller(context))
+        _check_own(name)
+        return own
+
+    return _register(server, choose)
 
 
 def register_snapshots(server: grpc.Server, snapshotter: Snapshotter) -> str:
     """Add the service over one snapshotter to `server`; return its full name."""
-    snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsServicer(snapshotter), server)
+    own = Own(snapshotter)
+
+    def choose(name: str, _context: grpc.ServicerContext) -> Backend:
+        _check_own(name)
+        return own
+
+    return _register(server, choose)
+
+
+def _register(server: grpc.Server, choose: Choose) -> str:
+    snapshots_pb2_grpc.add_SnapshotsServicer_to_server(SnapshotsServicer(choose), server)
     return SERVICE
 
 
-class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
-    """containerd's snapshots service over one snapshotter."""
-
-    def __init__(self, snapshotter: Snapshotter) -> None:
-        self._snapshotter = snapshotter
-
-    @answers
-    def Prepare(
-        self, request: snapshots_pb2.PrepareSnapshotRequest, context: grpc.ServicerContext
-    ) -> snapshots_pb2.PrepareSnapshotResponse:
-        _check_snapshotter(request.snapshotter)
-        mounts = self._snapshotter.prepare(
-            request.key, request.parent, dict(request.labels), owner=OWNER
-        )
-        return snapshots_pb2.PrepareSnapshotResponse(mounts=map(_mount, mounts))
-
-    @answers
-    def View(
-        self, request: snapshots_pb2.ViewSnapshotRequest, context: grpc.ServicerContext
-    ) -> snapshots_pb2.ViewSnapshotResponse:
-        _check_snapshotter(request.snapshotter)
-        mounts = self._snapshotter.view(
-            request.key, request.parent, dict(request.labels), owner=OWNER
-        )
-        return snapshots_pb2.ViewSnapshotResponse(mounts=map(_mount, mounts))
-
-    @answers
-    def Mounts(
-        self, request: snapshots_pb2.MountsRequest, context: grpc.ServicerContext
-    ) -> snapshots_pb2.MountsResponse:
-        _check_snapshotter(request.snapshotter)
-        mounts = self._snapshotter.mounts(request.key)
-        return snapshots_pb2.MountsResponse(mounts=map(_mount, mounts))
-
-    @answers
-    def Commit(
-        self, request: snapshots_pb2.CommitSnapshotRequest, context: grpc.ServicerContext
-    ) -> Empty:
-        _check_snapshotter(request.snapshotter)
-        self._snapshotter.commit(
-            request.key, request.name, dict(request.labels), parent=request.parent
-        )
-        return Empty()
-
-    @answers
-    def Remove(
-        self, request: snapshots_pb2.RemoveSnapshotRequest, context: grpc.ServicerContext
-    ) -> Empty:
-        _check_snapshotter(request.snapshotter)
-        if not _is_theirs(self._snapshotter.stat(request.key)):
-            # containerd's collector goes on with the next one after this refusal.
-            raise FailedPrecondition(
-                f"snapshot {request.key!r} was not made by containerd; remove it with "
-                "`snapfs snapshot remove`, or the image that it is of"
-            )
-        self._snapshotter.remove(request.key)
-        return Empty()
-
-    @answers
-    def Stat(
-        self, request: snapshots_pb2.StatSnapshotRequest, context: grpc.ServicerContext
-    ) -> snapshots_pb2.StatSnapshotResponse:
-        _check_snapshotter(request.snapshotter)
-        return snapshots_pb2.StatSnapshotResponse(info=_info(self._snapshotter.stat(request.key)))
-
-    @answers
-    def Update(
-        self, request: snapshots_pb2.UpdateSnapshotRequest, context: grpc.ServicerContext
-    ) -> snapshots_pb2.UpdateSnapshotResponse:
-        _check_snapshotter(request.snapshotter)
-        snapshot = self._snapshotter.update(
-            request.info.name, dict(request.info.labels), list(request.update_mask.paths)
-        )
-        return snapshots_pb2.UpdateSnapshotResponse(info=_info(snapshot))
-
-    @answers
-    def List(
-        self, request: snapshots_pb2.ListSnapshotsRequest, context: grpc.ServicerContext
-    ) -> Iterator[snapshots_pb2.ListSnapshotsResponse]:
-        _check_snapshotter(request.snapshotter)
-        found = filter(_is_theirs, self._snapshotter.walk(list(request.filters)))
-        for batch in batches(found):
-            yield snapshots_pb2.ListSnapshotsResponse(info=map(_info, batch))
-
-    @answers
-    def Usage(
-        self, request: snapshots_pb2.UsageRequest, context: grpc.ServicerContext
-    ) -> snapshots_pb2.UsageResponse:
-        _check_snapshotter(request.snapshotter)
-        usage = self._snapshotter.usage(request.key)
-        return snapshots_pb2.UsageResponse(size=usage.size_bytes, inodes=usage.inodes)
-
-    @answers
-    def Cleanup(
-        self, request: snapshots_pb2.CleanupRequest, context: grpc.ServicerContext
-    ) -> Empty:
-        _check_snapshotter(request.snapshotter)
-        self._snapshotter.cleanup()
-        return Empty()
-
-
-def _is_theirs(snapshot: Snapshot) -> bool:
-    """Say whether containerd made a snapshot."""
-    return snapshot.owner == OWNER
-
-
-def _check_snapshotter(name: str) -> None:
+def _check_own(name: str) -> None:
     # containerd's own service says InvalidArgument too for a snapshotter it does not have.
     if not is_accepted(name):
         raise InvalidArgument(
@@ -152,18 +68,73 @@ def _check_snapshotter(name: str) -> None:
         )
 
 
-def _mount(mount: Mount) -> mount_pb2.Mount:
-    return mount_pb2.Mount(
-        type=mount.type, source=mount.source, target=mount.target, options=mount.options
-    )
+class SnapshotsServicer(snapshots_pb2_grpc.SnapshotsServicer):
+    """containerd's snapshots service."""
 
+    def __init__(self, choose: Choose) -> None:
+        self._choose = choose
 
-def _info(snapshot: Snapshot) -> snapshots_pb2.Info:
-    return snapshots_pb2.Info(
-        name=snapshot.name,
-        parent=snapshot.parent,
-        kind=snapshots_pb2.Kind.ValueType(snapshot.kind.value),
-        created_at=timestamp(snapshot.created_ns),
-        updated_at=timestamp(snapshot.updated_ns),
-        labels=snapshot.labels,
-    )
+    @answers
+    def Prepare(
+        self, request: pb.PrepareSnapshotRequest, context: grpc.ServicerContext
+    ) -> pb.PrepareSnapshotResponse:
+        of = self._choose(request.snapshotter, context)
+        mounts = of.prepare(request.key, request.parent, dict(request.labels))
+        return pb.PrepareSnapshotResponse(mounts=map(mount_to_wire, mounts))
+
+    @answers
+    def View(
+        self, request: pb.ViewSnapshotRequest, context: grpc.ServicerContext
+    ) -> pb.ViewSnapshotResponse:
+        of = self._choose(request.snapshotter, context)
+        mounts = of.view(request.key, request.parent, dict(request.labels))
+        return pb.ViewSnapshotResponse(mounts=map(mount_to_wire, mounts))
+
+    @answers
+    def Mounts(self, request: pb.MountsRequest, context: grpc.ServicerContext) -> pb.MountsResponse:
+        mounts = self._choose(request.snapshotter, context).mounts(request.key)
+        return pb.MountsResponse(mounts=map(mount_to_wire, mounts))
+
+    @answers
+    def Commit(self, request: pb.CommitSnapshotRequest, context: grpc.ServicerContext) -> Empty:
+        of = self._choose(request.snapshotter, context)
+        of.commit(request.key, request.name, dict(request.labels), request.parent)
+        return Empty()
+
+    @answers
+    def Remove(self, request: pb.RemoveSnapshotRequest, context: grpc.ServicerContext) -> Empty:
+        self._choose(request.snapshotter, context).remove(request.key)
+        return Empty()
+
+    @answers
+    def Stat(
+        self, request: pb.StatSnapshotRequest, context: grpc.ServicerContext
+    ) -> pb.StatSnapshotResponse:
+        found = self._choose(request.snapshotter, context).stat(request.key)
+        return pb.StatSnapshotResponse(info=info_to_wire(found))
+
+    @answers
+    def Update(
+        self, request: pb.UpdateSnapshotRequest, context: grpc.ServicerContext
+    ) -> pb.UpdateSnapshotResponse:
+        of, info = self._choose(request.snapshotter, context), request.info
+        changed = of.update(info.name, dict(info.labels), list(request.update_mask.paths))
+        return pb.UpdateSnapshotResponse(info=info_to_wire(changed))
+
+    @answers
+    def List(
+        self, request: pb.ListSnapshotsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ListSnapshotsResponse]:
+        of = self._choose(request.snapshotter, context)
+        for batch in batches(of.walk(list(request.filters))):
+            yield pb.ListSnapshotsResponse(info=map(info_to_wire, batch))
+
+    @answers
+    def Usage(self, request: pb.UsageRequest, context: grpc.ServicerContext) -> pb.UsageResponse:
+        usage = self._choose(request.snapshotter, context).usage(request.key)
+        return pb.UsageResponse(size=usage.size_bytes, inodes=usage.inodes)
+
+    @answers
+    def Cleanup(self, request: pb.CleanupRequest, context: grpc.ServicerContext) -> Empty:
+        self._choose(request.snapshotter, context).cleanup()
+        return Empty()

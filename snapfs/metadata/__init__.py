@@ -3,6 +3,7 @@
 `Metadata` is all of it over one store; `TABLES` is what the store must know.
 """
 
+from snapfs.metadata.backends import Backend
 from snapfs.metadata.checking import CHECKS
 from snapfs.metadata.collector import Collected, Collector, Garbage, Snapshotter
 from snapfs.metadata.explain import Explanation, Step
@@ -26,7 +27,7 @@ from snapfs.metadata.objects import (
 from snapfs.metadata.references import Name, Type
 from snapfs.metadata.scheduler import Knobs, Plan, Scheduler
 from snapfs.metadata.schema import TABLES
-from snapfs.metadata.snapshots import Backend, Snapshots
+from snapfs.metadata.snapshots import Snapshots
 
 __all__ = [
     "CHECKS",

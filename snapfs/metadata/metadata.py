@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from snapfs.closing import Closing
-from snapfs.metadata.collector import Collector, Garbage
+from snapfs.metadata.backends import Backend
+from snapfs.metadata.collector import Collected, Collector, Garbage
 from snapfs.metadata.containers import Containers, Sandboxes
 from snapfs.metadata.content import ContentStore, Policy
 from snapfs.metadata.explain import Explanation, explain
@@ -23,7 +24,7 @@ from snapfs.metadata.namespaces import Namespaces
 from snapfs.metadata.references import Name
 from snapfs.metadata.scheduler import Knobs, Scheduler
 from snapfs.metadata.schema import SNAPSHOT_LINKS
-from snapfs.metadata.snapshots import Backend, Snapshots
+from snapfs.metadata.snapshots import Snapshots
 from snapfs.metadata.words import check_namespace, shown
 from snapfs.model import InvalidArgument
 from snapfs.store import Store
@@ -58,7 +59,7 @@ class Metadata(Closing):
             for name, backend in snapshotters.items()
         }
         self.collector = Collector(store, self.content, snapshotters, clock_ns=clock_ns)
-        self.gc = Scheduler(self.collector.collect, self._next_expiry, knobs, clock_ns=clock_ns)
+        self.gc = Scheduler(self._collect, self._next_expiry, knobs, clock_ns=clock_ns)
 
     def start(self) -> None:
         """Settle what an earlier process left half done, then begin to collect garbage."""
@@ -99,6 +100,11 @@ class Metadata(Closing):
     def close(self) -> None:
         """End the collector; a run under way is finished."""
         self.gc.close()
+
+    def _collect(self) -> Collected:
+        for snapshots in self._snapshots.values():
+            snapshots.settle()
+        return self.collector.collect()
 
     def _changed(self, *, deletion: bool) -> None:
         self.gc.note(deletion=deletion)

@@ -6,33 +6,37 @@ What a namespace calls KEY, the snapshotter calls NAMESPACE/NUMBER/KEY. Making o
     ->  the snapshotter makes it         outside any transaction
     ->  the link says that it is there
 
-A crash in between is settled by `recover`: a new snapshot goes, a commit that the snapshotter did
-is finished. Removing marks the link; the collector asks the snapshotter, children first. Two
-namespaces can have one snapshot (the label containerd.io/snapshot.ref), which stays as long as
-either does. Source: containerd core/metadata/snapshot.go.
+What became of a snapshot is not known after a crash in between, or when the snapshotter did not
+answer: `settle` asks it, then and later. A new snapshot goes, a commit that was done is finished.
+Removing marks the link; the collector asks the snapshotter, children first. Two namespaces can have
+one snapshot (the label containerd.io/snapshot.ref), which stays as long as either does.
+Source: containerd core/metadata/snapshot.go.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
 
 from snapfs import filters
-from snapfs.metadata import linking, masks, resources
-from snapfs.metadata.manager import DEADLINE_S, Changed, Manager, take
-from snapfs.metadata.objects import Context, Resource
-from snapfs.metadata.references import Edge, Name, Type
+from snapfs.metadata import linking, masks, snapshotlinks
+from snapfs.metadata.backends import REF, Backend, inherited, merged
+from snapfs.metadata.manager import DEADLINE_S, Changed, Manager
+from snapfs.metadata.objects import Context
+from snapfs.metadata.references import Edge
 from snapfs.metadata.schema import SNAPSHOT_LINKS, SnapshotLinkBody
+from snapfs.metadata.snapshotlinks import Link, Links
 from snapfs.metadata.words import check_namespace, shown
 from snapfs.model import (
     AlreadyExists,
     Committed,
+    DeadlineExceeded,
     FailedPrecondition,
     Internal,
     InvalidArgument,
@@ -47,41 +51,9 @@ from snapfs.model import (
     check_name,
 )
 from snapfs.snapshots import records
-from snapfs.store import ReadTx, Row, Store, WriteTx
+from snapfs.store import Store, WriteTx
 
 log = structlog.get_logger(__name__)
-
-REF = "containerd.io/snapshot.ref"
-_INHERITED = "containerd.io/snapshot/"
-SEQUENCE = "snapshot links"
-
-Link = Row[SnapshotLinkBody]
-
-
-class Backend(Protocol):
-    """A snapshotter. Thread-safe; raises SnapfsError."""
-
-    def prepare(self, key: str, parent: str, labels: Labels) -> list[Mount]: ...
-
-    def view(self, key: str, parent: str, labels: Labels) -> list[Mount]: ...
-
-    def mounts(self, key: str) -> list[Mount]: ...
-
-    def commit(self, key: str, name: str, labels: Labels, parent: str = "") -> object: ...
-
-    def remove(self, key: str) -> object: ...
-
-    def stat(self, key: str) -> Snapshot: ...
-
-    def update(
-        self, key: str, labels: Labels, fieldpaths: Sequence[str] | None = None
-    ) -> Snapshot: ...
-
-    def walk(self, filters: Sequence[str] = ()) -> Iterator[Snapshot]: ...
-
-    def usage(self, key: str) -> Usage: ...
-
-    def cleanup(self) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +78,10 @@ class Snapshots(Manager):
         super().__init__(store, deadline_s=deadline_s, changed=changed)
         self.snapshotter = snapshotter
         self._backend = backend
+        self._links = Links(snapshotter)
+        self._unsettled: dict[int, Link] = {}
+        """Links by oid of which nobody knows whether the snapshotter made them."""
+        self._settling = threading.Lock()
 
     # Making
 
@@ -129,27 +105,21 @@ class Snapshots(Manager):
     def _create(
         self, context: Context, key: str, parent: str, labels: Labels | None, *, writable: bool
     ) -> list[Mount]:
-        wanted = self._checked(context, key, labels)
+        wanted = _checked(context, key, labels)
         target = wanted.get(REF, "") if writable else ""
 
         def reserve(tx: WriteTx) -> Link | _Taken:
             for name in filter(None, (target, key)):
-                found = self._find(tx, context.namespace, name)
-                if found is not None:
-                    self._lease(tx, context, name)
+                if self._links.find(tx, context.namespace, name) is not None:
+                    self._links.lease(tx, context, name)
                     return _Taken(name)
-            above = self._parent(tx, context.namespace, parent)
-            return self._reserve(tx, context, key, wanted, parent=above.key if above else "")
+            above = self._links.parent(tx, context.namespace, parent)
+            return self._links.reserve(tx, context, key, wanted, parent=above)
 
         link = self._reserved(reserve, context.namespace)
         above = self._backend_parent(context.namespace, link.body.parent)
-        make = self._backend.prepare if writable else self._backend.view
         try:
-            mounts = make(link.body.backend, above, inherited(wanted))
-            if self._backend.stat(link.body.backend).parent != above:
-                raise InvalidArgument(
-                    f"snapshotter {self.snapshotter!r} gave snapshot {shown(key)} another parent"
-                )
+            mounts = self._make(link, above, inherited(wanted), writable=writable)
         except AlreadyExists as error:
             self._forget(link, context)
             if not target:
@@ -158,10 +128,21 @@ class Snapshots(Manager):
                 ) from None
             self._adopt(context, target, link.body.parent, above)
             raise AlreadyExists(f"snapshot {shown(target)} exists") from None
+        except (Unavailable, DeadlineExceeded):
+            self._condemn(link)  # it may come to be yet
+            raise
         except Exception:
             self._give_up(link, context)
             raise
         self._settle(link)
+        return mounts
+
+    def _make(self, link: Link, above: str, labels: Labels, *, writable: bool) -> list[Mount]:
+        make = self._backend.prepare if writable else self._backend.view
+        mounts = make(link.body.backend, above, labels)
+        if self._backend.stat(link.body.backend).parent != above:
+            key = shown(link.body.key)
+            raise InvalidArgument(f"snapshotter {self.snapshotter!r} gave {key} another parent")
         return mounts
 
     def commit(
@@ -172,15 +153,15 @@ class Snapshots(Manager):
         `parent` is for one without (a rebase). Raises NotFound, AlreadyExists, InvalidArgument,
         and FailedPrecondition for what is not active.
         """
-        wanted = self._checked(context, name, labels)
+        wanted = _checked(context, name, labels)
 
         def reserve(tx: WriteTx) -> Link | _Taken:
-            source = self._found(tx, context.namespace, key)
-            if self._find(tx, context.namespace, name) is not None:
-                self._lease(tx, context, name)
+            source = self._links.found(tx, context.namespace, key)
+            if self._links.find(tx, context.namespace, name) is not None:
+                self._links.lease(tx, context, name)
                 return _Taken(name)
-            above = self._rebased(tx, context.namespace, source, parent)
-            return self._reserve(tx, context, name, wanted, parent=above, source=source.oid)
+            above = self._links.rebased(tx, context.namespace, source, parent)
+            return self._links.reserve(tx, context, name, wanted, parent=above, source=source.oid)
 
         link = self._reserved(reserve, context.namespace)
         with self._store.view() as tx:
@@ -191,58 +172,30 @@ class Snapshots(Manager):
         try:
             self._backend.commit(backend_key, link.body.backend, inherited(wanted), rebase)
         except Exception:
-            if not self._is_made(link):
-                self._forget(link, context)
+            if not self._came_to_be(link, context):
                 raise
         self._settle(link, context)
 
-    def _reserved(self, reserve: Any, namespace: str) -> Link:
-        found: Link | _Taken = self._update(reserve)
+    def _came_to_be(self, link: Link, context: Context) -> bool:
+        """Say whether a commit that failed was done all the same; what was not is forgotten."""
+        try:
+            is_made = self._is_made(link)
+        except SnapfsError:
+            self._unsettled[link.oid] = link
+            return False
+        if not is_made:
+            self._forget(link, context)
+        return is_made
+
+    def _reserved(self, reserve: Callable[[WriteTx], Link | _Taken], namespace: str) -> Link:
+        self.settle()
+        found = self._update(reserve)
         if isinstance(found, _Taken):
             raise AlreadyExists(f"snapshot {shown(found.name)} exists in namespace {namespace!r}")
         return found
 
-    def _reserve(
-        self,
-        tx: WriteTx,
-        context: Context,
-        key: str,
-        labels: dict[str, str],
-        *,
-        parent: str,
-        source: int = 0,
-    ) -> Link:
-        """Write the link of a snapshot that is to be made; one that is going makes room."""
-        row = tx.get(SNAPSHOT_LINKS, context.namespace, self._row_name(key))
-        if row is not None:
-            if row.body.making:
-                raise Unavailable(f"snapshot {shown(key)} is being made; try again later")
-            tx.update(row, row.body, spec=False, name=self._row_name(row.body.backend))
-        number = tx.sequence(SEQUENCE)
-        body = SnapshotLinkBody(
-            snapshotter=self.snapshotter,
-            key=key,
-            backend=f"{context.namespace}/{number}/{key}",
-            parent=parent,
-            labels=labels,
-            making=True,
-            source=source,
-        )
-        made = linking.create(tx, SNAPSHOT_LINKS, context.namespace, self._row_name(key), body)
-        self._lease(tx, context, key)
-        return made
-
     def _settle(self, link: Link, context: Context | None = None) -> None:
-        """Say that a snapshot is there; of a commit, that the active one is not any more."""
-
-        def settle(tx: WriteTx) -> bool:
-            row = tx.by_oid(SNAPSHOT_LINKS, link.oid)
-            if row is None or row.body.removing:
-                return False
-            _finish(tx, row, context)
-            return True
-
-        if not self._update(settle):
+        if not self._update(partial(snapshotlinks.settle, oid=link.oid, context=context)):
             raise Unavailable(f"snapshot {shown(link.body.key)} was collected meanwhile; try again")
 
     def _give_up(self, link: Link, context: Context) -> None:
@@ -253,18 +206,15 @@ class Snapshots(Manager):
             pass
         except (SnapfsError, OSError) as error:
             log.warning("snapshot.left_to_collector", key=link.body.key, error=str(error))
-            self._update(partial(_condemn, oid=link.oid), deletion=True)
+            self._condemn(link)
             return
         self._forget(link, context)
 
-    def _forget(self, link: Link, context: Context) -> None:
-        def forget(tx: WriteTx) -> None:
-            row = tx.by_oid(SNAPSHOT_LINKS, link.oid)
-            if row is not None:
-                tx.delete(row)
-                _unlease(tx, context, row)
+    def _condemn(self, link: Link) -> None:
+        self._update(partial(snapshotlinks.condemn, oid=link.oid), deletion=True)
 
-        self._update(forget)
+    def _forget(self, link: Link, context: Context) -> None:
+        self._update(partial(snapshotlinks.forget, oid=link.oid, context=context))
 
     def _adopt(self, context: Context, target: str, parent: str, above: str) -> None:
         """Let a namespace have a committed snapshot that the snapshotter has already."""
@@ -283,26 +233,14 @@ class Snapshots(Manager):
             parent=parent,
             labels={REF: target},
         )
-
-        def adopt(tx: WriteTx) -> None:
-            if any(it.body.removing for it in linking.links_to(tx, self.snapshotter, found.name)):
-                raise Unavailable(f"snapshot {shown(target)} is being removed; try again later")
-            row_name = self._row_name(target)
-            if self._find(tx, context.namespace, target) is None:
-                going = tx.get(SNAPSHOT_LINKS, context.namespace, row_name)
-                if going is not None:
-                    tx.delete(going)  # the same snapshot, or one that cleanup finds
-                linking.create(tx, SNAPSHOT_LINKS, context.namespace, row_name, body)
-            self._lease(tx, context, target)
-
-        self._update(adopt)
+        self._update(lambda tx: self._links.adopt(tx, context, body))
 
     # Looking
 
     def stat(self, namespace: str, key: str) -> Snapshot:
         """Return a snapshot: its kind as the snapshotter says, the rest as the namespace does."""
         link = self._visible(namespace, key)
-        return _merged(link, self._backend.stat(link.body.backend))
+        return merged(link, self._backend.stat(link.body.backend))
 
     def mounts(self, namespace: str, key: str) -> list[Mount]:
         """Return how to mount an active snapshot or a view. Raises NotFound."""
@@ -323,11 +261,19 @@ class Snapshots(Manager):
             if link.body.snapshotter != self.snapshotter or not link.body.is_there:
                 continue
             try:
-                found = _merged(link, self._backend.stat(link.body.backend))
+                found = merged(link, self._backend.stat(link.body.backend))
             except NotFound:
                 continue
             if selects.matches(records.fields(found)):
                 yield found
+
+    def _visible(self, namespace: str, key: str) -> Link:
+        check_namespace(namespace)
+        with self._store.view() as tx:
+            return self._links.found(tx, namespace, key)
+
+    def _backend_parent(self, namespace: str, parent: str) -> str:
+        return self._visible(namespace, parent).body.backend if parent else ""
 
     # Changing and removing
 
@@ -340,13 +286,13 @@ class Snapshots(Manager):
         wanted = check_labels({name: value for name, value in labels.items() if value})
 
         def change(tx: WriteTx) -> Link:
-            row = self._found(tx, namespace, key)
-            merged = masks.merge(row.body.labels, wanted, chosen, "labels")
-            return linking.update(tx, row, msgspec.structs.replace(row.body, labels=merged))
+            row = self._links.found(tx, namespace, key)
+            changed = masks.merge(row.body.labels, wanted, chosen, "labels")
+            return linking.update(tx, row, msgspec.structs.replace(row.body, labels=changed))
 
         link = self._update(change)
         told = self._backend.update(link.body.backend, inherited(link.body.labels), ["labels"])
-        return _merged(link, told)
+        return merged(link, told)
 
     def remove(self, namespace: str, key: str) -> None:
         """Remove a snapshot from the namespace; the collector removes it from the snapshotter.
@@ -356,7 +302,7 @@ class Snapshots(Manager):
         check_namespace(namespace)
 
         def drop(tx: WriteTx) -> None:
-            row = self._found(tx, namespace, key)
+            row = self._links.found(tx, namespace, key)
             for oid in tx.referrers(row.oid, Edge.KEEPS_ALWAYS):
                 child = tx.by_oid(SNAPSHOT_LINKS, oid)
                 if child is not None and not child.body.going:
@@ -364,16 +310,49 @@ class Snapshots(Manager):
                         f"snapshot {shown(key)} has children, such as {shown(child.body.key)}; "
                         "remove those first"
                     )
-            _condemn(tx, oid=row.oid)
+            snapshotlinks.condemn(tx, oid=row.oid)
 
         self._update(drop, deletion=True)
 
+    def cleanup(self) -> None:
+        """Let the snapshotter delete what it left for later."""
+        self._backend.cleanup()
+
+    # What died in between
+
     def recover(self) -> None:
-        """Settle what a process that died had begun; for a start, before any other call."""
-        for namespace in self._namespaces():
-            for link in list(self._rows(SNAPSHOT_LINKS, namespace)):
+        """Settle what a process that died had begun; for a start, before any other call.
+
+        What a snapshotter that does not answer was asked for is settled later.
+        """
+        with self._store.view() as tx:
+            namespaces = [scope for scope in tx.scopes() if scope]
+        for namespace in namespaces:
+            for link in self._rows(SNAPSHOT_LINKS, namespace):
                 if link.body.making and link.body.snapshotter == self.snapshotter:
-                    self._recover(link)
+                    self._unsettled[link.oid] = link
+        self.settle()
+
+    def settle(self) -> None:
+        """Ask what became of snapshots of which it is not known, unless another thread does."""
+        if not self._unsettled or not self._settling.acquire(blocking=False):
+            return
+        try:
+            for link in list(self._unsettled.values()):
+                self._find_out(link)
+                del self._unsettled[link.oid]
+        except (SnapfsError, OSError) as error:
+            log.warning("snapshot.not_settled", snapshotter=self.snapshotter, error=str(error))
+        finally:
+            self._settling.release()
+
+    def _find_out(self, link: Link) -> None:
+        is_made = self._is_made(link)
+        if is_made and link.body.source:
+            self._update(partial(snapshotlinks.settle, oid=link.oid))
+        else:
+            self._condemn(link)
+        log.info("snapshot.settled", key=link.body.key, is_made=is_made)
 
     def _is_made(self, link: Link) -> bool:
         try:
@@ -382,97 +361,8 @@ class Snapshots(Manager):
             return False
         return True
 
-    def _recover(self, link: Link) -> None:
-        is_made = self._is_made(link)
-        if is_made and link.body.source:
-            self._settle(link)
-        else:
-            self._update(partial(_condemn, oid=link.oid), deletion=True)
-        log.info("snapshot.settled", key=link.body.key, is_made=is_made)
 
-    # Rows
-
-    def _namespaces(self) -> list[str]:
-        with self._store.view() as tx:
-            return [scope for scope in tx.scopes() if scope]
-
-    def _checked(self, context: Context, key: str, labels: Labels | None) -> dict[str, str]:
-        check_namespace(context.namespace)
-        check_name(key, "snapshot key")
-        return check_labels(labels or {})
-
-    def _row_name(self, key: str) -> str:
-        return f"{self.snapshotter}/{key}"
-
-    def _find(self, tx: ReadTx, namespace: str, key: str) -> Link | None:
-        row = tx.get(SNAPSHOT_LINKS, namespace, self._row_name(key))
-        return row if row is not None and row.body.is_there else None
-
-    def _found(self, tx: ReadTx, namespace: str, key: str) -> Link:
-        row = self._find(tx, namespace, key)
-        if row is None:
-            raise NotFound(f"snapshot {shown(key)} does not exist in namespace {namespace!r}")
-        return row
-
-    def _visible(self, namespace: str, key: str) -> Link:
-        check_namespace(namespace)
-        with self._store.view() as tx:
-            return self._found(tx, namespace, key)
-
-    def _parent(self, tx: ReadTx, namespace: str, parent: str) -> SnapshotLinkBody | None:
-        return self._found(tx, namespace, parent).body if parent else None
-
-    def _backend_parent(self, namespace: str, parent: str) -> str:
-        return self._visible(namespace, parent).body.backend if parent else ""
-
-    def _rebased(self, tx: ReadTx, namespace: str, source: Link, parent: str) -> str:
-        if parent and source.body.parent and parent != source.body.parent:
-            raise InvalidArgument(
-                f"snapshot {shown(source.body.key)} stands on {shown(source.body.parent)} and "
-                f"cannot be committed on {shown(parent)}"
-            )
-        above = self._parent(tx, namespace, parent or source.body.parent)
-        return above.key if above else ""
-
-    def _lease(self, tx: WriteTx, context: Context, key: str) -> None:
-        name = Name(Type.SNAPSHOT, self._row_name(key))
-        take(tx, context, f"snapshots/{self.snapshotter}", name)
-
-
-def inherited(labels: Labels) -> dict[str, str]:
-    """Return the labels that a snapshotter hears of."""
-    return {key: value for key, value in labels.items() if key == REF or key.startswith(_INHERITED)}
-
-
-def _merged(link: Link, told: Snapshot) -> Snapshot:
-    return dataclasses.replace(
-        told,
-        name=link.body.key,
-        parent=link.body.parent,
-        labels={**told.labels, **link.body.labels},
-        created_ns=link.created_ns,
-        updated_ns=link.updated_ns,
-    )
-
-
-def _finish(tx: WriteTx, row: Link, context: Context | None) -> None:
-    source = tx.by_oid(SNAPSHOT_LINKS, row.body.source) if row.body.source else None
-    if source is not None:
-        tx.delete(source)
-        if context is not None:
-            _unlease(tx, context, source)
-    body = msgspec.structs.replace(row.body, making=False, going=False, source=0)
-    linking.update(tx, row, body)
-
-
-def _condemn(tx: WriteTx, *, oid: int) -> None:
-    row = tx.by_oid(SNAPSHOT_LINKS, oid)
-    if row is not None:
-        body = msgspec.structs.replace(row.body, going=True, making=False, source=0)
-        tx.update(row, body, spec=False)
-
-
-def _unlease(tx: WriteTx, context: Context, row: Link) -> None:
-    if context.lease:
-        held = Resource(f"snapshots/{row.body.snapshotter}", row.body.key)
-        resources.remove(tx, context.namespace, context.lease, held)
+def _checked(context: Context, key: str, labels: Labels | None) -> dict[str, str]:
+    check_namespace(context.namespace)
+    check_name(key, "snapshot key")
+    return check_labels(labels or {})

@@ -71,6 +71,19 @@ def test_environment_values_become_numbers() -> None:
         ('unpack = "zip"', "unpack: invalid enum value 'zip'; use one of overlay, fuse"),
         ("[timeouts]\nstop_s = -1", "timeouts.stop_s: expected `float` > 0"),
         ("root = ", "not valid TOML"),
+        ("snapshotters = 3", "snapshotters: expected a table, got `int`"),
+        ("[snapshotters]\nx = 3", "snapshotters.x: expected a table, got `int`"),
+        (
+            "[snapshotters.x]\nsokket = '/s'",
+            "snapshotters.x.sokket: unknown key; did you mean socket?",
+        ),
+        ("[snapshotters.x]\nqqq = '/s'", "snapshotters.x.qqq: unknown key; known keys are socket,"),
+        ("[snapshotters.x]\nsnapshotter = 'y'", "snapshotters.x: no socket is named"),
+        ("[snapshotters.x]\nsocket = 's'", "snapshotters.x.socket: 's' is not an absolute path"),
+        ("[snapshotters.x]\nsocket = 3", "snapshotters.x.socket: expected a word, got 3"),
+        ("[snapshotters.'a/b']\nsocket = '/s'", "snapshotters.a/b: a name is letters and digits"),
+        ("[snapshotters.snapfs]\nsocket = '/s'", "snapshotters.snapfs: a name is"),
+        ("[snapshoters.x]\nsocket = '/s'", "snapshoters: unknown key; did you mean snapshotters?"),
     ],
 )
 def test_a_bad_file_is_refused_naming_file_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -114,6 +127,27 @@ def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
 def test_a_socket_path_beyond_the_kernels_limit_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="too long for a unix socket"):
         config.resolve({"state": Path("/" + "x" * 120)}, environ={})
+
+
+def test_snapshotters_of_others_have_a_table_each(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "[snapshotters.overlayfs]\nsocket = '/run/containerd/containerd.sock'\n"
+        "[snapshotters.other]\nsocket = '/other.sock'\nsnapshotter = 'snapfs'\nnamespace = 'n'\n",
+    )
+    got = config.resolve(path=path, environ={})
+    assert got.config.snapshotters == {
+        "overlayfs": config.Registered(socket=Path("/run/containerd/containerd.sock")),
+        "other": config.Registered(socket=Path("/other.sock"), snapshotter="snapfs", namespace="n"),
+    }
+    shown = {key: (value, origin) for key, value, origin in got.rows()}
+    assert shown["snapshotters.other.socket"] == ("/other.sock", f"file {path}")
+    for flags, words in (
+        ({"address": Path("/other.sock")}, "that is this service itself"),
+        ({"address": Path("/" + "x" * 120)}, "too long"),
+    ):
+        with pytest.raises(InvalidArgument, match=words):
+            config.resolve(flags, path=path, environ={})
 
 
 def test_every_key_is_listed_with_its_origin() -> None:
