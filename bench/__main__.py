@@ -30,6 +30,7 @@ SCRIPTS = {
     "store": ("The store by itself", "store.py"),
     "diff": ("Layers of a small change", "diff.py"),
     "sync": ("Moving a volume to another host", "sync.py"),
+    "starting": ("How long killed processes are missed", "starting.py"),
     "gc": ("Garbage collection among many objects", "gc.py"),
 }
 END_TIMEOUT_S = 300

@@ -1,9 +1,9 @@
 """The `snapfs` command: nouns, then verbs.
 
 Adapters only: options become calls of the service's client, answers become tables, trees or
-JSON. Modules import click and nothing heavy, so that `snapfs --help` and completion are quick;
-what a command needs is imported when it runs. Exit 0: done; 1: refused, with the reason on
-standard error; 2: wrong usage.
+JSON. A command's module is imported when it is named (lazily.py). It imports click and nothing
+heavy, so that help and completion are quick; what the command needs is imported when it runs.
+Exit 0: done; 1: refused, with the reason on standard error; 2: wrong usage.
 """
 
 from __future__ import annotations
@@ -14,24 +14,7 @@ from typing import Any
 import click
 
 from snapfs import __version__
-from snapfs.cli.admin import fsck, init, status
-from snapfs.cli.anchor import anchor
-from snapfs.cli.backup import backup, restore, verify
-from snapfs.cli.branch import branch
-from snapfs.cli.container import container, sandbox
-from snapfs.cli.content import content
-from snapfs.cli.image import image
-from snapfs.cli.keeping import gc, lease, namespace
-from snapfs.cli.mount import mount, umount
-from snapfs.cli.plugin import plugin
-from snapfs.cli.remote import remote, remote_serve
-from snapfs.cli.serve import serve
-from snapfs.cli.settings import completion, config, version
-from snapfs.cli.snapshot import snapshot
-from snapfs.cli.sync import conflict, pull, push, sync
-from snapfs.cli.upgrade import upgrade
-from snapfs.cli.volume import volume
-from snapfs.cli.watch import watch
+from snapfs.cli.lazily import LazyCommands, LazyGroup
 from snapfs.model import SnapfsError
 
 
@@ -44,7 +27,58 @@ class Refusal(click.ClickException):
         click.echo(f"snapfs: {self.message}", file=file, err=file is None)
 
 
-class _Root(click.Group):
+COMMANDS = {
+    "serve": ("serve", "Run the service in the foreground."),
+    "init": ("admin", "Prepare ROOT, if wanted with a file system of its own."),
+    "mount": ("mount", "Mount the snapshot or the image NAME at the directory TARGET."),
+    "umount": ("mount", "Unmount the snapshot at TARGET; a view made for it is removed."),
+    "snapshot": ("snapshot", "Make, commit, look at and remove snapshots."),
+    "volume": ("volume", "Volumes: writable filesystems with history."),
+    "branch": ("branch", "Branches: lines of a volume's history, each known by where it ends."),
+    "remote": ("remote", "Other hosts that volumes are pushed to, pulled from and synced with."),
+    "push": ("sync", "Send what SET has here to REMOTE; nothing changes here."),
+    "pull": ("sync", "Fetch what SET has at REMOTE; nothing changes there."),
+    "sync": ("sync", "Bring SET to the same state here and at REMOTE."),
+    "conflict": ("sync", "What was changed on both sides, and who won."),
+    "image": ("image", "Images: archives of layers, imported into snapshots that can be mounted."),
+    "anchor": ("anchor", "Names with a time history: what a name stands for, and stood for."),
+    "lease": (
+        "keeping",
+        "Leases: what they hold is not collected until they are removed or expire.",
+    ),
+    "content": ("content", "Content: the bytes of images, by digest."),
+    "container": (
+        "container",
+        "Containers: what runs or shall run, and the image and snapshot that it keeps.",
+    ),
+    "sandbox": ("container", "Sandboxes: what containers share, and what it keeps."),
+    "namespace": (
+        "keeping",
+        "Namespaces: each has images, leases and content of its own; bytes are shared.",
+    ),
+    "gc": ("keeping", "Collect garbage now: images' layers and content that nothing keeps."),
+    "watch": ("watch", "Print what happens to objects, a line each, until interrupted."),
+    "fsck": (
+        "admin",
+        "Compare metadata and layers; exit 0 when they agree, 1 when something was found.",
+    ),
+    "backup": ("backup", "Make the directory TARGET a backup of the root, or bring it up to date."),
+    "restore": ("backup", "Make a new root out of the backup SOURCE, verified by digest."),
+    "status": ("admin", "Say how the service and its workers are."),
+    "upgrade": ("upgrade", "Let the running service go on with the release that is installed now."),
+    "config": ("settings", "Show and check the configuration."),
+    "plugin": ("plugin", "Make other programs use snapfs."),
+    "completion": ("settings", "Print the completion script for a shell."),
+    "version": ("settings", "Print the version."),
+    "remote-serve": (
+        "remote",
+        "Let another host sync with the service here, or that of ROOT; ssh runs this.",
+    ),
+}
+"""Each command's module, of this package, and the first line of its help."""
+
+
+class _Root(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -57,7 +91,11 @@ class _Root(click.Group):
             raise Refusal(f"{what}{error.strerror or error}") from error
 
 
-@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Root,
+    commands=LazyCommands(COMMANDS),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(
     __version__, "-V", "--version", prog_name="snapfs", message="%(prog)s %(version)s"
 )
@@ -70,43 +108,6 @@ def cli() -> None:
       snapfs snapshot prepare work
       snapfs mount work /mnt
     """
-
-
-for _command in (
-    serve,
-    init,
-    mount,
-    umount,
-    snapshot,
-    volume,
-    branch,
-    remote,
-    push,
-    pull,
-    sync,
-    conflict,
-    image,
-    anchor,
-    lease,
-    content,
-    container,
-    sandbox,
-    namespace,
-    gc,
-    watch,
-    fsck,
-    backup,
-    restore,
-    status,
-    upgrade,
-    config,
-    plugin,
-    completion,
-    version,
-    remote_serve,
-):
-    cli.add_command(_command)
-snapshot.add_command(verify)
 
 
 def main() -> None:

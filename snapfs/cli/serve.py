@@ -31,7 +31,10 @@ def serve(config_path: Path | None, **flags: object) -> None:
     """
     settings = resolve(config_path, **flags).config
 
-    from snapfs import daemon, logs
+    from snapfs.loading import quickly
+
+    with quickly():
+        from snapfs import daemon, logs
 
     logs.configure(settings.log_level, settings.log_format)
     daemon.serve(settings)

@@ -1,4 +1,4 @@
-"""`snapfs snapshot`: list, tree, info, prepare, view, commit, remove, usage, quota, label, diff."""
+"""`snapfs snapshot` and its verbs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from snapfs.cli import output, shapes
+from snapfs.cli.backup import verify
 from snapfs.cli.options import (
     SIZE,
     SNAPSHOT,
@@ -313,6 +314,9 @@ def diff(address: Path | None, config_path: Path | None, as_json: bool, name: st
         for change in changes:
             mark = change.kind.value[0].upper()
             click.echo(f"{mark} {output.printable(shapes.text(change.path))}")
+
+
+snapshot.add_command(verify)
 
 
 def _print_mounts(mounts: list[shapes.Mount], *, as_json: bool) -> None:

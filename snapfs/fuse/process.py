@@ -301,7 +301,7 @@ def _command(
         sys.executable,
         "-P",
         "-m",
-        "snapfs.fuse.worker",
+        "snapfs.fuse.workerstart",
         f"--lane={settings.lane}",
         f"--root={os.fspath(settings.root)}",
         f"--mountpoint={os.fspath(settings.mountpoint)}",

@@ -1,4 +1,4 @@
-"""The data plane of one lane: `python -m snapfs.fuse.worker`, started by supervisor.Lane.
+"""The data plane of one lane, started by supervisor.Lane (workerstart.py).
 
 Serves the kernel with pyfuse3 and obeys the supervisor over the control channel. When the
 supervisor goes away it serves on: containers must not notice. The next one comes in by the door. It
@@ -16,7 +16,6 @@ import contextlib
 import os
 import resource
 import socket
-import sys
 import time
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
@@ -409,7 +408,3 @@ def main() -> int:
         log.exception("worker.failed")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from snapfs.cli.main import cli
+from snapfs.cli.main import COMMANDS, cli
 from tests.support.daemon import SNAPFS
 
 
@@ -170,15 +169,54 @@ def test_completion_offers_commands_and_is_silent_without_a_service(tmp_path: Pa
     assert complete("snapfs snapshot info ", 3) == []
 
 
-def test_help_is_quick_since_heavy_modules_are_not_imported() -> None:
+HEAVY = {"grpc", "trio", "pyfuse3", "rich", "structlog", "lmdb", "snapfs.config"}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Return the modules that a run of the command imports."""
     code = (
-        "import sys, snapfs.cli.main;"
-        "print({'grpc', 'trio', 'pyfuse3', 'rich.table', 'lmdb'} & set(sys.modules))"
+        "import sys; from snapfs.cli.main import cli\n"
+        "cli.main(sys.argv[1:], prog_name='snapfs', standalone_mode=False)\n"
+        "print(*sys.modules)"
     )
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-    assert time.monotonic() - began < 10
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["snapshot", "--help"]])
+def test_help_is_quick_since_heavy_modules_are_not_imported(arguments: list[str]) -> None:
+    assert not imported_by(*arguments) & HEAVY
+
+
+def test_a_command_imports_no_other() -> None:
+    ours = {it for it in imported_by("snapshot", "--help") if it.startswith("snapfs.cli.")}
+    assert "snapfs.cli.snapshot" in ours
+    assert not ours & {f"snapfs.cli.{it}" for it in ("image", "volume", "sync", "serve", "mount")}
+
+
+@pytest.mark.parametrize("module", ["snapfs.daemon", "snapfs.fuse.worker"])
+def test_a_service_starts_without_what_it_does_not_use(module: str) -> None:
+    code = (
+        "import gc, importlib, sys; from snapfs.loading import quickly\n"
+        "with quickly(): importlib.import_module(sys.argv[1])\n"
+        "assert gc.isenabled()\n"
+        "print(*sys.modules); import rich.table"
+    )
+    command = [sys.executable, "-c", code, module]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert module in loaded
+    assert not loaded & {"rich", "pygments", "click", "snapfs.cli"}
+
+
+def test_the_table_of_commands_has_the_help_that_they_have() -> None:
+    for name, (module, summary) in COMMANDS.items():
+        command = cli.commands[name]
+        assert command.name == name
+        assert command.callback is not None
+        assert command.callback.__module__ == f"snapfs.cli.{module}"
+        assert command.get_short_help_str(200) == summary
 
 
 def test_the_version_is_an_option_too() -> None:
