@@ -168,6 +168,15 @@ _SNAPSHOTTER_NAME = re.compile(r"(?!snapfs(-|$))[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+
 """Those that begin so are this service's own."""
 
 
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """Where branches, volumes and names of images were before (docs/volumes.md)."""
+
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0
+    """For how long that is kept, and with it the snapshots that nothing else has; 0: for ever."""
+    every_s: Seconds = 86_400.0
+    """From one look for what is older to the next; the first is at the start of the service."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, with the defaults that serve without a file."""
 
@@ -192,6 +201,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sync: Sync = Sync()
     diff: Diff = Diff()
     volumes: Volumes = Volumes()
+    history: History = History()
     timeouts: Timeouts = Timeouts()
     service: Service = Service()
     snapshotters: dict[str, Registered] = {}

@@ -33,6 +33,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from snapfs import __version__, anchors, preflight, tables
 from snapfs.config import Config
+from snapfs.forgetting import Forgetting
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import FREE_DEATHS, Lane, LaneStatus
@@ -148,6 +149,8 @@ class House:
             self.probe()
             self.set_serving(serving=True)
             _check_socket(config)
+            names = anchors.Anchors(self._snapshotter.store)
+            stack.enter_context(Forgetting(config.history, names, self._volumes))
             self._stack = stack.pop_all()
 
     def _serve_plugin(self, stack: ExitStack) -> None:

@@ -219,10 +219,11 @@ class Timelines:
         self.common.data.discard(row.body.key)
         return done
 
-    def prune(self, before_ns: int) -> int:
+    def prune(self, before_ns: int, *, go_on: Callable[[], bool] = lambda: True) -> int:
         """Expire the histories of branches and volumes before a time, and delete what nothing has.
 
-        Returns the number of snapshots deleted.
+        Returns the number of snapshots deleted. Ends early, with the rest for another time, when
+        `go_on` says no.
         """
         anchors = Anchors(self.common.store)
         for prefix in ("branch/", "volume/"):
@@ -230,7 +231,7 @@ class Timelines:
         with self.common.store.view() as tx:
             waiting = list(collecting.unkept(tx))
         count = 0
-        while waiting:
+        while waiting and go_on():
             row = waiting.pop()
             parents = self._collect(row)
             if parents is not None:
