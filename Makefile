@@ -94,7 +94,7 @@ bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints 
 # imports and the names in protobuf's descriptor pool need no mending.
 PROTO_OUT := .
 PROTOC := $(BIN)/python -m grpc_tools.protoc
-CONTAINERD_SERVICES := snapshots diff content
+CONTAINERD_SERVICES := snapshots diff content leases
 
 .PHONY: proto
 proto: setup ## generate the gRPC modules (PROTO_OUT=DIR for another place)

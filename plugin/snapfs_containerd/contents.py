@@ -1,7 +1,8 @@
 """containerd's content store as a client of containerd.services.content.v1, for one namespace.
 
 Writes are one stream a blob: WRITE messages at growing offsets, then COMMIT. A stream that ends
-without a commit leaves an ingest, which is aborted.
+without a commit leaves an ingest, which is aborted. A caller without a lease gets one for what is
+written, which ends by itself: containerd's collector would take it before an image names it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import queue
 import tempfile
 import threading
+import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,7 +22,13 @@ from snapfs.metadata import Context
 from snapfs.model import AlreadyExists, DeadlineExceeded, Labels, Unavailable
 from snapfs.service.status import error_of
 from snapfs_containerd import content_pb2 as pb
-from snapfs_containerd import content_pb2_grpc
+from snapfs_containerd import content_pb2_grpc, leases_pb2, leases_pb2_grpc
+from snapfs_containerd.wire import LEASE_HEADER, NAMESPACE_HEADER
+
+Headers = tuple[tuple[str, str], ...]
+
+LEASE_LIFE_S = 3600
+EXPIRES = "containerd.io/gc.expire"
 
 CHUNK_BYTES = 1 << 20
 """Of one message; containerd takes up to 16 MiB."""
@@ -33,13 +42,25 @@ class ContainerdContents(Closing):
         self._channel = grpc.insecure_channel(f"unix:{socket}")
         self._stub = content_pb2_grpc.ContentStub(self._channel)
         self._timeout_s = timeout_s
-        headers = [("containerd-namespace", context.namespace)]
+        self._headers: Headers = ((NAMESPACE_HEADER, context.namespace),)
         if context.lease:
-            headers.append(("containerd-lease", context.lease))
-        self._headers = tuple(headers)
+            self._headers += ((LEASE_HEADER, context.lease),)
 
     def writer(self, ref: str) -> ContainerdWriter:
+        if len(self._headers) == 1:
+            self._headers += ((LEASE_HEADER, self._new_lease()),)
         return ContainerdWriter(self._stub, self._headers, ref, self._timeout_s)
+
+    def _new_lease(self) -> str:
+        until = datetime.now(UTC) + timedelta(seconds=LEASE_LIFE_S)
+        labels = {EXPIRES: until.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        request = leases_pb2.CreateRequest(id=f"snapfs-{uuid.uuid4()}", labels=labels)
+        leases = leases_pb2_grpc.LeasesStub(self._channel)
+        try:
+            made = leases.Create(request, timeout=self._timeout_s, metadata=self._headers)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        return made.lease.id
 
     def label(self, digest: str, key: str, value: str) -> None:
         """Set a label of content that is there, if it has none of this name."""
@@ -79,7 +100,7 @@ class ContainerdWriter(Closing):
     def __init__(
         self,
         stub: content_pb2_grpc.ContentStub,
-        headers: tuple[tuple[str, str], ...],
+        headers: Headers,
         ref: str,
         timeout_s: float,
     ) -> None:

@@ -7,7 +7,7 @@ they are those of our own content, in the namespace that the call names. See doc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import grpc
 
 from snapfs.images import TAR_GZIP, Asked, Contents, Differ, OwnContents, Packed
 from snapfs.metadata import Context
-from snapfs.model import InvalidArgument, NotImplementedYet
+from snapfs.model import InvalidArgument, Mount, NotImplementedYet
 from snapfs.service.offered import Offered
 from snapfs.service.status import answers
 from snapfs_containerd import descriptor_pb2, diff_pb2, diff_pb2_grpc
 from snapfs_containerd.contents import ContainerdContents
-from snapfs_containerd.wire import caller, mounts_from_wire
+from snapfs_containerd.served import OWNER
+from snapfs_containerd.wire import LEASE_HEADER, NAMESPACE_HEADER, mounts_from_wire, named
 
 SERVICE = diff_pb2.DESCRIPTOR.services_by_name["Diff"].full_name
 
@@ -68,10 +69,9 @@ class DiffServicer(diff_pb2_grpc.DiffServicer):
             labels=dict(request.labels),
             latest_s=latest_s,
         )
-        with closing(self._reach(caller(context))) as contents:
-            packed = self._differ.compare(
-                contents, mounts_from_wire(request.left), mounts_from_wire(request.right), asked
-            )
+        left, right = mounts_from_wire(request.left), mounts_from_wire(request.right)
+        with closing(self._reach(self._caller(context, right))) as contents:
+            packed = self._differ.compare(contents, left, right, asked)
         return diff_pb2.DiffResponse(diff=_descriptor(packed))
 
     @answers
@@ -85,11 +85,27 @@ class DiffServicer(diff_pb2_grpc.DiffServicer):
         wanted = request.diff
         if not wanted.digest:
             raise InvalidArgument("the descriptor has no digest")
-        with closing(self._reach(caller(context))) as contents:
-            applied = self._differ.apply(
-                contents, wanted.digest, wanted.size, mounts_from_wire(request.mounts)
-            )
+        target = mounts_from_wire(request.mounts)
+        with closing(self._reach(self._caller(context, target))) as contents:
+            applied = self._differ.apply(contents, wanted.digest, wanted.size, target)
         return diff_pb2.ApplyResponse(applied=_descriptor(applied))
+
+    def _caller(self, context: grpc.ServicerContext, shown: Sequence[Mount]) -> Context:
+        """Return in whose name a call is made.
+
+        containerd tells a proxy for differs neither namespace nor lease (containerd#12328); what
+        it calls its snapshots begins with the namespace.
+        """
+        namespace = named(context, NAMESPACE_HEADER)
+        if not namespace:
+            snapshot = self._differ.shown(shown)
+            namespace, slash, _ = snapshot.name.partition("/")
+            if snapshot.owner != OWNER or not slash:
+                raise NotImplementedYet(
+                    f"the call names no namespace, and snapshot {snapshot.name!r} tells of none; "
+                    f"send {NAMESPACE_HEADER}"
+                )
+        return Context(namespace, named(context, LEASE_HEADER))
 
 
 def _descriptor(packed: Packed) -> descriptor_pb2.Descriptor:

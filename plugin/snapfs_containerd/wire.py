@@ -33,11 +33,16 @@ _OF_KIND: Mapping[int, type[Snapshot]] = {
 
 def caller(context: grpc.ServicerContext) -> Context:
     """Return in which namespace, and under which lease, a call is made."""
-    headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-    namespace = headers.get(NAMESPACE_HEADER, "")
+    namespace = named(context, NAMESPACE_HEADER)
     if not namespace:
         raise FailedPrecondition(f"the call names no namespace; send {NAMESPACE_HEADER}")
-    return Context(namespace, headers.get(LEASE_HEADER, ""))
+    return Context(namespace, named(context, LEASE_HEADER))
+
+
+def named(context: grpc.ServicerContext, header: str) -> str:
+    """Return what a call says in a header, "" for nothing."""
+    found = (str(value) for key, value in context.invocation_metadata() or () if key == header)
+    return next(found, "")
 
 
 def mount_to_wire(mount: Mount) -> mount_pb2.Mount:

@@ -103,7 +103,7 @@ class Differ:
         the mounts are not of snapshots of ours, when more than one layer lies between the two, and
         when files of an active one are open for writing.
         """
-        below, above = self._shown(left), self._shown(right)
+        below, above = self.shown(left), self.shown(right)
         if _ids(above)[1:] != _ids(below):
             raise NotImplementedYet(
                 f"snapshot {above.name!r} is not one layer above {below.name!r}"
@@ -138,8 +138,8 @@ class Differ:
                 diff_id = plain.finish(packed, self._limits)
         return Packed(packing.TAR, diff_id, plain.bytes_read, diff_id)
 
-    def _shown(self, given: Sequence[Mount]) -> Snapshot:
-        """Return the snapshot that mounts are of."""
+    def shown(self, given: Sequence[Mount]) -> Snapshot:
+        """Return the snapshot that mounts are of; NotImplementedYet when it is none of ours."""
         identity = mounts.identity(given)
         found = None if identity is None else self._by_id(identity)
         if found is None or isinstance(found, Committed):

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from snapfs_containerd import content_pb2 as pb
-from snapfs_containerd import content_pb2_grpc
+from snapfs_containerd import content_pb2_grpc, leases_pb2, leases_pb2_grpc
 from snapfs_containerd.contents import ContainerdContents
 
 from snapfs.metadata import Context
@@ -49,6 +49,14 @@ class Store(content_pb2_grpc.ContentServicer):
         return content_pb2_grpc.google_dot_protobuf_dot_empty__pb2.Empty()
 
 
+class Leases(leases_pb2_grpc.LeasesServicer):
+    """Gives every lease that is asked for."""
+
+    def Create(self, request: Any, context: grpc.ServicerContext) -> Any:
+        lease = leases_pb2.Lease(id=request.id, labels=request.labels)
+        return leases_pb2.CreateResponse(lease=lease)
+
+
 @pytest.fixture
 def store() -> Store:
     return Store()
@@ -58,6 +66,7 @@ def store() -> Store:
 def contents(store: Store, tmp_path: Path) -> Iterator[ContainerdContents]:
     server = grpc.server(ThreadPoolExecutor(4))
     content_pb2_grpc.add_ContentServicer_to_server(store, server)
+    leases_pb2_grpc.add_LeasesServicer_to_server(Leases(), server)
     socket = tmp_path / "s.sock"
     server.add_insecure_port(f"unix:{socket}")
     server.start()
