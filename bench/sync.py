@@ -1,8 +1,9 @@
 """Move a volume to another service, then again after some pages of it have changed.
 
 A file of half random and half repeating bytes, of which 10 MiB are then written anew in pages of 8
-KiB, wherever they fall. snapfs pushes over a unix socket; rsync (with and without -z) and tar go
-through a pipe. Times of snapfs are those of the command, with the first reading of the layer.
+KiB, wherever they fall. snapfs pushes over a unix socket, then to a third service over ssh to this
+host; rsync (with and without -z) and tar go through a pipe. Times of snapfs are those of the
+command; the one over the unix socket has the first reading of the layer in it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import ending, report
 from tests.support import daemon
+from tests.sync.ends import Sshd
 
 MIB = 1 << 20
 PAGE_BYTES = 8192
@@ -36,24 +39,27 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024, help="size of the file")
     size_bytes = parser.parse_args().mib * MIB
     ending.end_on_signals()
-    with ending.scratch_directory() as scratch:
-        here, there = scratch / "here", scratch / "there"
-        here.mkdir()
-        there.mkdir()
-        arguments = ["--log-level", "info"]
-        with (
-            daemon.running(here, arguments=arguments) as ann,
-            daemon.running(there, arguments=arguments) as bob,
-        ):
-            measure(scratch, ann, bob, size_bytes)
-            ann.run("volume", "umount", "db")
+    with ending.scratch_directory() as scratch, ExitStack() as stack:
+        places = [scratch / name for name in ("here", "unix", "ssh")]
+        for place in places:
+            place.mkdir()
+        sshd = Sshd(scratch / "sshd", scratch / "ssh" / "root")
+        stack.callback(sshd.close)
+        environ = {"SNAPFS_SYNC_SSH_CONFIG": str(sshd.config)}
+        ann, bob, _ = (
+            stack.enter_context(
+                daemon.running(place, arguments=["--log-level", "info"], environ=environ)
+            )
+            for place in places
+        )
+        ann.run("remote", "add", "unix", f"unix://{bob.root}")
+        ann.run("remote", "add", "ssh", f"ssh://127.0.0.1:{sshd.port}{scratch}/ssh/root")
+        measure(scratch, ann, size_bytes)
+        ann.run("volume", "umount", "db")
 
 
-def measure(
-    scratch: Path, ann: daemon.RunningDaemon, bob: daemon.RunningDaemon, size_bytes: int
-) -> None:
+def measure(scratch: Path, ann: daemon.RunningDaemon, size_bytes: int) -> None:
     """Print seconds and MiB of each way."""
-    ann.run("remote", "add", "bob", f"unix://{bob.root}")
     ann.run("volume", "create", "db", "--mount")
     table = ann.state / "volumes" / "db" / "table"
     source = random.Random(1)
@@ -67,7 +73,8 @@ def measure(
         original.mkdir(exist_ok=True)
         shutil.copyfile(table, original / "table")
         ways: dict[str, Callable[[], float]] = {
-            "snapfs": lambda: _snapfs(ann),
+            "snapfs": lambda: _snapfs(ann, "unix"),
+            "snapfs, ssh": lambda: _snapfs(ann, "ssh"),
             "rsync": lambda: _rsync(scratch, "plain"),
             "rsync -z": lambda: _rsync(scratch, "packed", "-z"),
             "tar": lambda: _tar(scratch),
@@ -100,8 +107,8 @@ def _timed(way: Callable[[], float]) -> Moved:
     return time.perf_counter() - began, moved
 
 
-def _snapfs(ann: daemon.RunningDaemon) -> float:
-    (done,) = ann.json("push", "db", "bob")
+def _snapfs(ann: daemon.RunningDaemon, remote: str) -> float:
+    (done,) = ann.json("push", "db", remote)
     return float(done["sent_bytes"]) / MIB
 
 
