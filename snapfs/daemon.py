@@ -37,7 +37,7 @@ from snapfs.forgetting import Forgetting
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import FREE_DEATHS, Lane, LaneStatus
-from snapfs.images import SNAPSHOTTER, clear_unpacked
+from snapfs.images import SNAPSHOTTER, clear_copies, clear_unpacked
 from snapfs.metadata import Backend, Knobs, Metadata
 from snapfs.model import MAIN_LANE, InvalidArgument, LaneName, Quota, SnapfsError, Unavailable
 from snapfs.overlay import LayerCopy, diff, has_changed
@@ -135,6 +135,7 @@ class House:
             stack.callback(self._lanes.stop, config.timeouts.stop_s)
             self._lanes.start(self._snapshotter.lanes_in_use())
             clear_unpacked(self._snapshotter)
+            clear_copies(self._snapshotter)
             self._metadata.start()
             self._volumes.start()
             self._serve_plugin(stack)

@@ -10,6 +10,7 @@ from snapfs.images.manifests import Platform, parse_platform
 from snapfs.images.owncontents import OwnContents
 from snapfs.images.packing import TAR_GZIP, Packed
 from snapfs.images.progress import Progress
+from snapfs.images.standing import clear_copies
 from snapfs.images.unpacking import SNAPSHOTTER, clear_unpacked
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Progress",
     "Statement",
     "Wanted",
+    "clear_copies",
     "clear_unpacked",
     "parse_platform",
 ]

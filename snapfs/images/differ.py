@@ -24,6 +24,7 @@ from snapfs.fuse import attach
 from snapfs.images import packing, sources
 from snapfs.images.limits import Limits
 from snapfs.images.packing import Packed
+from snapfs.images.standing import Layers, standing
 from snapfs.images.unpacking import Hashing
 from snapfs.images.untar import Counter, unpack
 from snapfs.metadata.blobs import hasher
@@ -46,8 +47,6 @@ from snapfs.snapshots.faults import refusing
 COPY_BYTES = 1 << 20
 UNCOMPRESSED = "containerd.io/uncompressed"
 """Label of packed content: the digest of what it is packed of."""
-
-Layers = tuple[Path, tuple[Path, ...]]
 
 
 class LayerWriter(Protocol):
@@ -98,8 +97,8 @@ class Differ:
     ) -> Packed:
         """Write the layer that leads from what `left` shows to what `right` shows.
 
-        An active snapshot is held still while its layer is read into a file beside the layers: its
-        writers wait for that, and not for whom the layer is sent to. Raises NotImplementedYet when
+        An active snapshot is held still while its layer is listed (standing.py), and not for the
+        packing, nor for whom the layer is sent to. Raises NotImplementedYet when
         the mounts are not of snapshots of ours, when more than one layer lies between the two, and
         when files of an active one are open for writing.
         """
@@ -155,11 +154,11 @@ class Differ:
 
     @contextmanager
     def _layers(self, above: Snapshot) -> Iterator[Layers]:
-        """Give the directories of a snapshot's top layer and of those below, held still."""
+        """Give directories of a snapshot's top layer and of those below, which hold still."""
         match above:
             case Active():
                 try:
-                    with self._snapshotter.held(above.name) as layers:
+                    with standing(self._snapshotter, above.name) as layers:
                         yield layers
                 except FailedPrecondition as error:
                     raise NotImplementedYet(str(error)) from None

@@ -5,19 +5,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snapfs.fuse import attach
 from snapfs.fuse.mounts import mount_table
-from snapfs.images import UNCOMPRESSED, Asked, Differ, OwnContents
+from snapfs.images import UNCOMPRESSED, Asked, Differ, OwnContents, clear_copies, packing
 from snapfs.images.differ import LayerWriter
 from snapfs.images.packing import DOCKER_GZIP, TAR, TAR_GZIP, TAR_ZSTD
+from snapfs.images.standing import PLACE
 from snapfs.metadata import Context, Metadata
 from snapfs.model import DataLoss, FailedPrecondition, Mount, NotImplementedYet
 from snapfs.snapshots import Snapshotter
@@ -138,7 +141,7 @@ class Watching:
         return self._inner.writer(ref)
 
 
-def test_writers_do_not_wait_for_who_takes_the_layer(
+def test_writers_wait_neither_for_the_packing_nor_for_who_takes_the_layer(
     snapshotter: Snapshotter,
     contents: OwnContents,
     pair: tuple[list[Mount], list[Mount]],
@@ -154,10 +157,46 @@ def test_writers_do_not_wait_for_who_takes_the_layer(
             yield layers
             held.remove(key)
 
+    pack = packing.pack
+
+    def look(*arguments: Any, **more: Any) -> packing.Packed:
+        seen.append(list(held))
+        return pack(*arguments, **more)
+
     monkeypatch.setattr(snapshotter, "held", counted)
+    monkeypatch.setattr(packing, "pack", look)
     watching = Watching(contents, lambda: seen.append(list(held)))
     Differ(snapshotter).compare(watching, *pair, Asked())
-    assert seen == [[]]
+    assert seen == [[], []]
+    assert list((snapshotter.root / PLACE).iterdir()) == []
+
+
+@pytest.mark.root
+def test_an_active_snapshot_gives_the_layer_that_it_gives_when_it_is_committed(
+    snapshotter: Snapshotter, contents: OwnContents, pair: tuple[list[Mount], list[Mount]]
+) -> None:
+    left, right = pair
+    upper = snapshotter.root / "layers" / str(snapshotter.stat("right").id) / "fs"
+    os.mknod(upper / "kept", stat.S_IFCHR, 0)  # a whiteout
+    (upper / "opaque").mkdir(0o751)
+    os.setxattr(upper / "opaque", "trusted.overlay.opaque", b"y")
+    (upper / "opaque/file").write_bytes(b"f" * 5000)
+    os.setxattr(upper / "opaque/file", "user.said", b"here")
+    os.utime(upper / "opaque/file", ns=(0, 1_700_000_000_123_456_789))
+    os.link(upper / "opaque/file", upper / "linked")
+    (upper / "symlink").symlink_to("opaque/file")
+    os.mkfifo(upper / "fifo")
+    with (upper / "sparse").open("wb") as sparse:
+        sparse.truncate(1 << 24)
+    os.utime(upper / "opaque", ns=(0, 1_600_000_000_000_000_001))
+    differ = Differ(snapshotter)
+    active = differ.compare(contents, left, right, Asked())
+    snapshotter.commit("right", "done")
+    committed = differ.compare(contents, left, snapshotter.view("look", "done"), Asked())
+    assert active == committed
+    (snapshotter.root / PLACE / "of a killed service").mkdir()
+    clear_copies(snapshotter)
+    assert not (snapshotter.root / PLACE).exists()
 
 
 def test_a_commit_that_fails_leaves_no_ingest(
