@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import cast
 
 import grpc
 
 from snapfs.anchors import History
 from snapfs.closing import Closing
-from snapfs.model import DataLoss, FailedPrecondition, Unavailable
+from snapfs.model import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from snapfs.service import exchange_wire as wire
 from snapfs.service import sync_v1_pb2 as pb
 from snapfs.service import sync_v1_pb2_grpc
@@ -21,6 +22,7 @@ from snapfs.sync.items import Item, Tree
 from snapfs.sync.peer import PROTOCOL, Answer, Hello, SetName, Wanted
 from snapfs.sync.planning import Change
 from snapfs.transfer import Offer, Packed
+from snapfs.transfer.manifest import DIGEST_BYTES
 from snapfs.volumes import Note
 from snapfs.volumes.ids import BranchId, VolumeSetId, VolumeSnapshotId
 
@@ -152,7 +154,9 @@ class ExchangePeer(Closing):
             for part in manifest:
                 sending.put(pb.Parcel(kind=wire.MANIFEST, records=[part]))
             sending.put(pb.Parcel(kind=wire.END))
-            for parcel in wire.pack(map(wire.encode, chunks(sending.wanted())), kind=wire.CHUNKS):
+            # No layer has more digests than its manifest has room for.
+            wanted = sending.wanted(offer.manifest_bytes)
+            for parcel in wire.pack(map(wire.encode, chunks(wanted)), kind=wire.CHUNKS):
                 sending.put(parcel)
             sending.put(pb.Parcel(kind=wire.END))
             sending.take()
@@ -173,6 +177,21 @@ class ExchangePeer(Closing):
 
 def _bounded(parcels: Iterable[pb.Parcel]) -> Iterator[pb.Parcel]:
     return wire.bounded(parcels, wire.MAX_DESCRIPTION_BYTES)
+
+
+def digests(parcels: Iterable[pb.Parcel], at_most_bytes: int) -> list[bytes]:
+    """Return the digests of the parcels up to the first that has none.
+
+    Raises InvalidArgument for what is no digest, and for more of them.
+    """
+    found: list[bytes] = []
+    for parcel in takewhile(lambda it: it.kind == wire.WANTED, parcels):
+        found.extend(parcel.records)
+        if any(len(it) != DIGEST_BYTES for it in parcel.records):
+            raise InvalidArgument("the other side asks for a chunk by what is no digest")
+        if len(found) * DIGEST_BYTES > at_most_bytes:
+            raise InvalidArgument("the other side asks for more chunks than the layer has")
+    return found
 
 
 class _Sending:
@@ -200,12 +219,9 @@ class _Sending:
             raise Unavailable("the other side ended a transfer early; sync again")
         return answer
 
-    def wanted(self) -> list[bytes]:
-        """Return the digests that the other side asks for."""
-        found: list[bytes] = []
-        while (parcel := self.take()).kind == wire.WANTED:
-            found.extend(parcel.records)
-        return found
+    def wanted(self, at_most_bytes: int) -> list[bytes]:
+        """Return the digests that the other side asks for; InvalidArgument for more of them."""
+        return digests(iter(self.take, None), at_most_bytes)
 
     def __enter__(self) -> _Sending:
         return self

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from snapfs.model import ResourceExhausted
+from snapfs.model import InvalidArgument, ResourceExhausted
+from snapfs.service import exchange_client
 from snapfs.service import exchange_wire as wire
 from snapfs.service import sync_v1_pb2 as pb
 from snapfs.service.remote_server import RemotesServicer
@@ -111,3 +112,13 @@ def test_a_description_without_end_is_not_held(host: MakeHost) -> None:
     without_end = itertools.repeat(pb.Parcel(records=[bytes(1 << 20)]))
     with pytest.raises(ResourceExhausted, match="more than 8 MiB"):
         list(wire.bounded(without_end, 8 << 20))
+
+
+def test_a_list_of_wanted_chunks_without_end_is_not_held() -> None:
+    asking = pb.Parcel(kind=wire.WANTED, records=[bytes(32)] * 100)
+    end = pb.Parcel(kind=wire.END)
+    assert len(exchange_client.digests([asking, end, asking], 1 << 20)) == 100
+    with pytest.raises(InvalidArgument, match="more chunks than the layer has"):
+        exchange_client.digests(itertools.repeat(asking), 1 << 20)
+    with pytest.raises(InvalidArgument, match="no digest"):
+        exchange_client.digests([pb.Parcel(kind=wire.WANTED, records=[b"x"])], 1 << 20)
