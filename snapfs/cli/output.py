@@ -50,6 +50,11 @@ def size(size_bytes: int) -> str:
     raise AssertionError("unreachable")
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """Return `1 file`, `2 files`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def when(time_ns: int) -> str:
     """Return a local time to the second."""
     moment = datetime.datetime.fromtimestamp(time_ns / 1e9).astimezone()

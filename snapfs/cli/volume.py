@@ -1,24 +1,32 @@
 """`snapfs volume`: create, clone, list, info, mount, umount, remove, resize, diff, snapshot, log,
-reset, prune."""
+reset, prune; `sets` and `edit` are in volume_sets.py."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from snapfs.cli import options, output, volume_shapes
+from snapfs.cli import options, output, volume_sets, volume_shapes
 from snapfs.cli.moments import MOMENT
 from snapfs.cli.mount import mount_read_only
 from snapfs.cli.options import SIZE, AbsolutePath, client_options, parse_labels
 from snapfs.cli.volume_options import REF, VOLUME, connect, manner_options, reading
-from snapfs.model import FailedPrecondition
+from snapfs.model import FailedPrecondition, NotFound
+
+if TYPE_CHECKING:
+    from snapfs.service.volumes_client import VolumesClient
 
 
 @click.group()
 def volume() -> None:
     """Volumes: writable filesystems with history."""
+
+
+volume.add_command(volume_sets.sets)
+volume.add_command(volume_sets.edit)
 
 
 _path_option = click.option(
@@ -140,8 +148,8 @@ def list_(address: Path | None, config_path: Path | None, as_json: bool) -> None
         )
         for it in found
     ]
-    header = ("NAME", "BRANCH", "SNAPSHOT", "SNAPSHOTS", "CHANGES", "MOUNTED AT")
-    output.table(header, rows, right=("SNAPSHOTS", "CHANGES"))
+    header = ("NAME", "BRANCH", "SNAPSHOT", "SNAPSHOTS", "OWN DATA", "MOUNTED AT")
+    output.table(header, rows, right=("SNAPSHOTS", "OWN DATA"))
 
 
 @volume.command()
@@ -214,12 +222,19 @@ def umount(address: Path | None, config_path: Path | None, name: str) -> None:
 def remove(address: Path | None, config_path: Path | None, history: bool, name: str) -> None:
     """Remove the volume NAME; what is in snapshots stays.
 
+    With --history NAME may be a set that has no volume here.
+
     \b
     Example:
       snapfs volume remove trial
     """
     with connect(address, config_path) as client:
-        client.remove(name, history=history)
+        try:
+            client.remove(name, history=history)
+        except NotFound:
+            if not history:
+                raise
+            client.remove_set(name)
 
 
 @volume.command()
@@ -295,8 +310,9 @@ def snapshot(
         return
     on = done.branch.name or "(unnamed)"
     click.echo(
-        f"{volume_shapes.short(done.snapshot.id)} on {output.printable(on)}: {done.files} files, "
-        f"{output.size(done.copied_bytes)}; paused for {done.pause_ns / 1e6:.1f} ms"
+        f"{volume_shapes.short(done.snapshot.id)} on {output.printable(on)}: "
+        f"{output.count(done.files, 'file')}, {output.size(done.copied_bytes)}; "
+        f"paused for {done.pause_ns / 1e6:.1f} ms"
     )
 
 
@@ -323,12 +339,21 @@ def log(
 
     with connect(address, config_path) as client:
         found = list(client.log(name, ref, everything=everything))
-    if as_json:
-        output.print_json([volume_shapes.snapshot(it) for it in found])
-        return
+        if as_json:
+            output.print_json([volume_shapes.snapshot(it) for it in found])
+            return
+        head = _head(client, name)
     for marks, commit in historygraph.rows(found):
-        text = volume_shapes.line(commit) if commit is not None else ""
+        text = "" if commit is None else volume_shapes.line(commit, is_head=commit.id == head)
         click.echo(f"{marks}  {text}".rstrip())
+
+
+def _head(client: VolumesClient, name: str) -> str | None:
+    """Return what a volume grew from; None for a set."""
+    try:
+        return client.describe(name).volume.base
+    except NotFound:
+        return None
 
 
 @volume.command()
@@ -391,4 +416,4 @@ def prune(address: Path | None, config_path: Path | None, as_json: bool, before_
     if as_json:
         output.print_json({"snapshots": count})
     else:
-        click.echo(f"deleted {count} snapshots")
+        click.echo(f"deleted {output.count(count, 'snapshot')}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from snapfs.cli import output
 
 if TYPE_CHECKING:
-    from snapfs.volumes import Branch, Described, Taken, VolumeSnapshot
+    from snapfs.volumes import Branch, Described, Taken, VolumeSet, VolumeSnapshot
 
 
 def short(identity: str) -> str:
@@ -45,14 +45,35 @@ def details(it: Described) -> Iterator[tuple[str, str]]:
         yield "description", it.set.description
     yield "branch", it.branch or "-"
     yield "snapshot", short(own.base) if own.base else "none yet"
-    yield "snapshots", f"{it.set.snapshots} on {it.set.branches} branches"
+    of_snapshots = output.count(it.set.snapshots, "snapshot")
+    yield "history", f"{of_snapshots} on {output.count(it.set.branches, 'branch', 'branches')}"
     yield "created", output.when(own.created_ns)
     limit = "" if own.size_bytes is None else f", at most {output.size(own.size_bytes)}"
-    yield "changes", f"{output.size(it.usage.size_bytes)} in {it.usage.inodes} inodes{limit}"
+    used = f"{output.size(it.usage.size_bytes)} in {output.count(it.usage.inodes, 'inode')}"
+    yield "own data", f"{used}{limit}"
     yield "mounted at", it.mounted_at or "-"
     yield "data", own.key
     for key, value in sorted(it.set.attributes.items()):
         yield "attribute", f"{key}={value}"
+
+
+def of_set(it: VolumeSet, volumes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "path": it.path,
+        "id": it.id,
+        "description": it.description,
+        "attributes": dict(it.attributes),
+        "creator": it.creator,
+        "owner": it.owner,
+        "created": output.iso(it.created_ns),
+        "modified": output.iso(it.modified_ns),
+        "last_snapshot": None if it.last_snapshot_ns is None else output.iso(it.last_snapshot_ns),
+        "size_bytes": it.size_bytes,
+        "snapshots": it.snapshots,
+        "branches": it.branches,
+        "volumes": list(volumes),
+        "revision": it.revision,
+    }
 
 
 def snapshot(it: VolumeSnapshot) -> dict[str, Any]:
@@ -74,9 +95,9 @@ def snapshot(it: VolumeSnapshot) -> dict[str, Any]:
     }
 
 
-def line(it: VolumeSnapshot) -> str:
-    """Return a snapshot in one line."""
-    ends = ", ".join(name or "(unnamed)" for name in it.branches)
+def line(it: VolumeSnapshot, *, is_head: bool = False) -> str:
+    """Return a snapshot in one line; `is_head` when it is where the volume stands."""
+    ends = ", ".join(["HEAD"] * is_head + [name or "(unnamed)" for name in it.branches])
     subject = it.description.splitlines()[0] if it.description else ""
     parts = [short(it.id), f"({ends})" if ends else "", output.when(it.created_ns)]
     parts += [output.size(it.size_bytes) if it.blob else "absent", it.creator, subject]

@@ -10,7 +10,8 @@ from snapfs.service import volumes_v1_pb2_grpc
 from snapfs.service import volumes_wire as wire
 from snapfs.service.connection import Connection
 from snapfs.service.convert import timestamp
-from snapfs.volumes import Branch, Described, Manner, Taken, VolumeSnapshot
+from snapfs.volumes import Branch, Described, Manner, Taken, VolumeSet, VolumeSnapshot
+from snapfs.volumes.queries import Query
 
 
 class VolumesClient(Connection):
@@ -144,6 +145,52 @@ class VolumesClient(Connection):
             reason=reason,
         )
         return wire.snapshot_from_wire(self._call(self._stub.Switch, request))
+
+    def sets(self, query: Query) -> Iterator[VolumeSet]:
+        return map(wire.set_from_wire, self._stream(self._stub.ListSets, wire.query_to_wire(query)))
+
+    def edit_set(
+        self,
+        of: str,
+        *,
+        name: str | None = None,
+        prefix: str | None = None,
+        description: str | None = None,
+        owner: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> VolumeSet:
+        request = pb.EditSetRequest(
+            of=of,
+            name=name,
+            prefix=prefix,
+            description=description,
+            owner=owner,
+            attributes=dict(attributes or {}),
+        )
+        return wire.set_from_wire(self._call(self._stub.EditSet, request))
+
+    def edit_snapshot(
+        self,
+        of: str,
+        ref: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        owner: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> VolumeSnapshot:
+        request = pb.EditSnapshotRequest(
+            of=of,
+            ref=ref,
+            name=name,
+            description=description,
+            owner=owner,
+            attributes=dict(attributes or {}),
+        )
+        return wire.snapshot_from_wire(self._call(self._stub.EditSnapshot, request))
+
+    def remove_set(self, of: str) -> None:
+        self._call(self._stub.RemoveSet, pb.RemoveSetRequest(of=of, author=self.author))
 
     def prune(self, before_ns: int) -> int:
         request = pb.PruneVolumesRequest(before=timestamp(before_ns))

@@ -210,3 +210,42 @@ class VolumesServicer(volumes_v1_pb2_grpc.VolumesServicer):
 
     def _describe(self, name: str) -> pb.VolumeResponse:
         return wire.described_to_wire(self._volumes.describe(name))
+
+    @answers
+    def ListSets(
+        self, request: pb.ListSetsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.VolumeSet]:
+        yield from map(wire.set_to_wire, self._volumes.sets.walk(wire.query_from_wire(request)))
+
+    @answers
+    def EditSet(self, request: pb.EditSetRequest, context: grpc.ServicerContext) -> pb.VolumeSet:
+        done = self._volumes.sets.edit(
+            request.of,
+            name=wire.given(request, "name"),
+            prefix=wire.given(request, "prefix"),
+            description=wire.given(request, "description"),
+            owner=wire.given(request, "owner"),
+            attributes=dict(request.attributes),
+        )
+        return wire.set_to_wire(done)
+
+    @answers
+    def EditSnapshot(
+        self, request: pb.EditSnapshotRequest, context: grpc.ServicerContext
+    ) -> pb.VolumeSnapshot:
+        done = self._volumes.sets.edit_snapshot(
+            request.of,
+            request.ref or HEAD,
+            name=wire.given(request, "name"),
+            description=wire.given(request, "description"),
+            owner=wire.given(request, "owner"),
+            attributes=dict(request.attributes),
+        )
+        return wire.snapshot_to_wire(done)
+
+    @answers
+    def RemoveSet(
+        self, request: pb.RemoveSetRequest, context: grpc.ServicerContext
+    ) -> pb.RemoveSetResponse:
+        self._volumes.sets.remove(request.of, Note(author=request.author, reason="removed"))
+        return pb.RemoveSetResponse()

@@ -131,6 +131,26 @@ class VolumesStub:
                 request_serializer=snapfs_dot_service_dot_volumes__v1__pb2.RemoveBranchRequest.SerializeToString,
                 response_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.Branch.FromString,
                 _registered_method=True)
+        self.ListSets = channel.unary_stream(
+                '/snapfs.v1.Volumes/ListSets',
+                request_serializer=snapfs_dot_service_dot_volumes__v1__pb2.ListSetsRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.VolumeSet.FromString,
+                _registered_method=True)
+        self.EditSet = channel.unary_unary(
+                '/snapfs.v1.Volumes/EditSet',
+                request_serializer=snapfs_dot_service_dot_volumes__v1__pb2.EditSetRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.VolumeSet.FromString,
+                _registered_method=True)
+        self.EditSnapshot = channel.unary_unary(
+                '/snapfs.v1.Volumes/EditSnapshot',
+                request_serializer=snapfs_dot_service_dot_volumes__v1__pb2.EditSnapshotRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.VolumeSnapshot.FromString,
+                _registered_method=True)
+        self.RemoveSet = channel.unary_unary(
+                '/snapfs.v1.Volumes/RemoveSet',
+                request_serializer=snapfs_dot_service_dot_volumes__v1__pb2.RemoveSetRequest.SerializeToString,
+                response_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.RemoveSetResponse.FromString,
+                _registered_method=True)
 
 
 class VolumesServicer:
@@ -256,6 +276,33 @@ class VolumesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSets(self, request, context):
+        """Sets, also those without a volume here: filtered, then sorted, then cut into pages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EditSet(self, request, context):
+        """Changes what travels of a set, or of a snapshot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EditSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveSet(self, request, context):
+        """Deletes a set that has no volume here, with its history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VolumesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -353,6 +400,26 @@ def add_VolumesServicer_to_server(servicer, server):
                     servicer.RemoveBranch,
                     request_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.RemoveBranchRequest.FromString,
                     response_serializer=snapfs_dot_service_dot_volumes__v1__pb2.Branch.SerializeToString,
+            ),
+            'ListSets': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListSets,
+                    request_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.ListSetsRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_volumes__v1__pb2.VolumeSet.SerializeToString,
+            ),
+            'EditSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.EditSet,
+                    request_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.EditSetRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_volumes__v1__pb2.VolumeSet.SerializeToString,
+            ),
+            'EditSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.EditSnapshot,
+                    request_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.EditSnapshotRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_volumes__v1__pb2.VolumeSnapshot.SerializeToString,
+            ),
+            'RemoveSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSet,
+                    request_deserializer=snapfs_dot_service_dot_volumes__v1__pb2.RemoveSetRequest.FromString,
+                    response_serializer=snapfs_dot_service_dot_volumes__v1__pb2.RemoveSetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -870,6 +937,114 @@ class Volumes:
             '/snapfs.v1.Volumes/RemoveBranch',
             snapfs_dot_service_dot_volumes__v1__pb2.RemoveBranchRequest.SerializeToString,
             snapfs_dot_service_dot_volumes__v1__pb2.Branch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/snapfs.v1.Volumes/ListSets',
+            snapfs_dot_service_dot_volumes__v1__pb2.ListSetsRequest.SerializeToString,
+            snapfs_dot_service_dot_volumes__v1__pb2.VolumeSet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EditSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Volumes/EditSet',
+            snapfs_dot_service_dot_volumes__v1__pb2.EditSetRequest.SerializeToString,
+            snapfs_dot_service_dot_volumes__v1__pb2.VolumeSet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EditSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Volumes/EditSnapshot',
+            snapfs_dot_service_dot_volumes__v1__pb2.EditSnapshotRequest.SerializeToString,
+            snapfs_dot_service_dot_volumes__v1__pb2.VolumeSnapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/snapfs.v1.Volumes/RemoveSet',
+            snapfs_dot_service_dot_volumes__v1__pb2.RemoveSetRequest.SerializeToString,
+            snapfs_dot_service_dot_volumes__v1__pb2.RemoveSetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,13 @@ class VolumesStub:
     ListBranches: _grpc.UnaryStreamMultiCallable[_volumes_v1_pb2.ListBranchesRequest, _volumes_v1_pb2.Branch]
     RenameBranch: _grpc.UnaryUnaryMultiCallable[_volumes_v1_pb2.RenameBranchRequest, _volumes_v1_pb2.Branch]
     RemoveBranch: _grpc.UnaryUnaryMultiCallable[_volumes_v1_pb2.RemoveBranchRequest, _volumes_v1_pb2.Branch]
+    ListSets: _grpc.UnaryStreamMultiCallable[_volumes_v1_pb2.ListSetsRequest, _volumes_v1_pb2.VolumeSet]
+    """Sets, also those without a volume here: filtered, then sorted, then cut into pages."""
+    EditSet: _grpc.UnaryUnaryMultiCallable[_volumes_v1_pb2.EditSetRequest, _volumes_v1_pb2.VolumeSet]
+    """Changes what travels of a set, or of a snapshot."""
+    EditSnapshot: _grpc.UnaryUnaryMultiCallable[_volumes_v1_pb2.EditSnapshotRequest, _volumes_v1_pb2.VolumeSnapshot]
+    RemoveSet: _grpc.UnaryUnaryMultiCallable[_volumes_v1_pb2.RemoveSetRequest, _volumes_v1_pb2.RemoveSetResponse]
+    """Deletes a set that has no volume here, with its history."""
 
 @_typing.type_check_only
 class VolumesAsyncStub(VolumesStub):
@@ -89,6 +96,13 @@ class VolumesAsyncStub(VolumesStub):
     ListBranches: _aio.UnaryStreamMultiCallable[_volumes_v1_pb2.ListBranchesRequest, _volumes_v1_pb2.Branch]  # type: ignore[assignment]
     RenameBranch: _aio.UnaryUnaryMultiCallable[_volumes_v1_pb2.RenameBranchRequest, _volumes_v1_pb2.Branch]  # type: ignore[assignment]
     RemoveBranch: _aio.UnaryUnaryMultiCallable[_volumes_v1_pb2.RemoveBranchRequest, _volumes_v1_pb2.Branch]  # type: ignore[assignment]
+    ListSets: _aio.UnaryStreamMultiCallable[_volumes_v1_pb2.ListSetsRequest, _volumes_v1_pb2.VolumeSet]  # type: ignore[assignment]
+    """Sets, also those without a volume here: filtered, then sorted, then cut into pages."""
+    EditSet: _aio.UnaryUnaryMultiCallable[_volumes_v1_pb2.EditSetRequest, _volumes_v1_pb2.VolumeSet]  # type: ignore[assignment]
+    """Changes what travels of a set, or of a snapshot."""
+    EditSnapshot: _aio.UnaryUnaryMultiCallable[_volumes_v1_pb2.EditSnapshotRequest, _volumes_v1_pb2.VolumeSnapshot]  # type: ignore[assignment]
+    RemoveSet: _aio.UnaryUnaryMultiCallable[_volumes_v1_pb2.RemoveSetRequest, _volumes_v1_pb2.RemoveSetResponse]  # type: ignore[assignment]
+    """Deletes a set that has no volume here, with its history."""
 
 class VolumesServicer(metaclass=_abc_1.ABCMeta):
     """Working copies of volume sets on this host, their snapshots and branches. Where a request names a
@@ -231,5 +245,36 @@ class VolumesServicer(metaclass=_abc_1.ABCMeta):
         request: _volumes_v1_pb2.RemoveBranchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_volumes_v1_pb2.Branch, _abc.Awaitable[_volumes_v1_pb2.Branch]]: ...
+
+    @_abc_1.abstractmethod
+    def ListSets(
+        self,
+        request: _volumes_v1_pb2.ListSetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_volumes_v1_pb2.VolumeSet], _abc.AsyncIterator[_volumes_v1_pb2.VolumeSet]]:
+        """Sets, also those without a volume here: filtered, then sorted, then cut into pages."""
+
+    @_abc_1.abstractmethod
+    def EditSet(
+        self,
+        request: _volumes_v1_pb2.EditSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volumes_v1_pb2.VolumeSet, _abc.Awaitable[_volumes_v1_pb2.VolumeSet]]:
+        """Changes what travels of a set, or of a snapshot."""
+
+    @_abc_1.abstractmethod
+    def EditSnapshot(
+        self,
+        request: _volumes_v1_pb2.EditSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volumes_v1_pb2.VolumeSnapshot, _abc.Awaitable[_volumes_v1_pb2.VolumeSnapshot]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveSet(
+        self,
+        request: _volumes_v1_pb2.RemoveSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volumes_v1_pb2.RemoveSetResponse, _abc.Awaitable[_volumes_v1_pb2.RemoveSetResponse]]:
+        """Deletes a set that has no volume here, with its history."""
 
 def add_VolumesServicer_to_server(servicer: VolumesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

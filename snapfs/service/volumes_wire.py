@@ -15,6 +15,7 @@ from snapfs.volumes import (
     VolumeSnapshot,
 )
 from snapfs.volumes.ids import BranchId, VolumeId, VolumeSetId, VolumeSnapshotId
+from snapfs.volumes.queries import Query, Sort
 
 
 def snapshot_to_wire(it: VolumeSnapshot) -> pb.VolumeSnapshot:
@@ -123,6 +124,44 @@ def set_from_wire(message: pb.VolumeSet) -> VolumeSet:
         last_snapshot_ns=time_ns(message.last_snapshot_at) if has_last else None,
         revision=message.revision,
     )
+
+
+_SORTS = {
+    Sort.NAME: pb.ListSetsRequest.SORT_NAME,
+    Sort.TIME: pb.ListSetsRequest.SORT_TIME,
+    Sort.SIZE: pb.ListSetsRequest.SORT_SIZE,
+}
+_SORTED_BY = {number: sort for sort, number in _SORTS.items()}
+
+
+def query_to_wire(query: Query) -> pb.ListSetsRequest:
+    """Return what lists sets; ids are not asked for over the wire."""
+    return pb.ListSetsRequest(
+        match=query.match,
+        owner=query.owner,
+        attributes=dict(query.attributes or {}),
+        sort=_SORTS[query.sort],
+        descending=query.descending,
+        offset=query.offset,
+        limit=query.limit,
+    )
+
+
+def query_from_wire(message: pb.ListSetsRequest) -> Query:
+    return Query(
+        match=message.match,
+        owner=message.owner,
+        attributes=dict(message.attributes) or None,
+        sort=_SORTED_BY.get(message.sort, Sort.NAME),
+        descending=message.descending,
+        offset=message.offset,
+        limit=message.limit if message.HasField("limit") else None,
+    )
+
+
+def given(request: pb.EditSetRequest | pb.EditSnapshotRequest, field: str) -> str | None:
+    """Return a field that is to be changed; None for one that was left out."""
+    return getattr(request, field) if request.HasField(field) else None  # type: ignore[arg-type]
 
 
 def volume_to_wire(it: Volume) -> pb.Volume:

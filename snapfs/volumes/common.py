@@ -73,6 +73,12 @@ class Common:
                 row = copies.resolve(tx, first.name)
             yield row if row.body.key else self._renewed(row)
 
+    @contextmanager
+    def held_set(self, row: sets.SetRow) -> Iterator[None]:
+        """Hold the lock of a set."""
+        with self._busy.hold(row.oid, f"volume set {row.body.path!r}", self._deadline_s):
+            yield
+
     def _renewed(self, row: VolumeRow) -> VolumeRow:
         """Give a volume whose working copy a restore left out one of what it stands on."""
         with self.store.view() as tx:

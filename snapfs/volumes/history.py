@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from snapfs.anchors import Ref, Statement, writing
 from snapfs.anchors import reading as anchor_reading
+from snapfs.anchors.facts import shown_time
+from snapfs.model import NotFound
 from snapfs.store import ReadTx, WriteTx
 from snapfs.volumes.ids import BranchId, VolumeId, VolumeSetId, VolumeSnapshotId
 from snapfs.volumes.model import Note
@@ -48,6 +50,16 @@ def end(tx: WriteTx, anchor: str, why: Note) -> None:
         writing.delete(tx, anchor, Statement(author=why.author, reason=why.reason))
 
 
-def at(tx: ReadTx, anchor: str, at_ns: int) -> VolumeSnapshotId:
-    """Return what an anchor stood for at a time; raises NotFound as anchors do."""
-    return VolumeSnapshotId(anchor_reading.get(tx, anchor, at_ns=at_ns).ref.value)
+def at(tx: ReadTx, anchor: str, at_ns: int, called: str) -> VolumeSnapshotId:
+    """Return what an anchor stood for at a time; or raise NotFound, about what is `called` so."""
+    row = anchor_reading.anchor(tx, anchor)
+    if row is None:
+        raise NotFound(f"{called} has no history yet; take a snapshot first")
+    found = anchor_reading.newest(tx, row, at_ns=at_ns)
+    if found is None or found.body.ref is None:
+        *_, first = anchor_reading.history(tx, anchor)
+        raise NotFound(
+            f"{called} has no snapshot of {shown_time(at_ns)}; its history begins at "
+            f"{shown_time(first.at_ns)}"
+        )
+    return VolumeSnapshotId(found.body.ref.value)

@@ -112,7 +112,8 @@ def _head(
         raise InvalidArgument("HEAD is of a volume; give a branch or an id")
     if reference.at_ns is not None:
         anchor = history.volume_anchor(VolumeId(volume.name))
-        return ancestry.find(tx, set_id, history.at(tx, anchor, reference.at_ns))
+        called = f"volume {volume.body.name!r}"
+        return ancestry.find(tx, set_id, history.at(tx, anchor, reference.at_ns, called))
     if not volume.body.base:
         raise VolumeSnapshotNotFound(f"volume {volume.body.name!r} has no snapshot yet; take one")
     return ancestry.by_oid(tx, volume.body.base)
@@ -124,7 +125,8 @@ def _tip(
     if reference.at_ns is None:
         return ancestry.by_oid(tx, branch.body.tip)
     anchor = history.branch_anchor(set_id, BranchId(branch.name))
-    return ancestry.find(tx, set_id, history.at(tx, anchor, reference.at_ns))
+    called = f"branch {branch.body.name!r}"
+    return ancestry.find(tx, set_id, history.at(tx, anchor, reference.at_ns, called))
 
 
 def _snapshot(tx: ReadTx, set_id: VolumeSetId, text: str) -> SnapshotRow:

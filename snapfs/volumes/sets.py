@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -40,7 +41,7 @@ def create(tx: WriteTx, new: VolumeSet) -> SetRow:
     Raises AlreadyExists for the id or the name, InvalidArgument for a bad word.
     """
     check_set(new.name, new.prefix)
-    if next(tx.find(SETS, "path", new.path.encode(), scope=SCOPE), None) is not None:
+    if next(called(tx, new.path), None) is not None:
         raise AlreadyExists(f"volume set {new.path!r} already exists; use another name")
     return import_set(tx, new)
 
@@ -75,6 +76,11 @@ def find(tx: ReadTx, set_id: VolumeSetId) -> SetRow:
     return row
 
 
+def called(tx: ReadTx, path: str) -> Iterator[SetRow]:
+    """Yield the sets of a path: one, unless others came from elsewhere."""
+    return tx.find(SETS, "path", path.encode("utf-8", "replace"), scope=SCOPE)
+
+
 def resolve(tx: ReadTx, text: str) -> SetRow:
     """Return the set of an id, a path or a short id, tried in this order.
 
@@ -82,7 +88,7 @@ def resolve(tx: ReadTx, text: str) -> SetRow:
     """
     if is_id(text):
         return find(tx, VolumeSetId(text))
-    found = list(tx.find(SETS, "path", text.encode("utf-8", "replace"), scope=SCOPE))
+    found = list(called(tx, text))
     if not found and may_be_short(text):
         found = list(tx.find_prefix(SETS, "short", text.encode(), scope=SCOPE))
     if not found:

@@ -44,6 +44,7 @@ from snapfs.volumes import (
     snapshots,
     users,
 )
+from snapfs.volumes.catalog import Catalog
 from snapfs.volumes.common import Common, blob, refusing
 from snapfs.volumes.copies import VolumeRow
 from snapfs.volumes.ids import (
@@ -104,6 +105,7 @@ class Volumes:
         )
         self.history = Timelines(self.common)
         self.branches = Lines(self.common)
+        self.sets = Catalog(self.common)
 
     def start(self) -> None:
         """Settle what a crash left, make working copies that lack, mount what is to be mounted."""

@@ -159,6 +159,70 @@ def test_a_branch_is_found_as_it_was_at_a_time(service: RunningDaemon, db: Path)
         assert service.run("volume", "log", "db", bad, check=False).exit_code in (1, 2)
 
 
+def test_a_time_before_the_history_is_refused_by_the_name_that_people_know(
+    service: RunningDaemon, db: Path
+) -> None:
+    refused = service.run("volume", "clone", "db", "trial", "HEAD@{2001-01-01}", check=False)
+    assert "volume 'db' has no history yet" in refused.stderr
+    take(service, "one")
+    for ref, called in (("main", "branch 'main'"), ("HEAD", "volume 'db'")):
+        refused = service.run(
+            "volume", "clone", "db", "trial", f"{ref}@{{2001-01-01}}", check=False
+        )
+        assert f"{called} has no snapshot of 200" in refused.stderr
+        assert "its history begins at 20" in refused.stderr
+
+
+def test_a_log_shows_where_the_volume_stands(service: RunningDaemon, db: Path) -> None:
+    take(service, "one")
+    take(service, "two")
+    service.run("branch", "switch", "db", "main^")
+    shown = service.run("volume", "log", "db", "--all").stdout.splitlines()
+    assert ["(main)" in it for it in shown] == [True, False]
+    assert ["(HEAD)" in it for it in shown] == [False, True]
+
+
+def test_sets_are_listed_described_and_removed(service: RunningDaemon, db: Path) -> None:
+    take(service, "one")
+    service.run("volume", "create", "web", "--prefix", "team/a", "--description", "pages")
+    service.run("volume", "edit", "db", "--owner", "ann", "tier=gold", "old=x")
+    service.run("volume", "edit", "db", "--description", "orders", "old=")
+    (found,) = service.json("volume", "sets", "--owner", "ann", "--attribute", "tier=gold")
+    assert (found["path"], found["volumes"], found["snapshots"]) == ("db", ["db"], 1)
+    assert (found["description"], found["attributes"]) == ("orders", {"tier": "gold"})
+    paths = [it["path"] for it in service.json("volume", "sets", "--reverse")]
+    assert paths == ["team/a/web", "db"]
+    only = ("--match", "*b*", "--offset", "1", "--limit", "1")
+    assert [it["path"] for it in service.json("volume", "sets", *only)] == ["team/a/web"]
+    service.run("volume", "edit", "db", "--ref", "HEAD", "--description", "better", "kept=yes")
+    (snapshot,) = service.json("volume", "log", "db")
+    assert (snapshot["message"], snapshot["attributes"]) == ("better", {"kept": "yes"})
+    refused = service.run("volume", "edit", "web", "--name", "db", "--prefix", "", check=False)
+    assert "volume set 'db' already exists" in refused.stderr
+    refused = service.run("volume", "remove", "--history", "team/a/web", check=False)
+    assert "has volumes: web" in refused.stderr
+    (db / "file").write_text("x")
+    service.run("volume", "clone", "db", "again")
+    service.run("volume", "remove", "web")
+    assert [it["path"] for it in service.json("volume", "sets")] == ["db"]
+
+
+def test_a_set_without_a_volume_here_is_removed_with_its_history(
+    service: RunningDaemon, db: Path
+) -> None:
+    service.run("volume", "create", "other")
+    service.run("volume", "snapshot", "other", "-m", "one")
+    service.run("volume", "remove", "other")
+    assert [it["path"] for it in service.json("volume", "sets")] == ["db", "other"]
+    shown = service.run("volume", "sets").stdout
+    assert "LAST SNAPSHOT" in shown
+    service.run("volume", "remove", "--history", "other")
+    assert [it["path"] for it in service.json("volume", "sets")] == ["db"]
+    assert len(service.json("snapshot", "list")) == 1
+    missing = service.run("volume", "remove", "--history", "other", check=False)
+    assert "volume set 'other' does not exist" in missing.stderr
+
+
 def test_two_versions_run_side_by_side(service: RunningDaemon, db: Path) -> None:
     (db / "file").write_text("old")
     take(service, "old")
