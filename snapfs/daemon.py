@@ -31,7 +31,7 @@ import structlog
 import trio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from snapfs import __version__, anchors, preflight, tables
+from snapfs import __version__, anchors, heap, preflight, tables
 from snapfs.config import Config
 from snapfs.forgetting import Forgetting
 from snapfs.fuse.lanes import Lanes
@@ -489,6 +489,7 @@ class Daemon:
     def _check(self) -> None:
         self._house.mend()
         self._house.probe()
+        heap.give_back()
 
     async def _is_well(self, limiter: trio.CapacityLimiter) -> bool:
         with trio.move_on_after(self._config.timeouts.probe_s * 2):
@@ -518,6 +519,7 @@ def serve(config: Config) -> None:
     """Run the service until SIGTERM or SIGINT; raises SnapfsError when it cannot serve."""
     preflight.check_privileges()
     preflight.check_fuse_device()
+    heap.limit()
     notifier = Notifier.from_environment()
     store = DescriptorStore(notifier, take_descriptors())
     daemon = Daemon(House(config, store), config, notifier)
