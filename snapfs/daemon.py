@@ -71,6 +71,8 @@ LANES = {
     LaneName("no-open"): Mode.NO_OPEN,
 }
 """Every lane with its mode; config.Lanes has the same names."""
+COUNTS = ("nodes", "lookups", "files", "directories", "backing")
+"""Of what a worker counts, what `snapfs status --json` shows."""
 READERS = 8
 """Calls of who may look only that are answered at once."""
 SERVICES_GROUP = "snapfs.services"
@@ -333,6 +335,7 @@ def _lane_record(it: LaneStatus) -> LaneRecord:
         worker_pid=it.pid,
         features=it.worker.features if it.worker is not None else {},
         restarts=it.restarts,
+        counts={} if it.worker is None else {name: getattr(it.worker, name) for name in COUNTS},
     )
 
 

@@ -123,6 +123,7 @@ def daemon(it: DaemonRecord) -> dict[str, Any]:
                 "worker_pid": lane.worker_pid,
                 "restarts": lane.restarts,
                 "features": dict(lane.features),
+                "counts": dict(lane.counts),
             }
             for lane in it.lanes
         ],

@@ -53,6 +53,8 @@ class LaneRecord:
     restarts: int
     features: Mapping[str, str] = field(default_factory=dict)
     """What its mount could do, with why it cannot; empty: it can. None when no worker answers."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What its worker holds: nodes, lookups, files, directories, backing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -222,6 +222,7 @@ def _lane_to_wire(lane: LaneRecord) -> pb.Lane:
         restarts=lane.restarts,
         mode=lane.mode,
         features=dict(lane.features),
+        counts=dict(lane.counts),
     )
 
 
@@ -234,4 +235,5 @@ def _lane_from_wire(lane: pb.Lane) -> LaneRecord:
         worker_pid=lane.worker_pid or None,
         restarts=lane.restarts,
         features=dict(lane.features),
+        counts=dict(lane.counts),
     )

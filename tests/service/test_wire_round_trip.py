@@ -96,6 +96,7 @@ def test_lanes_survive(status_record: DaemonRecord) -> None:
             worker_pid=7,
             restarts=1,
             features={"channel": "", "no-open": "goes without"},
+            counts={"nodes": 3, "lookups": 5},
         ),
         LaneRecord(
             name="b",
