@@ -1,8 +1,9 @@
 """Kills workers and control processes under workloads, again and again.
 
-    python -m tests.crash.kills --workers 1000 --controls 200
+    python -m tests.crash.kills --workers 1000 --controls 200 [--seconds 3600] [--seed N]
 
-prints a table: kills, turns that each workload made, failed calls, and what was lost.
+prints a table: kills, turns that each workload made, and what failed. A program that fails is begun
+anew in a place of its own, so that one failure does not hide the next.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from tests.support.lanes import abort, drop_dentries
 LANES = {"main": "passthrough", "no-open": "no-open", "views": "readonly"}
 LABEL = "containerd.io/snapshot/snapfs.lane"
 END_TIMEOUT_S = 120.0
+MOST_FAILURES = 20
+"""What cannot work any more need not be tried for hours."""
 
 
 @dataclass
@@ -47,7 +50,10 @@ class Outcome:
     def table(self) -> str:
         kills = {f"worker, {LANES[lane]}": n for lane, n in sorted(self.worker_kills.items())}
         kills["control process"] = self.control_kills
+        kills["all"] = sum(kills.values())
         lines = ["| killed | times |", "|---|---|", *(f"| {it} | {n} |" for it, n in kills.items())]
+        if self.back_s:
+            lines += ["", f"a control process answers within {max(self.back_s):.1f} s of its start"]
         lines += ["", "| workload | turns |", "|---|---|"]
         lines += [f"| {name} | {count} |" for name, count in sorted(self.turns.items())]
         lines += ["", f"failed: {len(self.failures)}", *self.failures]
@@ -60,6 +66,7 @@ class Running:
 
     name: str
     lane: str
+    seed: int
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -100,19 +107,19 @@ class Siege:
         self.daemon.run("snapshot", kind, *labels, key, *above)
         self.snapshots[key] = self.daemon.json("snapshot", "info", key)["id"]
 
-    def _launch(self, name: str, lane: str) -> None:
+    def _launch(self, name: str, lane: str, seed: int = 1) -> None:
         place = self.daemon.state / "mnt" / lane / str(self.snapshots[lane])
-        log = self.base / f"{name}-{lane}.log"
+        log = self.base / f"{name}-{lane}-{seed}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.crash.workloads", name, place, "1"],
+                [sys.executable, "-m", "tests.crash.workloads", name, place, str(seed)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 cwd=Path(__file__).parents[2],
                 env={**os.environ, "ARCHIVES": str(self._archives(lane))},
             )
-        self.running.append(Running(name, lane, process, log))
+        self.running.append(Running(name, lane, seed, process, log))
 
     def _archives(self, lane: str) -> Path:
         place = self.archives / lane
@@ -152,6 +159,21 @@ class Siege:
     def all_well(self) -> bool:
         return all(it.process.poll() is None for it in self.running)
 
+    def renew(self) -> bool:
+        """Note which programs have failed and begin them anew; False when too much failed."""
+        for it in [it for it in self.running if it.process.poll() is not None]:
+            self.running.remove(it)
+            self._finish(it)
+            self._launch(it.name, it.lane, it.seed + 1)
+        return len(self.outcome.failures) < MOST_FAILURES
+
+    def strike(self, kill: Callable[[], None]) -> None:
+        """Kill; who does not come back is a failure, too."""
+        try:
+            kill()
+        except AssertionError as error:
+            self.outcome.failures.append(str(error))
+
     def end(self) -> Outcome:
         """Stop the workloads and check what is left behind."""
         for it in self.running:
@@ -163,6 +185,16 @@ class Siege:
             outcome.failures.append(f"fsck: {found.stdout}")
         outcome.failures += self._rubbish()
         return outcome
+
+    def clear(self) -> None:
+        """End everything, however the siege went."""
+        for it in self.running:
+            it.process.kill()
+            it.process.communicate()
+        if self.daemon.process is not None:
+            self.daemon.kill()
+        abort(self.base)
+        clear(self.base)
 
     def _finish(self, it: Running) -> None:
         try:
@@ -226,13 +258,20 @@ def _comes(check: Callable[[], bool], timeout_s: float = 30.0) -> bool:
 
 
 def run(
-    base: Path, *, workers: int, controls: int, seed: int = 0, names: tuple[str, ...] = ()
+    base: Path,
+    *,
+    workers: int,
+    controls: int,
+    seconds: float = float("inf"),
+    seed: int = 0,
+    names: tuple[str, ...] = (),
 ) -> Outcome:
-    """Kill so many workers and control processes under all workloads, or until one fails."""
+    """Kill so many workers and control processes under all workloads, or for so long."""
     siege = Siege(base, seed, names or tuple(workloads.WORKLOADS))
+    end_s = time.monotonic() + seconds
     try:
         siege.begin()
-        while siege.all_well():
+        while siege.renew() and time.monotonic() < end_s:
             left = [
                 workers - siege.outcome.worker_kills.total(),
                 controls - siege.outcome.control_kills,
@@ -242,28 +281,29 @@ def run(
             kill = siege.dice.choices(
                 (siege.kill_worker, siege.kill_control), [max(0, n) for n in left]
             )
-            kill[0]()
+            siege.strike(kill[0])
         return siege.end()
     finally:
-        for it in siege.running:
-            it.process.kill()
-            it.process.communicate()
-        if siege.daemon.process is not None:
-            siege.daemon.kill()
-        abort(base)
-        clear(base)
+        siege.clear()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.crash.kills")
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--controls", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so many")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="snapfs-kills-"))
     try:
-        outcome = run(base, workers=chosen.workers, controls=chosen.controls, seed=chosen.seed)
+        outcome = run(
+            base,
+            workers=chosen.workers,
+            controls=chosen.controls,
+            seconds=chosen.seconds,
+            seed=chosen.seed,
+        )
     finally:
         shutil.rmtree(base, ignore_errors=True)
     if chosen.json:
