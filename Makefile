@@ -61,7 +61,7 @@ test: setup lint type ## run every check and every test (as root)
 
 .PHONY: crash
 crash: setup ## cut the power at thousands of moments, on ext4 and xfs (as root, takes an hour)
-	$(BIN)/pytest tests/crash/test_power_cuts.py --power-cuts 2000 $(PYTEST_ARGS)
+	$(BIN)/pytest -q -s tests/crash/test_power_cuts.py --power-cuts 2000 $(CRASH_ARGS)
 
 .PHONY: postgresql
 postgresql: setup ## a snapshot of a loaded PostgreSQL each second for a minute, each recovered by another (as root)
@@ -78,6 +78,16 @@ compat: setup ## run `make test` on a fresh Debian of another SUITE (trixie), be
 .PHONY: kill
 kill: setup ## kill 1,000 workers and 200 control processes under workloads; prints a table (as root)
 	$(BIN)/python -m tests.crash.kills $(KILL_ARGS)
+
+SOAK_S ?= 3600
+
+.PHONY: soak
+soak: setup ## use everything for SOAK_S seconds and fail when anything held grows; prints a table (as root)
+	$(BIN)/python -m tests.crash.soak --seconds $(SOAK_S)
+
+.PHONY: systemd
+systemd: setup ## boot a Debian with a systemd of its own below build/, and treat the unit roughly under programs (as root)
+	$(BIN)/python -m tests.compat.booted $(SYSTEMD_ARGS)
 
 FUZZ_S ?= 300
 

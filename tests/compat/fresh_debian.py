@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base = fresh_tree(wish.suite, stale=wish.stale)
     with _working_copy(base, wish.keep) as tree:
         if not (tree / SOURCE.lstrip("/")).exists():
-            _run("git", "clone", "-q", HERE, tree / SOURCE.lstrip("/"))
+            run("git", "clone", "-q", HERE, tree / SOURCE.lstrip("/"))
         return enter(tree, wish.command)
 
 
@@ -80,11 +80,11 @@ def fresh_tree(suite: str, *, stale: bool = False) -> Path:
         growing = Path(tempfile.mkdtemp(prefix=f"{suite}.", dir=TREES))
         growing.chmod(0o755)
         with tempfile.TemporaryDirectory() as sources:
-            _run(
+            run(
                 *("mmdebstrap", "--quiet", "--mode=root", "--variant=required"),
                 *(f"--aptopt={it}" for it in _STALE if stale),
                 *(f"--include={','.join(PACKAGES)}", suite, growing),
-                *_sources_of(suite, Path(sources)),
+                *sources_of(suite, Path(sources)),
             )
         (growing / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
         for settings in APT_SETTINGS.iterdir():
@@ -93,7 +93,7 @@ def fresh_tree(suite: str, *, stale: bool = False) -> Path:
     return made
 
 
-def _sources_of(suite: str, to: Path) -> list[Path]:
+def sources_of(suite: str, to: Path) -> list[Path]:
     """Write this machine's own package sources with another suite's name; return the files."""
     own = platform.freedesktop_os_release()["VERSION_CODENAME"]
     found = []
@@ -118,12 +118,12 @@ def _stanzas(path: Path) -> list[str]:
 def _working_copy(base: Path, keep: Path | None) -> Iterator[Path]:
     if keep is not None:
         if not keep.exists():
-            _run("cp", "-a", "--reflink=auto", base, keep)
+            run("cp", "-a", "--reflink=auto", base, keep)
         yield keep.resolve()
         return
     place = Path(tempfile.mkdtemp(prefix="run.", dir=TREES))
     try:
-        _run("cp", "-a", "--reflink=auto", base, place / "tree")
+        run("cp", "-a", "--reflink=auto", base, place / "tree")
         yield place / "tree"
     finally:
         shutil.rmtree(place)
@@ -166,7 +166,7 @@ def _is_of_a_client(name: str) -> bool:
     return name.startswith("PIP_") or name.endswith(("_proxy", "_PROXY")) or name == "CI"
 
 
-def _run(*command: str | Path) -> None:
+def run(*command: str | Path) -> None:
     subprocess.run(command, check=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
 
 
