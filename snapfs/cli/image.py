@@ -113,7 +113,7 @@ def list_(
         for it in found
     ]
     header = ("NAME", "DIGEST", "PLATFORM", "SIZE", "UNPACKED", "CREATED")
-    output.table(header, rows, right=("SIZE",))
+    output.table(header, rows, right=("SIZE",), whole=header[1:])
 
 
 @image.command()
@@ -364,19 +364,13 @@ def _connect(
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
     """Show a bar for each blob and layer, on a terminal; elsewhere nothing."""
-    shown = bars()
-    known: dict[tuple[str, str], Any] = {}
+    with bars() as tell:
 
-    def report(step: Progress) -> None:
-        if step.step == "done":
-            return
-        key = (step.step, step.what)
-        if key not in known:
-            text = f"{step.step:6} {step.what[:_SHORT_DIGEST]}"
-            known[key] = shown.add_task(text, total=step.total_bytes or None)
-        shown.update(known[key], completed=step.done_bytes)
+        def report(step: Progress) -> None:
+            if step.step != "done":
+                text = f"{step.step:6} {step.what[:_SHORT_DIGEST]}"
+                tell(text, step.done_bytes, step.total_bytes)
 
-    with shown:
         yield report
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snapfs.cli import output
+from snapfs.cli.bars import waiting
 from snapfs.cli.options import (
     client_options,
     json_option,
@@ -245,7 +246,8 @@ def gc(
         if dry_run:
             _print_steps(list(client.garbage()), as_json=as_json)
             return
-        done = client.collect()
+        with waiting("collecting"):
+            done = client.collect()
     if as_json:
         output.print_json(
             {

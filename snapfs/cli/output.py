@@ -10,7 +10,7 @@ import datetime
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -68,15 +68,23 @@ def iso(time_ns: int) -> str:
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Iterable[str] = (),
+    whole: Iterable[str] = (),
 ) -> None:
-    """Print columns under `header`; those named in `right` are aligned right."""
+    """Print columns under `header`; those named in `right` are aligned right.
+
+    On a narrow terminal cells are folded, but for those of the columns named in `whole`.
+    """
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in header:
-        grid.add_column(name, justify="right" if name in set(right) else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if name in set(right) else "left"
+        grid.add_column(name, justify=side, overflow="fold", no_wrap=name in set(whole))
     for row in rows:
         grid.add_row(*(Text(printable(cell)) for cell in row))
     show(grid)

@@ -6,14 +6,16 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import msgspec
 
 from snapfs import wholefile
 from snapfs.images import manifests, sources
 from snapfs.images.catalog import Catalog, Described
-from snapfs.images.progress import Progress
+from snapfs.images.progress import REPORT_EVERY_BYTES, Progress
 from snapfs.metadata import Metadata
 from snapfs.model import FailedPrecondition, InvalidArgument
 
@@ -108,8 +110,29 @@ class Exporter:
         member = tarfile.TarInfo(sources.blob(digest))
         member.size, member.mode = size, 0o444
         with path.open("rb") as file:
-            archive.addfile(member, file)
+            shown = _Reported(file, partial(_say, report, digest, size))
+            archive.addfile(member, cast(BinaryIO, shown))
         report(Progress("write", digest, size, size))
+
+
+def _say(report: Callable[[Progress], None], digest: str, size: int, done: int) -> None:
+    report(Progress("write", digest, done, size))
+
+
+class _Reported:
+    """A file that tells, now and then, how far it has been read."""
+
+    def __init__(self, inner: BinaryIO, say: Callable[[int], None]) -> None:
+        self._inner, self._say = inner, say
+        self._done, self._next = 0, 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._inner.read(size)
+        self._done += len(data)
+        if self._done >= self._next:
+            self._next = self._done + REPORT_EVERY_BYTES
+            self._say(self._done)
+        return data
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+REPORT_EVERY_BYTES = 4 << 20
+"""How often a step tells how far it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

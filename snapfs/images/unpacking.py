@@ -22,7 +22,7 @@ from snapfs.fuse import attach
 from snapfs.images import sources
 from snapfs.images.limits import Limits
 from snapfs.images.manifests import Layer
-from snapfs.images.progress import Progress
+from snapfs.images.progress import REPORT_EVERY_BYTES, Progress
 from snapfs.images.untar import Counter, NeedsParent, unpack
 from snapfs.metadata import Context, Metadata, linking
 from snapfs.metadata.manager import take
@@ -46,7 +46,6 @@ SNAPSHOTTER = "snapfs"
 UNPACKING = "import/extract-"
 """What the keys of layers that are being unpacked begin with."""
 
-REPORT_EVERY_BYTES = 4 << 20
 REMOVAL_DEADLINE_S = 60.0
 REMOVAL_POLL_S = 0.02
 
@@ -163,6 +162,7 @@ class Unpacker:
             finally:
                 os.close(fd)
             diff_id = plain.finish(packed, self._limits)
+            stream.done()
             if diff_id != layer.diff_id:
                 raise InvalidArgument(
                     f"{what} unpacks to {diff_id}, but the image says {layer.diff_id}"
@@ -252,11 +252,17 @@ class _Reported:
 
     def read(self, size: int = -1) -> bytes:
         data = self._inner.read(size)
-        if self._packed.bytes_read >= self._next or not data:
+        if self._packed.bytes_read >= self._next:
             self._next = self._packed.bytes_read + REPORT_EVERY_BYTES
-            total = self._layer.descriptor.size
-            self._say(Progress("unpack", self._layer.diff_id, self._packed.bytes_read, total))
+            self._tell(self._packed.bytes_read)
         return data
+
+    def done(self) -> None:
+        """Tell that all was read."""
+        self._tell(self._layer.descriptor.size)
+
+    def _tell(self, done: int) -> None:
+        self._say(Progress("unpack", self._layer.diff_id, done, self._layer.descriptor.size))
 
 
 def _plain(file: BinaryIO, packed: Counter, what: str) -> BinaryIO:

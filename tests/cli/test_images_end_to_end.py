@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.images import kit
 from tests.images.kit import Layout, directory, file
-from tests.support.daemon import RunningDaemon
+from tests.support.daemon import SNAPFS, RunningDaemon
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -201,3 +203,22 @@ def test_the_log_of_collections_tells_what_each_removed(
     runs = daemon.json("gc", "log")
     assert any(run["removed"].get("snapshot link") == 2 for run in runs)
     assert "snapshot link" in daemon.run("gc", "log").stdout
+
+
+def test_bars_on_a_terminal_are_gone_when_the_work_is_done(
+    daemon: RunningDaemon, layout: Layout
+) -> None:
+    command = f"stty cols 80; {SNAPFS} image import {layout.root}"
+    done = subprocess.run(
+        ["script", "--quiet", "--command", command, "/dev/null"],
+        env={**daemon.environ, "SNAPFS_ADDRESS": str(daemon.address), "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    shown = done.stdout.decode()
+    assert "read   sha256:" in shown
+    assert "unpack sha256:" in shown
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.rpartition("\x1b[2K")[2])
+    assert re.fullmatch(rf"\s*{NAME}  sha256:[0-9a-f]{{64}}\s*", last)
