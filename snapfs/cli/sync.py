@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from snapfs.cli import output
+from snapfs.cli import output, volume_shapes
 from snapfs.cli.options import client_options, json_option
 from snapfs.cli.people import me
 from snapfs.cli.remote import connect
@@ -135,10 +135,10 @@ def list_(address: Path | None, config_path: Path | None, as_json: bool, set_nam
         (
             str(it.number),
             it.remote,
-            f"{it.kind} {it.item[:8]}",
+            _item(it),
             it.field,
-            _value(it.ours),
-            _value(it.theirs),
+            _value(it.ours, it.field),
+            _value(it.theirs, it.field),
             it.winner or "(open)",
             output.when(it.since_ns),
         )
@@ -172,9 +172,8 @@ def resolve(
         output.print_json(_conflict_shape(settled))
     else:
         value = settled.ours if side == "ours" else settled.theirs
-        click.echo(
-            output.printable(f"{settled.kind} {settled.item}: {settled.field} is {_value(value)}")
-        )
+        shown = f"{_item(settled)}: {settled.field} is {_value(value, settled.field)}"
+        click.echo(output.printable(shown))
 
 
 def _run(
@@ -260,7 +259,7 @@ def _print(report: SetReport) -> None:
     if report.error:
         click.echo(f"snapfs: {name}: {output.printable(report.error)}", err=True)
         return
-    moved = f"{report.layers} snapshots, {output.size(report.sent_bytes)} sent, "
+    moved = f"{output.count(report.layers, 'snapshot')}, {output.size(report.sent_bytes)} sent, "
     moved += f"{output.size(report.received_bytes)} received"
     click.echo(f"{name} with {report.remote}: {moved}")
     for branch in report.branches:
@@ -270,7 +269,8 @@ def _print(report: SetReport) -> None:
     for message in report.refused:
         click.echo(f"  refused: {output.printable(message)}")
     if report.conflicts:
-        click.echo(f"  {report.conflicts} conflicts: snapfs conflict list")
+        found = output.count(report.conflicts, "conflict")
+        click.echo(f"  {found}: snapfs conflict list")
 
 
 def _shape(report: SetReport) -> dict[str, Any]:
@@ -299,6 +299,7 @@ def _conflict_shape(it: Kept) -> dict[str, Any]:
         "remote": it.remote,
         "kind": it.kind,
         "item": it.item,
+        "called": it.called or None,
         "field": it.field,
         "ours": it.ours,
         "theirs": it.theirs,
@@ -308,5 +309,22 @@ def _conflict_shape(it: Kept) -> dict[str, Any]:
     }
 
 
-def _value(value: str | None) -> str:
-    return "(absent)" if value is None else value
+def _item(it: Kept) -> str:
+    """Return what a conflict is about, as people call it."""
+    return f"{it.kind} {it.called or volume_shapes.short(it.item)}"
+
+
+def _value(value: str | None, field: str) -> str:
+    """Return a field's value for people; one of a deletion says what became of the item."""
+    match field, value:
+        case "gone", None:
+            return "kept"
+        case "gone", _:
+            return "deleted"
+        case _, None:
+            return "(absent)"
+        case "tip", str(snapshot):
+            return volume_shapes.short(snapshot)
+        case _, str(text):
+            return text
+    raise AssertionError("unreachable")

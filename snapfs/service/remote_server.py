@@ -155,12 +155,13 @@ class RemotesServicer(sync_v1_pb2_grpc.RemotesServicer):
             raise InvalidArgument("a conflict is settled for ours or for theirs")
         why = Note(author=request.author, reason=f"conflict settled for {side.value}")
 
-        def settle(tx: WriteTx) -> conflicts.Kept:
+        def settle(tx: WriteTx) -> conflicts.Settled:
             return conflicts.settle(tx, request.number, side, why)
 
         settled = self._store.update(settle, timeout_s=self._wait_s)
+        self._engine.here.discard(settled.unneeded)
         log.info("conflict.settled", number=request.number, side=side.value)
-        return pb.ResolveConflictResponse(conflict=wire.conflict_to_wire(settled))
+        return pb.ResolveConflictResponse(conflict=wire.conflict_to_wire(settled.conflict))
 
 
 def _until_none(

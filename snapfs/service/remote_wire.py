@@ -142,6 +142,7 @@ def conflict_to_wire(kept: Kept) -> pb.SyncConflict:
         last=kept.last,
         winner=kept.winner,
         since=timestamp(kept.since_ns),
+        called=kept.called,
     )
 
 
@@ -158,4 +159,5 @@ def conflict_from_wire(message: pb.SyncConflict) -> Kept:
         last=message.last if message.HasField("last") else None,
         winner=message.winner,
         since_ns=time_ns(message.since),
+        called=message.called,
     )

@@ -358,6 +358,7 @@ class SyncConflict(_message.Message):
     LAST_FIELD_NUMBER: _builtins.int
     WINNER_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    CALLED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     set_id: _builtins.str
     remote: _builtins.str
@@ -369,6 +370,8 @@ class SyncConflict(_message.Message):
     last: _builtins.str
     winner: _builtins.str
     """"ours", "theirs", or empty while nobody has won."""
+    called: _builtins.str
+    """Path of a set, name of a branch; empty when it has none."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -385,10 +388,11 @@ class SyncConflict(_message.Message):
         last: _builtins.str | None = ...,
         winner: _builtins.str = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
+        called: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "_ours", b"_ours", "_theirs", b"_theirs", "last", b"last", "ours", b"ours", "since", b"since", "theirs", b"theirs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "_ours", b"_ours", "_theirs", b"_theirs", "field", b"field", "item", b"item", "kind", b"kind", "last", b"last", "number", b"number", "ours", b"ours", "remote", b"remote", "set_id", b"set_id", "since", b"since", "theirs", b"theirs", "winner", b"winner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last", b"_last", "_ours", b"_ours", "_theirs", b"_theirs", "called", b"called", "field", b"field", "item", b"item", "kind", b"kind", "last", b"last", "number", b"number", "ours", b"ours", "remote", b"remote", "set_id", b"set_id", "since", b"since", "theirs", b"theirs", "winner", b"winner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
     _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015

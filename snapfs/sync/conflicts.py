@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from snapfs.model import FailedPrecondition, NotFound
 from snapfs.store import ReadTx, Row, WriteTx
 from snapfs.sync import applying, looking, versions
-from snapfs.sync.items import GONE, NO_CELL, SETTLED, Cell, Item
+from snapfs.sync.items import BRANCH, GONE, NO_CELL, SET, SETTLED, Cell, Item
 from snapfs.sync.merging import Conflict
 from snapfs.sync.planning import Change, going_with
 from snapfs.sync.schema import CONFLICTS, ConflictBody
 from snapfs.sync.threeway import Policy
 from snapfs.volumes import Note
 from snapfs.volumes.ids import VolumeSetId
+from snapfs.volumes.schema import BRANCHES, SETS
 from snapfs.volumes.schema import SCOPE as SETS_SCOPE
 
 
@@ -38,6 +40,17 @@ class Kept:
     last: str | None
     winner: str
     since_ns: int
+    called: str = ""
+    """What people call the item: the path of a set, the name of a branch; empty when it has none,
+    or is deleted here."""
+
+
+class Settled(NamedTuple):
+    """A conflict that a person has decided."""
+
+    conflict: Kept
+    unneeded: list[str]
+    """Committed snapshots that nothing needs any more, for the caller to remove."""
 
 
 def keep(tx: WriteTx, set_id: VolumeSetId, remote: str, found: Iterable[Conflict]) -> None:
@@ -81,10 +94,10 @@ def walk(tx: ReadTx, set_id: VolumeSetId | None = None) -> Iterator[Kept]:
     scopes = [set_id] if set_id else sorted({*tx.scopes()} - {SETS_SCOPE})
     for scope in scopes:
         for row in tx.rows(CONFLICTS, scope):
-            yield _show(row)
+            yield _show(tx, row)
 
 
-def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Kept:
+def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Settled:
     """Let a side win a conflict, and forget it; every store that syncs will follow.
 
     Raises NotFound, InvalidArgument-like refusals of the rooms whose field it is.
@@ -108,9 +121,10 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Kept:
         cells[SETTLED] = Cell(None, joined)
     item = Item(body.kind, body.item, cells, modified_ns=tx.now_ns)
     seen = {name: before.get(name, NO_CELL) for name in cells}
-    applying.apply(tx, set_id, Change(item, seen, sight=sight), why)
+    shown = _show(tx, row)
+    unneeded = applying.apply(tx, set_id, Change(item, seen, sight=sight), why)
     tx.delete(row)
-    return _show(row)
+    return Settled(shown, unneeded)
 
 
 def _check_seen(
@@ -129,7 +143,17 @@ def _name(conflict: Conflict, remote: str) -> str:
     return f"{conflict.key}/{remote}"
 
 
-def _show(row: Row[ConflictBody]) -> Kept:
+def _called(tx: ReadTx, set_id: str, kind: str, identity: str) -> str:
+    if kind == SET:
+        of_set = tx.get(SETS, SETS_SCOPE, set_id)
+        return of_set.body.path if of_set else ""
+    if kind == BRANCH:
+        branch = tx.get(BRANCHES, set_id, identity)
+        return branch.body.name if branch else ""
+    return ""
+
+
+def _show(tx: ReadTx, row: Row[ConflictBody]) -> Kept:
     body = row.body
     return Kept(
         number=row.oid,
@@ -143,4 +167,5 @@ def _show(row: Row[ConflictBody]) -> Kept:
         last=body.last,
         winner=body.winner,
         since_ns=row.created_ns,
+        called=_called(tx, row.scope, body.kind, body.item),
     )

@@ -99,9 +99,13 @@ class Replica:
             return Answer("moved", str(error))
         except SnapfsError as error:
             return Answer("refused", str(error))
-        for name in unneeded:
-            self._remove_data(name)
+        self.discard(unneeded)
         return DONE
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove data that nothing needs any more."""
+        for name in names:
+            self._remove_data(name)
 
     def _remove_data(self, name: str) -> None:
         try:

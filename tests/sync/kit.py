@@ -167,7 +167,8 @@ class Host:
         Anchors(self.store).expire(time.time_ns(), prefix="branch/")
 
     def settle(self, number: int, side: Policy) -> None:
-        self.do(lambda tx: conflicts.settle(tx, number, side, WHY))
+        settled = self.do(lambda tx: conflicts.settle(tx, number, side, WHY))
+        self.replica.discard(settled.unneeded)
 
     # What people see
 

@@ -10,6 +10,7 @@ import pytest
 
 from snapfs.model import Unavailable
 from snapfs.sync.peer import Peer
+from snapfs.sync.threeway import Policy
 from snapfs.volumes.ids import VolumeSetId
 from tests.sync.kit import Breaking, Host
 from tests.transfer.kit import everything, seen
@@ -84,6 +85,18 @@ def test_a_diverged_branch_is_fetched_with_its_data(host: MakeHost) -> None:
     ann.sync(bob, set_id)
     assert ann.tips(set_id)["bob/main"] == theirs
     _same_data(ann, bob, set_id, [theirs])
+
+
+def test_a_set_that_a_person_lets_go_takes_its_data_along(host: MakeHost) -> None:
+    ann, bob = host("ann"), host("bob")
+    set_id, made = database(ann)
+    ann.sync(bob, set_id)
+    ann.fill(set_id, ann.extend(set_id, "main"), _write(b"more"), made[-1])
+    bob.delete_set(set_id)
+    ann.sync(bob, set_id)
+    ann.settle(ann.conflicts()[0].number, Policy.THEIRS)
+    assert ann.contents(set_id) is None
+    assert list(ann.snapshotter.walk()) == []
 
 
 def test_layers_that_two_branches_share_travel_once(host: MakeHost) -> None:

@@ -64,6 +64,32 @@ def test_a_volume_is_pushed_and_used_there(sites: tuple[Site, Site]) -> None:
         site.run("fsck")
 
 
+def short(snapshot: str) -> str:
+    return snapshot[:8] + snapshot[-4:]
+
+
+def test_a_field_that_was_changed_on_both_sides_is_told_and_settled_by_command(
+    sites: tuple[Site, Site],
+) -> None:
+    ann, bob = sites
+    ann.volume()
+    ann.snapshot()
+    ann.run("push", ann.name, "unix")
+    ann.run("volume", "edit", ann.name, "--description", "of ann", "tier=gold")
+    bob.run("volume", "edit", ann.name, "--description", "of bob", "old=yes")
+    done = ann.run("sync", ann.name, "unix")
+    assert "1 conflict: snapfs conflict list" in done.stdout
+    (row,) = ann.json("conflict", "list", ann.name)
+    assert (row["ours"], row["theirs"], row["winner"]) == ("of ann", "of bob", "theirs")
+    assert row["called"] == ann.name
+    ann.run("conflict", "resolve", str(row["number"]), "--ours")
+    ann.run("sync", ann.name, "unix")
+    for site in sites:
+        (found,) = site.json("volume", "sets", "--match", ann.name)
+        assert found["description"] == "of ann"
+        assert found["attributes"] == {"tier": "gold", "old": "yes"}
+
+
 def test_a_divergence_is_told_and_settled_by_command(sites: tuple[Site, Site]) -> None:
     ann, bob = sites
     ann.volume()
@@ -79,7 +105,11 @@ def test_a_divergence_is_told_and_settled_by_command(sites: tuple[Site, Site]) -
     assert ann.tips() == {"main": ours, "unix/main": theirs}
     (row,) = ann.json("conflict", "list", ann.name)
     assert (row["field"], row["ours"], row["theirs"], row["winner"]) == ("tip", ours, theirs, None)
-    ann.run("conflict", "resolve", str(row["number"]), "--theirs")
+    assert row["called"] == "main"
+    shown = ann.run("conflict", "list", ann.name).stdout
+    assert f"branch main  tip    {short(ours)}  {short(theirs)}  (open)" in shown
+    settled = ann.run("conflict", "resolve", str(row["number"]), "--theirs").stdout
+    assert settled == f"branch main: tip is {short(theirs)}\n"
     assert ann.fates("sync", "unix") == {"main": "up to date"}
     assert ann.tips() == bob.tips() == {"main": theirs}
     ann.run("branch", "switch", ann.name, "main", "--discard")
