@@ -25,6 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--power-cuts", type=int, default=100, help="moments of a power cut for each file system"
     )
     parser.addoption(
+        "--power-cut-seconds", type=float, default=float("inf"), help="of each file system, at most"
+    )
+    parser.addoption(
         "--power-cut-seed", type=int, default=1, help="which moments, and what reaches the disk"
     )
 

@@ -1,11 +1,12 @@
 """`python -m tests.fuzz.campaign SECONDS [TARGET...]`: atheris on each target, for so long each.
 
 What it finds is written to a file `crash-...` in the working directory; TARGETS[name] on its bytes
-shows the fault again.
+shows the fault again. Prints a table of how many inputs each had.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -24,12 +25,28 @@ def fuzz(name: str, arguments: list[str]) -> None:
 def main(seconds: str, *names: str) -> int:
     from tests.fuzz.targets import TARGETS
 
-    failed = 0
+    rows, failed = ["| target | inputs | failed |", "|---|---|---|"], 0
     for name in names or TARGETS:
         print(f"{name}: {seconds} s", flush=True)
-        command = [sys.executable, "-m", "tests.fuzz.campaign", TARGET, name]
-        failed += subprocess.call([*command, f"-max_total_time={seconds}", "-max_len=4096"]) != 0
+        runs, failure = feed(name, seconds)
+        rows.append(f"| {name} | {runs} | {failure:d} |")
+        failed += failure
+    print(*rows, sep="\n")
     return min(failed, 1)
+
+
+def feed(name: str, seconds: str) -> tuple[str, bool]:
+    """Feed one target; return how many inputs it had, and whether one made it fail."""
+    command = [sys.executable, "-m", "tests.fuzz.campaign", TARGET, name]
+    command += [f"-max_total_time={seconds}", "-max_len=4096"]
+    runs = "?"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as fuzzer:
+        assert fuzzer.stderr is not None
+        for line in fuzzer.stderr:
+            sys.stderr.write(line)
+            if said := re.match(r"Done (\d+) runs", line):
+                runs = said[1]
+    return runs, fuzzer.returncode != 0
 
 
 if __name__ == "__main__":
