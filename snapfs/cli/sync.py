@@ -20,6 +20,8 @@ from snapfs.cli.people import me
 from snapfs.cli.remote import connect
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from snapfs.service.remote_wire import SetReport
     from snapfs.sync.conflicts import Kept
     from snapfs.sync.engine import Progress
@@ -210,48 +212,54 @@ def _run(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
-    """Show a bar for each layer on a terminal; elsewhere nothing."""
+    """Show on a terminal which layer is moved, how fast and for how long; elsewhere nothing."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     bars = Bars(
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=24),
         TextColumn("{task.fields[sent]}"),
         TimeRemainingColumn(),
         console=console,
+        transient=True,
         disable=not console.is_terminal,
     )
-    tasks: dict[tuple[str, int, bool], Any] = {}
+    waiting = bars.add_task("reading and comparing", total=None, sent="")
+    tasks: dict[tuple[str, int, bool], TaskID] = {}
     began: dict[tuple[str, int, bool], float] = {}
 
     def show(progress: Progress) -> None:
         key = (progress.branch, progress.layer, progress.to_here)
         if key not in tasks:
-            arrow = "<-" if progress.to_here else "->"
-            name = output.printable(progress.branch or "(unnamed)")
-            text = f"{arrow} {name} {progress.layer}/{progress.layers}"
-            tasks[key] = bars.add_task(text, sent="")
+            tasks[key] = bars.add_task(_what(progress), total=None, sent="")
             began[key] = time.monotonic()
-        elapsed_s = max(time.monotonic() - began[key], 0.001)
-        rate = output.size(int(progress.sent_bytes / elapsed_s))
+        is_done = progress.chunks == progress.chunks_wanted
         bars.update(
             tasks[key],
             completed=progress.chunks,
             total=progress.chunks_wanted,
-            sent=f"{output.size(progress.sent_bytes)} at {rate}/s",
+            sent=_how(progress, time.monotonic() - began[key]),
+            visible=not is_done,
         )
+        bars.update(waiting, visible=is_done)
 
     with bars:
         yield show
+
+
+def _what(progress: Progress) -> str:
+    arrow = "<-" if progress.to_here else "->"
+    name = output.printable(progress.branch or "(unnamed)")
+    return f"{arrow} {name}, snapshot {progress.layer} of {progress.layers}"
+
+
+def _how(progress: Progress, elapsed_s: float) -> str:
+    rate = output.size(int(progress.sent_bytes / max(elapsed_s, 0.001)))
+    chunks = f"{progress.chunks:,} of {progress.chunks_wanted:,} chunks"
+    return f"{chunks}, {output.size(progress.sent_bytes)} at {rate}/s"
 
 
 def _print(report: SetReport) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -62,6 +64,27 @@ def test_a_volume_is_pushed_and_used_there(sites: tuple[Site, Site]) -> None:
     assert (ann.db / "file").read_text() == "three, of bob"
     for site in (ann, bob):
         site.run("fsck")
+
+
+def test_a_terminal_shows_what_moves_how_fast_and_for_how_long(sites: tuple[Site, Site]) -> None:
+    ann, _ = sites
+    ann.volume()
+    (ann.db / "file").write_bytes(os.urandom(48 * MIB))
+    ann.snapshot()
+    done = subprocess.run(
+        ["script", "-qec", f"{SNAPFS} push {ann.name} unix", "/dev/null"],
+        env={**os.environ, "SNAPFS_ADDRESS": str(ann.daemon.address), "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout)
+    assert "reading and comparing" in plain
+    moved = r"\d+ of \d+ chunks, [\d.]+ MiB at [\d.]+ \w+/s +\d:\d\d:\d\d"
+    assert re.search(rf"-> main, snapshot 1 of 1 \S+ +{moved}", plain), plain
+    assert plain.splitlines()[-1] == "  main  pushed"
 
 
 def short(snapshot: str) -> str:
