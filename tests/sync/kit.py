@@ -47,8 +47,12 @@ class Host:
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
         self.snapshotter = Snapshotter(
-            path, trees=NoTrees(), tables=tables.TABLES, checks=tables.CHECKS
+            self._path, trees=NoTrees(), tables=tables.TABLES, checks=tables.CHECKS
         )
         self.store = self.snapshotter.store
         self.replica = Replica(self.snapshotter)
@@ -58,6 +62,11 @@ class Host:
         problems = self.snapshotter.fsck().problems
         self.snapshotter.close()
         assert problems == ()
+
+    def restart(self) -> None:
+        """Forget all that is not in the store, as a crash between two transactions would."""
+        self.snapshotter.close()
+        self._open()
 
     def do(self, function: Callable[[WriteTx], Any]) -> Any:
         return self.store.update(function)

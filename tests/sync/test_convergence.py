@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from snapfs.model import SnapfsError, Unavailable
+from snapfs.model import FailedPrecondition, SnapfsError, Unavailable
 from snapfs.sync.planning import Direction
 from snapfs.sync.threeway import Policy
 from snapfs.volumes.ids import VolumeSetId
@@ -28,6 +28,7 @@ steps = st.one_of(
     st.tuples(st.just("rename"), hosts, branch_names, branch_names),
     st.tuples(st.just("remove"), hosts, branch_names),
     st.tuples(st.just("reset"), hosts, branch_names),
+    st.tuples(st.just("crash"), hosts),
     st.tuples(
         st.just("sync"),
         hosts,
@@ -56,6 +57,10 @@ def _edit(host: Host, set_id: VolumeSetId, kind: str, *args: Any) -> None:
             host.rename(set_id, name, new)
         case "remove", (name,):
             host.remove(set_id, name)
+        case "crash", ():
+            host.restart()
+        case "delete", ():
+            host.delete_set(set_id)
         case "reset", (name,):
             first = host.history(set_id, name)[0]
             host.reset(set_id, name, first or "")
@@ -91,7 +96,10 @@ def _settle(all_hosts: list[Host], set_id: VolumeSetId) -> None:
             for row in host.conflicts():
                 well = well and bool(row.winner)
                 side = Policy.OURS if (row.ours or "") > (row.theirs or "") else Policy.THEIRS
-                host.settle(row.number, side)
+                try:
+                    host.settle(row.number, side)
+                except FailedPrecondition:  # a deletion of what was changed since: sync again
+                    well = False
             for branch in report.branches:
                 if branch.fate == "name taken":
                     well = False
@@ -109,14 +117,33 @@ def _rename_away(host: Host, set_id: VolumeSetId, name: str) -> None:
         return
 
 
-@settings(
+SETTINGS = settings(
     max_examples=25,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink takes many minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+@SETTINGS
 @given(st.lists(steps, min_size=8, max_size=24))
 def test_any_edits_and_syncs_converge(found: list[tuple[Any, ...]]) -> None:
+    converge(found)
+
+
+@SETTINGS
+@given(
+    st.lists(steps, max_size=8),
+    hosts,
+    st.lists(steps, min_size=4, max_size=12),
+)
+def test_any_edits_and_syncs_around_a_deletion_converge(
+    before: list[tuple[Any, ...]], deletes: int, after: list[tuple[Any, ...]]
+) -> None:
+    converge([*before, ("delete", deletes), *after])
+
+
+def converge(found: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         made = [Host(name, Path(directory) / name) for name in ("ann", "bob", "eve")]
         try:
