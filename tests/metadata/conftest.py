@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.metadata import Metadata
+from snapfs.metadata import Metadata, checking
 from snapfs.store import Store
 from tests.metadata.kit import TABLES, Backend, Clock
 
@@ -27,6 +27,8 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
     with Store.open(tmp_path / "metadata", TABLES, clock_ns=clock) as opened:
         yield opened
         assert opened.check() == []
+        with opened.view() as tx:
+            assert list(checking.check(tx)) == []
 
 
 @pytest.fixture

@@ -82,6 +82,30 @@ def test_a_wrong_size_or_digest_refuses_the_commit_and_the_ingest_stays(
         assert writer.commit(Wish(len(DATA), DIGEST)).digest == DIGEST
 
 
+def test_a_wrong_commit_of_what_is_there_is_refused_before_it_is_found(metadata: Metadata) -> None:
+    write(metadata, HERE, DATA)
+    with metadata.content.writer(HERE, "again") as writer:
+        writer.write(DATA)
+        for wish in (Wish(size_bytes=1), Wish(digest=digest_of(b"other")), Wish(1, DIGEST)):
+            with pytest.raises(FailedPrecondition):
+                writer.commit(wish)
+        assert metadata.content.status("here", "again").offset_bytes == len(DATA)
+        with pytest.raises(AlreadyExists):
+            writer.commit(Wish(len(DATA), DIGEST))
+    with pytest.raises(NotFound):
+        metadata.content.status("here", "again")
+
+
+def test_content_is_read_at_any_offset_and_ends_where_it_ends(metadata: Metadata) -> None:
+    digest = write(metadata, HERE, b"small")
+    with os.fdopen(metadata.content.open("here", digest), "rb") as file:
+        assert os.pread(file.fileno(), 100, 0) == b"small"
+        assert os.pread(file.fileno(), 2, 3) == b"ll"
+        assert os.pread(file.fileno(), 10, 5) == b""
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(file.fileno(), b"x", 0)
+
+
 def test_content_that_is_there_is_not_written_twice(metadata: Metadata) -> None:
     write(metadata, HERE, DATA)
     with pytest.raises(AlreadyExists):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from snapfs.metadata import (
@@ -14,7 +16,9 @@ from snapfs.metadata import (
     Runtime,
     Sandbox,
     Typed,
+    linking,
 )
+from snapfs.metadata.schema import SNAPSHOT_LINKS, SnapshotLinkBody
 from snapfs.model import (
     AlreadyExists,
     Conflict,
@@ -23,6 +27,7 @@ from snapfs.model import (
     NotFound,
     NotImplementedYet,
 )
+from snapfs.store import Store
 from tests.metadata.kit import HOUR, NOW, Clock, digest_of, image, rfc3339, write
 
 HERE = Context("default")
@@ -74,7 +79,9 @@ def test_bad_namespaces_are_refused_by_every_call(metadata: Metadata, name: str)
             call()
 
 
-def test_deleting_a_namespace_counts_everything_that_is_left(metadata: Metadata) -> None:
+def test_deleting_a_namespace_counts_everything_that_is_left(
+    metadata: Metadata, store: Store
+) -> None:
     there = Context("full")
     metadata.namespaces.create("full")
     metadata.images.create(there, image("i", D1))
@@ -82,10 +89,19 @@ def test_deleting_a_namespace_counts_everything_that_is_left(metadata: Metadata)
     metadata.sandboxes.create(there, Sandbox(id="s", runtime=Runtime("r")))
     metadata.containers.create(there, container())
     write(metadata, there, b"data")
+    link = SnapshotLinkBody(snapshotter="snapfs", key="k", backend="full/k")
+    row = store.update(lambda tx: linking.create(tx, SNAPSHOT_LINKS, "full", "snapfs/k", link))
+    ingest = metadata.content.writer(there, "r")
     with pytest.raises(FailedPrecondition) as refused:
         metadata.namespaces.delete("full")
-    for word in ("images", "content", "containers", "leases", "sandboxes"):
+    for word in (
+        *("images", "content", "containers", "leases", "sandboxes", "ingests"),
+        "snapshots of snapfs",
+    ):
         assert word in str(refused.value)
+    store.update(lambda tx: tx.delete(row))
+    ingest.close()
+    metadata.content.abort("full", "r")
     metadata.images.delete("full", "i")
     metadata.leases.delete("full", "l")
     metadata.sandboxes.delete("full", "s")
@@ -232,6 +248,43 @@ def test_a_container_is_updated_by_mask_and_an_extension_that_is_dropped_is_gone
     assert metadata.containers.get("default", "c1") == whole
 
 
+@pytest.mark.parametrize("field", ["image", "snapshot_key"])
+def test_a_field_of_a_container_is_updated_alone(metadata: Metadata, field: str) -> None:
+    given = {"image": "i", "snapshotter": "snapfs", "snapshot_key": "k", "labels": {"a": "1"}}
+    made = metadata.containers.create(HERE, container(**given))
+    new = container(**{**given, "image": "j", "snapshot_key": "l", "labels": {"a": "2"}})
+    changed = metadata.containers.update(HERE, new, [field.replace("snapshot_key", "snapshotkey")])
+    assert getattr(changed, field) == getattr(new, field)
+    assert replace(changed, **{field: getattr(made, field)}, revision=0, updated_ns=0) == replace(
+        made, revision=0, updated_ns=0
+    )
+    assert metadata.containers.update(HERE, new, ["labels.a", "labels.b"]).labels == {"a": "2"}
+
+
+def test_filters_select_containers_and_content(metadata: Metadata) -> None:
+    metadata.containers.create(HERE, container("a", image="i", labels={"env": "prod"}))
+    metadata.containers.create(HERE, container("b", runtime=Runtime("io.other"), image="i"))
+    digest = write(metadata, HERE, b"data", {"k": "v"})
+    other = write(metadata, HERE, b"other")
+
+    def ids(*wanted: str) -> list[str]:
+        return [each.id for each in metadata.containers.walk("default", wanted)]
+
+    assert ids("id==a") == ids("labels.env==prod") == ["a"]
+    assert ids("runtime.name==io.other,image==i") == ["b"]
+    assert ids("image==i") == ids("id==a", "runtime.name~=^io.other$") == ["a", "b"]
+    assert [each.digest for each in metadata.content.walk("default", ["labels.k"])] == [digest]
+    assert {each.digest for each in metadata.content.walk("default", ["labels.k!=v"])} == {other}
+    assert list(metadata.content.walk("default", ["size==4"])) == []
+
+
+def test_a_label_over_the_limit_is_named_by_its_first_64_bytes(metadata: Metadata) -> None:
+    key = "k" * 100
+    with pytest.raises(InvalidArgument, match=rf"label '{'k' * 64}': .* 4097 bytes"):
+        metadata.namespaces.create("n", {key: "v" * (4097 - len(key))})
+    metadata.namespaces.create("n", {key: "v" * (4096 - len(key))})
+
+
 def test_the_runtime_and_the_snapshotter_of_a_container_stay(metadata: Metadata) -> None:
     metadata.containers.create(HERE, container(snapshotter="snapfs", snapshot_key="k"))
     for changed in (
@@ -250,6 +303,11 @@ def test_sandboxes_follow_the_same_rules(metadata: Metadata) -> None:
     )
     assert metadata.sandboxes.get("default", "s") == made
     assert [each.id for each in metadata.sandboxes.walk("default", ["labels.a==1"])] == ["s"]
+    new = Sandbox(id="s", runtime=Runtime("r"), spec=Typed("x"), extensions={"e": Typed("1")})
+    assert metadata.sandboxes.update(HERE, new, ["extensions.e"]).extensions == new.extensions
+    assert metadata.sandboxes.update(HERE, new, ["spec"]).spec == Typed("x")
+    with pytest.raises(InvalidArgument):
+        metadata.sandboxes.update(HERE, new, ["sandboxer"])
     changed = metadata.sandboxes.update(HERE, Sandbox(id="s", runtime=Runtime("r")), ["labels"])
     assert (changed.labels, changed.sandboxer) == ({}, "podsandbox")
     with pytest.raises(InvalidArgument):

@@ -10,6 +10,7 @@ import pytest
 
 from snapfs import filters
 from snapfs.metadata import Context, Metadata, Resource, Snapshots
+from snapfs.metadata.backends import inherited
 from snapfs.model import (
     Active,
     AlreadyExists,
@@ -174,6 +175,47 @@ def test_only_labels_that_are_the_snapshotters_reach_it(
         REF: "r",
     }
     assert foreign.stat(told.name).labels["containerd.io/snapshot/x"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, {}),
+        ({"a": "1"}, {}),
+        ({REF: "r"}, {REF: "r"}),
+        ({"containerd.io/snapshot/x": "1"}, {"containerd.io/snapshot/x": "1"}),
+        ({"containerd.io/snapshot/": "1", "b": "2"}, {"containerd.io/snapshot/": "1"}),
+        ({REF + "x": "1", "containerd.io/snapshots/x": "1", "containerd.io/snapshot": "1"}, {}),
+    ],
+)
+def test_a_snapshotter_hears_of_labels_with_its_prefix_and_the_reference(
+    given: dict[str, str], told: dict[str, str]
+) -> None:
+    assert inherited(given) == told
+
+
+def test_a_parent_whose_child_was_collected_can_be_removed(
+    snapshots: Snapshots, metadata: Metadata, foreign: Snapshotter
+) -> None:
+    snapshots.prepare(ONE, "k", labels=ROOT)
+    snapshots.commit(ONE, "k", "base", ROOT)
+    snapshots.prepare(ONE, "child", "base")
+    metadata.collector.collect()
+    assert names(snapshots, "one") == ["base"]
+    snapshots.remove("one", "base")
+    metadata.collector.collect()
+    assert list(foreign.walk()) == []
+
+
+def test_two_that_make_the_same_reference_at_once_may_both_commit_it(snapshots: Snapshots) -> None:
+    labels = ROOT | {REF: "layer"}
+    for context in (ONE, TWO):
+        snapshots.prepare(context, "extract", labels=labels)
+    for context in (ONE, TWO):
+        snapshots.commit(context, "extract", "layer", labels)
+        with pytest.raises(AlreadyExists):
+            snapshots.prepare(context, "extract", labels=labels)
+        assert names(snapshots, context.namespace) == ["layer"]
 
 
 class Remote:
