@@ -5,6 +5,7 @@
 
 from snapfs.metadata.backends import Backend
 from snapfs.metadata.checking import CHECKS
+from snapfs.metadata.collectibles import Collectible, External, Round
 from snapfs.metadata.collector import Collected, Collector, Garbage, Snapshotter
 from snapfs.metadata.explain import Explanation, Step
 from snapfs.metadata.ingests import Wish, Writer
@@ -34,12 +35,14 @@ __all__ = [
     "TABLES",
     "Backend",
     "Collected",
+    "Collectible",
     "Collector",
     "Container",
     "Content",
     "Context",
     "Descriptor",
     "Explanation",
+    "External",
     "Garbage",
     "Image",
     "Ingest",
@@ -50,6 +53,7 @@ __all__ = [
     "Namespace",
     "Plan",
     "Resource",
+    "Round",
     "Runtime",
     "Sandbox",
     "Scheduler",

@@ -27,6 +27,7 @@ import structlog
 
 from snapfs import anchors
 from snapfs.metadata import leases, linking, naming, ordering
+from snapfs.metadata.collectibles import Collectible, Externals, Round
 from snapfs.metadata.content import ContentStore
 from snapfs.metadata.graph import Mark, Walk, mark, paced
 from snapfs.metadata.manager import DEADLINE_S
@@ -105,8 +106,10 @@ class Collector:
         *,
         deadline_s: float = DEADLINE_S,
         clock_ns: Callable[[], int] = time.time_ns,
+        collectibles: Sequence[Collectible] = (),
     ) -> None:
         self._store = store
+        self._collectibles = collectibles
         self._content = content
         self._snapshotters = snapshotters
         self._deadline_s = deadline_s
@@ -115,22 +118,31 @@ class Collector:
     def garbage(self) -> list[Garbage]:
         """Return what a run would remove now."""
         now_ns = self._clock_ns()
-        with self._store.view() as tx:
-            marks = mark(tx, now_ns).marks
-            return [_shown(row) for row in _unmarked(tx, marks)]
+        rounds = self._begin()
+        try:
+            externals = Externals({word: it.all() for word, it in rounds.items()})
+            with self._store.view() as tx:
+                walk = mark(tx, now_ns)
+                externals.mark(tx, walk)
+                rows = [_shown(row) for row in _unmarked(tx, walk.marks)]
+        finally:
+            for it in rounds.values():
+                it.cancel()
+        return rows + [Garbage(word, it.namespace, it.key, 0) for word, it in externals.garbage()]
 
     def collect(self) -> Collected:
         """Remove what nothing keeps; what fails outside the store is reported, not raised."""
         done = Collected(self._clock_ns())
         began = time.monotonic_ns()
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                self._mark_and_sweep(done)
-                break
-            except Compacted:
-                if attempt == ATTEMPTS:
-                    raise
-                log.warning("gc.log_trimmed", attempt=attempt)
+        rounds = self._begin()
+        try:
+            self._take_part(rounds, done)
+        except Exception:
+            for it in rounds.values():
+                it.cancel()
+            raise
+        for it in rounds.values():
+            it.finish()
         self._remove_snapshots(done)
         self._remove_blobs(done)
         done.elapsed_ns = time.monotonic_ns() - began
@@ -153,12 +165,46 @@ class Collector:
         with self._store.view() as tx:
             return [row.body for row in tx.rows(COLLECTIONS, SHARED)][::-1]
 
-    def _mark_and_sweep(self, done: Collected) -> None:
+    def _begin(self) -> dict[str, Round]:
+        """Ask who has resources of their own to take part; who cannot is left out."""
+        rounds: dict[str, Round] = {}
+        for it in self._collectibles:
+            try:
+                rounds[it.word] = it.begin()
+            except (SnapfsError, OSError) as error:
+                log.warning("gc.collectible_left_out", collectible=it.word, error=str(error))
+        return rounds
+
+    def _take_part(self, rounds: Mapping[str, Round], done: Collected) -> None:
+        externals = Externals({word: it.all() for word, it in rounds.items()})
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                seen = self._mark_and_sweep(done, externals)
+                if rounds:
+                    with self._store.view() as tx:
+                        externals.look_again(tx, seen)
+                break
+            except Compacted:
+                if attempt == ATTEMPTS:
+                    raise
+                log.warning("gc.log_trimmed", attempt=attempt)
+        for word, resource in externals.garbage():
+            try:
+                rounds[word].remove(resource)
+            except (SnapfsError, OSError) as error:
+                log.warning("gc.resource_kept", kind=word, key=resource.key, error=str(error))
+                done.failed.append(f"{word}/{resource.key}")
+            else:
+                done.removed[word] = done.removed.get(word, 0) + 1
+
+    def _mark_and_sweep(self, done: Collected, externals: Externals) -> int:
+        """Do so; return up to which revision the log was looked at."""
         began = time.monotonic_ns()
         now_ns = done.began_ns
         with self._store.view() as tx:
             seen = tx.revision
             walk = mark(tx, now_ns)
+            externals.mark(tx, walk)
             batches = _batches(tx, walk)
         marks = walk.marks
         done.marked, done.mark_ns = len(marks), time.monotonic_ns() - began
@@ -169,6 +215,7 @@ class Collector:
             marks.update(swept.marks)
             for name, rows in swept.removed.items():
                 done.removed[name] = done.removed.get(name, 0) + rows
+        return seen
 
     def _remove_snapshots(self, done: Collected) -> None:
         """Ask snapshotters to remove what was collected, children before their parents."""

@@ -9,17 +9,19 @@ with Store.open(path, (*snapshots.TABLES, *anchors.TABLES, *metadata.TABLES)) as
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from snapfs.closing import Closing
 from snapfs.metadata.backends import Backend
+from snapfs.metadata.collectibles import Collectible
 from snapfs.metadata.collector import Collected, Collector, Garbage
 from snapfs.metadata.containers import Containers, Sandboxes
 from snapfs.metadata.content import ContentStore, Policy
 from snapfs.metadata.explain import Explanation, explain
 from snapfs.metadata.images import Images
 from snapfs.metadata.leases import Leases
+from snapfs.metadata.manager import Changed
 from snapfs.metadata.namespaces import Namespaces
 from snapfs.metadata.references import Name
 from snapfs.metadata.scheduler import Knobs, Scheduler
@@ -42,8 +44,14 @@ class Metadata(Closing):
         policy: Policy = "shared",
         knobs: Knobs | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
+        collectibles: Sequence[Collectible] = (),
+        changed: Sequence[Changed] = (),
     ) -> None:
-        """`content` is the directory of blobs, made when it is not there."""
+        """`content` is the directory of blobs, made when it is not there.
+
+        `changed` are told of every change when it is durable; they must not block.
+        """
+        self._told = changed
         self._store = store
         self._clock_ns = clock_ns
         self.namespaces = Namespaces(store, changed=self._changed)
@@ -58,7 +66,9 @@ class Metadata(Closing):
             name: Snapshots(store, name, backend, changed=self._changed)
             for name, backend in snapshotters.items()
         }
-        self.collector = Collector(store, self.content, snapshotters, clock_ns=clock_ns)
+        self.collector = Collector(
+            store, self.content, snapshotters, clock_ns=clock_ns, collectibles=collectibles
+        )
         self.gc = Scheduler(self._collect, self._next_expiry, knobs, clock_ns=clock_ns)
 
     def start(self) -> None:
@@ -108,6 +118,8 @@ class Metadata(Closing):
 
     def _changed(self, *, deletion: bool) -> None:
         self.gc.note(deletion=deletion)
+        for told in self._told:
+            told(deletion=deletion)
 
     def _next_expiry(self, after_ns: int) -> int | None:
         with self._store.view() as tx:

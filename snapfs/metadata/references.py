@@ -4,6 +4,7 @@ An object *wants* another by its type and key in the same namespace, whether or 
 Labels, with any `.suffix` or `/suffix` behind so that there can be many:
 
     containerd.io/gc.ref.content, .image, .snapshot.SNAPSHOTTER     I keep that
+    containerd.io/gc.ref.WORD                                       also of a collectible's
     containerd.io/gc.bref.content, .image, .container, .snapshot.SNAPSHOTTER     that keeps me
     containerd.io/gc.cond.snapshot.SNAPSHOTTER = "usedat<2h|KEY"    I keep that on a condition
     containerd.io/gc.root                                           I am kept
@@ -89,6 +90,13 @@ def wants(labels: Labels) -> Iterator[Want]:
             yield from _want(Edge.KEPT_BY, label.removeprefix(_BREF), value)
         elif label.startswith(_COND) and not label.startswith(USED_AT):
             yield from _conditional(label.removeprefix(_COND), value)
+
+
+def word_of(label: str) -> str:
+    """Return what kind of object a label says that its own keeps; "" for other labels."""
+    if not label.startswith(_REF):
+        return ""
+    return label.removeprefix(_REF).partition("/")[0].partition(".")[0]
 
 
 def is_root(labels: Labels) -> bool:
