@@ -13,14 +13,14 @@ from typing import NamedTuple
 from snapfs.model import FailedPrecondition, NotFound
 from snapfs.store import ReadTx, Row, WriteTx
 from snapfs.sync import applying, looking, versions
-from snapfs.sync.items import BRANCH, GONE, NO_CELL, SET, SETTLED, Cell, Item
+from snapfs.sync.items import BRANCH, GONE, NO_CELL, SET, SETTLED, TIP, Cell, Item
 from snapfs.sync.merging import Conflict
 from snapfs.sync.planning import Change, going_with
 from snapfs.sync.schema import CONFLICTS, ConflictBody
 from snapfs.sync.threeway import Policy
 from snapfs.volumes import Note
 from snapfs.volumes.ids import VolumeSetId
-from snapfs.volumes.schema import BRANCHES, SETS
+from snapfs.volumes.schema import BRANCHES, SETS, SNAPSHOTS
 from snapfs.volumes.schema import SCOPE as SETS_SCOPE
 
 
@@ -89,21 +89,35 @@ def forget(
                 tx.delete(row)
 
 
+def forget_deleted(tx: WriteTx, set_id: VolumeSetId) -> None:
+    """Forget the conflicts of a set that is not here any more, but for that on its deletion."""
+    for row in list(tx.rows(CONFLICTS, set_id)):
+        if not _is_meant(tx, row):
+            tx.delete(row)
+
+
+def _is_meant(tx: ReadTx, row: Row[ConflictBody]) -> bool:
+    is_here = tx.get(SETS, SETS_SCOPE, row.scope) is not None
+    return is_here or (row.body.kind, row.body.field) == (SET, GONE)
+
+
 def walk(tx: ReadTx, set_id: VolumeSetId | None = None) -> Iterator[Kept]:
     """Yield the conflicts of a set, or of all."""
     scopes = [set_id] if set_id else sorted({*tx.scopes()} - {SETS_SCOPE})
     for scope in scopes:
         for row in tx.rows(CONFLICTS, scope):
-            yield _show(tx, row)
+            if _is_meant(tx, row):
+                yield _show(tx, row)
 
 
 def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Settled:
     """Let a side win a conflict, and forget it; every store that syncs will follow.
 
-    Raises NotFound, InvalidArgument-like refusals of the rooms whose field it is.
+    Raises NotFound, FailedPrecondition when what was chosen is not here or what would be deleted
+    has changed since, and refusals of the rooms whose field it is.
     """
     row = tx.by_oid(CONFLICTS, number)
-    if row is None:
+    if row is None or not _is_meant(tx, row):
         raise NotFound(f"conflict {number} does not exist; see `snapfs conflict list`")
     set_id, body = VolumeSetId(row.scope), row.body
     tree = looking.look(tx, set_id)
@@ -111,6 +125,11 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Settled:
     before = looking.remembered(tx, set_id, key)
     now = before.get(body.field, NO_CELL)
     chosen = body.ours if side is Policy.OURS else body.theirs
+    if body.field == TIP and tx.get(SNAPSHOTS, set_id, chosen.value or "") is None:
+        raise FailedPrecondition(
+            f"the {side.value} of conflict {number} is a snapshot that is not here; "
+            f"pull from {body.remote}, then decide"
+        )
     joined = versions.join(now.version, versions.join(body.ours.version, body.theirs.version))
     dot = looking.next_dot(tx)
     cells = {body.field: Cell(chosen.value, versions.change(joined, *dot))}
@@ -124,6 +143,7 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Settled:
     shown = _show(tx, row)
     unneeded = applying.apply(tx, set_id, Change(item, seen, sight=sight), why)
     tx.delete(row)
+    forget_deleted(tx, set_id)
     return Settled(shown, unneeded)
 
 

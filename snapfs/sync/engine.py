@@ -363,6 +363,7 @@ class _Sync:
         def settle(tx: WriteTx) -> None:
             conflicts.keep(tx, self._set_id, self._remote, still_open)
             conflicts.forget(tx, self._set_id, self._remote, found, plan.common)
+            conflicts.forget_deleted(tx, self._set_id)
             self._last.write(tx, agreed)
 
         self._here.store.update(settle)

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from snapfs.model import FailedPrecondition, SnapfsError, Unavailable
+from snapfs.model import FailedPrecondition, NotFound, SnapfsError, Unavailable
 from snapfs.sync.planning import Direction
 from snapfs.sync.threeway import Policy
 from snapfs.volumes.ids import VolumeSetId
@@ -98,7 +98,7 @@ def _settle(all_hosts: list[Host], set_id: VolumeSetId) -> None:
                 side = Policy.OURS if (row.ours or "") > (row.theirs or "") else Policy.THEIRS
                 try:
                     host.settle(row.number, side)
-                except FailedPrecondition:  # a deletion of what was changed since: sync again
+                except (FailedPrecondition, NotFound):  # not here yet, changed since, or gone
                     well = False
             for branch in report.branches:
                 if branch.fate == "name taken":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from snapfs.model import FailedPrecondition, Unavailable
+from snapfs.model import FailedPrecondition, NotFound, Unavailable
 from snapfs.sync.items import Tree
 from snapfs.sync.peer import Peer
 from snapfs.sync.planning import Direction
@@ -395,6 +395,33 @@ def test_a_person_does_not_delete_what_grew_after_the_conflict_was_found(host: M
     ann.sync(bob, set_id)
     ann.settle(ann.conflicts()[0].number, Policy.THEIRS)
     assert ann.contents(set_id) is None
+
+
+def test_conflicts_of_a_set_go_with_it(host: MakeHost) -> None:
+    ann, bob, set_id = pair(host)
+    ann.extend(set_id, "main")
+    bob.extend(set_id, "main")
+    ann.sync(bob, set_id)
+    (row,) = ann.conflicts()
+    ann.delete_set(set_id)
+    assert ann.conflicts() == []
+    with pytest.raises(NotFound, match=f"conflict {row.number} does not exist"):
+        ann.settle(row.number, Policy.THEIRS)
+    ann.sync(bob, set_id)
+    assert [(it.kind, it.field) for it in ann.conflicts()] == [("set", "gone")]
+
+
+def test_a_tip_that_is_not_here_yet_is_not_chosen(host: MakeHost) -> None:
+    """A push tells of a branch that diverged, and fetches nothing."""
+    ann, bob, set_id = pair(host)
+    ann.extend(set_id, "main")
+    theirs = bob.extend(set_id, "main")
+    ann.push(bob, set_id)
+    with pytest.raises(FailedPrecondition, match="pull from bob, then decide"):
+        ann.settle(ann.conflicts()[0].number, Policy.THEIRS)
+    ann.pull(bob, set_id)
+    ann.settle(ann.conflicts()[0].number, Policy.THEIRS)
+    assert ann.tips(set_id)["main"] == theirs
 
 
 @pytest.mark.parametrize("what", ["set", "branch"])
