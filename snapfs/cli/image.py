@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -317,6 +318,7 @@ def commit(
             base=base,
             author=author,
             comment=message,
+            created_by=f"snapfs image commit -m {shlex.quote(message)}" if message else "",
             epoch_s=int(epoch) if epoch else None,
             report=report,
         )

@@ -216,13 +216,14 @@ class Committer:
             document |= json.loads(path.read_bytes())
         created = _created(statement.epoch_s)
         document["created"] = created
-        document["rootfs"]["diff_ids"] = [*document["rootfs"]["diff_ids"], diff_id]
+        below = document["rootfs"]["diff_ids"]
+        document["rootfs"]["diff_ids"] = [*below, diff_id]
         step = {"created": created, "created_by": statement.created_by}
         if statement.comment:
             step["comment"] = statement.comment
         if statement.author:
             step["author"] = document["author"] = statement.author
-        document["history"] = [*(document.get("history") or []), step]
+        document["history"] = [*_history(document, len(below)), step]
         if statement.config:
             document["config"] = {**(document.get("config") or {}), **statement.config}
         return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
@@ -240,6 +241,16 @@ class Committer:
         except AlreadyExists:
             self._metadata.images.put(context, image)
             self._snapshotter.remove(temporary)
+
+
+def _history(document: dict[str, Any], layers: int) -> list[dict[str, Any]]:
+    """Return a configuration's history with a step for each layer, as readers expect of one.
+
+    An image may have none; of one that has too few steps nobody knows whose they are.
+    """
+    given = document.get("history") or []
+    filled = sum(not it.get("empty_layer") for it in given)
+    return [{} for _ in range(layers - filled)] + given
 
 
 def epoch() -> int | None:

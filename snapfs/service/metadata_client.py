@@ -67,6 +67,7 @@ class ImageClient(Connection):
         base: str = "",
         author: str = "",
         comment: str = "",
+        created_by: str = "",
         epoch_s: int | None = None,
         report: Callable[[Progress], None] = lambda _step: None,
     ) -> ImageRecord:
@@ -78,6 +79,7 @@ class ImageClient(Connection):
             base=base,
             author=author,
             comment=comment,
+            created_by=created_by,
             epoch=epoch_s,
         )
         (made,) = self._told(self._stub.Commit, request, report)

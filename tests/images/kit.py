@@ -106,6 +106,7 @@ class Layout:
         compress: str = "",
         architecture: str = "amd64",
         diff_ids: Sequence[str] | None = None,
+        history: bool = True,
     ) -> dict[str, Any]:
         plain = [layer if isinstance(layer, bytes) else tar(layer) for layer in layers]
         config = {
@@ -116,7 +117,7 @@ class Layout:
                 "diff_ids": list(diff_ids or [digest(each) for each in plain]),
             },
             "config": {"Cmd": ["/bin/true"]},
-            "history": [{"created_by": "made"} for _ in plain],
+            "history": [{"created_by": "made"} for _ in plain if history],
         }
         manifest = {
             "schemaVersion": 2,

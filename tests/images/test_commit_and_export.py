@@ -117,6 +117,27 @@ def test_the_layer_holds_the_change_and_nothing_else(
         assert archive.getnames() == ["etc", "etc/hosts", "etc/.wh.passwd"]
 
 
+def test_an_image_without_history_gets_a_step_for_each_layer(
+    metadata: Metadata,
+    snapshotter: Snapshotter,
+    importer: Importer,
+    layout: Layout,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layout.image([BASE, [file("more")]], history=False)
+    importer.import_path("default", layout.root, WANTED)
+    imported = Catalog(metadata).get("default", NAME)
+    assert imported.created_by == ("", "")
+    with writable(snapshotter, "w/extract-1", imported.snapshot, tmp_path / "w") as root:
+        (root / "new").touch()
+    made = Committer(metadata, snapshotter).commit(
+        "default", "w/extract-1", "mine", statement=Statement(created_by="me")
+    )
+    assert Catalog(metadata).get("default", "mine").created_by == ("", "", "me")
+    assert made.created_by == ("", "", "me")
+
+
 def test_the_same_change_has_the_same_digest(
     metadata: Metadata, snapshotter: Snapshotter, imported: str, tmp_path: Path
 ) -> None:
