@@ -6,6 +6,7 @@ containerd has: when it goes is decided here (metadata/collector.py). Nobody her
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,12 @@ from snapfs_containerd.wire import NAMESPACE_HEADER, mounts_from_wire, snapshot_
 
 KEPT = "containerd.io/gc.root"
 
+TURNS = 16
+"""Calls at once: those of a service that hangs must not take every thread of ours."""
+
+TURN_S = 1.0
+"""How long a further call waits for one of them to end."""
+
 _OPTIONS = (
     # A proxy named in the environment is not for a local socket.
     ("grpc.enable_http_proxy", 0),
@@ -46,7 +53,7 @@ def connect(name: str, registered: Registered, timeout_s: float) -> ForeignSnaps
 class ForeignSnapshotter(Closing):
     """metadata.Backend over a socket. Each call waits at most `timeout_s`.
 
-    Unavailable and DeadlineExceeded are of a service that is gone, or does not answer.
+    Unavailable and DeadlineExceeded are of a service that is gone, or does not answer in time.
     """
 
     def __init__(self, name: str, registered: Registered, *, timeout_s: float) -> None:
@@ -55,6 +62,7 @@ class ForeignSnapshotter(Closing):
         self._timeout_s = timeout_s
         self._there = registered.snapshotter or name
         self._headers = ((NAMESPACE_HEADER, registered.namespace),)
+        self._turns = threading.BoundedSemaphore(TURNS)
         self._channel = grpc.insecure_channel(f"unix:{registered.socket}", options=_OPTIONS)
         self._stub = snapshots_pb2_grpc.SnapshotsStub(self._channel)
 
@@ -111,10 +119,16 @@ class ForeignSnapshotter(Closing):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        if not self._turns.acquire(timeout=TURN_S):
+            raise Unavailable(
+                f"snapshotter {self._name!r} is still busy with {TURNS} calls; try again later"
+            )
         try:
             yield
         except grpc.RpcError as failure:
             raise self._refusal(failure) from None
+        finally:
+            self._turns.release()
 
     def _refusal(self, failure: grpc.RpcError) -> Exception:
         error = error_of(failure)

@@ -22,6 +22,7 @@ from snapfs.model import DeadlineExceeded, NotFound, Unavailable
 from snapfs.service import grpc_server
 from snapfs.service.offered import Offered
 from snapfs.snapshots import NoTrees, Snapshotter
+from tests.support.daemon import eventually
 
 TIMEOUT_S = 30.0
 PATIENCE_S = 1.0
@@ -228,6 +229,26 @@ def test_a_service_that_does_not_answer_is_waited_for_once_a_run_and_stops_nobod
         assert deaf.heard == ["RemoveSnapshotRequest"]
         assert len([it for it in done.failed if "deaf" in it]) == 3
         assert list(there.walk()) == []
+
+
+def test_a_service_that_hangs_takes_no_more_than_its_turns(
+    deaf: Deaf, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "TURNS", 2)
+    with (
+        foreign.connect("deaf", config.snapshotters["deaf"], TIMEOUT_S) as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        waiting = [pool.submit(other.stat, "k") for _ in range(2)]
+        eventually(lambda: len(deaf.heard) == 2, what="two calls")
+        with pytest.raises(Unavailable, match="is still busy with 2 calls"):
+            other.stat("k")
+        deaf.ended.set()
+        for it in waiting:
+            with pytest.raises(Unavailable):
+                it.result(TIMEOUT_S)
+        with pytest.raises(Unavailable, match="the test is over"):
+            other.stat("k")
 
 
 @pytest.mark.logs("snapshot.not_settled", "call.failed", "gc.snapshot_kept")
