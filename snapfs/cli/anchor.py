@@ -74,7 +74,7 @@ def put(
     """
     from snapfs.anchors import parse_ref
 
-    with _connect(address, config_path) as client:
+    with connect(address, config_path) as client:
         entry = client.put(
             name,
             parse_ref(reference),
@@ -100,7 +100,7 @@ def get(
     Example:
       snapfs anchor get image/web --at '2026-11-20 09:00'
     """
-    with _connect(address, config_path) as client:
+    with connect(address, config_path) as client:
         entry = client.get(name, at_ns=at_ns)
     if as_json:
         output.print_json(_shape(entry))
@@ -128,7 +128,7 @@ def list_(
     Example:
       snapfs anchor list image/
     """
-    with _connect(address, config_path) as client:
+    with connect(address, config_path) as client:
         _print_entries(client.walk(prefix, at_ns=at_ns, deleted=deleted), as_json=as_json)
 
 
@@ -154,7 +154,7 @@ def history(
     Example:
       snapfs anchor history image/web
     """
-    with _connect(address, config_path) as client:
+    with connect(address, config_path) as client:
         found = client.history(name, at_ns=at_ns, count=count, repeats=repeats)
         _print_entries(found, as_json=as_json)
 
@@ -194,7 +194,7 @@ def expire(
     Example:
       snapfs anchor expire --before 30d --keep 10 image/
     """
-    with _connect(address, config_path) as client:
+    with connect(address, config_path) as client:
         done = client.expire(before_ns, at_least=keep, prefix=prefix)
     if as_json:
         output.print_json({"anchors": done.anchors, "entries": done.entries})
@@ -223,7 +223,7 @@ def delete(
     Example:
       snapfs anchor delete -m 'out of service' image/web
     """
-    with _connect(address, config_path) as client:
+    with connect(address, config_path) as client:
         entry = client.delete(
             name, at_ns=at_ns, author=author or me(), reason=reason, expect_rev=expect_rev
         )
@@ -231,7 +231,7 @@ def delete(
 
 
 @contextmanager
-def _connect(address: Path | None, config_path: Path | None) -> Iterator[AnchorClient]:
+def connect(address: Path | None, config_path: Path | None) -> Iterator[AnchorClient]:
     from snapfs.service.anchor_client import AnchorClient
 
     settings = resolve(config_path, address=address).config

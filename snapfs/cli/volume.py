@@ -1,5 +1,5 @@
 """`snapfs volume`: create, clone, list, info, mount, umount, remove, resize, diff, snapshot, log,
-reset, prune; `sets` and `edit` are in volume_sets.py."""
+reset, prune; `sets` and `edit` are in volume_sets.py, `history` in volume_history.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from snapfs.cli import options, output, volume_sets, volume_shapes
+from snapfs.cli import options, output, volume_history, volume_sets, volume_shapes
 from snapfs.cli.moments import MOMENT
 from snapfs.cli.mount import mount_read_only
 from snapfs.cli.options import SIZE, AbsolutePath, client_options, parse_labels
@@ -27,6 +27,7 @@ def volume() -> None:
 
 volume.add_command(volume_sets.sets)
 volume.add_command(volume_sets.edit)
+volume.add_command(volume_history.history)
 
 
 _path_option = click.option(

@@ -182,6 +182,23 @@ def test_a_log_shows_where_the_volume_stands(service: RunningDaemon, db: Path) -
     assert ["(HEAD)" in it for it in shown] == [False, True]
 
 
+def test_a_history_tells_where_a_volume_and_a_branch_were(service: RunningDaemon, db: Path) -> None:
+    assert service.json("volume", "history", "db") == []
+    one, two = take(service, "one"), take(service, "two")
+    service.run("branch", "create", "db", "side", one)
+    service.run("volume", "reset", "--hard", "db", "HEAD^")
+    for of in (("db",), ("db", "main")):
+        found = service.json("volume", "history", *of)
+        assert [it["snapshot"] for it in found] == [one, two, one]
+        assert [it["reason"] for it in found] == ["reset to HEAD^", "two", "one"]
+    assert [it["message"] for it in service.json("volume", "history", "db", "side")] == ["one"]
+    assert len(service.json("volume", "history", "db", "-n", "2")) == 2
+    shown = service.run("volume", "history", "db").stdout
+    assert "reset to HEAD^" in shown
+    refused = service.run("volume", "history", "db", "none", check=False)
+    assert "branch 'none' does not exist; there are: main, side" in refused.stderr
+
+
 def test_sets_are_listed_described_and_removed(service: RunningDaemon, db: Path) -> None:
     take(service, "one")
     service.run("volume", "create", "web", "--prefix", "team/a", "--description", "pages")
