@@ -47,7 +47,8 @@ class Wanted:
 
     name: str = ""
     """Name for an image that has none, or for the only one."""
-    platform: Platform = field(default_factory=manifests.host)
+    platform: Platform | None = None
+    """None: of an index the host's, and an image for one platform whatever that is."""
     unpack: bool = True
     limits: Limits = field(default_factory=Limits)
 
@@ -173,7 +174,9 @@ class Job:
             raw = self._document(target)
             index = manifests.parse(raw, Index, f"index {target.digest}")
             chosen = manifests.choose(
-                index.manifests, self._wanted.platform, f"image {target.digest}"
+                index.manifests,
+                self._wanted.platform or manifests.host(),
+                f"image {target.digest}",
             )
             self._read_image(manifests.check(chosen, f"index {target.digest}"))
             there = {each.digest for each in index.manifests if self._has(each.digest)}
@@ -187,6 +190,7 @@ class Job:
         manifest = manifests.parse(self._document(target), Manifest, f"manifest {target.digest}")
         config_raw = self._document(manifests.check(manifest.config, what))
         config = manifests.parse(config_raw, Config, f"configuration {manifest.config.digest}")
+        manifests.check_platform(config.platform, self._wanted.platform, what)
         layers = manifests.layers(manifest, config, what)
         self._read_layers(layers)
         labels = {f"{GC}ref.content.config": manifest.config.digest}

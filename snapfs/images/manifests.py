@@ -195,6 +195,12 @@ def choose(manifests: Sequence[Descriptor], wanted: Platform, what: str) -> Desc
     raise FailedPrecondition(f"{what} has no image for {wanted}; it has: {there}")
 
 
+def check_platform(offered: Platform, wanted: Platform | None, what: str) -> None:
+    """Raise FailedPrecondition when an image is for another platform than somebody asked for."""
+    if wanted is not None and offered.architecture and not _suits(offered, wanted):
+        raise FailedPrecondition(f"{what} is for {offered}, and not for {wanted}")
+
+
 def _suits(offered: Platform, wanted: Platform) -> bool:
     same = (offered.os, offered.architecture) == (wanted.os, wanted.architecture)
     return same and (not wanted.variant or offered.variant == wanted.variant)

@@ -347,10 +347,8 @@ def _host_path(text: str) -> Path:
 
 
 def _wanted(request: pb.ImportImageRequest) -> Wanted:
-    if not request.platform:
-        return Wanted(name=request.name, unpack=not request.no_unpack)
     return Wanted(
         name=request.name,
         unpack=not request.no_unpack,
-        platform=parse_platform(request.platform),
+        platform=parse_platform(request.platform) if request.platform else None,
     )

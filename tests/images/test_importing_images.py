@@ -259,6 +259,17 @@ def test_an_index_gives_the_image_of_the_platform(
         run(importer, layout.root, Wanted(platform=Platform("s390x", "linux")))
 
 
+def test_an_image_for_one_platform_is_taken_unless_another_is_asked_for(
+    importer: Importer, layout: Layout, metadata: Metadata
+) -> None:
+    layout.image([BASE], architecture="s390x")
+    with pytest.raises(FailedPrecondition, match="is for linux/s390x, and not for linux/amd64"):
+        run(importer, layout.root, Wanted(platform=AMD64))
+    assert list(metadata.images.walk("default")) == []
+    for wanted in (Wanted(), Wanted(platform=Platform("s390x", "linux"))):
+        assert run(importer, layout.root, wanted) == ["example.org/made:1"]
+
+
 def test_the_collector_keeps_an_image_whole_and_takes_it_whole(
     importer: Importer, metadata: Metadata, layout: Layout, snapshotter: Snapshotter
 ) -> None:
