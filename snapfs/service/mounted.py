@@ -16,7 +16,7 @@ from pathlib import Path
 
 from snapfs.model import SnapshotId
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
+_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,3 +38,9 @@ def test_the_machines_own_table_parses() -> None:
     entries = list(mounted.parse(Path("/proc/self/mountinfo").read_bytes()))
     assert b"/" in {entry.target for entry in entries}
     assert all(entry.type for entry in entries)
+
+
+def test_an_escape_that_is_no_byte_is_kept_as_it_stands() -> None:
+    line = rb"36 35 98:0 /\444 /mnt/\377 rw - fuse.snapfs snapfs:/x rw"
+    (entry,) = mounted.parse(line)
+    assert (entry.root, entry.target) == (rb"/\444", b"/mnt/\xff")
