@@ -270,6 +270,8 @@ def _print(report: SetReport) -> None:
     moved = f"{output.count(report.layers, 'snapshot')}, {output.size(report.sent_bytes)} sent, "
     moved += f"{output.size(report.received_bytes)} received"
     click.echo(f"{name} with {report.remote}: {moved}")
+    for change in report.changes:
+        click.echo(f"  {output.printable(change)}")
     for branch in report.branches:
         shown = output.printable(branch.name or f"(unnamed {branch.id[:8]})")
         message = f": {output.printable(branch.message)}" if branch.message else ""
@@ -293,6 +295,7 @@ def _shape(report: SetReport) -> dict[str, Any]:
             for it in report.branches
         ],
         "refused": list(report.refused),
+        "changes": list(report.changes),
         "conflicts": report.conflicts,
         "snapshots": report.layers,
         "sent_bytes": report.sent_bytes,

@@ -24,6 +24,8 @@ class SetReport:
     remote: str
     branches: tuple[BranchReport, ...]
     refused: tuple[str, ...]
+    changes: tuple[str, ...]
+    """What was changed of the set and of snapshots, in words."""
     conflicts: int
     layers: int
     sent_bytes: int
@@ -91,6 +93,7 @@ def report_to_wire(report: Report, path: str) -> pb.SyncReport:
         remote=report.remote,
         branches=map(_branch_to_wire, report.branches),
         refused=report.refused,
+        changes=report.changes,
         conflicts=len(report.conflicts),
         layers=report.layers,
         sent_bytes=report.sent_bytes,
@@ -106,6 +109,7 @@ def report_from_wire(message: pb.SyncReport) -> SetReport:
         remote=message.remote,
         branches=tuple(map(_branch_from_wire, message.branches)),
         refused=tuple(message.refused),
+        changes=tuple(message.changes),
         conflicts=message.conflicts,
         layers=message.layers,
         sent_bytes=message.sent_bytes,

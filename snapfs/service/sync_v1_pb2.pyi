@@ -306,6 +306,7 @@ class SyncReport(_message.Message):
     RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
     WELL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     set_id: _builtins.str
     path: _builtins.str
     remote: _builtins.str
@@ -320,6 +321,10 @@ class SyncReport(_message.Message):
     def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SyncedBranch]: ...
     @_builtins.property
     def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was changed of the set and of snapshots, in words."""
+
     def __init__(
         self,
         *,
@@ -334,10 +339,11 @@ class SyncReport(_message.Message):
         received_bytes: _builtins.int = ...,
         well: _builtins.bool = ...,
         error: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "conflicts", b"conflicts", "error", b"error", "layers", b"layers", "path", b"path", "received_bytes", b"received_bytes", "refused", b"refused", "remote", b"remote", "sent_bytes", b"sent_bytes", "set_id", b"set_id", "well", b"well"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "changes", b"changes", "conflicts", b"conflicts", "error", b"error", "layers", b"layers", "path", b"path", "received_bytes", b"received_bytes", "refused", b"refused", "remote", b"remote", "sent_bytes", b"sent_bytes", "set_id", b"set_id", "well", b"well"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

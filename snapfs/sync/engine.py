@@ -26,7 +26,7 @@ import structlog
 from snapfs.model import SnapfsError, Unavailable
 from snapfs.store import ReadTx, WriteTx
 from snapfs.sync import applying, conflicts, planning, remotes
-from snapfs.sync.items import Tree
+from snapfs.sync.items import GONE, NO_CELL, SET, Tree
 from snapfs.sync.merging import Conflict
 from snapfs.sync.peer import DONE, Answer, Peer
 from snapfs.sync.planning import BranchPlan, Change, Direction, Fate, Layer, Plan
@@ -36,7 +36,7 @@ from snapfs.sync.threeway import Policy, Value
 from snapfs.transfer import Packed
 from snapfs.volumes import Note, branches
 from snapfs.volumes.errors import VolumeSetNotFound
-from snapfs.volumes.ids import BranchId, VolumeSetId, VolumeSnapshotId
+from snapfs.volumes.ids import BranchId, VolumeSetId, VolumeSnapshotId, short
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +91,8 @@ class Report:
     conflicts: list[Conflict] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     """Changes of the set or of snapshots that a side would not do."""
+    changes: list[str] = field(default_factory=list)
+    """Those that were done, for people."""
     layers: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -210,10 +212,13 @@ class _Sync:
 
     def _do(self, there: Iterable[Change], here: Iterable[Change]) -> Iterator[Change]:
         """Do changes, there first; yield those that were refused."""
-        for change, answer in self._answers(list(there), list(here)):
+        there, here = list(there), list(here)
+        for number, (change, answer) in enumerate(self._answers(there, here)):
             if answer.state != DONE.state:
                 self._report.refused.append(answer.message)
                 yield change
+            elif said := _said(change, "there" if number < len(there) else "here"):
+                self._report.changes.append(said)
 
     def _answers(self, there: list[Change], here: list[Change]) -> list[tuple[Change, Answer]]:
         answered = []
@@ -367,6 +372,22 @@ class _Sync:
             self._last.write(tx, agreed)
 
         self._here.store.update(settle)
+
+
+def _said(change: Change, where: str) -> str:
+    """Return what a change of a set or a snapshot did, in words; empty when it is a new one."""
+    item = change.item
+    what = "set" if item.kind == SET else f"{item.kind} {short(item.id)}"
+    names = sorted(
+        name
+        for name, cell in item.cells.items()
+        if cell.value != change.seen.get(name, NO_CELL).value
+    )
+    if item.is_gone and GONE in names:
+        return f"{what}: deleted {where}"
+    if not names or all(cell == NO_CELL for cell in change.seen.values()):
+        return ""
+    return f"{what}: {', '.join(names)} changed {where}"
 
 
 class _Refused(Exception):

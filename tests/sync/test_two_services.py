@@ -102,6 +102,8 @@ def test_a_field_that_was_changed_on_both_sides_is_told_and_settled_by_command(
     bob.run("volume", "edit", ann.name, "--description", "of bob", "old=yes")
     done = ann.run("sync", ann.name, "unix")
     assert "1 conflict: snapfs conflict list" in done.stdout
+    assert "  set: attributes.tier changed there\n" in done.stdout
+    assert "  set: attributes.old, description changed here\n" in done.stdout
     (row,) = ann.json("conflict", "list", ann.name)
     assert (row["ours"], row["theirs"], row["winner"]) == ("of ann", "of bob", "theirs")
     assert row["called"] == ann.name
@@ -111,6 +113,18 @@ def test_a_field_that_was_changed_on_both_sides_is_told_and_settled_by_command(
         (found,) = site.json("volume", "sets", "--match", ann.name)
         assert found["description"] == "of ann"
         assert found["attributes"] == {"tier": "gold", "old": "yes"}
+
+
+def test_the_deletion_of_a_set_is_told(sites: tuple[Site, Site]) -> None:
+    ann, bob = sites
+    ann.volume()
+    ann.snapshot()
+    assert "set:" not in ann.run("push", ann.name, "unix").stdout
+    ann.run("volume", "umount", ann.name)
+    ann.run("volume", "remove", "--history", ann.name)
+    done = ann.run("sync", bob.json("volume", "sets", "--match", ann.name)[0]["id"], "unix")
+    assert "  set: deleted there\n" in done.stdout
+    assert bob.json("volume", "sets", "--match", ann.name) == []
 
 
 def test_a_divergence_is_told_and_settled_by_command(sites: tuple[Site, Site]) -> None:
