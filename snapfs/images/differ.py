@@ -11,6 +11,7 @@ be done so is NotImplementedYet, and containerd asks its next differ, which walk
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import uuid
@@ -100,7 +101,7 @@ class Differ:
         An active snapshot is held still while its layer is listed (standing.py), and not for the
         packing, nor for whom the layer is sent to. Raises NotImplementedYet when
         the mounts are not of snapshots of ours, when more than one layer lies between the two, and
-        when files of an active one are open for writing.
+        when files of an active one are open for writing or there is no room for its copy.
         """
         below, above = self.shown(left), self.shown(right)
         if _ids(above)[1:] != _ids(below):
@@ -162,6 +163,12 @@ class Differ:
                         yield layers
                 except FailedPrecondition as error:
                     raise NotImplementedYet(str(error)) from None
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    raise NotImplementedYet(
+                        f"there is no room for a copy of snapshot {above.name!r}, which is packed"
+                    ) from None
             case View() | Committed():
                 name = above.parent if isinstance(above, View) else above.name
                 yield self._snapshotter.layers(name)

@@ -35,6 +35,8 @@ def standing(snapshotter: Snapshotter, key: str) -> Iterator[Layers]:
         target, spare = Path(directory, "copy"), Path(directory, "ahead")
         target.mkdir()
         spare.mkdir()
+        with snapshotter.held(key):
+            pass  # what is refused is so before anything is copied
         upper, *below = snapshotter.all_layers(key)
         copying = LayerCopy(upper, below, target, spare, None)
         copying.warm()

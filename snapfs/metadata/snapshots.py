@@ -156,10 +156,10 @@ class Snapshots(Manager):
         wanted = _checked(context, name, labels)
 
         def reserve(tx: WriteTx) -> Link | _Taken:
-            source = self._links.found(tx, context.namespace, key)
             if self._links.find(tx, context.namespace, name) is not None:
                 self._links.lease(tx, context, name)
                 return _Taken(name)
+            source = self._links.found(tx, context.namespace, key)
             above = self._links.rebased(tx, context.namespace, source, parent)
             return self._links.reserve(tx, context, name, wanted, parent=above, source=source.oid)
 

@@ -23,6 +23,7 @@ from snapfs.images.packing import DOCKER_GZIP, TAR, TAR_GZIP, TAR_ZSTD
 from snapfs.images.standing import PLACE
 from snapfs.metadata import Context, Metadata
 from snapfs.model import DataLoss, FailedPrecondition, Mount, NotImplementedYet
+from snapfs.overlay import LayerCopy
 from snapfs.snapshots import Snapshotter
 
 HERE = Context("default")
@@ -168,6 +169,21 @@ def test_writers_wait_neither_for_the_packing_nor_for_who_takes_the_layer(
     watching = Watching(contents, lambda: seen.append(list(held)))
     Differ(snapshotter).compare(watching, *pair, Asked())
     assert seen == [[], []]
+    assert list((snapshotter.root / PLACE).iterdir()) == []
+
+
+def test_without_room_for_a_copy_another_differ_is_asked(
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_: LayerCopy) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LayerCopy, "make", full)
+    with pytest.raises(NotImplementedYet, match="no room"):
+        Differ(snapshotter).compare(contents, *pair, Asked())
     assert list((snapshotter.root / PLACE).iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from snapfs_containerd import snapshots_pb2 as pb
 from snapfs import tables
 from snapfs.config import Config, Registered
 from snapfs.metadata import Context, Metadata, Resource
-from snapfs.model import DeadlineExceeded, NotFound, Unavailable
+from snapfs.model import AlreadyExists, DeadlineExceeded, NotFound, Unavailable
 from snapfs.service import grpc_server
 from snapfs.service.offered import Offered
 from snapfs.snapshots import NoTrees, Snapshotter
@@ -278,6 +278,8 @@ def test_what_died_half_way_waits_for_the_service_and_no_start_waits_for_it(
             assert names(next_one) == ["another", "name"]
             with pytest.raises(NotFound):
                 next_one.snapshots("other").stat("one", "k")
+            with pytest.raises(AlreadyExists):  # so who did not hear of the first asks again
+                next_one.snapshots("other").commit(ONE, "k", "name", ROOT)
 
 
 def die(*_: Any, **__: Any) -> Any:
