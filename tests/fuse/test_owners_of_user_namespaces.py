@@ -105,6 +105,7 @@ def test_owners_are_shown_as_the_labels_map_them(place: tuple[Path, Path]) -> No
 
 def test_what_the_container_makes_and_changes_is_stored_unmapped(place: tuple[Path, Path]) -> None:
     shown, upper = place
+    here = Path.cwd()
     os.chdir(shown / "open")  # only root can walk here
     try:
 
@@ -117,7 +118,7 @@ def test_what_the_container_makes_and_changes_is_stored_unmapped(place: tuple[Pa
 
         assert as_user(100033, 200044, step) == 0
     finally:
-        os.chdir("/")
+        os.chdir(here)
     assert set(owners(shown / "open").values()) == {(100033, 200044)}
     assert set(owners(upper / "open").values()) == {(33, 44)}
     os.chown(shown / "root", 100005, 200006)

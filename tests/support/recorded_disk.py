@@ -24,6 +24,7 @@ import trio
 import pyfuse3  # isort: skip
 
 ROOT, DISK = pyfuse3.ROOT_INODE, 2
+ROOT = Path(__file__).parents[2]
 NAME = b"disk"
 _HEADER = struct.Struct("=QI")
 _FLUSH = 0xFFFFFFFF
@@ -155,7 +156,7 @@ def attached(image: Path, base: Path) -> Iterator[RecordedDisk]:
     log.touch()
     arguments = [str(it) for it in (point, image, log, fault)]
     with ExitStack() as stack:
-        process = subprocess.Popen([sys.executable, "-m", __name__, *arguments])
+        process = subprocess.Popen([sys.executable, "-m", __name__, *arguments], cwd=ROOT)
         stack.callback(process.wait, 20)
         stack.callback(_run, "umount", "-l", point)
         end = time.monotonic() + 30
