@@ -13,7 +13,7 @@ PACKAGES_RUN := python3 python3-venv fuse3 e2fsprogs xfsprogs btrfs-progs util-l
 PACKAGES_BUILD := gcc libc6-dev python3-dev libfuse3-dev pkg-config
 PACKAGES_TEST := containerd runc podman buildah busybox-static mmdebstrap fuse-overlayfs attr acl systemd git sqlite3 \
 	golang-go golang-github-containerd-containerd-dev postgresql \
-	openssh-server openssl iproute2 rsync
+	openssh-server openssl iproute2 rsync strace
 PACKAGES := $(PACKAGES_RUN) $(PACKAGES_BUILD) $(PACKAGES_TEST)
 
 .PHONY: help

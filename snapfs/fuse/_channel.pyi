@@ -66,15 +66,18 @@ class Opened:
 def hot_figures() -> dict[int, int]:
     """Requests that were answered, by opcode."""
 
-def hot_start(opened: Opened | None, listener: Callable[[], object], /) -> None:
+def hot_start(
+    opened: Opened | None, listener: Callable[[], object], record: memoryview | None, /
+) -> None:
     """Let requests be answered, opens if there is something to count them in. `listener` is called
-    from `receive` and `idle` when there are events."""
+    from `receive` and `idle` when there are events. The request in hand is noted in `record`, one
+    of inflight.py's, when it must not happen twice."""
 
 def hot_stop() -> None: ...
 def hot_allow_passing(on: bool, /) -> None:
     """Whether files that are not open may be opened there."""
 
-def hot_events() -> list[tuple[int, int, int, int, int]]:
+def hot_events() -> list[tuple[int, int, int, int, int, bytes]]:
     """Take events out, the first ones first (hot.Happening)."""
 
 def idle(fd: int, other_fd: int, timeout_ms: int, /) -> bool:

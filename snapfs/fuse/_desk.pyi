@@ -15,9 +15,11 @@ class Desk:
         caches_absence: bool,
         xattrs: bool,
         entry_of: Callable[[Dir, bytes], bytes | None],
+        main: tuple[int, int],
     ) -> None:
         """`xattrs`: attributes of files are for all to see. `entry_of` counts a lookup and returns
-        the entry of what needs a node, None for what is gone."""
+        the entry of what needs a node, None for what is gone. `main` is device and base of the
+        numbers that are shown as they are (identity.Numbers)."""
     def lookup(self, parent: int, name: bytes, /) -> bytes | None:
         """The reply to LOOKUP; FileNotFoundError for an absence that is not to be kept."""
     def list(self, ino: int, after: int, size: int, plus: bool, /) -> bytes | None:
@@ -26,6 +28,8 @@ class Desk:
     """Files of the upper layer may be opened past us."""
     takes_writers: bool
     """... and for writing, now."""
+    takes_names: bool
+    """Files may be made there, now."""
     def note(self, ino: int, fd: int, path: bytes, is_upper: bool, /) -> None:
         """Note where the regular file of a node is that Python keeps, so that its attributes are
         answered and it is opened without Python. `fd` lives as long as the tree. What is found

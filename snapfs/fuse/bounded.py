@@ -14,12 +14,11 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from snapfs.fuse.trees import Shown
+from snapfs.fuse.trees import LOOK_AGAIN_S, REMOVED_S, Shown
 from snapfs.overlay import Node, Tree
 
 OTHERS_S = 1.0
 """For requests under way to end, before they count as having taken what they may."""
-_LOOK_AGAIN_S = 0.002
 _PAGE_BYTES = 4096
 
 
@@ -48,14 +47,17 @@ async def admitted(
 async def _fitting(
     shown: Shown, tree: Tree, fd: int, offset_bytes: int, length_bytes: int
 ) -> tuple[int, int]:
-    deadline_s = time.monotonic() + OTHERS_S
+    now_s = time.monotonic()
+    deadline_s, removed_s = now_s + OTHERS_S, now_s + REMOVED_S
     relieved = False
     while True:
         fits, takes = tree.allowance.fitting(fd, offset_bytes, length_bytes)
         if fits == length_bytes:
             return fits, takes
-        if tree.allowance.reserved and time.monotonic() < deadline_s:
-            await trio.sleep(_LOOK_AGAIN_S)
+        now_s = time.monotonic()
+        others = tree.allowance.reserved and now_s < deadline_s
+        if others or (tree.usage.held_blocks and now_s < removed_s):
+            await trio.sleep(LOOK_AGAIN_S)
         elif not relieved:
             relieved = True
             await shown.relieve()

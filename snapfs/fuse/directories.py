@@ -123,6 +123,7 @@ class Directories:
                 shown.caches_absence,
                 self.shows_xattrs,
                 partial(self._entry, shown),
+                shown.tree.main_numbers,
             )
         return shown.desk
 

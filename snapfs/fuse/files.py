@@ -82,7 +82,8 @@ class FileHandlers(Operations):
         self.names = Directories(forest, view, self.threads, self.present, self.place)
         self.places = Places(self.hot, forest, self.names.desk)
         if self.passing.ids is not None:
-            self.hot.passes(self.passing.ids.opened, self._heard)
+            record = None if inflight is None else inflight.of_fast_lane
+            self.hot.passes(self.passing.ids.opened, self._heard, record)
         self.raw.update(self.names.handlers())
         self._in_memory: dict[int, bool] = {}
         self._buffer = memoryview(bytearray(MAX_WRITE_BYTES))
@@ -136,7 +137,7 @@ class FileHandlers(Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         shown, parent = self.forest.find(parent_inode)
         uid, gid = self.view.caller(ctx)
-        tree = await shown.begin()
+        tree = await shown.begin_new()
         try:
             with self.once() as once:
                 found = replays.made(once, tree, parent, name)
@@ -297,6 +298,9 @@ class FileHandlers(Operations):
 
     def _heard(self, happening: Happening) -> None:
         """Note what the fast lane did with a file that counts."""
+        if happening.what == What.MADE:
+            self._take_in(happening)
+            return
         node = self._known_node(happening.nodeid)
         if happening.what == What.CLOSED:
             self.passing.tell_writer_left()
@@ -309,6 +313,13 @@ class FileHandlers(Operations):
             node.tree.usage.note(node, before)
         else:
             self._writer_left(node)
+
+    def _take_in(self, made: Happening) -> None:
+        """Make the node of a file that the kernel was given before there was one."""
+        _, parent = self.forest.find(made.nodeid)
+        before = Before(made.ino, made.blocks, made.nlink)
+        node = cast(Tree, parent.tree).take_in(parent, made.name, before)
+        self.forest.remember(node)
 
     def _writer_left(self, node: Node) -> None:
         if node in self.set_id_watch:

@@ -41,6 +41,8 @@ class What(enum.IntEnum):
     """Counted a release of such an open."""
     CHANGED = 2
     """Changed its attributes."""
+    MADE = 3
+    """Made one in a directory, and gave it to the kernel."""
 
 
 class Happening(NamedTuple):
@@ -52,6 +54,8 @@ class Happening(NamedTuple):
     blocks: int
     nlink: int
     """Of the file in the layer, just before it was opened or changed."""
+    name: bytes
+    """Of the file that was made; the node is its directory then."""
 
 
 class Hot:
@@ -60,13 +64,18 @@ class Hot:
     def __init__(self) -> None:
         self._library: ModuleType | None = None
         self._opened: Opened | None = None
+        self._record: memoryview | None = None
         self._hear: Callable[[Happening], None] = _ignore
 
-    def passes(self, opened: Opened, hear: Callable[[Happening], None]) -> None:
+    def passes(
+        self, opened: Opened, hear: Callable[[Happening], None], record: memoryview | None
+    ) -> None:
         """Let opens be answered and counted in `opened`, from the session's begin; `hear` is told
-        of changes in the same step, before any other code runs."""
+        of changes in the same step, before any other code runs. A request that must happen once is
+        noted in `record`, if a worker may come that looks there (inflight.py)."""
         self._opened = opened
         self._hear = hear
+        self._record = record
 
     def allow_passing(self, *, on: bool) -> None:
         """Say whether files that are not open may be opened there."""
@@ -77,7 +86,7 @@ class Hot:
     def running(self) -> Iterator[None]:
         """Answer requests meanwhile. The channel is in use and pyfuse3's session exists."""
         library = channel.required()
-        library.hot_start(self._opened, self._listen)
+        library.hot_start(self._opened, self._listen, self._record)
         self._library = library
         try:
             yield

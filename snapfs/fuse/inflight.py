@@ -31,6 +31,8 @@ RECORD_BYTES = 32
 _WORDS = RECORD_BYTES // 8
 _UNIQUE, _FIRST, _SECOND, _STATE = range(_WORDS)
 FIRST_SLOTS = 1024
+_FAST_LANE = 0
+"""Slot of the fast lane's request, which is one at a time (channel_src/passes.c)."""
 
 
 class State(enum.IntEnum):
@@ -64,8 +66,9 @@ class InFlight:
         self._free: deque[int] = deque()
         self._last = -1
         """Of the request that came to its end last; it may not be answered yet."""
-        for slot in range(self._slots):
+        for slot in range(_FAST_LANE + 1, self._slots):
             self._load(slot)
+        self._move_fast_lane()
         self._earlier = dict(sorted(self._earlier.items()))  # numbers go up
 
     def _map(self) -> memoryview:
@@ -87,9 +90,21 @@ class InFlight:
         else:
             self._clear(slot)
 
+    def _move_fast_lane(self) -> None:
+        """Keep what the fast lane of a dead worker noted, and free its place for this one's."""
+        unique, first, second, state = self._words[:_WORDS]
+        if state:
+            self._load(self.put(unique, first, second, State(state)))
+            self._words[_STATE] = State.FREE
+
+    @property
+    def of_fast_lane(self) -> memoryview:
+        """The record in which the fast lane notes the request that it has in hand."""
+        return self._words[:_WORDS].cast("B")
+
     def __len__(self) -> int:
-        """Number of records in use."""
-        return self._slots - len(self._free)
+        """Number of records in use, but for the fast lane's."""
+        return self._slots - 1 - len(self._free)
 
     def request(self) -> Noting:
         """Return what is to be noted of the present request, and what was."""

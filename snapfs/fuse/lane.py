@@ -90,6 +90,7 @@ class LaneRoot:
     """The lane's own directory as a tree; what it looks up are the roots of other trees."""
 
     lookups = 0
+    main_numbers = (0, 0)  # of no file
     lists_without_nodes = True  # else each listing would open every tree
 
     def __init__(self, lane: LaneForest) -> None:

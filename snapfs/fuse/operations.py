@@ -116,7 +116,7 @@ class OverlayOperations(FileHandlers):
     ) -> pyfuse3.EntryAttributes:
         shown, parent = self.forest.find(parent_inode)
         uid, gid = self.view.caller(ctx)
-        tree = await shown.begin()
+        tree = await shown.begin_new()
         try:
             with self.once() as once:
                 node = replays.made(once, tree, parent, name) or tree.mknod(
@@ -132,7 +132,7 @@ class OverlayOperations(FileHandlers):
     ) -> pyfuse3.EntryAttributes:
         shown, parent = self.forest.find(parent_inode)
         uid, gid = self.view.caller(ctx)
-        tree = await shown.begin()
+        tree = await shown.begin_new()
         try:
             with self.once() as once:
                 node = replays.made(once, tree, parent, name) or tree.mkdir(
@@ -148,7 +148,7 @@ class OverlayOperations(FileHandlers):
     ) -> pyfuse3.EntryAttributes:
         shown, parent = self.forest.find(parent_inode)
         uid, gid = self.view.caller(ctx)
-        tree = await shown.begin()
+        tree = await shown.begin_new()
         try:
             with self.once() as once:
                 node = replays.made(once, tree, parent, name) or tree.symlink(
@@ -165,7 +165,7 @@ class OverlayOperations(FileHandlers):
         shown, node = self.forest.find(inode)
         to, new_parent = self.forest.find(new_parent_inode)
         _same_tree(shown, to)
-        tree = await shown.begin()
+        tree = await shown.begin_new()
         try:
             await self.copy_ups.ensure(shown, tree, node)
             with self.once() as once:

@@ -28,6 +28,10 @@ from snapfs.model import Quota
 from snapfs.overlay import Attributes, DirEntry, Handed, Inodes, Listed, Node, Tree, identity
 from snapfs.overlay.filecalls import syncfs
 
+REMOVED_S = 0.2
+"""For the kernel to let go of what was just removed: it says so after unlink(2) has returned."""
+LOOK_AGAIN_S = 0.002
+
 log = structlog.get_logger(__name__)
 
 
@@ -40,6 +44,9 @@ class Readable(Protocol):
 
     @property
     def lookups(self) -> int: ...
+
+    @property
+    def main_numbers(self) -> tuple[int, int]: ...
 
     def recall(self, ino: int) -> Node | None: ...
 
@@ -119,14 +126,28 @@ class Shown:
         """Say anew what the fast lane may open: what passes the gate, and keeps no quota."""
         if self._desk is not None:
             self._desk.passes_upper = self.native_writes
-            self._desk.takes_writers = (
-                self.native_writes and self._changing is not None and self.gate.is_open
+            changing = self._changing
+            open_to = changing is not None and self.native_writes and self.gate.is_open
+            self._desk.takes_writers = open_to
+            self._desk.takes_names = (
+                changing is not None and open_to and not changing.allowance.bounded
             )
 
     @property
     def is_merged(self) -> bool:
         """Whether its files lie in layers: the lane's own directory has none."""
         return isinstance(self.tree, Tree)
+
+    async def begin_new(self) -> Tree:
+        """As `begin`, for what needs an inode: where only removed ones are in the way, which the
+        kernel is about to let go of, those are waited for."""
+        changing = self._changing
+        if changing is not None and changing.allowance.bounded:
+            for _ in range(round(REMOVED_S / LOOK_AGAIN_S)):
+                if not changing.allowance.waits_for_removed:
+                    break
+                await trio.sleep(LOOK_AGAIN_S)
+        return await self.begin()
 
     async def begin(self) -> Tree:
         """Pass the gate and return the tree to change; `end` must follow. Raises EROFS."""

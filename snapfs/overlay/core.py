@@ -154,6 +154,11 @@ class MergedTree:
         """How often the kernel looked up anything here and has not forgotten it."""
         return self.counted + self.handed.total
 
+    @property
+    def main_numbers(self) -> tuple[int, int]:
+        """Device and upper bits of the inode numbers that are low parts as they are."""
+        return self.numbers.main, self.numbers.base
+
     def admit(self, node: Node) -> bool:
         """Let files of a directory be handed to the kernel without nodes; False when they need one.
 
@@ -229,8 +234,7 @@ class MergedTree:
         if any(place.layer.device != self.numbers.main for place in parent.stack):
             return lower.merge(parent.stack, self.numbers)
         shared = self.inodes.layers.indexes
-        main = self.numbers.main, self.numbers.base
-        key = (*main, *((place.layer, place.prefix) for place in parent.stack))
+        key = (*self.main_numbers, *((place.layer, place.prefix) for place in parent.stack))
         index = shared.get(key)
         if index is None:
             index = shared[key] = lower.merge(parent.stack, self.numbers)

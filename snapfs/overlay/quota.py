@@ -81,6 +81,13 @@ class Allowance:
         ):
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
+    @property
+    def waits_for_removed(self) -> bool:
+        """There is no room for an entry, and there may be when removed files are let go of."""
+        if not self._count.held_inodes:
+            return False
+        return not self._fits(ENTRY_BYTES, 1, self.used())
+
     def _fits(self, size_bytes: int, inodes: int, used: Usage | None) -> bool:
         if used is None:
             return True

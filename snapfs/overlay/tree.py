@@ -16,6 +16,7 @@ from .node import Dir, Node
 from .owners import stored_change, stored_value
 from .syscalls import RENAME_WHITEOUT
 from .types import SetAttr
+from .usage import Before
 
 
 class Tree(MergedTree):
@@ -60,6 +61,15 @@ class Tree(MergedTree):
         self._takes_names(parent, name)
         owner = self._owner(uid, gid, umask)
         return create.create(self, self._names_of(parent), name, mode, flags, owner)
+
+    def take_in(self, parent: Node, name: bytes, before: Before) -> Node:
+        """Return the node of a regular file that was made past the tree, as `create` makes it in a
+        directory of the upper layer that has no rules for it; the directory was `before` that."""
+        here = self._names_of(parent)
+        self.usage.note(here, before)
+        node = self.lookup(here, name)
+        self.usage.new(node)
+        return node
 
     def tmpfile(
         self, parent: Node, mode: int, flags: int, *, uid: int, gid: int, umask: int

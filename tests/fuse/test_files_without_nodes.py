@@ -44,7 +44,9 @@ class Kernel:
             TreeSpec(1, lowers, base / "upper", base / "work", single=True), self.inodes
         )
         self.forest = SingleForest(self.tree, self.inodes)
-        self.desk = Desk(self.tree.handed, 1000.0, True, True, self._entry_of)
+        self.desk = Desk(
+            self.tree.handed, 1000.0, True, True, self._entry_of, self.tree.main_numbers
+        )
         self.given: Counter[int] = Counter()
         self.places = {name: self.directory(name).ino for name in DIRECTORIES}
 
@@ -192,7 +194,8 @@ def test_names_that_are_absent_are_answered_by_the_desk(kernel: Kernel) -> None:
     reply = kernel.desk.lookup(parent.ino, b"absent")
     assert reply is not None
     assert struct.unpack_from("<Q", reply) == (0,)
-    strict = Desk(kernel.tree.handed, 0.0, False, True, kernel._entry_of)
+    numbers = kernel.tree.main_numbers
+    strict = Desk(kernel.tree.handed, 0.0, False, True, kernel._entry_of, numbers)
     with pytest.raises(FileNotFoundError):
         strict.lookup(parent.ino, b"absent")
 

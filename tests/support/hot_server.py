@@ -35,7 +35,7 @@ class HotFiles(session.Operations):
         super().__init__()
         self.fd = os.open(backing, os.O_RDONLY)
         self.ids = BackingIds(os.dup(connection.fd), connection.journal)
-        self.hot.passes(self.ids.opened, lambda happening: None)
+        self.hot.passes(self.ids.opened, lambda happening: None, None)
         self.seen: Counter[str] = Counter()
         self.raw[Opcode.RELEASE] = self.release_node
 

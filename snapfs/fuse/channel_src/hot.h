@@ -27,13 +27,16 @@ typedef enum verdict (*hot_handler)(int fd, const struct in_header *request, con
 /* Let a handler see requests of an opcode; the last one registered is asked first. */
 bool hot_register(uint32_t opcode, hot_handler handler);
 
-enum hot_event_kind { EVENT_OPENED, EVENT_CLOSED, EVENT_CHANGED };
+enum hot_event_kind { EVENT_OPENED, EVENT_CLOSED, EVENT_CHANGED, EVENT_MADE };
 
-/* A file of the upper layer was opened for writing here, was closed again, or was changed. */
+/* A file of the upper layer was opened for writing here, was closed again, or was changed; or a
+ * file was made in a directory. */
 struct hot_event {
     uint64_t nodeid;
     uint64_t ino, blocks, nlink; /* what it was before; 0 when it was closed */
     enum hot_event_kind kind;
+    const char *name; /* of the new file; valid until the next events are added */
+    size_t length;
 };
 
 /* The same for other libraries, as a capsule. */
@@ -53,6 +56,16 @@ struct hot_api {
     /* Let Python hear that a file was changed, which was `before`; if there is room for that. */
     bool (*may_note)(void);
     void (*note)(uint64_t nodeid, const struct stat *before);
+    /* Likewise that a file was made; its directory was `before`. */
+    bool (*may_tell_of_new)(void);
+    /* Count the open of a new file, for writing if `fresh` says what it is; reply with `out`. */
+    void (*enter_new)(int device, const struct in_header *request, struct opened *entry,
+                      const char *name, size_t length, const struct stat *before,
+                      const struct stat *fresh, const struct entry_out *out);
+    /* Note a request that is about to have an effect, and that it was answered or has none, where
+     * the next worker finds it (inflight.py). */
+    void (*intend)(uint64_t unique);
+    void (*settled)(void);
     /* The kernel let go of a node. */
     void (*forgotten)(int device, uint64_t nodeid);
 };
@@ -82,6 +95,8 @@ bool passes_register(void);
 void passes_use(struct opened_table *table);
 struct opened_table *passes_table(void);
 void passes_allow(bool on);
+/* The record that the fast lane notes the request in hand in (inflight.py); NULL: no one reads it. */
+void passes_note_in(_Atomic uint64_t *record);
 extern const struct hot_api hot_api;
 
 /* Whether Python has something to hear of; it is to take it before it does anything else. */

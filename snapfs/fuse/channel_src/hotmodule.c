@@ -28,6 +28,9 @@ static PyObject *figures(PyObject *module, PyObject *unused)
 
 static PyObject *passing; /* the Opened whose table passes.c uses; NULL when it uses none */
 static PyObject *listener; /* called when passes.c has something to tell */
+static Py_buffer record;   /* that passes.c notes the request in hand in */
+
+#define RECORD_BYTES 32 /* inflight.py */
 
 int hot_tell(void)
 {
@@ -38,17 +41,33 @@ int hot_tell(void)
     return result ? 0 : -1;
 }
 
+static void forget_record(void)
+{
+    passes_note_in(NULL);
+    if (record.buf)
+        PyBuffer_Release(&record);
+    record.buf = NULL;
+}
+
 static PyObject *start(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    PyObject *table, *wanted;
-    if (!PyArg_ParseTuple(arguments, "OO", &table, &wanted))
+    PyObject *table, *wanted, *noted;
+    if (!PyArg_ParseTuple(arguments, "OOO", &table, &wanted, &noted))
         return NULL;
     if (table != Py_None && !PyObject_TypeCheck(table, &opened_type))
         return raise_errno(EINVAL);
+    forget_record();
+    if (noted != Py_None && PyObject_GetBuffer(noted, &record, PyBUF_WRITABLE))
+        return NULL;
+    if (record.buf && record.len != RECORD_BYTES) {
+        forget_record();
+        return raise_errno(EINVAL);
+    }
     if (!answers_register() || !passes_register())
         return PyErr_NoMemory();
     passes_use(table == Py_None ? NULL : opened_table_of(table));
+    passes_note_in(record.buf);
     Py_XSETREF(passing, table == Py_None ? NULL : Py_NewRef(table));
     Py_XSETREF(listener, Py_NewRef(wanted));
     hot_enable(true);
@@ -61,6 +80,7 @@ static PyObject *stop(PyObject *module, PyObject *unused)
     (void)unused;
     hot_enable(false);
     passes_use(NULL);
+    forget_record();
     Py_CLEAR(passing);
     Py_CLEAR(listener);
     Py_RETURN_NONE;
@@ -86,9 +106,9 @@ static PyObject *events(PyObject *module, PyObject *unused)
     for (size_t i = 0; list && i < count; i++) {
         const struct hot_event *it = &taken[i];
         PyObject *event = Py_BuildValue(
-            "(KiKKK)", (unsigned long long)it->nodeid, (int)it->kind,
+            "(KiKKKy#)", (unsigned long long)it->nodeid, (int)it->kind,
             (unsigned long long)it->ino, (unsigned long long)it->blocks,
-            (unsigned long long)it->nlink);
+            (unsigned long long)it->nlink, it->name ? it->name : "", (Py_ssize_t)it->length);
         if (!event)
             Py_CLEAR(list);
         else

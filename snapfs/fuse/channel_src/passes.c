@@ -2,11 +2,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "hot.h"
 
 #define MOST_EVENTS 4096 /* for Python to hear of; then it is asked itself */
+#define MOST_NAME_BYTES (256u * 1024u)
 #define NOTIFY_INVAL_INODE 2
 
 struct open_in {
@@ -24,13 +27,20 @@ struct release_in {
 static struct opened_table *table;
 static bool is_allowed;
 static struct hot_event events[MOST_EVENTS];
-static size_t event_count;
+static size_t event_first, event_end; /* those that Python has not taken */
+static char event_names[MOST_NAME_BYTES];
+static size_t names_end;
+
+/* Words of a record of a request in flight, as in inflight.py. */
+enum { RECORD_UNIQUE, RECORD_FIRST, RECORD_SECOND, RECORD_STATE };
+enum { STATE_FREE, STATE_INTENDED };
+static _Atomic uint64_t *in_hand;
 
 void passes_use(struct opened_table *wanted)
 {
     table = wanted;
     is_allowed = wanted != NULL;
-    event_count = 0;
+    event_first = event_end = names_end = 0;
 }
 
 struct opened_table *passes_table(void)
@@ -45,15 +55,16 @@ void passes_allow(bool on)
 
 bool passes_any_event(void)
 {
-    return event_count > 0;
+    return event_end > event_first;
 }
 
 size_t passes_take_events(struct hot_event *to, size_t room)
 {
-    size_t taken = event_count < room ? event_count : room;
-    memcpy(to, events, taken * sizeof(*to));
-    event_count -= taken;
-    memmove(events, events + taken, event_count * sizeof(*to));
+    size_t left = event_end - event_first, taken = left < room ? left : room;
+    memcpy(to, events + event_first, taken * sizeof(*to));
+    event_first += taken;
+    if (event_first == event_end)
+        event_first = event_end = names_end = 0;
     return taken;
 }
 
@@ -113,16 +124,16 @@ static void distrust_cached(int device, uint64_t nodeid)
 
 static bool may_note(void)
 {
-    return event_count < MOST_EVENTS;
+    return event_end < MOST_EVENTS;
 }
 
 static void add_event(enum hot_event_kind kind, uint64_t nodeid, const struct stat *before)
 {
-    events[event_count++] = (struct hot_event){.nodeid = nodeid,
-                                               .ino = before->st_ino,
-                                               .blocks = (uint64_t)before->st_blocks,
-                                               .nlink = before->st_nlink,
-                                               .kind = kind};
+    events[event_end++] = (struct hot_event){.nodeid = nodeid,
+                                             .ino = before->st_ino,
+                                             .blocks = (uint64_t)before->st_blocks,
+                                             .nlink = before->st_nlink,
+                                             .kind = kind};
 }
 
 static void note(uint64_t nodeid, const struct stat *before)
@@ -190,13 +201,57 @@ static enum verdict answer_release(int fd, const struct in_header *request, cons
             return COLD;
         bool is_new = opened_leave(table, entry, writing, request->unique);
         if (writing && is_new)
-            events[event_count++] =
+            events[event_end++] =
                 (struct hot_event){.nodeid = request->nodeid, .kind = EVENT_CLOSED};
         if (!opened_opens(entry))
             left(fd, entry);
     }
     channel_reply(fd, request->unique, 0, NULL, 0);
     return ANSWERED;
+}
+
+static bool may_tell_of_new(void)
+{
+    return event_end + 2 <= MOST_EVENTS && names_end + NAME_MAX <= MOST_NAME_BYTES;
+}
+
+static void enter_new(int device, const struct in_header *request, struct opened *entry,
+                      const char *name, size_t length, const struct stat *before,
+                      const struct stat *fresh, const struct entry_out *out)
+{
+    add_event(EVENT_MADE, request->nodeid, before);
+    struct hot_event *event = &events[event_end - 1];
+    event->name = memcpy(event_names + names_end, name, length);
+    event->length = length;
+    names_end += length;
+    opened_enter(table, entry, fresh != NULL, request->pid, request->unique);
+    if (fresh)
+        add_event(EVENT_OPENED, out->nodeid, fresh);
+    struct create_out reply = {.entry = *out,
+                               .open = {.fh = PASSING_HANDLE,
+                                        .open_flags = OPEN_PASSTHROUGH,
+                                        .backing_id = entry->record->backing_id}};
+    channel_reply(device, request->unique, 0, &reply, sizeof(reply));
+}
+
+void passes_note_in(_Atomic uint64_t *record)
+{
+    in_hand = record;
+}
+
+static void intend(uint64_t unique)
+{
+    if (!in_hand)
+        return;
+    in_hand[RECORD_UNIQUE] = unique;
+    in_hand[RECORD_FIRST] = in_hand[RECORD_SECOND] = 0;
+    in_hand[RECORD_STATE] = STATE_INTENDED;
+}
+
+static void settled(void)
+{
+    if (in_hand)
+        in_hand[RECORD_STATE] = STATE_FREE;
 }
 
 static void forgotten(int device, uint64_t nodeid)
@@ -215,6 +270,10 @@ const struct hot_api hot_api = {
     .enter = enter,
     .may_note = may_note,
     .note = note,
+    .may_tell_of_new = may_tell_of_new,
+    .enter_new = enter_new,
+    .intend = intend,
+    .settled = settled,
     .forgotten = forgotten,
 };
 

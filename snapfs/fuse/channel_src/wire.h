@@ -89,6 +89,7 @@ enum {
     OP_GETXATTR = 22,
     OP_LISTXATTR = 23,
     OP_READDIR = 28,
+    OP_CREATE = 35,
     OP_INTERRUPT = 36,
     OP_IOCTL = 39,
     OP_BATCH_FORGET = 42,
@@ -98,6 +99,8 @@ enum {
 
 /* Enough for the biggest WRITE that INIT grants (handover.MAX_WRITE_BYTES) and its headers. */
 #define BUFFER_BYTES ((1u << 20) + 4096u)
+
+#define RESENT (UINT64_C(1) << 63) /* of a request's number: a dead worker had read it */
 
 /* INVARIANT: a node's number is a visible inode number and the incarnation bit; no reply shows it. */
 #define VISIBLE_INO(ino) ((ino) & ~(UINT64_C(1) << 63))

@@ -114,6 +114,28 @@ int card_put(Desk *desk, const Card *wanted, const char *path)
     return 1;
 }
 
+void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real)
+{
+    if (card_find(desk, ino) || desk->card_count >= MOST_CARDS)
+        return;
+    if (desk->card_count >= desk->card_buckets && !widen(desk) && !desk->card_buckets)
+        return;
+    size_t length = strlen(path);
+    Card *card = malloc(sizeof(*card) + length + 1);
+    if (!card)
+        return;
+    Card **link = bucket(desk, ino);
+    *card = (Card){.next = *link,
+                   .ino = ino,
+                   .device = real->st_dev,
+                   .real = real->st_ino,
+                   .fd = fd,
+                   .is_upper = 1};
+    memcpy(card->path, path, length + 1);
+    *link = card;
+    desk->card_count++;
+}
+
 int card_stat(const Card *card, struct stat *real)
 {
     if (fstatat(card->fd, card->path, real, AT_SYMLINK_NOFOLLOW))

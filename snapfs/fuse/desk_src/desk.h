@@ -6,6 +6,7 @@
  *   cards.c  where files are
  *   first.c  opens of files that nobody has open
  *   change.c owners, modes and times
+ *   create.c new files
  *   desks.c  the desks in the fast lane
  */
 #ifndef SNAPFS_DESK_H
@@ -14,7 +15,8 @@
 #include "../../overlay/names_src/names.h"
 #include "../channel_src/wire.h"
 
-struct stat;
+#include <limits.h>
+#include <sys/stat.h>
 
 /* A regular file that has a node, or a directory of the upper layer: its place as it was noted, and
  * which file was there. */
@@ -39,6 +41,8 @@ typedef struct {
     int xattrs;  /* attributes of files are for all to see */
     char passes_upper; /* files of the upper layer may be read past us */
     char takes_writers; /* ... and written, now */
+    char takes_names;   /* ... and made */
+    uint64_t main_device, main_base; /* of inode numbers that are shown as they are (identity.py) */
     Card **cards;
     size_t card_buckets, card_count;
 } Desk;
@@ -78,6 +82,9 @@ Card *card_find(const Desk *desk, uint64_t ino);
  * the index kept; what else `wanted` says is taken as it is. Needs the interpreter's lock, as do the
  * next two. */
 int card_put(Desk *desk, const Card *wanted, const char *path);
+/* Note a new regular file beside the one at `path`; needs no lock. Nothing happens where the number
+ * is noted or memory is short: a card is a hint. */
+void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
 void cards_clear(Desk *desk);
 /* Stat the file; LEFT_TO_PYTHON when another one is there now, or none. */
@@ -90,6 +97,37 @@ int card_stat(const Card *card, struct stat *real);
 int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper);
 /* Whether an upper file may be written or changed as it is now, without rules; stats it. */
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real);
+
+/* Whether a file or directory is immutable or append-only to users. */
+int is_protected(const Card *card);
+
+/* create.c */
+
+struct create_in {
+    uint32_t flags;
+    uint32_t mode;
+    uint32_t umask;
+    uint32_t open_flags;
+};
+
+static_assert(sizeof(struct create_in) == 16, "fuse_create_in");
+
+/* A new file: where and how it is made, what its directory was before, and what came of it. */
+typedef struct {
+    int fd;
+    char path[PATH_MAX];
+    mode_t mode;
+    struct stat before, real;
+    int file; /* open for reading */
+    uint64_t nodeid;
+} Creation;
+
+/* Whether a file can be made without rules, and how. */
+int creation_plan(const Desk *desk, const struct in_header *request, const struct create_in *wish,
+                  const char *name, size_t length, Creation *it);
+/* Make it; 0 when Python is to do it all: nothing is there then. */
+int creation_make(const Desk *desk, Creation *it);
+void creation_undo(const Creation *it);
 
 /* change.c */
 

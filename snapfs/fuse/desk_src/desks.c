@@ -338,6 +338,49 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
     return hot->enter(fd, request, entry, is_writer ? &real : NULL);
 }
 
+/* Make a file and open it. The kernel is told before Python, which makes the node when it hears. */
+static enum verdict answer_create(int fd, const struct in_header *request, const void *body,
+                                  size_t size)
+{
+    const struct create_in *wish = body;
+    const char *name = (const char *)(wish + 1);
+    Desk *desk = desk_for(request->nodeid);
+    Creation it;
+    if (!desk || !hot->passes() || size <= sizeof(*wish) || request->unique & RESENT)
+        return COLD;
+    size_t length = strnlen(name, size - sizeof(*wish));
+    if (!hot->may_tell_of_new() || !creation_plan(desk, request, wish, name, length, &it))
+        return COLD;
+    hot->intend(request->unique);
+    if (!creation_make(desk, &it)) {
+        hot->settled();
+        return COLD;
+    }
+    struct opened *entry = hot->find(it.nodeid)
+                               ? NULL
+                               : hot->make(fd, it.nodeid, OPENED_UPPER, it.file, &it.real);
+    if (!entry) {
+        creation_undo(&it);
+        hot->settled();
+        return COLD;
+    }
+    close(it.file);
+    names->place(desk->handed, it.nodeid, request->nodeid);
+    card_add(desk, it.nodeid, it.fd, it.path, &it.real);
+    struct entry_out out = {
+        .nodeid = it.nodeid,
+        .entry_valid = desk->valid,
+        .attr_valid = desk->valid, /* nothing can be mapped yet: what changes it, the kernel sees */
+        .entry_valid_nsec = desk->valid_nsec,
+        .attr_valid_nsec = desk->valid_nsec,
+    };
+    desk_say(&out.attr, it.nodeid, &it.real);
+    bool is_writer = (wish->flags & O_ACCMODE) != O_RDONLY;
+    hot->enter_new(fd, request, entry, name, length, &it.before, is_writer ? &it.real : NULL, &out);
+    hot->settled();
+    return ANSWERED;
+}
+
 /* Forget lookups that were counted here; the last of a tree are left to Python, which closes it, and
  * so is what an earlier worker may have open. */
 static int forget(int fd, uint64_t nodeid, uint64_t lookups)
@@ -393,6 +436,7 @@ int desks_begin(const struct hot_api *api)
         {OP_GETATTR, answer_getattr},
         {OP_SETATTR, answer_setattr},
         {OP_OPEN, answer_open},
+        {OP_CREATE, answer_create},
         {OP_READLINK, answer_readlink},
         {OP_GETXATTR, answer_getxattr},
         {OP_LISTXATTR, answer_listxattr},

@@ -67,8 +67,7 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
     return -1;
 }
 
-/* Whether a file is immutable or append-only to users. */
-static int is_protected(const Card *card)
+int is_protected(const Card *card)
 {
     char path[PATH_MAX];
     int length = snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", card->fd, card->path);

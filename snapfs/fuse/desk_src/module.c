@@ -11,12 +11,15 @@ const NamesApi *names;
 
 static PyObject *desk_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    static char *words[] = {"handed", "timeout_s", "caches_absence", "xattrs", "entry_of", NULL};
+    static char *words[] = {"handed", "timeout_s", "caches_absence", "xattrs", "entry_of",
+                            "main",   NULL};
     PyObject *handed, *entry_of;
     double timeout_s;
     int absence, xattrs;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!dppO", words, names->handed_type,
-                                     &handed, &timeout_s, &absence, &xattrs, &entry_of))
+    unsigned long long device, base;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!dppO(KK)", words,
+                                     names->handed_type, &handed, &timeout_s, &absence, &xattrs,
+                                     &entry_of, &device, &base))
         return NULL;
     Desk *self = (Desk *)type->tp_alloc(type, 0);
     if (!self)
@@ -27,6 +30,8 @@ static PyObject *desk_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     self->valid_nsec = (uint32_t)((timeout_s - floor(timeout_s)) * 1e9);
     self->absence = absence;
     self->xattrs = xattrs;
+    self->main_device = device;
+    self->main_base = base;
     return (PyObject *)self;
 }
 
@@ -177,6 +182,7 @@ static PyMethodDef desk_methods[] = {
 static PyMemberDef desk_members[] = {
     {"passes_upper", T_BOOL, offsetof(Desk, passes_upper), 0, NULL},
     {"takes_writers", T_BOOL, offsetof(Desk, takes_writers), 0, NULL},
+    {"takes_names", T_BOOL, offsetof(Desk, takes_names), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -229,6 +229,12 @@ uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count)
     return count;
 }
 
+void handed_place(Handed *self, uint64_t ino, uint64_t parent)
+{
+    if (self->places)
+        places_note(self->places, ino, parent);
+}
+
 int handed_has_node(const Handed *self, uint64_t ino)
 {
     size_t at = guest_slot(self, ino);

@@ -13,6 +13,7 @@ static NamesApi api = {
     .unpin = handed_unpin,
     .forget = handed_forget,
     .has_node = handed_has_node,
+    .place = handed_place,
 };
 
 static struct PyModuleDef definition = {

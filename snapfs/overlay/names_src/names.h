@@ -117,6 +117,8 @@ typedef struct {
     uint64_t (*forget)(Handed *, uint64_t ino, uint64_t count);
     /* Whether there is a Node with this number that the kernel knows. */
     int (*has_node)(const Handed *, uint64_t ino);
+    /* Say in which directory a file is that was just made. */
+    void (*place)(Handed *, uint64_t ino, uint64_t parent);
 } NamesApi;
 
 #define NAMES_CAPSULE "snapfs.overlay._names.api"
@@ -135,6 +137,7 @@ void handed_pin(Room *room);
 void handed_unpin(Handed *self, Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
 int handed_has_node(const Handed *self, uint64_t ino);
+void handed_place(Handed *self, uint64_t ino, uint64_t parent);
 
 void places_note(Places *self, uint64_t ino, uint64_t parent);
 void places_drop(Places *self, uint64_t ino);

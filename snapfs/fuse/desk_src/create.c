@@ -1,0 +1,84 @@
+/* New regular files in directories of the upper layer, where no rule gives them another owner, mode
+ * or ACL than the file system does by itself. See desk.h and overlay/create.py.
+ */
+#define _GNU_SOURCE
+#include "desk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define DEFAULT_ACL "system.posix_acl_default"
+#define MODE_BITS 07777
+#define MAIN_BITS 39 /* identity._MAIN_BITS */
+#define MAIN_MASK ((UINT64_C(1) << MAIN_BITS) - 1)
+
+static int has_default_acl(const Card *directory)
+{
+    char path[PATH_MAX];
+    int length = snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", directory->fd, directory->path);
+    if (length >= (int)sizeof(path))
+        return 1;
+    return lgetxattr(path, DEFAULT_ACL, NULL, 0) >= 0 || (errno != ENODATA && errno != EOPNOTSUPP);
+}
+
+/* Whether a new file would be the caller's by itself. */
+static int is_own(const struct in_header *request)
+{
+    return request->uid == geteuid() && request->gid == getegid();
+}
+
+int creation_plan(const Desk *desk, const struct in_header *request, const struct create_in *wish,
+                  const char *name, size_t length, Creation *it)
+{
+    const Card *parent = card_find(desk, request->nodeid);
+    it->mode = wish->mode & ~wish->umask & MODE_BITS;
+    if (!desk->takes_names || !parent || !parent->is_directory || !is_own(request))
+        return 0;
+    if (length > NAME_MAX || it->mode & (S_ISUID | S_ISGID | S_ISVTX))
+        return 0;
+    if (parent->index && names->find(parent->index, name, length) >= 0)
+        return 0;
+    int used = snprintf(it->path, sizeof(it->path), "%s/%.*s", parent->path, (int)length, name);
+    if (used >= (int)sizeof(it->path) || card_stat(parent, &it->before) != DONE_HERE)
+        return 0;
+    it->fd = parent->fd;
+    return !(it->before.st_mode & S_ISGID) && it->before.st_dev == desk->main_device &&
+           !has_default_acl(parent) && !is_protected(parent);
+}
+
+/* Undo what the process's own umask took away, and see what came of it. */
+static int settle(const Creation *it, struct stat *real)
+{
+    if (fstat(it->file, real))
+        return 0;
+    if ((real->st_mode & MODE_BITS) == it->mode)
+        return 1;
+    return !fchmod(it->file, it->mode) && !fstat(it->file, real);
+}
+
+int creation_make(const Desk *desk, Creation *it)
+{
+    it->file = openat(it->fd, it->path, O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                      it->mode);
+    if (it->file < 0)
+        return 0;
+    uint64_t low = 0;
+    if (settle(it, &it->real) && it->real.st_dev == desk->main_device &&
+        it->real.st_ino >> MAIN_BITS == desk->main_base)
+        low = it->real.st_ino & MAIN_MASK;
+    it->nodeid = desk->handed->prefix | low;
+    if (low > 1 && !names->has_node(desk->handed, it->nodeid))
+        return 1;
+    creation_undo(it);
+    return 0;
+}
+
+void creation_undo(const Creation *it)
+{
+    unlinkat(it->fd, it->path, 0);
+    close(it->file);
+}
