@@ -524,6 +524,28 @@ def test_a_tree_is_what_tar_makes_of_it(
     assert Context("default").namespace == "default"
 
 
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_a_sparse_file_of_an_archive_takes_what_it_holds(
+    importer: Importer, layout: Layout, snapshotter: Snapshotter, tmp_path: Path, form: str
+) -> None:
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"data")
+    packed = tmp_path / "holes.tar"
+    subprocess.run(
+        ["tar", "--sparse", f"--format={form}", "-C", tmp_path, "-cf", packed, "holes"],
+        check=True,
+        timeout=60,
+    )
+    layout.image([packed.read_bytes()])
+    run(importer, layout.root)
+    (layer,) = snapshotter.walk()
+    made = snapshotter.root / "layers" / str(layer.id) / "fs/holes"
+    assert made.read_bytes() == (tmp_path / "holes").read_bytes()
+    assert made.stat().st_blocks * 512 <= 2 << 20
+
+
 def test_layers_stay_as_long_as_any_namespace_has_them(
     importer: Importer, metadata: Metadata, snapshotter: Snapshotter, layout: Layout
 ) -> None:
