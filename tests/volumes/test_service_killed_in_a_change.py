@@ -104,3 +104,16 @@ def test_a_snapshot_is_there_whole_or_not_at_all(
     if moment == "copy.recorded":
         service.run("volume", "reset", "--hard", "db", "HEAD^")
         assert [it.name for it in db.iterdir()] == ["file"]
+
+
+def test_a_removal_with_its_history_is_finished_at_the_next_start(
+    service: DyingService, db: Path
+) -> None:
+    """FlockerHub destroyed data after its rows, and forgot what it had not come to (D11)."""
+    service.run("volume", "umount", "db")
+    service.dies_at("discarded", "volume", "remove", "--history", "db")
+    service.start()
+    assert service.json("volume", "list") == service.json("volume", "sets") == []
+    assert service.json("snapshot", "list") == service.json("fsck") == []
+    service.run("volume", "create", "db")
+    service.run("volume", "snapshot", "db", "-m", "for the end of the test")
