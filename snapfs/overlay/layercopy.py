@@ -67,6 +67,11 @@ class LayerCopy:
         self._again: set[bytes] = set()
         """Those that hide nothing, whatever the real one says."""
         self._linked: dict[int, bytes] = {}
+        """Of files with several names: where the copy has one."""
+        self._same: dict[int, list[bytes]] = {}
+        """Names of such files that have not changed, which the copy may be without."""
+        self._raised: dict[int, bytes] = {}
+        """Lower files with several names that a moved directory shows, by number in its tree."""
         self._trees = contextlib.ExitStack()
         """Trees whose real paths are in `_made`: they hold as long as the tree is open."""
         self.copied_bytes = 0
@@ -100,6 +105,9 @@ class LayerCopy:
         self._made[b""] = self._upper, root
         with self._trees:
             self._directory(b"", fresh=self._before is None)
+            self._link_same()
+            if self._raised:
+                self._link_lower(self._tree(), b"")
             self._dress()
 
     def known(self) -> bytes:
@@ -126,6 +134,8 @@ class LayerCopy:
                 was = None if fresh else before.get(here)
                 if was is not None and is_same(was, real):
                     self._after[here] = was
+                    if real.st_nlink > 1:
+                        self._same.setdefault(real.st_ino, []).append(here)
                 else:
                     found = self._after[here] = stamp(real)
                     if found != was:
@@ -134,6 +144,41 @@ class LayerCopy:
             for name in self._known.get(path, frozenset()) - names:
                 self._reach(path)
                 rawcopy.whiteout(self._at(_join(path, name)))
+
+    def _link_same(self) -> None:
+        """Let files that were copied for a new place of theirs have the names that stayed too."""
+        for ino in self._same.keys() & self._linked.keys():
+            for path in self._same[ino]:
+                self._reach(path.rpartition(b"/")[0])
+                os.link(self._linked[ino], self._at(path), follow_symlinks=False)
+
+    def _link_lower(self, tree: MergedTree, path: bytes) -> None:
+        """The same for lower files, all of whose names the tree has to be searched for."""
+        node = _walk_to(tree, path)
+        for entry in tree.readdir(node):
+            here = _join(path, entry.name)
+            if entry.type == stat.S_IFDIR:
+                self._link_lower(tree, here)
+            elif entry.ino in self._raised and not os.path.lexists(self._at(here)):
+                self._reach_shown(tree, path)
+                os.link(self._raised[entry.ino], self._at(here), follow_symlinks=False)
+
+    def _reach_shown(self, tree: MergedTree, path: bytes) -> None:
+        """As `_reach`, for a directory that only the layers below may have."""
+        if path in self._made or os.path.lexists(self._source(path)):
+            self._reach(path)
+            return
+        self._reach_shown(tree, path.rpartition(b"/")[0])
+        source = tree.real_path(_walk_to(tree, path))
+        os.mkdir(self._at(path), 0o700)
+        self._made[path] = source, os.stat(source)
+        self._again.add(path)
+
+    def _tree(self) -> MergedTree:
+        """A tree of the layers, open until the copy is made."""
+        tree = MergedTree(TreeSpec(1, (self._upper, *self._below)), Inodes())
+        self._trees.callback(tree.close)
+        return tree
 
     def _subdirectory(self, path: bytes, real: os.stat_result, *, fresh: bool) -> None:
         source = self._source(path)
@@ -199,8 +244,7 @@ class LayerCopy:
         self._opaque.add(path)
         for here, entry in _everything(self._source(path), path):
             self._after[here] = stamp(entry, _marks(self._source(here)))
-        tree = MergedTree(TreeSpec(1, (self._upper, *self._below)), Inodes())
-        self._trees.callback(tree.close)
+        tree = self._tree()
         self._flatten_into(tree, _walk_to(tree, path), path)
 
     def _flatten_into(self, tree: MergedTree, node: Dir, path: bytes) -> None:
@@ -215,6 +259,8 @@ class LayerCopy:
                 self._flatten_into(tree, child, here)
             else:
                 self._copy(source, here, real)
+                if real.st_nlink > 1 and child.layer is not tree.roots[0].layer:
+                    self._raised.setdefault(child.ino, self._at(here))
 
     def _dress(self) -> None:
         """Give the directories their attributes, now that nothing is made in them any more."""
@@ -333,6 +379,6 @@ def _is_same_directory(was: Stamp, now: Stamp) -> bool:
 
 def _walk_to(tree: MergedTree, path: bytes) -> Dir:
     here: Dir = tree.root
-    for name in path.split(b"/"):
+    for name in filter(None, path.split(b"/")):
         here = directory(tree.lookup(here, name))
     return here

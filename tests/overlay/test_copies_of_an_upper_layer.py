@@ -195,6 +195,30 @@ def test_names_of_one_file_stay_names_of_one_file(copies: Copies) -> None:
     assert os.stat(copies.chain[0] / "one").st_ino == os.stat(copies.chain[0] / "two").st_ino
 
 
+def test_names_of_one_file_stay_so_when_a_directory_of_theirs_moves(copies: Copies) -> None:
+    copies.files.mkdir(b"old", 0o755)
+    copies.files.create(b"old/one", 0o644, b"x")
+    copies.files.link(b"old/one", b"two")
+    copies.make()
+    age(copies)
+    copies.files.rename(b"old", b"new", 0)
+    copies.make()
+    shown = copies.shown()
+    assert shown[b"new/one"].same_file_as == (b"new/one", b"two")
+    assert shown[b"two"].same_file_as == (b"new/one", b"two")
+
+
+def test_names_of_a_lower_file_stay_so_when_a_directory_of_theirs_moves(copies: Copies) -> None:
+    os.link(copies.lowers[0] / "below" / "a", copies.lowers[0] / "two")
+    copies.files.create(b"other", 0o644, b"x")
+    copies.make()
+    age(copies)
+    copies.files.rename(b"below", b"new", 0)
+    copies.make()
+    shown = copies.shown()
+    assert shown[b"new/a"].same_file_as == (b"new/a", b"two")
+
+
 def test_what_was_copied_ahead_and_changed_since_is_copied_anew(
     copies: Copies, tmp_path: Path
 ) -> None:
