@@ -25,6 +25,7 @@ from functools import partial
 from importlib.metadata import entry_points, version
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import structlog
@@ -91,6 +92,12 @@ MARGIN_S = 5.0
 """Beyond the deadlines of the single steps, before the process leaves without them."""
 
 
+class Registered(Backend, Protocol):
+    """A snapshotter of another service; closing it ends the calls under way."""
+
+    def close(self) -> None: ...
+
+
 class House:
     """What serves: built by `open`, ended by `close`; both block, each step with a deadline."""
 
@@ -126,10 +133,13 @@ class House:
                 deadline_s=config.timeouts.tree_s,
             )
             stack.callback(self._snapshotter.close)
-            snapshotters = {SNAPSHOTTER: self._snapshotter, **_registered(config, stack)}
+            registered = _registered(config)
+            snapshotters = {SNAPSHOTTER: self._snapshotter, **registered}
             self._metadata = stack.enter_context(
                 _metadata(config, self._snapshotter.store, snapshotters)
             )
+            for it in registered.values():
+                stack.callback(it.close)  # first, since the collector may wait for one
             self._volumes = Volumes(
                 self._snapshotter, config.state / "volumes", changed=has_changed
             )
@@ -294,13 +304,13 @@ def _group(name: str) -> int:
         ) from None
 
 
-def _registered(config: Config, stack: ExitStack) -> dict[str, Backend]:
+def _registered(config: Config) -> dict[str, Registered]:
     """Return the snapshotters of others that the configuration names; none is called yet."""
-    found: dict[str, Backend] = {}
+    found: dict[str, Registered] = {}
     for entry in entry_points(group=SNAPSHOTTERS_GROUP):
         connect_to = entry.load()
         for name, it in config.snapshotters.items():
-            found[name] = stack.enter_context(connect_to(name, it, config.timeouts.call_s))
+            found[name] = connect_to(name, it, config.timeouts.call_s)
     return found
 
 

@@ -31,6 +31,9 @@ from snapfs_containerd.wire import NAMESPACE_HEADER, mounts_from_wire, snapshot_
 
 KEPT = "containerd.io/gc.root"
 
+SHORT_S = 10.0
+"""For calls that make nothing."""
+
 TURNS = 16
 """Calls at once: those of a service that hangs must not take every thread of ours."""
 
@@ -51,7 +54,9 @@ def connect(name: str, registered: Registered, timeout_s: float) -> ForeignSnaps
 
 
 class ForeignSnapshotter(Closing):
-    """metadata.Backend over a socket. Each call waits at most `timeout_s`.
+    """metadata.Backend over a socket. A call waits at most `timeout_s`; if it makes nothing, less.
+
+    `close` ends the calls under way.
 
     Unavailable and DeadlineExceeded are of a service that is gone, or does not answer in time.
     """
@@ -60,6 +65,8 @@ class ForeignSnapshotter(Closing):
         self._name = name
         self._socket = registered.socket
         self._timeout_s = timeout_s
+        self._short_s = min(timeout_s, SHORT_S)
+        self._is_closed = False
         self._there = registered.snapshotter or name
         self._headers = ((NAMESPACE_HEADER, registered.namespace),)
         self._turns = threading.BoundedSemaphore(TURNS)
@@ -68,18 +75,18 @@ class ForeignSnapshotter(Closing):
 
     def prepare(self, key: str, parent: str, labels: Labels) -> list[Mount]:
         request = pb.PrepareSnapshotRequest(key=key, parent=parent, labels=_kept(labels))
-        return mounts_from_wire(self._call(self._stub.Prepare, request).mounts)
+        return mounts_from_wire(self._make(self._stub.Prepare, request).mounts)
 
     def view(self, key: str, parent: str, labels: Labels) -> list[Mount]:
         request = pb.ViewSnapshotRequest(key=key, parent=parent, labels=_kept(labels))
-        return mounts_from_wire(self._call(self._stub.View, request).mounts)
+        return mounts_from_wire(self._make(self._stub.View, request).mounts)
 
     def mounts(self, key: str) -> list[Mount]:
         return mounts_from_wire(self._call(self._stub.Mounts, pb.MountsRequest(key=key)).mounts)
 
     def commit(self, key: str, name: str, labels: Labels, parent: str = "") -> None:
         request = pb.CommitSnapshotRequest(key=key, name=name, labels=_kept(labels), parent=parent)
-        self._call(self._stub.Commit, request)
+        self._make(self._stub.Commit, request)
 
     def remove(self, key: str) -> None:
         self._call(self._stub.Remove, pb.RemoveSnapshotRequest(key=key))
@@ -105,17 +112,24 @@ class ForeignSnapshotter(Closing):
     def cleanup(self) -> None:
         """Let it delete what it left for later, if it does such a thing."""
         try:
-            self._call(self._stub.Cleanup, pb.CleanupRequest())
+            self._make(self._stub.Cleanup, pb.CleanupRequest())
         except NotImplementedYet:
             return
 
     def close(self) -> None:
+        self._is_closed = True
         self._channel.close()
 
+    def _make(self, method: Callable[..., Any], request: Any) -> Any:
+        return self._ask(method, request, self._timeout_s)
+
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        return self._ask(method, request, self._short_s)
+
+    def _ask(self, method: Callable[..., Any], request: Any, timeout_s: float) -> Any:
         request.snapshotter = self._there
         with self._errors():
-            return method(request, timeout=self._timeout_s, metadata=self._headers)
+            return method(request, timeout=timeout_s, metadata=self._headers)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -127,6 +141,10 @@ class ForeignSnapshotter(Closing):
             yield
         except grpc.RpcError as failure:
             raise self._refusal(failure) from None
+        except ValueError:  # so says a channel that is closed
+            if not self._is_closed:
+                raise
+            raise self._ended() from None
         finally:
             self._turns.release()
 
@@ -134,6 +152,8 @@ class ForeignSnapshotter(Closing):
         error = error_of(failure)
         if was_answered(failure):
             return error
+        if self._is_closed:
+            return self._ended()
         who = f"snapshotter {self._name!r} does not answer on socket {self._socket}"
         match error:
             case Unavailable():
@@ -141,8 +161,11 @@ class ForeignSnapshotter(Closing):
                 reason = str(error).rpartition("error: ")[2].lower()
                 return Unavailable(f"{who} ({reason}); start its service and try again")
             case DeadlineExceeded():
-                return DeadlineExceeded(f"{who} within {self._timeout_s:g} s; look at its log")
+                return DeadlineExceeded(f"{who} in time; look at its log and try again")
         return error
+
+    def _ended(self) -> Unavailable:
+        return Unavailable(f"this service is stopping, and asks snapshotter {self._name!r} no more")
 
 
 def _kept(labels: Labels) -> dict[str, str]:

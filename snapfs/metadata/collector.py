@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -93,6 +94,8 @@ class Collected:
     """What could not be removed and will be tried again."""
     mark_ns: int = 0
     elapsed_ns: int = 0
+    waited_ns: int = 0
+    """Of that for snapshotters, which are no work of ours."""
 
 
 class Collector:
@@ -110,6 +113,8 @@ class Collector:
     ) -> None:
         self._store = store
         self._collectibles = collectibles
+        self._silent: set[str] = set()
+        """Snapshotters that did not answer in the last run; they are asked last."""
         self._content = content
         self._snapshotters = snapshotters
         self._deadline_s = deadline_s
@@ -227,7 +232,7 @@ class Collector:
                 if row.body.going
             ]
         used, silent = set(), set()
-        for row in _children_first(going):
+        for row in sorted(_children_first(going), key=self._was_silent):
             name = row.body.snapshotter
             if name in silent:
                 done.failed.append(row.name)
@@ -239,10 +244,15 @@ class Collector:
                     silent.add(name)
         for name in sorted((used - silent) & self._snapshotters.keys()):
             self._clean_up(name, done)
+        self._silent = silent
+
+    def _was_silent(self, row: Row[SnapshotLinkBody]) -> bool:
+        return row.body.snapshotter in self._silent
 
     def _clean_up(self, snapshotter: str, done: Collected) -> None:
         try:
-            self._snapshotters[snapshotter].cleanup()
+            with _waiting(done):
+                self._snapshotters[snapshotter].cleanup()
         except (SnapfsError, OSError) as error:
             log.warning("gc.not_cleaned_up", snapshotter=snapshotter, error=str(error))
             done.failed.append(f"snapshotter {snapshotter}")
@@ -253,7 +263,8 @@ class Collector:
         try:
             if snapshotter is None:
                 raise NotFound(f"there is no snapshotter {row.body.snapshotter!r}")
-            _remove(snapshotter, row.body.backend)
+            with _waiting(done):
+                _remove(snapshotter, row.body.backend)
         except (SnapfsError, OSError) as error:
             log.warning("gc.snapshot_kept", snapshot=row.name, error=str(error))
             done.failed.append(row.name)
@@ -279,6 +290,15 @@ class Collector:
             len(done.failed),
         )
         self._store.update(partial(_record, body=body), timeout_s=self._deadline_s)
+
+
+@contextmanager
+def _waiting(done: Collected) -> Iterator[None]:
+    began = time.monotonic_ns()
+    try:
+        yield
+    finally:
+        done.waited_ns += time.monotonic_ns() - began
 
 
 def _record(tx: WriteTx, *, body: CollectionBody) -> None:

@@ -112,9 +112,13 @@ class Metadata(Closing):
         self.gc.close()
 
     def _collect(self) -> Collected:
+        began_ns = time.monotonic_ns()
         for snapshots in self._snapshots.values():
             snapshots.settle()
-        return self.collector.collect()
+        settled_ns = time.monotonic_ns() - began_ns
+        done = self.collector.collect()
+        done.waited_ns += settled_ns
+        return done
 
     def _changed(self, *, deletion: bool) -> None:
         self.gc.note(deletion=deletion)

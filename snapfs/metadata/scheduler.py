@@ -222,7 +222,8 @@ class Scheduler(Closing):
                 future.set_exception(error)
             return
         with self._changed:
-            self._plan.ran(time.monotonic(), time.monotonic() - began_s)
+            now_s = time.monotonic()
+            self._plan.ran(now_s, now_s - began_s - done.waited_ns / 1e9)
             self._looked_ns = done.began_ns
         for future in waiting:
             future.set_result(done)

@@ -220,7 +220,7 @@ def test_a_service_that_does_not_answer_is_waited_for_once_a_run_and_stops_nobod
     metadata: Metadata, there: Snapshotter, deaf: Deaf, tmp_path: Path
 ) -> None:
     for key in ("a", "b", "c"):
-        with pytest.raises(DeadlineExceeded, match=r"'deaf' does not answer .* within 1 s"):
+        with pytest.raises(DeadlineExceeded, match=r"'deaf' does not answer .* in time"):
             metadata.snapshots("deaf").prepare(ONE, key)
     with serving(tmp_path / "other.sock", there):
         metadata.snapshots("other").prepare(ONE, "k")
@@ -229,6 +229,29 @@ def test_a_service_that_does_not_answer_is_waited_for_once_a_run_and_stops_nobod
         assert deaf.heard == ["RemoveSnapshotRequest"]
         assert len([it for it in done.failed if "deaf" in it]) == 3
         assert list(there.walk()) == []
+        assert done.waited_ns >= PATIENCE_S * 1e9  # no reason to collect less often
+
+
+@pytest.mark.logs("gc.snapshot_kept")
+def test_a_collection_that_waits_for_a_service_ends_with_ours(
+    metadata: Metadata,
+    deaf: Deaf,
+    config: Config,
+    own: Snapshotter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        metadata.snapshots("deaf").prepare(ONE, "k")
+    deaf.heard.clear()
+    monkeypatch.setattr(foreign, "SHORT_S", 600)  # longer than a test may take
+    other = foreign.connect("deaf", config.snapshotters["deaf"], 600)
+    with Metadata(own.store, tmp_path / "content", {"deaf": other}) as next_one:
+        next_one.start()
+        eventually(lambda: deaf.heard == ["RemoveSnapshotRequest"], what="the collector")
+        other.close()
+    with pytest.raises(Unavailable, match="is stopping"):
+        other.stat("k")
 
 
 def test_a_service_that_hangs_takes_no_more_than_its_turns(
