@@ -62,17 +62,18 @@ class Sink:
     ) -> Iterator[Landing | None]:
         """Give what receives the layer of the committed snapshot `name`; None when it is here.
 
-        `parent` is the committed snapshot, here, that it stands on; empty for a base. Raises
-        FailedPrecondition when that is not what the layer was made on, AlreadyExists when `name` is
-        another layer, Unavailable when somebody else is sending it.
+        `parent` is a committed snapshot, here, and the layer stands on that or on one below it, as
+        its offer says; empty for a base. Raises FailedPrecondition when it was made on none of
+        them, AlreadyExists when `name` is another layer, Unavailable when somebody else is sending
+        it.
         """
         _check(offer)
         with self._only(name):
             if self._has(name, offer):
                 yield None
                 return
-            self._check_below(parent, offer)
-            landing = Landing(self._stock, name, parent, offer, labels or {})
+            below, near = self._below(parent, offer)
+            landing = Landing(self._stock, name, below, offer, labels or {}, near)
             try:
                 yield landing
             finally:
@@ -96,13 +97,25 @@ class Sink:
             )
         return True
 
-    def _check_below(self, parent: str, offer: Offer) -> None:
+    def _below(self, parent: str, offer: Offer) -> tuple[str, Sequence[SnapshotId]]:
+        """Return the snapshot that the layer stands on, and the layers of `parent`.
+
+        A whole copy of a working copy stands on what that grew from, far below the copy before.
+        """
         here = self._stock.chain(parent) if parent else []
-        if tuple(here) != offer.below:
+        above = len(here) - len(offer.below)
+        if above < 0 or tuple(here[above:]) != offer.below:
             raise FailedPrecondition(
                 f"the layer was made on {len(offer.below)} others, which are not those of "
                 f"{parent or 'a base'!r} here; transfer its parents first"
             )
+        if not parent:
+            return "", ()
+        found = self._stock.committed(parent)
+        below = parent
+        for _ in range(above):
+            below = self._stock.committed(below).parent
+        return below, (found.id, *found.parent_ids)
 
     @contextmanager
     def _only(self, name: str) -> Iterator[None]:
@@ -121,10 +134,20 @@ class Sink:
 class Landing:
     """One layer on its way: its manifest, then the chunks that are missing, then the end."""
 
-    def __init__(self, stock: Stock, name: str, parent: str, offer: Offer, labels: Labels) -> None:
+    def __init__(
+        self,
+        stock: Stock,
+        name: str,
+        parent: str,
+        offer: Offer,
+        labels: Labels,
+        near: Sequence[SnapshotId],
+    ) -> None:
+        """`near` are layers that are like this one, to look for chunks in first."""
         self._stock = stock
         self._snapshotter = stock.snapshotter
         self._name, self._parent, self._offer, self._labels = name, parent, offer, labels
+        self._near = near
         self._key = f"{_prefix(name)}{offer.digest.hex()}"
         self._manifest: Path | None = None
         self._rebuilding: Rebuilding | None = None
@@ -159,7 +182,7 @@ class Landing:
             rebuilding = self._rebuilding = Rebuilding(upper, source, below)
             rebuilding.lay_out()
             rebuilding.find_missing()
-            rebuilding.fill(lambda wanted: self._find(wanted, active.parent_ids))
+            rebuilding.fill(lambda wanted: self._find(wanted, self._near))
         return rebuilding.missing
 
     def put(self, packed: Packed) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from snapfs import tables
 from snapfs.anchors import Anchors
 from snapfs.model import Unavailable
+from snapfs.overlay import LayerCopy
 from snapfs.snapshots import NoTrees, Snapshotter
 from snapfs.store import WriteTx
 from snapfs.sync import conflicts, remotes
@@ -52,7 +53,11 @@ class Host:
 
     def _open(self) -> None:
         self.snapshotter = Snapshotter(
-            self._path, trees=NoTrees(), tables=tables.TABLES, checks=tables.CHECKS
+            self._path,
+            trees=NoTrees(),
+            tables=tables.TABLES,
+            checks=tables.CHECKS,
+            copier=LayerCopy,
         )
         self.store = self.snapshotter.store
         self.replica = Replica(self.snapshotter)

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from snapfs.model import Unavailable
+from snapfs.overlay import has_changed
+from snapfs.snapshots import copying
 from snapfs.sync.peer import Peer
 from snapfs.sync.threeway import Policy
+from snapfs.transfer import stock
+from snapfs.volumes import Volumes
 from snapfs.volumes.ids import VolumeSetId
 from tests.sync.kit import Breaking, Host
 from tests.transfer.kit import everything, seen
@@ -97,6 +101,39 @@ def test_a_set_that_a_person_lets_go_takes_its_data_along(host: MakeHost) -> Non
     ann.settle(ann.conflicts()[0].number, Policy.THEIRS)
     assert ann.contents(set_id) is None
     assert list(ann.snapshotter.walk()) == []
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+def test_a_snapshot_that_does_not_stand_on_the_one_before_travels(
+    host: MakeHost, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 64 copies, or a start of the host, a volume is copied whole, over what it grew from."""
+    monkeypatch.setattr(copying, "LONGEST_CHAIN", 2)
+    monkeypatch.setattr(stock, "SEARCHED", 0)
+    ann, bob = host("ann"), host("bob")
+    volumes = Volumes(ann.snapshotter, tmp_path / "mounts", changed=has_changed)
+    source = random.Random(2)
+    set_id = volumes.create("db").set_id
+
+    def take(name: str) -> str:
+        layer = volumes.layers(name)[0]
+        (layer / "small").write_bytes(source.randbytes(10))
+        return volumes.history.snapshot(name, "one more").snapshot.id
+
+    (volumes.layers("db")[0] / "table").write_bytes(source.randbytes(MIB))
+    made = [take("db") for _ in range(2)]
+    volumes.clone("db", "trial")
+    (volumes.layers("trial")[0] / "more").write_bytes(source.randbytes(MIB))
+    made += [take("trial")]
+    sync = ann.push if way == "push" else bob.pull
+    sync(bob if way == "push" else ann, set_id)
+    made += [take(name) for name in ("trial", "db") for _ in range(4)]
+    report = sync(bob if way == "push" else ann, set_id)
+    assert [it.fate for it in report.branches] == ["pushed" if way == "push" else "pulled"] * 2
+    _same_data(ann, bob, set_id, made)
+    assert report.sent_bytes + report.received_bytes < MIB / 4
+    there = [bob.snapshotter.stat(bob.show(set_id, it).blob) for it in made[-4:]]
+    assert [len(it.parent_ids) for it in there] == [2, 0, 1, 2]
 
 
 def test_layers_that_two_branches_share_travel_once(host: MakeHost) -> None:
