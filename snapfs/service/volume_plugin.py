@@ -2,8 +2,8 @@
 
 HTTP POST with JSON bodies, as the engines send it (docs.docker.com, "Docker volume plugins").
 Create makes a volume of that name, or takes one that is there; Mount counts who has it by the
-engine's id and Unmount takes it from its path when nobody has it any more. Options of Create:
-`size`, `from` (a volume or set), `ref`, `branch`.
+engine's id and Unmount takes it from its path when nobody has it any more, unless it was mounted
+already when the first came. Options of Create: `size`, `from` (a volume or set), `ref`, `branch`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class VolumePlugin:
         self._guard = threading.Lock()
         self._users: defaultdict[str, set[str]] = defaultdict(set)
         """Ids of engines' mounts by volume; `_guard` guards it."""
+        self._mounted: set[str] = set()
+        """Volumes that no one but engines had mounted; `_guard` guards it."""
 
     def calls(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
         """Return the calls by path."""
@@ -89,6 +91,8 @@ class VolumePlugin:
     def _mount(self, body: dict[str, Any]) -> dict[str, Any]:
         name = _name(body)
         with self._guard:
+            if not self._users[name]:
+                self._look(name)
             path = self._volumes.mount(name)
             self._users[name].add(str(body.get("ID", "")))
         return {"Mountpoint": path}
@@ -99,11 +103,21 @@ class VolumePlugin:
             self._users[name].discard(str(body.get("ID", "")))
             if not self._users[name]:
                 del self._users[name]
-                try:
-                    self._volumes.umount(name)
-                except FailedPrecondition as error:  # others than the engine use it
-                    log.info("plugin.left_mounted", name=name, reason=str(error))
+                if name in self._mounted:
+                    self._take(name)
         return {}
+
+    def _look(self, name: str) -> None:
+        if self._volumes.describe(name).mounted_at:
+            self._mounted.discard(name)
+        else:
+            self._mounted.add(name)
+
+    def _take(self, name: str) -> None:
+        try:
+            self._volumes.umount(name)
+        except FailedPrecondition as error:  # others than the engine use it
+            log.info("plugin.left_mounted", name=name, reason=str(error))
 
     def _get(self, body: dict[str, Any]) -> Described:
         return self._volumes.describe(_name(body))

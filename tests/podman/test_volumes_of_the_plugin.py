@@ -79,6 +79,20 @@ def test_the_calls_of_the_protocol(service: RunningDaemon) -> None:
     service.json("volume", "list")
 
 
+def test_a_volume_that_was_mounted_before_a_container_came_stays_mounted(
+    service: RunningDaemon, tmp_path: Path
+) -> None:
+    service.run("volume", "create", "mine", "--path", str(tmp_path / "mine"), "--mount")
+    (tmp_path / "mine" / "file").write_text("data")
+    named = {"Name": "mine", "ID": "a"}
+    call(service, "VolumeDriver.Mount", named)
+    call(service, "VolumeDriver.Unmount", named)
+    call(service, "VolumeDriver.Unmount", {**named, "ID": "of before the service was started"})
+    assert (tmp_path / "mine" / "file").read_text() == "data"
+    call(service, "VolumeDriver.Remove", named)
+    assert service.json("volume", "list") == []
+
+
 @pytest.mark.parametrize(
     ("name", "body", "status"),
     [
