@@ -21,7 +21,9 @@ from snapfs.model import Committed, FailedPrecondition, Internal, SnapfsError, U
 from snapfs.snapshots import Snapshotter, records
 from snapfs.snapshots.copying import STILL_LABEL, Changed, Copied
 from snapfs.store import ReadTx, WriteTx
+from snapfs.volumes import mounting
 from snapfs.volumes.ids import NewId, VolumeId, VolumeSetId, VolumeSnapshotId
+from snapfs.volumes.mounting import Bound
 from snapfs.volumes.schema import ACTIVE_EDGE, DATA_EDGE
 
 T = TypeVar("T")
@@ -63,6 +65,13 @@ class VolumeData:
         if found.type != "bind":
             raise Internal(f"snapshot {key!r} is not shown by a lane")
         return Path(found.source)
+
+    def tree(self, key: str, path: str) -> Bound | None:
+        """Return a working copy as mount tables have it, at `path`; None where no lane shows it."""
+        found = self._snapshotter.mounts(key)[0]
+        source = Path(found.source)
+        device = mounting.device_of(source.parent) if found.type == "bind" else None
+        return Bound(device, f"/{source.name}", path) if device else None
 
     def copy(self, key: str, blob: str, also: Callable[[WriteTx, Committed], T]) -> Copied[T]:
         """Commit a copy of a working copy that goes on, with `also` in its transaction."""

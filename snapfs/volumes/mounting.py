@@ -38,17 +38,29 @@ def bind(source: Path, target: Path) -> None:
 
     FailedPrecondition when something else is mounted there, or it is a directory with files in it.
     """
+    if is_bound(source, target):
+        return
+    if _libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(MS_BIND), None):
+        _refuse(target)
+
+
+def is_bound(source: Path, target: Path) -> bool:
+    """Say whether `source` is shown at `target` already; if not, it can be. Raises as `bind`."""
     target.mkdir(parents=True, exist_ok=True)
     if found := at(target):
         if found[-1].root == f"/{source.name}":
-            return
+            return True
         raise FailedPrecondition(f"{target} has something mounted already; unmount it first")
     if os.path.ismount(target):
         raise FailedPrecondition(f"{target} has something mounted already; unmount it first")
     if any(target.iterdir()):
         raise FailedPrecondition(f"{target} has files in it; use an empty directory")
-    if _libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(MS_BIND), None):
-        _refuse(target)
+    return False
+
+
+def real(target: str) -> str:
+    """Return a path as tables of mounts have it: without symbolic links."""
+    return os.path.realpath(target)
 
 
 def unbind(target: Path, *, lazy: bool = False) -> None:
@@ -68,6 +80,12 @@ def device_of(lane: Path) -> str | None:
 def at(target: Path, process: str = "self") -> list[Bound]:
     """Return the trees bound at `target`, lowest first."""
     return [found for found in table(process) if found.path == os.fspath(target)]
+
+
+def here(tree: Bound) -> Path | None:
+    """Return where we have a tree: its path, or None when something else or nothing is there."""
+    is_there = any((it.device, it.root) == (tree.device, tree.root) for it in at(Path(tree.path)))
+    return Path(tree.path) if is_there else None
 
 
 def table(process: str = "self") -> Iterator[Bound]:

@@ -50,46 +50,55 @@ def parse_signal(text: str) -> signal.Signals:
 
 @contextmanager
 def replaced(
-    path: Path, source: Callable[[], Path], manner: Manner, frozen: Path
+    old: Bound, source: Callable[[], Path], manner: Manner, frozen: Path
 ) -> Iterator[None]:
-    """Have nothing at `path` for the block, and after it the tree that `source` gives.
+    """Have the tree `old` nowhere for the block, and after it the one that `source` gives.
 
-    When the block fails the old tree is there again. FailedPrecondition when it is used and
-    `manner` does not say what to do then; Unavailable when the new tree cannot be mounted. Groups
-    that are frozen meanwhile are noted in the file `frozen`.
+    We may have it at its path; others have it in mount name spaces of theirs. When the block fails
+    the old tree is there again. FailedPrecondition when it is used and `manner` does not say what
+    to do then; Unavailable when the new tree cannot be mounted. Groups that are frozen meanwhile
+    are noted in the file `frozen`.
     """
-    bound = mounting.at(path)
-    if not bound:
-        yield
-        return
-    found = _freed(path, manner)
+    path = mounting.here(old)
+    found = _freed(old, path, manner)
     with groups.frozen((user.pid for user in found), frozen):
-        old = remount.open_tree(path)
-        try:
-            _unbind(path, lazy=bool(found))
-            is_done = False
-            try:
+        if path is None:
+            yield
+        else:
+            with _taken_from(path, lazy=bool(found)):
                 yield
-                is_done = True
-            finally:
-                if not is_done:
-                    remount.put(old, path)
             _mount_new(path, source)
-            _replace_elsewhere(path, bound[-1])
+        _replace_elsewhere(source, old)
+
+
+@contextmanager
+def _taken_from(path: Path, *, lazy: bool) -> Iterator[None]:
+    """Have nothing at `path` for the block; when it fails, what was there."""
+    tree = remount.open_tree(path)
+    try:
+        _unbind(path, lazy=lazy)
+        is_done = False
+        try:
+            yield
+            is_done = True
         finally:
-            os.close(old)
+            if not is_done:
+                remount.put(tree, path)
+    finally:
+        os.close(tree)
 
 
-def _freed(path: Path, manner: Manner) -> list[User]:
+def _freed(old: Bound, path: Path | None, manner: Manner) -> list[User]:
     """Tell who uses the tree; return who still does, when they are to be paused."""
     number = parse_signal(manner.signal) if manner.signal else None
-    found = users.users(path)
+    found = users.users_of(old.device, old.root, path)
     if found and number is not None:
         users.tell(found, number, SIGNAL_TIMEOUT_S)
-        found = users.users(path)
+        found = users.users_of(old.device, old.root, path)
     if found and not manner.pause:
         raise FailedPrecondition(
-            f"{path} is used by {users.shown(found)}; stop them, or give --signal or --pause"
+            f"{path or 'the volume'} is used by {users.shown(found)}; stop them, or give --signal "
+            "or --pause"
         )
     return found
 
@@ -114,13 +123,13 @@ def _unbind(path: Path, *, lazy: bool) -> None:
         ) from error
 
 
-def _replace_elsewhere(path: Path, old: Bound) -> None:
+def _replace_elsewhere(source: Callable[[], Path], old: Bound) -> None:
     """Give the new tree to each mount name space that has the old one mounted."""
     for user in users.holders(old.device, old.root):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             table = mounting.table(str(user.pid))
             targets = [it.path for it in table if (it.device, it.root) == (old.device, old.root)]
-            tree = remount.open_tree(path)
+            tree = remount.open_tree(source())
             try:
                 _run(user, tree, targets)
             finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar, assert_never
 
 import structlog
@@ -207,14 +206,14 @@ class Timelines:
         with self.common.discarding(key):
             if row.body.size_bytes:
                 self.common.data.limit(key, row.body.size_bytes)
-            path = Path(row.body.mount_path) if row.body.mount_path else None
+            old = self.common.data.tree(row.body.key, row.body.mount_path)
             with refusing(f"replace volume {row.body.name!r}"):
-                if path is None:
+                if old is None:
                     done = record()
                 else:
                     frozen = self.common.frozen_groups
                     new = self.common.data.source
-                    with replacing.replaced(path, lambda: new(key), manner, frozen):
+                    with replacing.replaced(old, lambda: new(key), manner, frozen):
                         done = record()
         self.common.data.discard(row.body.key)
         return done

@@ -40,9 +40,9 @@ def users(target: Path) -> list[User]:
     return users_of(bound[-1].device, bound[-1].root, target) if bound else []
 
 
-def users_of(device: str, root: str, target: Path) -> list[User]:
+def users_of(device: str, root: str, target: Path | None) -> list[User]:
     """Return who uses a tree of a lane, which we have at `target` or nowhere."""
-    look = _Look(device, root, os.fspath(target))
+    look = _Look(device, root, os.fspath(target) if target else "")
     found = map(look.user, _processes())
     return [user for user in found if user is not None]
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -204,7 +205,7 @@ class Volumes:
             base=None,
             branch=None,
             next_branch=next_branch,
-            mount_path=mount_path,
+            mount_path=mounting.real(names.check_mount_path(mount_path)) if mount_path else "",
             size_bytes=size_bytes,
         )
 
@@ -227,7 +228,6 @@ class Volumes:
         """
         with self.common.held(name) as row:
             self._check_unused(row)
-            self._unbind(row)
             set_id = VolumeSetId(row.body.set_id)
             blobs: list[str] = []
 
@@ -237,7 +237,9 @@ class Volumes:
                 if history or _is_bare(tx, set_id):
                     blobs.extend(sets.delete(tx, set_id, why))
 
-            self.common.data.remove(row.body.key, forget)
+            with self._mounted_again(row):
+                self._unbind(row)
+                self.common.data.remove(row.body.key, forget)
             for blob in blobs:
                 self.common.data.discard(blob)
         log.info("volume.removed", name=row.body.name, history=history)
@@ -306,17 +308,14 @@ class Volumes:
         It is mounted again at each start of the service until `umount`.
         """
         with self.common.held(name) as row:
-            wanted = path or row.body.mount_path or os.fspath(self.common.place / row.body.name)
-            if row.body.is_mounted and wanted != row.body.mount_path:
-                self._unbind(row)
-            names.check_mount_path(wanted)
+            given = path or row.body.mount_path or os.fspath(self.common.place / row.body.name)
+            wanted = mounting.real(names.check_mount_path(given))
             source = self.common.data.source(row.body.key)
-            self.common.update(
-                lambda tx: copies.edit(
-                    tx, copies.resolve(tx, row.name), mount_path=wanted, is_mounted=True
-                )
-            )
-            with refusing(f"mount volume {row.body.name!r}"):
+            with self._mounted_again(row), refusing(f"mount volume {row.body.name!r}"):
+                mounting.is_bound(source, Path(wanted))
+                if row.body.is_mounted and wanted != row.body.mount_path:
+                    self._unbind(row)
+                self._say_mounted(row, wanted, is_mounted=True)
                 mounting.bind(source, Path(wanted))
         return wanted
 
@@ -324,18 +323,42 @@ class Volumes:
         """Unmount a volume; FailedPrecondition names who uses it."""
         with self.common.held(name) as row:
             self._unbind(row)
-            self.common.update(
-                lambda tx: copies.edit(tx, copies.resolve(tx, row.name), is_mounted=False)
+            self._say_mounted(row, row.body.mount_path, is_mounted=False)
+
+    def _say_mounted(self, row: VolumeRow, path: str, *, is_mounted: bool) -> None:
+        self.common.update(
+            lambda tx: copies.edit(
+                tx, copies.resolve(tx, row.name), mount_path=path, is_mounted=is_mounted
             )
+        )
+
+    @contextmanager
+    def _mounted_again(self, row: VolumeRow) -> Iterator[None]:
+        """Have a volume mounted as it was, and its row say so, when the block fails."""
+        was = mounting.at(Path(row.body.mount_path)) if row.body.mount_path else []
+        is_done = False
+        try:
+            yield
+            is_done = True
+        finally:
+            if not is_done:
+                self._mount_again(row, is_mounted=bool(was))
+
+    def _mount_again(self, row: VolumeRow, *, is_mounted: bool) -> None:
+        body = row.body
+        try:
+            self._say_mounted(row, body.mount_path, is_mounted=body.is_mounted)
+            if is_mounted:
+                mounting.bind(self.common.data.source(body.key), Path(body.mount_path))
+        except (OSError, SnapfsError) as error:
+            log.error("volume.not_mounted", name=body.name, error=str(error))
 
     def _check_unused(self, row: VolumeRow) -> None:
         """Refuse while a container has the volume: our own mount says nothing of that."""
-        source = self.common.data.source(row.body.key)
-        device = mounting.device_of(source.parent)
-        if device is None:
+        tree = self.common.data.tree(row.body.key, row.body.mount_path)
+        if tree is None:
             return
-        path = Path(row.body.mount_path or self.common.place)
-        if found := users.users_of(device, f"/{source.name}", path):
+        if found := users.users_of(tree.device, tree.root, mounting.here(tree)):
             raise FailedPrecondition(
                 f"volume {row.body.name!r} is used by {users.shown(found)}; stop that first"
             )

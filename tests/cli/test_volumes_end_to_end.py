@@ -319,6 +319,65 @@ def test_a_volume_in_use_is_not_taken_away(
     assert f"sleep ({user.pid})" in refused.stderr
 
 
+def test_who_uses_one_volume_does_not_hold_another(
+    service: RunningDaemon, user: subprocess.Popen[bytes]
+) -> None:
+    service.run("volume", "create", "never-mounted")
+    service.run("volume", "remove", "never-mounted")
+    assert user.poll() is None
+
+
+def test_a_mount_elsewhere_that_cannot_be_leaves_the_volume_where_it_is(
+    service: RunningDaemon, db: Path, tmp_path: Path
+) -> None:
+    (db / "file").write_text("x")
+    full, taken = tmp_path / "full", tmp_path / "taken"
+    full.mkdir()
+    (full / "in-the-way").touch()
+    service.run("volume", "create", "other", "--path", str(taken))
+    before = service.json("volume", "info", "db")
+    for path, reason in ((full, "has files in it"), (taken, "is volume 'other'")):
+        refused = service.run("volume", "mount", "db", str(path), check=False)
+        assert reason in refused.stderr
+        assert (db / "file").read_text() == "x"
+        assert service.json("volume", "info", "db") == before
+    service.run("volume", "mount", "db", str(tmp_path / "free"))
+    assert (tmp_path / "free" / "file").read_text() == "x"
+    assert list(db.iterdir()) == []
+
+
+def test_a_removal_that_is_refused_leaves_the_volume_mounted(
+    service: RunningDaemon, db: Path
+) -> None:
+    (db / "file").write_text("x")
+    take(service, "one")
+    service.run("volume", "clone", "db", "other")
+    refused = service.run("volume", "remove", "--history", "db", check=False)
+    assert refused.exit_code == 1
+    assert (db / "file").read_text() == "x"
+
+
+def test_a_path_with_a_symbolic_link_is_the_directory_that_it_leads_to(
+    service: RunningDaemon, db: Path, tmp_path: Path
+) -> None:
+    """Tables of mounts know no links: who used the volume was not found, nor its mount."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    path = tmp_path / "link" / "db"
+    service.run("volume", "mount", "db", str(path))
+    assert service.json("volume", "info", "db")["mounted_at"] == str(tmp_path / "real" / "db")
+    (path / "file").write_text("one")
+    take(service, "one")
+    (path / "file").write_text("two")
+    with (path / "file").open():
+        refused = service.run("volume", "reset", "--hard", "db", "HEAD", check=False)
+        assert "is used by" in refused.stderr
+    service.run("volume", "reset", "--hard", "db", "HEAD")
+    assert (path / "file").read_text() == "one"
+    service.run("volume", "umount", "db")
+    assert list(path.iterdir()) == []
+
+
 def test_users_are_told_with_a_signal_before_a_switch(
     service: RunningDaemon, db: Path, user: subprocess.Popen[bytes]
 ) -> None:
@@ -399,6 +458,19 @@ def test_a_volume_in_a_container_is_not_removed(
     refused = service.run("volume", "remove", "db", check=False)
     assert f"is used by sh ({contained.pid})" in refused.stderr
     assert seen(contained) == (db / "file").read_text() == "one"
+
+
+def test_a_volume_that_only_a_container_has_is_not_replaced_behind_its_back(
+    service: RunningDaemon, db: Path, contained: subprocess.Popen[str]
+) -> None:
+    take(service, "one")
+    (db / "file").write_text("two")
+    service.run("volume", "umount", "db")
+    refused = service.run("volume", "reset", "--hard", "db", "HEAD", check=False)
+    assert f"is used by sh ({contained.pid})" in refused.stderr
+    assert seen(contained) == "two"
+    service.run("volume", "reset", "--hard", "db", "HEAD", "--pause")
+    assert seen(contained) == "one"
 
 
 def test_a_copy_of_all_mounts_is_no_use_and_gets_the_new_tree(
