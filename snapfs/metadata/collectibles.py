@@ -9,8 +9,8 @@ long as it does. Source: containerd core/metadata/gc.go, collectionContext.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from snapfs.metadata import references
@@ -18,7 +18,7 @@ from snapfs.metadata.graph import Mark, Walk, paced
 from snapfs.metadata.references import Edge
 from snapfs.metadata.schema import LEASES, NODES, TABLE_OF
 from snapfs.model import Labels
-from snapfs.store import ReadTx, Row, RowCreated, RowUpdated
+from snapfs.store import ReadTx, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,22 @@ class Collectible(Protocol):
     """How labels name the kind."""
 
     def begin(self) -> Round:
-        """Begin to take part; one that raises is left out of this collection."""
+        """Begin to take part; one that raises is left out of this collection.
+
+        What its resources kept when it last took part stays; a first collection waits for it.
+        """
+
+
+def keepers(resources: Iterable[External]) -> list[External]:
+    """Return those that have other objects live as long as they do, as if they were in use."""
+    return [
+        replace(it, active=True)
+        for it in resources
+        if any(want.edge is Edge.KEEPS for want in references.wants(it.labels))
+    ]
+
+
+_RowsOf = Callable[[ReadTx, Mapping[int, Mark]], Iterator[Row[Any]]]
 
 
 class Place(NamedTuple):
@@ -78,27 +93,27 @@ class Externals:
 
     def mark(self, tx: ReadTx, walk: Walk) -> None:
         """Find what is alive with what a walk has marked, and let the walk mark what that keeps."""
+        for place in self.alive:  # found so by an earlier walk
+            self._keep(tx, walk, place)
+        self._mark(tx, walk, _rows)
+
+    def mark_more(self, tx: ReadTx, walk: Walk) -> None:
+        """The same for a walk of what became alive since; its marks are few."""
+        if walk.marks:
+            self._mark(tx, walk, _rows_of)
+
+    def _mark(self, tx: ReadTx, walk: Walk, rows: _RowsOf) -> None:
         marked = -1
         while self._found and len(walk.marks) > marked:
             marked = len(walk.marks)
-            named = set(self._named(_rows(tx, walk.marks)))
+            named = set(self._named(rows(tx, walk.marks)))
             for place, it in self._found.items():
                 if place not in self.alive and self._is_alive(tx, walk.marks, named, place, it):
                     self.alive.add(place)
-                    walk.add((oid, Mark.FULL) for oid in _wanted(tx, it, Edge.KEEPS))
+                    self._keep(tx, walk, place)
 
-    def look_again(self, tx: ReadTx, after_rev: int) -> None:
-        """Let live what rows need that were written after a revision."""
-        written: dict[int, Row[Any]] = {
-            event.row.oid: event.row
-            for event in tx.events(after_rev)
-            if isinstance(event, RowCreated | RowUpdated)
-        }
-        marks = dict.fromkeys(written, Mark.FULL)
-        named = set(self._named(row for row in written.values() if hasattr(row.body, "labels")))
-        for place, it in self._found.items():
-            if self._is_alive(tx, marks, named, place, it):
-                self.alive.add(place)
+    def _keep(self, tx: ReadTx, walk: Walk, place: Place) -> None:
+        walk.add((oid, Mark.FULL) for oid in _wanted(tx, self._found[place], Edge.KEEPS))
 
     def garbage(self) -> Iterator[tuple[str, External]]:
         """Yield what is not alive, with its word."""
@@ -134,6 +149,13 @@ def _rows(tx: ReadTx, marks: Mapping[int, Mark]) -> Iterator[Row[Any]]:
                 row = tx.by_oid(table, oid) if marks.get(oid) is Mark.FULL else None
                 if row is not None:
                     yield row
+
+
+def _rows_of(tx: ReadTx, marks: Mapping[int, Mark]) -> Iterator[Row[Any]]:
+    """The same by way of the marks."""
+    for oid, mark in marks.items():
+        found = (tx.by_oid(table, oid) for table in NODES if mark is Mark.FULL)
+        yield from (row for row in found if row is not None)
 
 
 def _wanted(tx: ReadTx, it: External, edge: Edge) -> Iterator[int]:

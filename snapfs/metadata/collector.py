@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import structlog
 
 from snapfs import anchors
 from snapfs.metadata import leases, linking, naming, ordering
-from snapfs.metadata.collectibles import Collectible, Externals, Round
+from snapfs.metadata.collectibles import Collectible, External, Externals, Round, keepers
 from snapfs.metadata.content import ContentStore
 from snapfs.metadata.graph import Mark, Walk, mark, paced
 from snapfs.metadata.manager import DEADLINE_S
@@ -115,6 +115,8 @@ class Collector:
         self._collectibles = collectibles
         self._silent: set[str] = set()
         """Snapshotters that did not answer in the last run; they are asked last."""
+        self._kept_by: dict[str, Sequence[External]] = {}
+        """By kind, the resources that kept others when their collectible last took part."""
         self._content = content
         self._snapshotters = snapshotters
         self._deadline_s = deadline_s
@@ -123,31 +125,27 @@ class Collector:
     def garbage(self) -> list[Garbage]:
         """Return what a run would remove now."""
         now_ns = self._clock_ns()
-        rounds = self._begin()
+        rounds, externals = self._begin()
         try:
-            externals = Externals({word: it.all() for word, it in rounds.items()})
             with self._store.view() as tx:
                 walk = mark(tx, now_ns)
                 externals.mark(tx, walk)
                 rows = [_shown(row) for row in _unmarked(tx, walk.marks)]
         finally:
-            for it in rounds.values():
-                it.cancel()
+            _end(rounds, "cancel")
         return rows + [Garbage(word, it.namespace, it.key, 0) for word, it in externals.garbage()]
 
     def collect(self) -> Collected:
         """Remove what nothing keeps; what fails outside the store is reported, not raised."""
         done = Collected(self._clock_ns())
         began = time.monotonic_ns()
-        rounds = self._begin()
+        rounds, externals = self._begin()
         try:
-            self._take_part(rounds, done)
+            self._take_part(rounds, externals, done)
         except Exception:
-            for it in rounds.values():
-                it.cancel()
+            _end(rounds, "cancel")
             raise
-        for it in rounds.values():
-            it.finish()
+        _end(rounds, "finish")
         self._remove_snapshots(done)
         self._remove_blobs(done)
         done.elapsed_ns = time.monotonic_ns() - began
@@ -170,24 +168,40 @@ class Collector:
         with self._store.view() as tx:
             return [row.body for row in tx.rows(COLLECTIONS, SHARED)][::-1]
 
-    def _begin(self) -> dict[str, Round]:
-        """Ask who has resources of their own to take part; who cannot is left out."""
+    def _begin(self) -> tuple[dict[str, Round], Externals]:
+        """Ask who has resources of their own to take part.
+
+        Of one that cannot, what it kept when it last could stays. Raises Unavailable when nobody
+        knows that yet.
+        """
         rounds: dict[str, Round] = {}
+        found: dict[str, Sequence[External]] = {}
         for it in self._collectibles:
             try:
-                rounds[it.word] = it.begin()
-            except (SnapfsError, OSError) as error:
-                log.warning("gc.collectible_left_out", collectible=it.word, error=str(error))
-        return rounds
+                rounds[it.word] = begun = it.begin()
+                found[it.word] = list(begun.all())
+            except Exception as error:  # noqa: BLE001 - theirs must not end the others
+                log.warning("gc.collectible_left_out", collectible=it.word, error=_told(error))
+                _end({it.word: rounds.pop(it.word, None)}, "cancel")
+                if it.word not in self._kept_by:
+                    _end(rounds, "cancel")
+                    raise Unavailable(
+                        f"nobody knows yet what {it.word!r} resources keep ({_told(error)})"
+                    ) from None
+                found[it.word] = self._kept_by[it.word]
+            else:
+                self._kept_by[it.word] = keepers(found[it.word])
+        return rounds, Externals(found)
 
-    def _take_part(self, rounds: Mapping[str, Round], done: Collected) -> None:
-        externals = Externals({word: it.all() for word, it in rounds.items()})
+    def _take_part(
+        self, rounds: Mapping[str, Round], externals: Externals, done: Collected
+    ) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 seen = self._mark_and_sweep(done, externals)
                 if rounds:
                     with self._store.view() as tx:
-                        externals.look_again(tx, seen)
+                        externals.mark_more(tx, _barrier(tx, done.began_ns, *seen))
                 break
             except Compacted:
                 if attempt == ATTEMPTS:
@@ -196,14 +210,16 @@ class Collector:
         for word, resource in externals.garbage():
             try:
                 rounds[word].remove(resource)
-            except (SnapfsError, OSError) as error:
-                log.warning("gc.resource_kept", kind=word, key=resource.key, error=str(error))
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("gc.resource_kept", kind=word, key=resource.key, error=_told(error))
                 done.failed.append(f"{word}/{resource.key}")
             else:
                 done.removed[word] = done.removed.get(word, 0) + 1
 
-    def _mark_and_sweep(self, done: Collected, externals: Externals) -> int:
-        """Do so; return up to which revision the log was looked at."""
+    def _mark_and_sweep(
+        self, done: Collected, externals: Externals
+    ) -> tuple[Mapping[int, Mark], int]:
+        """Do so; return what is alive, and up to which revision the log was looked at."""
         began = time.monotonic_ns()
         now_ns = done.began_ns
         with self._store.view() as tx:
@@ -214,13 +230,20 @@ class Collector:
         marks = walk.marks
         done.marked, done.mark_ns = len(marks), time.monotonic_ns() - began
         for batch in batches:
-            step = partial(_sweep, now_ns=now_ns, marks=marks, after_rev=seen, batch=batch)
+            step = partial(
+                _sweep,
+                now_ns=now_ns,
+                marks=marks,
+                after_rev=seen,
+                batch=batch,
+                externals=externals,
+            )
             swept = self._store.update(step, timeout_s=self._deadline_s)
             seen = swept.revision
             marks.update(swept.marks)
             for name, rows in swept.removed.items():
                 done.removed[name] = done.removed.get(name, 0) + rows
-        return seen
+        return marks, seen
 
     def _remove_snapshots(self, done: Collected) -> None:
         """Ask snapshotters to remove what was collected, children before their parents."""
@@ -301,6 +324,21 @@ def _waiting(done: Collected) -> Iterator[None]:
         done.waited_ns += time.monotonic_ns() - began
 
 
+def _end(rounds: Mapping[str, Round | None], how: Literal["finish", "cancel"]) -> None:
+    for word, it in rounds.items():
+        if it is None:
+            continue
+        try:
+            it.finish() if how == "finish" else it.cancel()
+        except Exception as error:  # noqa: BLE001 - as above
+            log.warning("gc.collectible_failed", collectible=word, to=how, error=_told(error))
+
+
+def _told(error: Exception) -> str:
+    """Return an error in a line; one that is none of ours with its type."""
+    return str(error) if isinstance(error, SnapfsError | OSError) else repr(error)
+
+
 def _record(tx: WriteTx, *, body: CollectionBody) -> None:
     """Keep the figures of the last runs; one that did nothing is replaced by the next."""
     kept = list(tx.rows(COLLECTIONS, SHARED))
@@ -352,11 +390,19 @@ class _Swept:
 
 
 def _sweep(
-    tx: WriteTx, *, now_ns: int, marks: Mapping[int, Mark], after_rev: int, batch: Iterable[int]
+    tx: WriteTx,
+    *,
+    now_ns: int,
+    marks: Mapping[int, Mark],
+    after_rev: int,
+    batch: Iterable[int],
+    externals: Externals,
 ) -> _Swept:
-    """Remove what is still unmarked. Pure but for the transaction: it may be run again."""
+    """Remove what is still unmarked. It may be run again: `externals` only come to life in it."""
     revision = tx.revision
-    alive = _barrier(tx, now_ns, marks, after_rev)
+    walk = _barrier(tx, now_ns, marks, after_rev)
+    externals.mark_more(tx, walk)
+    alive = walk.marks
     removed: dict[str, int] = {}
     for oid in batch:
         row = None if oid in marks or oid in alive else _collectible(tx, oid)
@@ -375,10 +421,8 @@ def _sweep(
     return _Swept(revision, alive, removed)
 
 
-def _barrier(
-    tx: WriteTx, now_ns: int, marks: Mapping[int, Mark], after_rev: int
-) -> dict[int, Mark]:
-    """Return the marks to add: rows written after a revision, and all that they keep alive.
+def _barrier(tx: ReadTx, now_ns: int, marks: Mapping[int, Mark], after_rev: int) -> Walk:
+    """Return a walk of what to mark: rows written after a revision, and all that they keep alive.
 
     What such a row names is reached even if the row itself was marked before.
     """
@@ -391,7 +435,7 @@ def _barrier(
     for oid in written:
         walk.marks[oid] = Mark.FULL
         walk.add(walk.kept_by(oid, Mark.FULL))
-    return walk.marks
+    return walk
 
 
 def _counts(row: Row[Any]) -> bool:

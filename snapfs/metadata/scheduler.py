@@ -146,6 +146,8 @@ class Scheduler(Closing):
         self._plan = Plan(knobs or Knobs())
         self._looked_ns = 0
         """Expiries up to this time have been looked at by a run."""
+        self._has_failed = False
+        """The last run did: what expired does not hasten the next one."""
         self._changed = threading.Condition()
         self._waiting: list[Future[Collected]] = []
         self._closed = False
@@ -197,7 +199,7 @@ class Scheduler(Closing):
         """Say whether to wake, sleeping until the next plan or expiry otherwise."""
         while not self._closed:
             now_s = time.monotonic()
-            expiry_ns = self._next_expiry_ns(self._looked_ns)
+            expiry_ns = None if self._has_failed else self._next_expiry_ns(self._looked_ns)
             left_s = None
             if expiry_ns is not None:
                 left_s = max(0.0, (expiry_ns - self._clock_ns()) / 1e9)
@@ -214,10 +216,14 @@ class Scheduler(Closing):
         began_s = time.monotonic()
         try:
             done = self._collect()
-        except (SnapfsError, OSError) as error:
-            log.error("gc.failed", error=str(error))
+        except Exception as error:  # whatever it is, there must be a next run
+            if isinstance(error, SnapfsError | OSError):
+                log.error("gc.failed", error=str(error))
+            else:
+                log.exception("gc.broke")
             with self._changed:
                 self._plan.failed(time.monotonic())
+                self._has_failed = True
             for future in waiting:
                 future.set_exception(error)
             return
@@ -225,5 +231,6 @@ class Scheduler(Closing):
             now_s = time.monotonic()
             self._plan.ran(now_s, now_s - began_s - done.waited_ns / 1e9)
             self._looked_ns = done.began_ns
+            self._has_failed = False
         for future in waiting:
             future.set_result(done)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from snapfs.metadata import External, Metadata, Resource
-from snapfs.model import FailedPrecondition, NotFound, Unavailable
+from snapfs.metadata import External, Metadata, Resource, collector
+from snapfs.model import Compacted, FailedPrecondition, NotFound, Unavailable
 from snapfs.store import Store
 from tests.metadata.kit import HOUR, NOW, Clock, image, rfc3339, write
 from tests.metadata.test_garbage_collection import GC, HERE
@@ -24,6 +26,8 @@ class Mounts:
         self.refuses: set[str] = set()
         self.said: list[str] = []
         self.broken = False
+        self.is_mute = False
+        self.error: Exception = FailedPrecondition("busy")
 
     def put(self, key: str, namespace: str = "here", **fields: object) -> None:
         it = External(namespace=namespace, key=key, **fields)  # type: ignore[arg-type]
@@ -36,11 +40,13 @@ class Mounts:
         return self
 
     def all(self) -> list[External]:
+        if self.is_mute:
+            raise ValueError("out of words")
         return list(self.there.values())
 
     def remove(self, resource: External) -> None:
         if resource.key in self.refuses:
-            raise FailedPrecondition("busy")
+            raise self.error
         del self.there[resource.namespace, resource.key]
 
     def finish(self) -> None:
@@ -139,7 +145,7 @@ def test_what_is_named_after_the_mark_stays(
     mounts.put("n")
     sweep = metadata.collector._mark_and_sweep
 
-    def meanwhile(*arguments: object) -> int:
+    def meanwhile(*arguments: object) -> object:
         seen = sweep(*arguments)  # type: ignore[arg-type]
         label = f"{GC}ref.mounts"
         metadata.content.update("here", digest, {label: "m"}, [f"labels.{label}"])
@@ -162,6 +168,96 @@ def test_one_that_fails_stops_nothing(metadata: Metadata, mounts: Mounts) -> Non
     write(metadata, HERE, b"loose")
     assert metadata.collector.collect().removed == {"content": 1}
     assert mounts.left == {"busy"}
+
+
+def before_a_sweep(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]
+) -> None:
+    """Have a change made after the mark and before the first batch."""
+    batches = collector._batches
+    changes = [change]
+
+    def meanwhile(*arguments: Any) -> object:
+        found = batches(*arguments)
+        threads = [threading.Thread(target=changes.pop()) for _ in changes[:]]
+        for thread in threads:
+            thread.start()
+            thread.join(20)
+        return found
+
+    monkeypatch.setattr(collector, "_batches", meanwhile)
+
+
+def test_what_is_named_before_the_sweep_stays(
+    metadata: Metadata, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = f"{GC}ref.mounts"
+    waiting = write(metadata, HERE, b"waiting", {label: "m"})
+    digest = write(metadata, HERE, b"data", {GC + "root": ""})
+    layer = write(metadata, HERE, b"layer")
+    write(metadata, HERE, b"loose")
+    mounts.put("m")
+    mounts.put("n", labels={GC + "ref.content": layer})
+    mounts.put("o")
+
+    def change() -> None:
+        metadata.images.create(HERE, image("i", waiting))
+        metadata.content.update("here", digest, {label: "n"}, [f"labels.{label}"])
+
+    before_a_sweep(metadata, monkeypatch, change)
+    assert metadata.collector.collect().removed == {"content": 1, "mounts": 1}
+    assert mounts.left == {"m", "n"}
+    assert metadata.content.info("here", layer)
+
+
+@pytest.mark.logs("gc.log_trimmed")
+def test_what_a_resource_names_outlives_a_log_that_was_trimmed(
+    metadata: Metadata, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = write(metadata, HERE, b"layer")
+    write(metadata, HERE, b"loose")
+    mounts.put("m", active=True, labels={GC + "ref.content": layer})
+    barrier, trimmed = collector._barrier, [True]
+
+    def once(*arguments: Any) -> object:
+        if trimmed:
+            trimmed.clear()
+            raise Compacted("the log is gone")
+        return barrier(*arguments)
+
+    monkeypatch.setattr(collector, "_barrier", once)
+    assert metadata.collector.collect().removed == {"content": 1}
+    assert metadata.content.info("here", layer)
+
+
+@pytest.mark.logs("gc.collectible_left_out")
+@pytest.mark.parametrize("fault", ["broken", "is_mute"])
+def test_what_a_resource_names_stays_when_nobody_can_tell(
+    metadata: Metadata, mounts: Mounts, fault: str
+) -> None:
+    layer = write(metadata, HERE, b"layer")
+    write(metadata, HERE, b"loose")
+    mounts.put("m", active=True, labels={GC + "ref.content": layer})
+    setattr(mounts, fault, True)
+    with pytest.raises(Unavailable, match="mounts"):
+        metadata.collector.collect()
+    setattr(mounts, fault, False)
+    assert metadata.collector.collect().removed == {"content": 1}
+    setattr(mounts, fault, True)
+    write(metadata, HERE, b"loose")
+    assert metadata.collector.collect().removed == {"content": 1}
+    assert metadata.content.info("here", layer)
+
+
+@pytest.mark.logs("gc.resource_kept")
+def test_errors_of_any_kind_stop_nothing(metadata: Metadata, mounts: Mounts) -> None:
+    mounts.put("busy")
+    mounts.put("idle")
+    mounts.refuses.add("busy")
+    mounts.error = KeyError("what")
+    done = metadata.collector.collect()
+    assert (done.removed, done.failed) == ({"mounts": 1}, ["mounts/busy"])
+    assert mounts.said == ["begin", "finish"]
 
 
 def test_who_wants_to_hears_of_every_change_when_it_is_done(

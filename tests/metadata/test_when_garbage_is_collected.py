@@ -168,6 +168,40 @@ def test_a_failed_run_tells_who_waits_and_is_tried_again() -> None:
         runs.wait(2)
 
 
+@pytest.mark.logs("gc.failed")
+def test_what_expired_does_not_hasten_the_run_after_a_failed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = Runs()
+    runs.error = FailedPrecondition("no")
+    looked = threading.Semaphore(0)
+
+    def due(_plan: Plan, _now_s: float) -> bool:
+        if runs.count:
+            looked.release()
+        return False
+
+    monkeypatch.setattr(Plan, "due", due)
+    with Scheduler(runs, lambda _after_ns: NOW, clock_ns=lambda: NOW) as built:
+        built.start()
+        runs.wait(1)
+        assert looked.acquire(timeout=DEADLINE_S)
+        built.note()
+        assert looked.acquire(timeout=DEADLINE_S)
+        assert runs.count == 1
+
+
+@pytest.mark.logs("gc.broke")
+def test_a_run_that_breaks_tells_who_waits_and_is_tried_again() -> None:
+    runs = Runs()
+    runs.error = KeyError("what")
+    with scheduler(runs, Knobs(startup_delay_s=3600)) as built:
+        with pytest.raises(KeyError):
+            built.trigger().result(timeout=DEADLINE_S)
+        runs.error = None
+        runs.wait(2)
+
+
 def test_closing_refuses_who_still_waits() -> None:
     built = Scheduler(Runs(), lambda _after_ns: None)
     waiting = built.trigger()
