@@ -37,6 +37,7 @@ from snapfs.model import (
     FailedPrecondition,
     Labels,
     Mount,
+    NotFound,
     NotImplementedYet,
     Snapshot,
     SnapshotId,
@@ -104,7 +105,8 @@ class Differ:
         when files of an active one are open for writing or there is no room for its copy.
         """
         below, above = self.shown(left), self.shown(right)
-        if _ids(above)[1:] != _ids(below):
+        top, *others = _ids(above) or (None,)
+        if top is None or tuple(others) != _ids(below):
             raise NotImplementedYet(
                 f"snapshot {above.name!r} is not one layer above {below.name!r}"
             )
@@ -114,6 +116,8 @@ class Differ:
                 packed = packing.pack(
                     upper, lowers, file, media_type=asked.media_type, latest_s=asked.latest_s
                 )
+            if self._by_id(top) is None:  # what was read may have been half erased
+                raise NotFound(f"{what}: the snapshot was removed meanwhile")
             file.seek(0)
             _send(contents, cast(BinaryIO, file), packed, asked)
         return packed

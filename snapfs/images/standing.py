@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from snapfs.model import FailedPrecondition
 from snapfs.overlay import LayerCopy
 from snapfs.snapshots import Snapshotter
 
@@ -40,7 +41,9 @@ def standing(snapshotter: Snapshotter, key: str) -> Iterator[Layers]:
         upper, *below = snapshotter.all_layers(key)
         copying = LayerCopy(upper, below, target, spare, None)
         copying.warm()
-        with snapshotter.held(key) as (_, lowers):
+        with snapshotter.held(key) as (held, lowers):
+            if held != upper:
+                raise FailedPrecondition(f"snapshot {key!r} is another one by now; try again")
             copying.make()
         copying.clear()
         yield target, lowers

@@ -22,7 +22,7 @@ from snapfs.images.differ import LayerWriter
 from snapfs.images.packing import DOCKER_GZIP, TAR, TAR_GZIP, TAR_ZSTD
 from snapfs.images.standing import PLACE
 from snapfs.metadata import Context, Metadata
-from snapfs.model import DataLoss, FailedPrecondition, Mount, NotImplementedYet
+from snapfs.model import DataLoss, FailedPrecondition, Mount, NotFound, NotImplementedYet
 from snapfs.overlay import LayerCopy
 from snapfs.snapshots import Snapshotter
 
@@ -302,3 +302,55 @@ def test_a_mount_that_somebody_uses_is_hidden_and_loses_no_file(
             file = stack.enter_context((target / "precious").open("rb"))
         assert list(scratch.iterdir()) == []
         assert file.read() == b"precious"
+
+
+def test_a_snapshot_that_gave_way_to_another_of_its_name_is_not_what_is_packed(
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def replaced(_: LayerCopy) -> None:
+        snapshotter.remove("right")
+        snapshotter.prepare("right")
+
+    monkeypatch.setattr(LayerCopy, "warm", replaced)
+    with pytest.raises(NotImplementedYet, match="right"):
+        Differ(snapshotter).compare(contents, *pair, Asked())
+
+
+@pytest.mark.parametrize("kind", ["active", "view"])
+def test_a_snapshot_that_is_removed_while_it_is_packed_gives_no_layer(
+    metadata: Metadata,
+    snapshotter: Snapshotter,
+    contents: OwnContents,
+    pair: tuple[list[Mount], list[Mount]],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    left, right = pair
+    if kind == "view":
+        snapshotter.commit("right", "done")
+        right = snapshotter.view("right", "done")
+    pack = packing.pack
+
+    def gone(*arguments: Any, **more: Any) -> packing.Packed:
+        next(snapshotter.root.glob("layers/*/fs/new")).unlink()  # as the removal begins
+        packed = pack(*arguments, **more)
+        for name in ("right", "done") if kind == "view" else ("right",):
+            snapshotter.remove(name)
+        return packed
+
+    monkeypatch.setattr(packing, "pack", gone)
+    with pytest.raises(NotFound, match="removed"):
+        Differ(snapshotter).compare(contents, left, right, Asked())
+    assert list(metadata.content.walk("default")) == []
+
+
+def test_a_look_at_nothing_is_left_to_others(
+    snapshotter: Snapshotter, contents: OwnContents
+) -> None:
+    with pytest.raises(NotImplementedYet):
+        Differ(snapshotter).compare(
+            contents, snapshotter.view("a", ""), snapshotter.view("b", ""), Asked()
+        )
