@@ -164,6 +164,8 @@ class _Sync:
         self._carried: set[tuple[str, bool]] = set()
         self._earlier: dict[str, BranchReport] = {}
         """What became of branches in rounds that had to begin anew."""
+        self._patience = ROUNDS // 2
+        """How often it looks anew because a name may have become free."""
         self._last = LastRows(here, remote, request.set_id)
 
     def run(self) -> Report:
@@ -189,10 +191,21 @@ class _Sync:
         agreed = dict(plan.common)
         for change in self._do(plan.there, plan.here):
             agreed.pop(change.item.key, None)
-        for branch in plan.branches:
-            if not self._branch(branch):
-                agreed.pop(f"branch/{branch.id}", None)
+        waiting = [it for it in plan.branches if it.fate is Fate.NAME_TAKEN]
+        others = [it for it in plan.branches if it.fate is not Fate.NAME_TAKEN]
+        failed = {it.id for it in others if not self._branch(it)}
+        if waiting and self._may_be_free(it for it in others if it.id not in failed):
+            raise _Moved
+        failed |= {it.id for it in waiting if not self._branch(it)}
+        for identity in failed:
+            agreed.pop(f"branch/{identity}", None)
         self._settle(plan, agreed)
+
+    def _may_be_free(self, done: Iterable[BranchPlan]) -> bool:
+        """Say whether a name that was taken may be free by now; not for ever."""
+        has_changed = any(it.here or it.there for it in done)
+        self._patience -= has_changed
+        return has_changed and self._patience >= 0
 
     def _plan(self, theirs: Tree, ours: Tree) -> Plan:
         request = self._request

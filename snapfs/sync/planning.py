@@ -198,9 +198,9 @@ class _Planning:
     def _branch(self, key: str, names: _Names) -> BranchPlan:
         theirs, ours = self._both(key)
         shown = ours.value(NAME) or theirs.value(NAME)
-        if taken := names.clash(theirs, ours):
-            return self._kept_apart(ours.id, shown, Fate.NAME_TAKEN, taken)
         merged = self._with_known_tip(self._merge(theirs, ours), theirs, ours)
+        if taken := names.clash(merged, theirs, ours):
+            return self._kept_apart(ours.id, shown, Fate.NAME_TAKEN, taken)
         self._note(merged)
         is_kept = not theirs.is_gone and not ours.is_gone
         if is_kept and any(it.field == TIP and not it.winner for it in merged.conflicts):
@@ -339,16 +339,19 @@ class _Names:
     def __init__(self, theirs: Tree, ours: Tree) -> None:
         self._theirs, self._ours = _by_name(theirs), _by_name(ours)
 
-    def clash(self, theirs: Item, ours: Item) -> str:
-        """Return their tip when a branch cannot have its name on both sides; else nothing.
+    def clash(self, merged: Merged, theirs: Item, ours: Item) -> str:
+        """Return their tip when a branch cannot have the name that it is to have; else nothing.
 
         The name is some other branch's on the side where it would be new.
         """
-        for mine, others in ((theirs, self._ours), (ours, self._theirs)):
-            name = mine.value(NAME)
-            other = others.get(name) if name and not mine.is_gone else None
+        name = merged.cells.get(NAME)
+        if name is None or not name.value or _is_gone(merged, theirs, ours):
+            return ""
+        for mine, others in ((ours, self._ours), (theirs, self._theirs)):
+            is_new = mine.is_gone or mine.value(NAME) != name.value
+            other = others.get(name.value) if is_new else None
             if other is not None and other.id != mine.id:
-                return (mine if others is self._ours else other).value(TIP)
+                return (theirs if others is self._ours else other).value(TIP)
         return ""
 
 

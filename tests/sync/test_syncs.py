@@ -273,6 +273,29 @@ def test_renames_and_deletions_of_branches_travel(host: MakeHost) -> None:
     assert fates(bob.sync(ann, set_id)) == {"trunk": "up to date", "short-lived": "up to date"}
 
 
+@pytest.mark.parametrize("way", ["sync", "push", "pull"])
+@pytest.mark.parametrize("change", ["remove", "rename"])
+def test_a_name_that_one_branch_lets_go_is_free_for_another(
+    host: MakeHost, change: str, way: str
+) -> None:
+    """For a while the name is one branch's here and another's there, in whatever order of ids."""
+    ann, bob = host("ann"), host("bob")
+    set_id = ann.new_set()
+    first = ann.fork(set_id, "main")
+    ann.sync(bob, set_id)
+    for _ in range(4):
+        if change == "remove":
+            ann.remove(set_id, "main")
+        else:
+            ann.rename(set_id, "main", f"old-{len(ann.tips(set_id))}")
+        ann.branch_at(set_id, "main", first)
+        ann.extend(set_id, "main")
+        report = bob.pull(ann, set_id) if way == "pull" else getattr(ann, way)(bob, set_id)
+        assert report.is_well, report
+        assert ann.tips(set_id) == bob.tips(set_id)
+        assert ann.contents(set_id) == bob.contents(set_id)
+
+
 @pytest.mark.parametrize(("policy", "is_there"), [(Policy.THEIRS, False), (Policy.OURS, True)])
 def test_a_deletion_that_had_not_seen_a_change_is_a_conflict(
     host: MakeHost, policy: Policy, is_there: bool
