@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ from snapfs.volumes.ids import (
 from snapfs.volumes.model import (
     VolumeSnapshot,
 )
+from snapfs.volumes.replacing import Manner
 from snapfs.volumes.schema import SCOPE, VOLUMES
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,7 @@ class Common:
         self.data = VolumeData(snapshotter, changed, new_id)
         self.place = place
         self.frozen_groups = place.with_name(f"{place.name}.frozen")
-        """Names control groups that are frozen by us, while they are."""
+        """Names control groups that are frozen by us, while they are; see `pausing`."""
         self.new_id = new_id
         self._deadline_s = deadline_s
         self._busy = KeyedLocks()
@@ -78,6 +79,18 @@ class Common:
         """Hold the lock of a set."""
         with self._busy.hold(row.oid, f"volume set {row.body.path!r}", self._deadline_s):
             yield
+
+    @contextmanager
+    def pausing(self, manner: Manner) -> Iterator[Path]:
+        """Give the file that names what is frozen; to one at a time where something may be.
+
+        A group may use volumes of several sets: who froze it is to let it go.
+        """
+        with ExitStack() as stack:
+            if manner.pause:
+                hold = self._busy.hold(self.frozen_groups, "pausing", self._deadline_s)
+                stack.enter_context(hold)
+            yield self.frozen_groups
 
     def _renewed(self, row: VolumeRow) -> VolumeRow:
         """Give a volume whose working copy a restore left out one of what it stands on."""

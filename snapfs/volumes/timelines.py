@@ -211,9 +211,11 @@ class Timelines:
                 if old is None:
                     done = record()
                 else:
-                    frozen = self.common.frozen_groups
                     new = self.common.data.source
-                    with replacing.replaced(old, lambda: new(key), manner, frozen):
+                    with (
+                        self.common.pausing(manner) as frozen,
+                        replacing.replaced(old, lambda: new(key), manner, frozen),
+                    ):
                         done = record()
         self.common.data.discard(row.body.key)
         return done

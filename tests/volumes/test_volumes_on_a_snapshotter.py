@@ -6,17 +6,25 @@ import itertools
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snapfs import anchors, volumes
 from snapfs.anchors import Anchors
-from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from snapfs.model import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
 from snapfs.overlay import LayerCopy, has_changed
 from snapfs.overlay.stamps import FRESH_NS
 from snapfs.snapshots import NoTrees, Snapshotter, copying, fsck
-from snapfs.volumes import Volumes, ancestry, branches
+from snapfs.volumes import Volumes, ancestry, branches, replacing
 from snapfs.volumes.errors import (
     Ambiguous,
     BranchNotFound,
@@ -25,6 +33,8 @@ from snapfs.volumes.errors import (
     VolumeSnapshotNotFound,
 )
 from snapfs.volumes.model import Note
+from snapfs.volumes.mounting import Bound
+from snapfs.volumes.replacing import Manner
 from tests.volumes.kit import ANN, NOW, Clock
 
 TABLES = (*anchors.TABLES, *volumes.TABLES)
@@ -223,6 +233,34 @@ def test_a_branch_moved_meanwhile_makes_the_snapshot_fail_whole(
     assert {int(it.name) for it in (root / "layers").iterdir()} == {
         it.id for it in snapshotter.walk()
     }
+
+
+def test_groups_are_frozen_for_one_volume_at_a_time(
+    db: Volumes, snapshotter: Snapshotter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the second wrote over what names the groups of the first, and found it gone later."""
+    impatient = Volumes(snapshotter, tmp_path / "mounts", changed=has_changed, deadline_s=0.1)
+    monkeypatch.setattr(
+        impatient.common.data, "tree", lambda _key, path: Bound("0:0", "/no-tree", path)
+    )
+    first = take(db, "one")
+
+    @contextmanager
+    def replaced(*_: Any) -> Iterator[None]:
+        if not tried:
+            for manner in (Manner(), Manner(pause=True)):
+                tried.append(manner)
+                impatient.history.reset("other", "HEAD", manner=manner)
+        yield
+
+    tried: list[Manner] = []
+    monkeypatch.setattr(replacing, "replaced", replaced)
+    impatient.create("other")
+    (upper(db, "other") / "file").write_text("")
+    impatient.history.snapshot("other", "one")
+    with pytest.raises(DeadlineExceeded, match="pausing"):
+        impatient.history.reset("db", first, manner=Manner(pause=True))
+    assert tried == [Manner(), Manner(pause=True)]
 
 
 def test_data_that_is_mounted_stays_with_its_snapshot(
