@@ -8,7 +8,7 @@ from snapfs.model import FailedPrecondition
 from snapfs.snapshots.schema import SCOPE as DATA_SCOPE
 from snapfs.snapshots.schema import SNAPSHOTS as DATA
 from snapfs.store import ReadTx, WriteTx
-from snapfs.volumes import ancestry, branches, tombstones
+from snapfs.volumes import ancestry, branches, sets, tombstones
 from snapfs.volumes.ancestry import SnapshotRow
 from snapfs.volumes.errors import BlobMismatch
 from snapfs.volumes.ids import BranchId, NewId, VolumeSetId, VolumeSnapshotId
@@ -96,9 +96,18 @@ def set_blob(
     if blob and data is None:
         raise BlobMismatch(f"snapshot {blob!r} does not exist, so it is nobody's data")
     body = msgspec.structs.replace(
-        row.body, blob=blob, size_bytes=size_bytes, data=data.oid if data else 0
+        row.body,
+        blob=blob,
+        size_bytes=size_bytes if blob else 0,
+        data=data.oid if data else 0,
     )
+    _add_size(tx, row, body.size_bytes - row.body.size_bytes)
     return tx.update(row, body, spec=False)
+
+
+def _add_size(tx: WriteTx, row: SnapshotRow, size_bytes: int) -> None:
+    set_id = VolumeSetId(row.scope)
+    sets.set_size(tx, set_id, sets.find(tx, set_id).body.size_bytes + size_bytes)
 
 
 def _check_neighbours(tx: ReadTx, row: SnapshotRow, *, has_data: bool) -> None:
@@ -136,5 +145,6 @@ def erase(tx: WriteTx, row: SnapshotRow) -> str:
     bush_row = tx.get(BUSHES, row.scope, row.name)
     if bush_row is not None:
         tx.delete(bush_row)
+    _add_size(tx, row, -row.body.size_bytes)
     tx.delete(row)
     return row.body.blob

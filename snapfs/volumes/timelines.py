@@ -28,7 +28,6 @@ from snapfs.volumes import (
     growing,
     refs,
     replacing,
-    sets,
     snapshots,
 )
 from snapfs.volumes.ancestry import BranchRow
@@ -104,8 +103,6 @@ class Timelines:
                 on = _grow(tx, row, growth, new, fresh, reason)
                 made = ancestry.find(tx, set_id, made_id)
                 made = snapshots.set_blob(tx, made, data.name, data.usage.size_bytes)
-                whole = sets.find(tx, set_id).body.size_bytes + data.usage.size_bytes
-                sets.set_size(tx, set_id, whole)
                 here = copies.resolve(tx, row.name)
                 copies.stand(tx, here, made_id, BranchId(on.name), reason)
                 return snapshots.show(tx, made), branches.show(tx, on)

@@ -61,6 +61,7 @@ def test_data_comes_with_a_branch_and_is_sent_once(host: MakeHost, way: str) -> 
     report = ann.push(bob, set_id) if way == "push" else bob.pull(ann, set_id)
     assert report.is_well
     assert report.layers == 3
+    assert bob.set(set_id).size_bytes == sum(bob.show(set_id, it).size_bytes for it in made) > 0
     moved = report.sent_bytes + report.received_bytes
     assert 4 * MIB < moved < 4.2 * MIB
     _same_data(ann, bob, set_id, made)

@@ -83,6 +83,11 @@ def take(db: Volumes, text: str, name: str = "db", branch: str = "") -> str:
     return db.history.snapshot(name, text, branch=branch, why=Note(author="ann")).snapshot.id
 
 
+def set_size(db: Volumes) -> int:
+    (found,) = db.sets.walk()
+    return found.size_bytes
+
+
 def test_each_snapshot_has_what_the_volume_had(db: Volumes) -> None:
     ids = [take(db, text) for text in ("one", "two", "three")]
     assert [read(db, it) for it in ids] == ["one", "two", "three"]
@@ -275,7 +280,9 @@ def test_data_that_is_mounted_stays_with_its_snapshot(
     assert db.history.prune(clock.now_ns) == 0
     assert read(db, second) == "two"
     snapshotter.remove("look")
+    assert set_size(db) == sum(db.resolve("db", it).size_bytes for it in (first, second))
     assert db.history.prune(clock.now_ns) == 1
+    assert set_size(db) == db.resolve("db", first).size_bytes > 0
     with pytest.raises(NotFound):
         snapshotter.stat(blob)
 
