@@ -152,13 +152,15 @@ class Rebuilding:
                 os.mknod(name, stat.S_IFMT(entry.mode) | 0o600, entry.rdev, dir_fd=directory)
 
     def _make_file(self, entry: Entry) -> None:
-        """Make a file of the right size; a new one begins as what a layer below has."""
-        if (known := self._place.find(entry.path)) is not None:
-            os.close(known)
-            return
-        fd = self._place.open(entry.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        """Make a file of the right size; a new one begins as what a layer below has.
+
+        One that is there may have been left in the middle of that.
+        """
+        is_new = not self._place.has(entry.path)
+        flags = os.O_CREAT | os.O_EXCL if is_new else 0
+        fd = self._place.open(entry.path, os.O_RDWR | flags)
         try:
-            if entry.chunks:
+            if is_new and entry.chunks:
                 self._begin_with_base(entry, fd)
             os.ftruncate(fd, entry.size_bytes)
         finally:

@@ -221,6 +221,27 @@ def test_a_receiver_killed_in_the_middle_goes_on(
     assert [it.name for it in there.snapshotter.walk()] == ["one", "zero"]
 
 
+@pytest.mark.parametrize("left_bytes", [0, 2 * MIB])
+def test_a_file_that_a_crash_left_at_another_length_gets_its_own(
+    root: MakeRoot, left_bytes: int
+) -> None:
+    """Killed when it was made, or begun with a longer one of a layer below; and ends with zeros."""
+    here, there = root("here"), root("there")
+
+    def write(layer: Path) -> None:
+        (layer / "file").write_bytes(b"begins with words")
+        os.truncate(layer / "file", MIB)
+
+    here.commit("one", "", write)
+    with there.sink.receive("one", "", here.source.offer("one")) as landing:
+        assert landing is not None
+        landing.take_manifest(here.source.manifest("one"))
+    (left,) = there.snapshotter.walk()
+    os.truncate(there.stock.directories.upper(left.id) / "file", left_bytes)
+    send(here, there, "one")
+    assert seen(there.layer("one")) == seen(here.layer("one"))
+
+
 @pytest.mark.parametrize("damage", ["zeros", "short", "another version's"])
 def test_a_damaged_manifest_of_another_layer_is_in_nobodys_way(root: MakeRoot, damage: str) -> None:
     here, there = root("here"), root("there")
