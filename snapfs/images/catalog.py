@@ -147,7 +147,9 @@ class Catalog:
             tuple(dict.fromkeys((*documents, manifest.config.digest, *sizes))),
         )
 
-    def _manifest(self, namespace: str, descriptor: Descriptor) -> tuple[tuple[str, ...], Manifest]:
+    def _manifest(
+        self, namespace: str, descriptor: Descriptor, depth: int = 0
+    ) -> tuple[tuple[str, ...], Manifest]:
         """Return the manifest that is here of an image, and the digests of the way to it.
 
         Of an index that is the first whose content is here.
@@ -155,9 +157,9 @@ class Catalog:
         if not manifests.is_index(descriptor):
             return (descriptor.digest,), self._read(namespace, descriptor.digest, Manifest)
         index = self._read(namespace, descriptor.digest, Index)
-        for each in index.manifests:
+        for each in index.manifests if depth < manifests.MAX_NESTED else ():
             try:
-                way, manifest = self._manifest(namespace, each)
+                way, manifest = self._manifest(namespace, each, depth + 1)
             except NotFound:
                 continue
             return (descriptor.digest, *way), manifest

@@ -168,9 +168,13 @@ class Job:
 
     # Content
 
-    def _read_image(self, target: Descriptor) -> None:
+    def _read_image(self, target: Descriptor, depth: int = 0) -> None:
         """Have all content of an image, labelled so that it stays, and its layers unpacked."""
         if manifests.is_index(target):
+            if depth == manifests.MAX_NESTED:
+                raise InvalidArgument(
+                    f"index {target.digest} is in {depth} others; no image is looked for there"
+                )
             raw = self._document(target)
             index = manifests.parse(raw, Index, f"index {target.digest}")
             chosen = manifests.choose(
@@ -178,7 +182,7 @@ class Job:
                 self._wanted.platform or manifests.host(),
                 f"image {target.digest}",
             )
-            self._read_image(manifests.check(chosen, f"index {target.digest}"))
+            self._read_image(manifests.check(chosen, f"index {target.digest}"), depth + 1)
             there = {each.digest for each in index.manifests if self._has(each.digest)}
             labels = {f"{GC}ref.content.m.{n}": each for n, each in enumerate(sorted(there))}
             self._label(target.digest, labels)

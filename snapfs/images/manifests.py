@@ -31,6 +31,9 @@ MAX_DOCUMENT_BYTES = 8 << 20
 MAX_LAYERS = 500
 """More than any builder makes, and what kernel overlayfs mounts."""
 
+MAX_NESTED = 8
+"""Indexes on the way to a manifest; more than one is rare."""
+
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le"}
 
 

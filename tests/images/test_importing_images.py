@@ -22,8 +22,9 @@ from snapfs.images import (
     importing,
     manifests,
 )
+from snapfs.images.manifests import INDEXES
 from snapfs.images.untar import Counter, unpack
-from snapfs.metadata import Context, Metadata
+from snapfs.metadata import Context, Descriptor, Image, Metadata
 from snapfs.model import Committed, FailedPrecondition, InvalidArgument, NotFound, TooLarge
 from snapfs.overlay.devices import STAND_IN
 from snapfs.snapshots import Snapshotter
@@ -458,6 +459,31 @@ def test_sources_that_are_no_images_are_refused(
     (layout.root / "index.json").write_text("{")
     with pytest.raises(InvalidArgument, match=r"index\.json"):
         run(importer, layout.root)
+
+
+def test_indexes_in_indexes_end_somewhere(
+    importer: Importer, layout: Layout, metadata: Metadata, snapshotter: Snapshotter
+) -> None:
+    described = layout.image([BASE], name="")
+    for _ in range(1000):
+        document = {"schemaVersion": 2, "manifests": [described]}
+        described = layout.document(document, INDEXES[0])
+    layout.index = [described]
+    layout.write()
+    with pytest.raises(InvalidArgument, match="is in 8 others"):
+        run(importer, layout.root)
+    assert left(metadata, snapshotter) == ([], [])
+
+
+def test_indexes_in_indexes_do_not_end_a_list_of_images(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = kit.digest(b"any")
+    nested = manifests.Index([manifests.Descriptor(INDEXES[0], digest, 3)])
+    monkeypatch.setattr(Catalog, "_read", lambda *_: nested)
+    target = Descriptor(INDEXES[0], digest, 3)
+    metadata.images.create(Context("default"), Image(name="deep", target=target))
+    assert [it.layers for it in Catalog(metadata).walk("default")] == [()]
 
 
 def test_a_missing_blob_is_named(importer: Importer, layout: Layout) -> None:
