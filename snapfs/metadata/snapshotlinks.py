@@ -45,6 +45,12 @@ class Links:
             raise NotFound(f"snapshot {shown(key)} does not exist in namespace {namespace!r}")
         return row
 
+    def begun(self, tx: ReadTx, namespace: str, key: str, source: Link) -> Link | None:
+        """Return the link of a commit of `source` that is not there yet, or None."""
+        row = tx.get(SNAPSHOT_LINKS, namespace, self.row_name(key))
+        is_begun = row is not None and row.body.making and row.body.source == source.oid
+        return row if is_begun else None
+
     def parent(self, tx: ReadTx, namespace: str, parent: str) -> str:
         """Return the key of a parent; raises NotFound for one that is named and not there."""
         return self.found(tx, namespace, parent).body.key if parent else ""
@@ -71,9 +77,7 @@ class Links:
         """Write the link of a snapshot that is to be made; one that is going makes room."""
         row = tx.get(SNAPSHOT_LINKS, context.namespace, self.row_name(key))
         if row is not None:
-            if row.body.making:
-                raise Unavailable(f"snapshot {shown(key)} is being made; try again later")
-            tx.update(row, row.body, spec=False, name=self.row_name(row.body.backend))
+            _make_room(tx, row)
         number = tx.sequence(SEQUENCE)
         body = SnapshotLinkBody(
             snapshotter=self.snapshotter,
@@ -95,8 +99,10 @@ class Links:
         name = self.row_name(body.key)
         if self.find(tx, context.namespace, body.key) is None:
             going = tx.get(SNAPSHOT_LINKS, context.namespace, name)
-            if going is not None:
-                tx.delete(going)  # the same snapshot, or one that cleanup finds
+            if going is not None and going.body.backend == body.backend:
+                tx.delete(going)
+            elif going is not None:
+                _make_room(tx, going)
             linking.create(tx, SNAPSHOT_LINKS, context.namespace, name, body)
         self.lease(tx, context, body.key)
 
@@ -104,6 +110,14 @@ class Links:
         """Let the lease of the context hold a snapshot."""
         name = Name(Type.SNAPSHOT, self.row_name(key))
         take(tx, context, f"snapshots/{self.snapshotter}", name)
+
+
+def _make_room(tx: WriteTx, row: Link) -> None:
+    """Let one that is going, and whose snapshot is still to be removed, have another name."""
+    if row.body.making:
+        raise Unavailable(f"snapshot {shown(row.body.key)} is being made; try again later")
+    name = f"{row.body.snapshotter}/{row.body.backend}"
+    tx.update(row, row.body, spec=False, name=name)
 
 
 def settle(tx: WriteTx, *, oid: int, context: Context | None = None) -> bool:

@@ -7,7 +7,8 @@ What a namespace calls KEY, the snapshotter calls NAMESPACE/NUMBER/KEY. Making o
     ->  the link says that it is there
 
 What became of a snapshot is not known after a crash in between, or when the snapshotter did not
-answer: `settle` asks it, then and later. A new snapshot goes, a commit that was done is finished.
+answer: `settle` asks it, then and later. A new snapshot goes, a commit that was done is finished;
+one that may come to be yet is not given up: asked for again, it goes on under the same name.
 Removing marks the link; the collector asks the snapshotter, children first. Two namespaces can have
 one snapshot (the label containerd.io/snapshot.ref), which stays as long as either does.
 Source: containerd core/metadata/snapshot.go.
@@ -161,9 +162,15 @@ class Snapshots(Manager):
                 return _Taken(name)
             source = self._links.found(tx, context.namespace, key)
             above = self._links.rebased(tx, context.namespace, source, parent)
+            begun = self._links.begun(tx, context.namespace, name, source)
+            if begun is not None and begun.oid in self._unsettled:
+                self._links.lease(tx, context, name)
+                body = msgspec.structs.replace(begun.body, labels=wanted, parent=above)
+                return linking.update(tx, begun, body)
             return self._links.reserve(tx, context, name, wanted, parent=above, source=source.oid)
 
         link = self._reserved(reserve, context.namespace)
+        self._unsettled.pop(link.oid, None)
         with self._store.view() as tx:
             source = tx.by_oid(SNAPSHOT_LINKS, link.body.source)
         backend_key = "" if source is None else source.body.backend
@@ -171,20 +178,23 @@ class Snapshots(Manager):
         rebase = above if source is not None and not source.body.parent else ""
         try:
             self._backend.commit(backend_key, link.body.backend, inherited(wanted), rebase)
-        except Exception:
-            if not self._came_to_be(link, context):
+        except Exception as error:
+            if not self._came_to_be(link, context, error):
                 raise
         self._settle(link, context)
 
-    def _came_to_be(self, link: Link, context: Context) -> bool:
+    def _came_to_be(self, link: Link, context: Context, error: Exception) -> bool:
         """Say whether a commit that failed was done all the same; what was not is forgotten."""
         try:
-            is_made = self._is_made(link)
+            is_made = self._is_there(link.body.backend)
         except SnapfsError:
             self._unsettled[link.oid] = link
             return False
         if not is_made:
-            self._forget(link, context)
+            if isinstance(error, Unavailable | DeadlineExceeded):  # it may come to be yet
+                self._unsettled[link.oid] = link
+            else:
+                self._forget(link, context)
         return is_made
 
     def _reserved(self, reserve: Callable[[WriteTx], Link | _Taken], namespace: str) -> Link:
@@ -339,24 +349,30 @@ class Snapshots(Manager):
             return
         try:
             for link in list(self._unsettled.values()):
-                self._find_out(link)
-                del self._unsettled[link.oid]
+                if self._find_out(link):
+                    self._unsettled.pop(link.oid, None)
         except (SnapfsError, OSError) as error:
             log.warning("snapshot.not_settled", snapshotter=self.snapshotter, error=str(error))
         finally:
             self._settling.release()
 
-    def _find_out(self, link: Link) -> None:
-        is_made = self._is_made(link)
+    def _find_out(self, link: Link) -> bool:
+        """Settle a snapshot if it is known what became of it, and say so."""
+        with self._store.view() as tx:
+            source = tx.by_oid(SNAPSHOT_LINKS, link.body.source) if link.body.source else None
+        if source is not None and self._is_there(source.body.backend):
+            return False
+        is_made = self._is_there(link.body.backend)
         if is_made and link.body.source:
             self._update(partial(snapshotlinks.settle, oid=link.oid))
         else:
             self._condemn(link)
         log.info("snapshot.settled", key=link.body.key, is_made=is_made)
+        return True
 
-    def _is_made(self, link: Link) -> bool:
+    def _is_there(self, backend_key: str) -> bool:
         try:
-            self._backend.stat(link.body.backend)
+            self._backend.stat(backend_key)
         except NotFound:
             return False
         return True

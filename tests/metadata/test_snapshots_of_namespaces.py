@@ -11,10 +11,13 @@ import pytest
 from snapfs import filters
 from snapfs.metadata import Context, Metadata, Resource, Snapshots
 from snapfs.metadata.backends import inherited
+from snapfs.metadata.references import GC
+from snapfs.metadata.schema import SNAPSHOT_LINKS
 from snapfs.model import (
     Active,
     AlreadyExists,
     Committed,
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -23,6 +26,7 @@ from snapfs.model import (
 )
 from snapfs.snapshots import NoTrees, Snapshotter
 from snapfs.store import Store
+from tests.metadata.kit import digest_of, image
 
 REF = "containerd.io/snapshot.ref"
 ROOT = {"containerd.io/gc.root": ""}
@@ -305,6 +309,82 @@ def test_what_died_half_way_is_settled_by_the_next_start(
         else:
             assert there == (["name"] if when == "after" else ["k"])
         snapshots.prepare(ONE, "k2", labels=ROOT)
+
+
+@pytest.mark.parametrize("late", ["before it is asked for again", "after", "never"])
+def test_a_commit_that_comes_to_be_after_its_deadline_loses_nothing(
+    store: Store, tmp_path: Path, foreign: Snapshotter, late: str
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Slow(Remote):
+        def commit(self, *arguments: Any) -> None:
+            asked.append(arguments)
+            if len(asked) == 1:
+                raise DeadlineExceeded("no answer yet")
+            if late == "after":
+                foreign.commit(*asked[0])
+            foreign.commit(*arguments)
+
+    with Metadata(store, tmp_path / "content", {"other": Slow(foreign)}) as metadata:
+        snapshots = metadata.snapshots("other")
+        with pytest.raises(DeadlineExceeded):
+            prepare_and_commit(snapshots)
+        snapshots.settle()
+        metadata.collector.collect()
+        assert names(snapshots, "one") == ["k"]
+        with pytest.raises(Unavailable, match="is being made"):
+            snapshots.prepare(ONE, "name")
+        if late == "before it is asked for again":
+            foreign.commit(*asked[0])
+            with pytest.raises(AlreadyExists):
+                snapshots.commit(ONE, "k", "name", ROOT)
+        else:
+            snapshots.commit(ONE, "k", "name", ROOT)
+        metadata.collector.collect()
+        assert names(snapshots, "one") == ["name"]
+        assert isinstance(snapshots.stat("one", "name"), Committed)
+        assert len(list(foreign.walk())) == 1
+
+
+def test_a_commit_without_an_answer_is_given_up_with_its_snapshot(
+    store: Store, tmp_path: Path, foreign: Snapshotter
+) -> None:
+    class Mute(Remote):
+        def commit(self, *_arguments: Any) -> None:
+            raise DeadlineExceeded("no answer yet")
+
+    with Metadata(store, tmp_path / "content", {"other": Mute(foreign)}) as metadata:
+        snapshots = metadata.snapshots("other")
+        with pytest.raises(DeadlineExceeded):
+            prepare_and_commit(snapshots)
+        snapshots.remove("one", "k")
+        metadata.collector.collect()
+        snapshots.prepare(ONE, "name", labels=ROOT)
+        metadata.collector.collect()
+        assert [it.name for it in foreign.walk()] == [it.body.backend for it in links(store, "one")]
+
+
+def test_what_gives_its_name_to_an_adopted_snapshot_is_still_removed(
+    store: Store, tmp_path: Path, foreign: Snapshotter
+) -> None:
+    with Metadata(store, tmp_path / "content", {"other": Remote(foreign)}) as metadata:
+        snapshots = metadata.snapshots("other")
+        snapshots.prepare(ONE, "layer")
+        snapshots.remove("one", "layer")
+        with pytest.raises(AlreadyExists):
+            snapshots.prepare(ONE, "extract", labels={REF: "layer"})
+        metadata.images.create(
+            ONE, image("i", digest_of(b""), {f"{GC}ref.snapshot.other": "layer"})
+        )
+        metadata.collector.collect()
+        assert names(snapshots, "one") == ["layer"]
+        assert [it.name for it in foreign.walk()] == ["remote/layer"]
+
+
+def links(store: Store, namespace: str) -> list[Any]:
+    with store.view() as tx:
+        return list(tx.rows(SNAPSHOT_LINKS, namespace))
 
 
 def test_a_snapshot_that_is_being_made_is_not_collected(
