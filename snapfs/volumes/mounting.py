@@ -82,6 +82,14 @@ def at(target: Path, process: str = "self") -> list[Bound]:
     return [found for found in table(process) if found.path == os.fspath(target)]
 
 
+def check_nowhere(tree: Bound) -> None:
+    """Raise FailedPrecondition, naming the place, when we still have a tree mounted somewhere."""
+    for it in table():
+        is_within = it.root == tree.root or it.root.startswith(f"{tree.root}/")
+        if it.device == tree.device and is_within:
+            raise FailedPrecondition(f"the volume is mounted at {it.path} too; unmount that first")
+
+
 def here(tree: Bound) -> Path | None:
     """Return where we have a tree: its path, or None when something else or nothing is there."""
     is_there = any((it.device, it.root) == (tree.device, tree.root) for it in at(Path(tree.path)))

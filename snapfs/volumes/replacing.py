@@ -63,9 +63,11 @@ def replaced(
     found = _freed(old, path, manner)
     with groups.frozen((user.pid for user in found), frozen):
         if path is None:
+            mounting.check_nowhere(old)
             yield
         else:
             with _taken_from(path, lazy=bool(found)):
+                mounting.check_nowhere(old)
                 yield
             _mount_new(path, source)
         _replace_elsewhere(source, old)

@@ -65,6 +65,7 @@ from snapfs.volumes.model import (
     VolumeSet,
     VolumeSnapshot,
 )
+from snapfs.volumes.mounting import Bound
 from snapfs.volumes.schema import SCOPE, SNAPSHOTS, VOLUMES
 from snapfs.volumes.timelines import Timelines
 
@@ -227,7 +228,7 @@ class Volumes:
         FailedPrecondition while it is used, or while the set has other volumes.
         """
         with self.common.held(name) as row:
-            self._check_unused(row)
+            tree = self._check_unused(row)
             set_id = VolumeSetId(row.body.set_id)
             blobs: list[str] = []
 
@@ -239,6 +240,8 @@ class Volumes:
 
             with self._mounted_again(row):
                 self._unbind(row)
+                if tree is not None:
+                    mounting.check_nowhere(tree)
                 self.common.data.remove(row.body.key, forget)
             for blob in blobs:
                 self.common.data.discard(blob)
@@ -353,15 +356,19 @@ class Volumes:
         except (OSError, SnapfsError) as error:
             log.error("volume.not_mounted", name=body.name, error=str(error))
 
-    def _check_unused(self, row: VolumeRow) -> None:
-        """Refuse while a container has the volume: our own mount says nothing of that."""
+    def _check_unused(self, row: VolumeRow) -> Bound | None:
+        """Refuse while a container has the volume: our own mount says nothing of that.
+
+        Return the tree, None where no lane shows it.
+        """
         tree = self.common.data.tree(row.body.key, row.body.mount_path)
         if tree is None:
-            return
+            return None
         if found := users.users_of(tree.device, tree.root, mounting.here(tree)):
             raise FailedPrecondition(
                 f"volume {row.body.name!r} is used by {users.shown(found)}; stop that first"
             )
+        return tree
 
     def _unbind(self, row: VolumeRow) -> None:
         if not row.body.mount_path:

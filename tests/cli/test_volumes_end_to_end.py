@@ -378,6 +378,25 @@ def test_a_path_with_a_symbolic_link_is_the_directory_that_it_leads_to(
     assert list(path.iterdir()) == []
 
 
+def test_a_volume_that_is_bound_to_another_place_too_stays_as_it_is(
+    service: RunningDaemon, db: Path, tmp_path: Path
+) -> None:
+    """Who uses it there has paths of there, and would go on with a tree that is gone."""
+    take(service, "one")
+    (db / "directory").mkdir()
+    for source in (db, db / "directory"):
+        subprocess.run(["mount", "--bind", source, tmp_path], check=True)
+        try:
+            for command in (("reset", "--hard", "db", "HEAD"), ("remove", "db")):
+                refused = service.run("volume", *command, check=False)
+                assert f"mounted at {tmp_path} too" in refused.stderr
+                (db / "directory" / "file").write_text("x")
+        finally:
+            subprocess.run(["umount", tmp_path], check=True)
+    service.run("volume", "reset", "--hard", "db", "HEAD")
+    assert list(db.iterdir()) == []
+
+
 def test_users_are_told_with_a_signal_before_a_switch(
     service: RunningDaemon, db: Path, user: subprocess.Popen[bytes]
 ) -> None:
