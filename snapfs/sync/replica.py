@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from snapfs import __version__
-from snapfs.anchors import Anchors, History, Ref
+from snapfs.anchors import Anchors, History, Ref, merging
 from snapfs.model import InvalidArgument, NotFound, SnapfsError
 from snapfs.snapshots import Snapshotter, records
 from snapfs.snapshots.schema import SCOPE as DATA_SCOPE
@@ -32,6 +32,8 @@ from snapfs.volumes.schema import SETS, SNAPSHOTS
 log = structlog.get_logger(__name__)
 
 DEADLINE_S = 30.0
+FACTS_AT_ONCE = 1000
+"""At most of one part of a history: they take 9 MiB if their words are as long as can be."""
 _BRANCH_PREFIX = "branch/"
 
 
@@ -125,13 +127,17 @@ class Replica:
     # Histories
 
     def facts(self, set_id: VolumeSetId, branches: Sequence[BranchId]) -> list[History]:
-        """Return the histories of branches, without horizons: how long to keep is each host's."""
-        found = []
+        """Return the histories of branches, without horizons: how long to keep is each host's.
+
+        Long ones are in several parts, so that each has room in a message.
+        """
+        found: list[History] = []
         for branch in branches:
             try:
-                found.append(_unlimited(self._anchors.export(branch_anchor(set_id, branch))))
+                whole = self._anchors.export(branch_anchor(set_id, branch))
             except NotFound:
                 continue
+            found += merging.split(_unlimited(whole), FACTS_AT_ONCE)
         return found
 
     def merge_facts(self, histories: Sequence[History]) -> None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from snapfs.anchors import Anchors, Fact, History, Ref
 from snapfs.model import FailedPrecondition, NotFound, Unavailable
+from snapfs.service import exchange_server, grpc_server, ways
+from snapfs.service.exchange_client import ExchangePeer
+from snapfs.service.grpc_server import MAX_MESSAGE_BYTES
+from snapfs.service.ways import Identity
+from snapfs.sync import replica
 from snapfs.sync.items import Tree
 from snapfs.sync.peer import Peer
 from snapfs.sync.planning import Direction
+from snapfs.sync.remotes import Unix
 from snapfs.sync.threeway import Policy
+from snapfs.volumes import branches
 from snapfs.volumes.errors import VolumeSetNotFound
-from snapfs.volumes.ids import VolumeSetId
+from snapfs.volumes.history import branch_anchor
+from snapfs.volumes.ids import BranchId, VolumeSetId
 from tests.sync.kit import Breaking, Host, new_id
 
 MakeHost = Callable[[str], Host]
@@ -595,6 +607,34 @@ def test_histories_of_branches_travel_as_facts(host: MakeHost) -> None:
     ann.sync(bob, set_id, Direction.SYNC)
     assert ann.history(set_id, "main") == bob.history(set_id, "main")
     assert ann.history(set_id, "main")[-3:] == tips
+
+
+def test_a_long_history_has_room_in_messages(
+    host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An eighth of what messages hold, and of what is sent at once."""
+    monkeypatch.setattr(grpc_server, "MAX_MESSAGE_BYTES", MAX_MESSAGE_BYTES // 8)
+    monkeypatch.setattr(replica, "FACTS_AT_ONCE", replica.FACTS_AT_ONCE // 8)
+    ann, bob = host("ann"), host("bob")
+    set_id = ann.new_set()
+    tip = ann.fork(set_id, "main")
+    ann.sync(bob, set_id)
+    with ann.store.view() as tx:
+        anchor = branch_anchor(set_id, BranchId(branches.resolve(tx, set_id, "main").name))
+    ref = Ref("volume-snapshot", tip)
+    facts = tuple(Fact(at, 0, ref, reason="x" * 4096) for at in range(1, 600))
+    Anchors(ann.store).merge(History(anchor, facts))
+    assert len(msgspec.msgpack.encode(facts)) > MAX_MESSAGE_BYTES // 8
+    listening = partial(exchange_server.register, replica=bob.replica)
+    server = grpc_server.build(tmp_path / "sock", services=[listening], max_workers=2)
+    way = ways.connect(Unix(str(tmp_path / "sock")), Identity(Path(), Path(), Path()))
+    try:
+        with ExchangePeer("bob", way, timeout_s=30) as peer:
+            assert ann.sync(bob, set_id, through=lambda _: peer).is_well
+            assert len(peer.facts(set_id, [BranchId(anchor.split("/")[2])])) > 1
+    finally:
+        server.stop(grace_s=0)
+    assert Anchors(bob.store).export(anchor) == Anchors(ann.store).export(anchor)
 
 
 def test_each_host_keeps_histories_for_as_long_as_it_likes(host: MakeHost) -> None:
