@@ -135,6 +135,8 @@ class Writer(Closing):
         self._check_open()
         wish = wish or Wish()
         digest = self._check(wish)
+        if not self.virtual and os.fstat(self._fd).st_size != self.offset_bytes:
+            os.ftruncate(self._fd, self.offset_bytes)  # what a write that failed left
         content = self._publish(self, digest, self.offset_bytes, wish.labels or {})
         self.close()
         return content

@@ -68,6 +68,26 @@ def test_an_ingest_can_be_cut_and_written_anew(metadata: Metadata) -> None:
             writer.write(b"late")
 
 
+def test_what_a_write_that_failed_left_is_no_part_of_content(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+
+    def full(fd: int, data: memoryview, at: int) -> int:
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data[:60], at)
+
+    with metadata.content.writer(HERE, "r") as writer:
+        writer.write(DATA)
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.write(b"x" * 100)
+        monkeypatch.undo()
+        assert writer.commit(Wish(len(DATA), DIGEST)).size_bytes == len(DATA)
+    assert read(metadata, "here", DIGEST) == DATA
+
+
 def test_a_wrong_size_or_digest_refuses_the_commit_and_the_ingest_stays(
     metadata: Metadata,
 ) -> None:
