@@ -20,6 +20,9 @@ MAX_OVERLAY_BYTES = 4096 - 512
 _UPPER = "fs"
 """Last part of an upper directory's path; before it is the snapshot's number (layers.py)."""
 
+_MAX_DIGITS = 19
+"""Of a snapshot's number; one with more may be above 64 bits."""
+
 _MEANT_BY_OVERLAYFS = frozenset(":,\\")
 
 
@@ -73,4 +76,5 @@ def identity(mounts: Sequence[Mount]) -> SnapshotId | None:
     if where is None:
         return None
     name = where.parent.name if where.name == _UPPER else where.name
-    return SnapshotId(int(name)) if name.isascii() and name.isdecimal() else None
+    is_number = name.isascii() and name.isdecimal() and len(name) <= _MAX_DIGITS
+    return SnapshotId(int(name)) if is_number else None

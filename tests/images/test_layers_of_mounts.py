@@ -106,7 +106,9 @@ def test_mounts_that_are_not_one_layer_apart_are_left_to_others(
 ) -> None:
     left, right = pair
     stranger = [Mount(type="bind", source=str(tmp_path / "2"), options=("rbind",))]
-    for below, above in ((right, left), (left, left), (left, stranger), (left, []), ([], right)):
+    nowhere = [Mount(type="bind", source=f"/{10**30}", options=("rbind",))]
+    odd = ((right, left), (left, left), (left, stranger), (left, []), ([], right), (left, nowhere))
+    for below, above in odd:
         with pytest.raises(NotImplementedYet):
             Differ(snapshotter).compare(contents, below, above, Asked())
     assert list(metadata.content.statuses("default")) == []
