@@ -1,14 +1,18 @@
 """Fields that were changed on both sides, as rows: listed, and settled by whoever knows better.
 
-A row stays until it is settled, whoever won: the value that lost is in it. One that nobody has won
-goes by itself when a later sync finds the field at peace.
+A row stays until it is settled, whoever won: the value that lost is in it, and the next conflict of
+that field has another row. One that nobody has won goes by itself when a later sync finds the field
+at peace.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from snapfs.model import FailedPrecondition, NotFound
 from snapfs.store import ReadTx, Row, WriteTx
@@ -160,7 +164,11 @@ def _check_seen(
 
 
 def _name(conflict: Conflict, remote: str) -> str:
-    return f"{conflict.key}/{remote}"
+    """Return the name of a row: while nobody has won there is one for a field and a remote."""
+    if not conflict.winner:
+        return f"{conflict.key}/{remote}"
+    values = msgspec.msgpack.encode((conflict.ours, conflict.theirs))
+    return f"{conflict.key}/{remote}/{hashlib.sha256(values).hexdigest()[:16]}"
 
 
 def _called(tx: ReadTx, set_id: str, kind: str, identity: str) -> str:

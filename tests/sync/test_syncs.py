@@ -144,6 +144,24 @@ def test_a_conflict_is_decided_by_policy_and_kept_as_a_row(
     assert len(ann.conflicts()) == 1
 
 
+def test_what_lost_is_kept_when_the_field_is_in_conflict_again(host: MakeHost) -> None:
+    ann, bob, set_id = pair(host)
+    policies = (Policy.THEIRS, Policy.THEIRS, Policy.FAIL)
+    for number, policy in enumerate(policies, 1):
+        ann.edit_set(set_id, description=f"of ann {number}")
+        bob.edit_set(set_id, description=f"of bob {number}")
+        ann.sync(bob, set_id, policy=policy)
+    ann.sync(bob, set_id, policy=Policy.FAIL)
+    found = sorted((it.ours or "", it.winner) for it in ann.conflicts())
+    assert found == [("of ann 1", "theirs"), ("of ann 2", "theirs"), ("of ann 3", "")]
+    bob.edit_set(set_id, description="of ann 3")
+    assert ann.sync(bob, set_id).is_well
+    (one, _) = sorted(ann.conflicts(), key=lambda it: it.ours or "")
+    ann.settle(one.number, Policy.OURS)
+    ann.sync(bob, set_id)
+    assert bob.set(set_id).description == "of ann 1"
+
+
 @pytest.mark.parametrize("policy", [Policy.OURS, Policy.THEIRS])
 def test_what_lost_is_kept_wherever_a_sync_is_cut_short(host: MakeHost, policy: Policy) -> None:
     ann, bob, set_id = pair(host)
@@ -166,7 +184,8 @@ def test_what_lost_is_kept_wherever_a_sync_is_cut_short(host: MakeHost, policy: 
             break
         ann.sync(bob, set_id, policy=policy)
         assert ann.set(set_id).description == bob.set(set_id).description == f"{wins} {at}"
-        (row,) = ann.conflicts()
+        *earlier, row = sorted(ann.conflicts(), key=lambda it: it.number)
+        assert len(earlier) == at
         assert (row.ours, row.theirs, row.last) == (f"ann's {at}", f"bob's {at}", last)
         assert row.winner == policy.value
     assert breaks > 4
