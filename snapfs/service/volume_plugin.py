@@ -123,7 +123,7 @@ class VolumePlugin:
         return self._volumes.describe(_name(body))
 
     def _list(self) -> list[dict[str, Any]]:
-        return [_shown(self._volumes.describe(it.name)) for it in self._volumes.walk()]
+        return [_shown(it) for it in self._volumes.describe_all()]
 
 
 def _name(body: dict[str, Any]) -> str:

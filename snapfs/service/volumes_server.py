@@ -76,8 +76,7 @@ class VolumesServicer(volumes_v1_pb2_grpc.VolumesServicer):
     def List(
         self, request: pb.ListVolumesRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.VolumeResponse]:
-        for volume in self._volumes.walk():
-            yield self._describe(volume.name)
+        yield from map(wire.described_to_wire, self._volumes.describe_all())
 
     @answers
     def Remove(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,7 @@ import structlog
 
 from snapfs.model import (
     FailedPrecondition,
+    NotFound,
     SnapfsError,
     Unavailable,
     Usage,
@@ -48,6 +49,7 @@ from snapfs.volumes import (
 from snapfs.volumes.catalog import Catalog
 from snapfs.volumes.common import Common, blob, refusing
 from snapfs.volumes.copies import VolumeRow
+from snapfs.volumes.errors import VolumeNotFound
 from snapfs.volumes.ids import (
     NewId,
     VolumeId,
@@ -74,6 +76,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 DEADLINE_S = 60.0
+_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,8 +258,20 @@ class Volumes:
             found = [copies.show(row) for row in tx.rows(VOLUMES, SCOPE)]
         return sorted(found, key=lambda it: it.name)
 
+    def describe_all(self) -> Iterator[Described]:
+        """Yield all volumes with what belongs to them, but for those that are gone meanwhile."""
+        for volume in self.walk():
+            with suppress(VolumeNotFound):
+                yield self.describe(volume.id)
+
     def describe(self, name: str) -> Described:
         """Return a volume with what belongs to it; or raise VolumeNotFound."""
+        for _ in range(_LOOKS):
+            with suppress(NotFound):  # the working copy was replaced after it was looked up
+                return self._describe(name)
+        return self._describe(name)
+
+    def _describe(self, name: str) -> Described:
         with self.common.store.view() as tx:
             row = copies.resolve(tx, name)
             volume = copies.show(row)

@@ -20,6 +20,7 @@ from snapfs.model import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    Usage,
 )
 from snapfs.overlay import LayerCopy, has_changed
 from snapfs.overlay.stamps import FRESH_NS
@@ -238,6 +239,24 @@ def test_a_branch_moved_meanwhile_makes_the_snapshot_fail_whole(
     assert {int(it.name) for it in (root / "layers").iterdir()} == {
         it.id for it in snapshotter.walk()
     }
+
+
+def test_a_look_at_volumes_is_in_nobodys_way(db: Volumes) -> None:
+    """Nor is who removes one, or replaces its working copy, in the way of the look."""
+    first = take(db, "one")
+    db.clone("db", "other")
+    usage, changes = db.common.data.usage, [lambda: db.history.reset("db", first)]
+
+    def change_and_measure(key: str) -> Usage:
+        if changes:
+            changes.pop()()
+        return usage(key)
+
+    db.common.data.usage = change_and_measure  # type: ignore[method-assign]
+    found = db.describe_all()
+    assert next(found).volume.key == db.walk()[0].key
+    db.remove("other")
+    assert list(found) == []
 
 
 def test_groups_are_frozen_for_one_volume_at_a_time(
