@@ -4,7 +4,7 @@
     60   remote           snapfs        name
     61   synced state     set id        KIND/ID: versions of an item's fields, as of the last look
     62   last synced      REMOTE/SET    KIND/ID: the values that both sides had after the last sync
-    63   sync conflict    set id        KIND/ID/FIELD/REMOTE, and when decided /DIGEST of both values
+    63   sync conflict    set id        KIND/ID/FIELD/REMOTE, when decided /DIGEST of both values
 
 Versions are made by looking: a field whose value is another than at the last look was changed here
 meanwhile, and gets the next number of this store (sequence "sync"). So the rooms that change
