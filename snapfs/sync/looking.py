@@ -34,9 +34,6 @@ from snapfs.volumes.ids import VolumeSetId
 from snapfs.volumes.schema import SCOPE as SETS_SCOPE
 from snapfs.volumes.schema import SETS, SNAPSHOTS, SetBody, SnapshotBody
 
-TRACKING = "/"
-"""In the name of a branch that follows a remote's; such branches do not travel."""
-
 
 def store_id(tx: ReadTx) -> str:
     """Return what tells this store from every other."""
@@ -102,7 +99,7 @@ class _Look:
         yield f"{SET}/{self._set_id}", _set(row)
         reached: dict[str, Row[SnapshotBody]] = {}
         for branch in branches.rows(self._tx, self._set_id):
-            if TRACKING in branch.body.name:
+            if branches.is_tracking(branch):
                 continue
             values = {NAME: branch.body.name, TIP: branch.body.tip_id}
             item = Item(BRANCH, branch.name, {}, modified_ns=branch.body.modified_ns)

@@ -21,6 +21,9 @@ from snapfs.volumes.model import Branch, Note
 from snapfs.volumes.names import check_branch
 from snapfs.volumes.schema import BRANCHES, SCOPE, VOLUMES, BranchBody
 
+TRACKING = "/"
+"""In the name of a branch that follows a remote's, REMOTE/BRANCH."""
+
 
 def find(tx: ReadTx, set_id: VolumeSetId, branch: BranchId) -> BranchRow:
     """Return the row of an id, or raise BranchNotFound."""
@@ -85,6 +88,11 @@ def create(
     row = tx.create(BRANCHES, set_id, branch, body)
     _note(tx, row, tip, why)
     return row
+
+
+def is_tracking(row: BranchRow) -> bool:
+    """Say whether a branch follows one of a remote: syncs alone move it, and it does not travel."""
+    return TRACKING in row.body.name
 
 
 def move(

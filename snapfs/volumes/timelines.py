@@ -267,7 +267,7 @@ def _growth(tx: ReadTx, row: VolumeRow, branch: str, *, auto: bool) -> Growth:
     if not row.body.base:
         return choose(None, branch or row.body.next_branch, auto=auto)
     base = ancestry.by_oid(tx, row.body.base)
-    ending = ancestry.branches_at(tx, base)
+    ending = [it for it in ancestry.branches_at(tx, base) if not branches.is_tracking(it)]
     state = Base(
         branches=tuple((BranchId(it.name), it.body.name) for it in ending),
         has_children=ancestry.has_children(tx, base),
@@ -275,6 +275,11 @@ def _growth(tx: ReadTx, row: VolumeRow, branch: str, *, auto: bool) -> Growth:
     if branch or not row.body.branch:
         return choose(state, branch or row.body.next_branch, auto=auto)
     on = branches.find(tx, VolumeSetId(row.body.set_id), BranchId(row.body.branch))
+    if branches.is_tracking(on):
+        raise FailedPrecondition(
+            f"branch {on.body.name!r} follows a remote's, and the next sync moves it; name a "
+            "branch of your own with --branch"
+        )
     if on.body.tip != base.oid:
         raise FailedPrecondition(
             f"branch {on.body.name or on.name!r} has gone on since volume {row.body.name!r} stood "

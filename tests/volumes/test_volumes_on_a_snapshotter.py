@@ -152,6 +152,31 @@ def test_a_snapshot_without_a_branch_forks_only_when_others_went_on(db: Volumes)
     assert len(db.branches.of("db")) == 2
 
 
+def test_a_branch_that_follows_a_remotes_does_not_grow_here(
+    db: Volumes, snapshotter: Snapshotter
+) -> None:
+    """The next sync would move it away from what was taken here, which travels with none."""
+    first, second = take(db, "one"), take(db, "two")
+    (volume,) = db.walk()
+
+    def track(tx):
+        tip = ancestry.find(tx, volume.set_id, second)
+        branch = "00000000-0000-4000-8000-00000000000b"
+        branches.create(tx, tip.body.set, branch, "bob/main", tip, ANN, tracking=True)
+
+    db.history.reset("db", first)
+    snapshotter.store.update(track)
+    db.history.switch("db", "bob/main")
+    with pytest.raises(FailedPrecondition, match="--branch"):
+        take(db, "three")
+    take(db, "three", branch="mine")
+    db.history.switch("db", second)
+    take(db, "four")
+    tips = {it.name: it.tip for it in db.branches.of("db")}
+    assert tips["bob/main"] == second
+    assert sorted(tips) == ["", "bob/main", "main", "mine"]
+
+
 def test_changes_are_not_lost_in_a_switch(db: Volumes) -> None:
     first = take(db, "one")
     take(db, "two")
