@@ -39,6 +39,15 @@ _COPY_BYTES = 1 << 20
 _OPEN_DIRECTORIES = 64
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_DAMAGE = (
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,  # a time, owner or device that no file can have
+    RecursionError,
+)
+
 
 class NeedsParent(Exception):
     """The archive can only be put on top of what is below it."""
@@ -75,13 +84,13 @@ def unpack(
                 limits.check(packed.bytes_read, unpacked, entries, what)
                 job.put(tar, member)
                 tar.members.clear()  # tarfile keeps them all
+        job.finish()
     except LongHeaders as error:
         raise TooLarge(f"{what} {error}") from None
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except _DAMAGE as error:
         raise InvalidArgument(f"{what} is damaged: {error}") from None
     finally:
         job.close()
-    job.finish()
 
 
 class _Unpacking:

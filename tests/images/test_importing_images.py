@@ -312,6 +312,10 @@ def left(metadata: Metadata, snapshotter: Snapshotter) -> tuple[list[str], list[
         [kit.Entry(".wh.", b"")],
         [directory("d"), hardlink("g", "d")],
         [hardlink("g", "nowhere")],
+        [file("f", pax={"mtime": "inf"})],
+        [file("f", pax={"mtime": "1e300"})],
+        [directory("d", pax={"uid": str(10**30)})],
+        [directory("d", pax={"mtime": str(10**30)})],
     ],
 )
 def test_a_hostile_layer_is_refused_and_leaves_nothing(
@@ -328,6 +332,22 @@ def test_a_hostile_layer_is_refused_and_leaves_nothing(
     assert left(metadata, snapshotter) == ([], [])
     assert os.stat("/etc/passwd").st_nlink == before
     assert not (snapshotter.root / "out").exists()
+
+
+def test_hiding_a_deep_tree_ends_somewhere(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+
+    def put(entry: kit.Entry) -> None:
+        stream = io.BytesIO(kit.tar([entry]))
+        unpack(stream, Counter(stream), fd, merged=True, limits=Limits(), what="layer")
+
+    try:
+        put(directory("/".join("d" * 1100)))
+        with pytest.raises((InvalidArgument, OSError)):  # as many files may be open, or not
+            put(opaque("d"))
+    finally:
+        os.close(fd)
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # deeper than Python's
 
 
 @pytest.mark.parametrize("compress", ["", "gzip", "zstd"])
