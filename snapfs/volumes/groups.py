@@ -94,20 +94,30 @@ def frozen(pids: Iterable[int], note: Path) -> Iterator[None]:
             group.freeze()
         yield
     finally:
-        for group in begun:
-            group.thaw()
+        _thaw(begun)
         note.unlink()
 
 
 def thaw_left(note: Path) -> None:
-    """Let go what a process that was killed meanwhile has left frozen."""
+    """Let go what a process that was killed meanwhile has left frozen; OSError when one stays."""
     try:
         paths = note.read_text().splitlines()
     except FileNotFoundError:
         return
-    for path in map(Path, paths):
-        Group(path, unified=not (path / _STATE).exists()).thaw()
+    _thaw([Group(path, unified=not (path / _STATE).exists()) for path in map(Path, paths)])
     note.unlink()
+
+
+def _thaw(groups: Iterable[Group]) -> None:
+    """Let all groups run that can; one that cannot keeps no other frozen."""
+    failed: OSError | None = None
+    for group in groups:
+        try:
+            group.thaw()
+        except OSError as error:
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 def _write(note: Path, groups: Iterable[Group]) -> None:

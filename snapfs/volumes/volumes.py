@@ -114,7 +114,10 @@ class Volumes:
 
     def start(self) -> None:
         """Settle what a crash left, make working copies that lack, mount what is to be mounted."""
-        groups.thaw_left(self.common.frozen_groups)
+        try:
+            groups.thaw_left(self.common.frozen_groups)
+        except OSError as error:  # the next start tries again
+            log.error("volume.groups_left_frozen", error=str(error))
         self.common.data.sweep()
         self._complete()
         for volume in self.walk():

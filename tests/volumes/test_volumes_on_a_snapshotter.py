@@ -266,6 +266,21 @@ def test_a_branch_moved_meanwhile_makes_the_snapshot_fail_whole(
     }
 
 
+@pytest.mark.logs("volume.groups_left_frozen")
+def test_a_group_that_does_not_run_again_keeps_no_other_frozen_nor_the_service_down(
+    db: Volumes, tmp_path: Path
+) -> None:
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    (bad / "cgroup.freeze").mkdir(parents=True)  # not to be written
+    good.mkdir()
+    (good / "cgroup.freeze").write_text("1")
+    note = db.common.frozen_groups
+    note.write_text(f"{bad}\n{good}\n")
+    db.start()
+    assert (good / "cgroup.freeze").read_text() == "0"
+    assert note.exists()
+
+
 def test_a_look_at_volumes_is_in_nobodys_way(db: Volumes) -> None:
     """Nor is who removes one, or replaces its working copy, in the way of the look."""
     first = take(db, "one")
