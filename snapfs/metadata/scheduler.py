@@ -199,18 +199,24 @@ class Scheduler(Closing):
         """Say whether to wake, sleeping until the next plan or expiry otherwise."""
         while not self._closed:
             now_s = time.monotonic()
-            expiry_ns = None if self._has_failed else self._next_expiry_ns(self._looked_ns)
-            left_s = None
-            if expiry_ns is not None:
-                left_s = max(0.0, (expiry_ns - self._clock_ns()) / 1e9)
-                if not left_s:
-                    return True
+            left_s = None if self._has_failed else self._until_expiry_s()
+            if left_s == 0:
+                return True
             if self._plan.due(now_s):
                 return True
             pause_s = None if self._plan.next_s is None else max(0.0, self._plan.next_s - now_s)
             known = [each for each in (left_s, pause_s) if each is not None]
             self._changed.wait(min(known, default=None))
         return True
+
+    def _until_expiry_s(self) -> float | None:
+        """Return how long it is until something expires; a while if the store does not say."""
+        try:
+            expiry_ns = self._next_expiry_ns(self._looked_ns)
+        except SnapfsError as error:
+            log.warning("gc.expiry_unknown", error=str(error))
+            return RETRY_S
+        return None if expiry_ns is None else max(0.0, (expiry_ns - self._clock_ns()) / 1e9)
 
     def _run_once(self, waiting: list[Future[Collected]]) -> None:
         began_s = time.monotonic()

@@ -191,6 +191,18 @@ def test_what_expired_does_not_hasten_the_run_after_a_failed_one(
         assert runs.count == 1
 
 
+@pytest.mark.logs("gc.expiry_unknown")
+def test_a_store_that_cannot_say_what_expires_ends_no_collections() -> None:
+    runs = Runs()
+
+    def unknown(_after_ns: int) -> int:
+        raise Unavailable("too many readers")
+
+    with Scheduler(runs, unknown, Knobs(startup_delay_s=3600)) as built:
+        built.start()
+        built.trigger().result(timeout=DEADLINE_S)
+
+
 @pytest.mark.logs("gc.broke")
 def test_a_run_that_breaks_tells_who_waits_and_is_tried_again() -> None:
     runs = Runs()
