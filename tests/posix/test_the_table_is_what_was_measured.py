@@ -25,6 +25,10 @@ pytestmark = [
 ]
 
 
+TRIES = {"fuse-overlayfs": 3}
+"""What it writes back, and when, depends on the machine's load; that is not ours to test."""
+
+
 @pytest.fixture(autouse=True)
 def _never_stuck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with lanes.aborting_after(tmp_path_factory.getbasetemp(), STUCK_AFTER_S):
@@ -45,9 +49,13 @@ def place(
 @pytest.mark.parametrize("one", [pytest.param(it, id=it.title) for it in CHECKS])
 def test_a_check_has_the_outcome_that_the_page_says(place: tuple[str, Ground], one: Check) -> None:
     name, made = place
-    said = table.problem(one, made)
-    measured = table.NO if said else table.YES
-    assert table.documented()[one.title][name] == measured, said
+    expected = table.documented()[one.title][name]
+    for _ in range(TRIES.get(name, 1)):
+        said = table.problem(one, made)
+        measured = table.NO if said else table.YES
+        if measured == expected:
+            return
+    assert measured == expected, said
 
 
 def test_the_page_has_a_row_for_each_check_and_no_other() -> None:

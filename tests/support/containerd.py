@@ -24,7 +24,8 @@ from snapfs_containerd import snapshots_pb2 as pb
 
 from tests.support.daemon import clear, eventually
 
-NAMESPACE = "snapfs-test"
+NAMESPACE = f"snapfs-test-{os.getpid()}"
+"""runc keeps the containers of a namespace in one place for all containerds of the machine."""
 IN_NAMESPACE = (("containerd-namespace", NAMESPACE),)
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
