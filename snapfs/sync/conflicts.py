@@ -140,7 +140,7 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Settled:
     sight: dict[str, dict[str, Cell]] = {}
     if body.field == GONE and chosen.value:
         sight = going_with(tree, key)
-        _check_seen(sight, joined, number)
+        _check_seen(sight, joined, number, is_decided=bool(body.winner))
         cells[SETTLED] = Cell(None, joined)
     item = Item(body.kind, body.item, cells, modified_ns=tx.now_ns)
     seen = {name: before.get(name, NO_CELL) for name in cells}
@@ -152,15 +152,18 @@ def settle(tx: WriteTx, number: int, side: Policy, why: Note) -> Settled:
 
 
 def _check_seen(
-    sight: Mapping[str, Mapping[str, Cell]], known: versions.Version, number: int
+    sight: Mapping[str, Mapping[str, Cell]],
+    known: versions.Version,
+    number: int,
+    *,
+    is_decided: bool,
 ) -> None:
     """Refuse a deletion of what has grown since the conflict was found."""
     kept = (cells for cells in sight.values() if cells.get(GONE, NO_CELL).value is None)
     now = versions.join_all(cell.version for cells in kept for cell in cells.values())
     if versions.join(known, now) != known:
-        raise FailedPrecondition(
-            f"what conflict {number} would delete was changed since; sync again, then decide"
-        )
+        way = "let it stay, and remove it by hand" if is_decided else "sync again, then decide"
+        raise FailedPrecondition(f"what conflict {number} would delete was changed since; {way}")
 
 
 def _name(conflict: Conflict, remote: str) -> str:

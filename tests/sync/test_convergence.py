@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from snapfs.model import FailedPrecondition, NotFound, SnapfsError, Unavailable
+from snapfs.sync.conflicts import Kept
 from snapfs.sync.planning import Direction
 from snapfs.sync.threeway import Policy
 from snapfs.volumes.ids import VolumeSetId
@@ -100,6 +102,7 @@ def _settle(all_hosts: list[Host], set_id: VolumeSetId) -> None:
                     host.settle(row.number, side)
                 except (FailedPrecondition, NotFound):  # not here yet, changed since, or gone
                     well = False
+                    _leave_decided(host, row)
             for branch in report.branches:
                 if branch.fate == "name taken":
                     well = False
@@ -108,6 +111,13 @@ def _settle(all_hosts: list[Host], set_id: VolumeSetId) -> None:
         if well and one == other == third:
             return
     raise AssertionError([it.contents(set_id) for it in all_hosts])
+
+
+def _leave_decided(host: Host, row: Kept) -> None:
+    """Let it be as the sync decided: what has grown since is not deleted for an old conflict."""
+    if row.winner:
+        with contextlib.suppress(FailedPrecondition, NotFound):
+            host.settle(row.number, Policy(row.winner))
 
 
 def _rename_away(host: Host, set_id: VolumeSetId, name: str) -> None:
@@ -127,6 +137,21 @@ SETTINGS = settings(
 
 @SETTINGS
 @given(st.lists(steps, min_size=8, max_size=24))
+@example(
+    [
+        ("remove", 2, "side"),
+        ("rename", 2, "third", "main"),
+        ("reset", 1, "main"),
+        ("extend", 0, "third"),
+        ("remove", 0, "main"),
+        ("extend", 2, "main"),
+        ("fork", 2, "side", "side"),
+        ("sync", 0, 1, Direction.PULL, Policy.FAIL, (11, True)),
+        ("extend", 2, "main"),
+        ("sync", 0, 2, Direction.SYNC, Policy.THEIRS, None),
+        ("extend", 0, "main"),
+    ]
+)
 def test_any_edits_and_syncs_converge(found: list[tuple[Any, ...]]) -> None:
     converge(found)
 
