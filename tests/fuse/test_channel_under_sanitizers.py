@@ -146,9 +146,10 @@ def work(place: Path, name: str) -> None:
         if number % 2:
             with lower.open("a") as grown:
                 grown.write("more")
-    for above, directories, files in os.walk(place):
-        for it in (*directories, *files):
-            (Path(above) / it).lstat()
+    for top in (directory, place / "lower"):  # those of other threads come and go
+        for above, directories, files in os.walk(top):
+            for it in (*directories, *files):
+                (Path(above) / it).lstat()
     shutil.rmtree(directory)
 
 
