@@ -169,10 +169,7 @@ class LayerCopy:
             self._reach(path)
             return
         self._reach_shown(tree, path.rpartition(b"/")[0])
-        source = tree.real_path(_walk_to(tree, path))
-        os.mkdir(self._at(path), 0o700)
-        self._made[path] = source, os.stat(source)
-        self._again.add(path)
+        self._show_again(path, tree.real_path(_walk_to(tree, path)))
 
     def _tree(self) -> MergedTree:
         """A tree of the layers, open until the copy is made."""
@@ -208,7 +205,10 @@ class LayerCopy:
         if path in self._made:
             return
         self._reach(path.rpartition(b"/")[0])
-        source = self._source(path)
+        self._show_again(path, self._source(path))
+
+    def _show_again(self, path: bytes, source: bytes) -> None:
+        """Make a directory that is to be like `source` and hides nothing of itself below."""
         os.mkdir(self._at(path), 0o700)
         self._made[path] = source, os.stat(source)
         self._again.add(path)

@@ -8,9 +8,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 #define MOST_CARDS (1u << 16) /* of one tree; then all go, and are made again as they are needed */
 
@@ -88,14 +90,9 @@ static int is_kind(const Card *card, const struct stat *real)
     return card->is_directory ? S_ISDIR(real->st_mode) : S_ISREG(real->st_mode);
 }
 
-int card_put(Desk *desk, const Card *wanted, const char *path)
+/* Put in a card that is not there, with a copy of the path; 0 when memory is short. */
+static int insert(Desk *desk, const Card *wanted, const char *path, const struct stat *real)
 {
-    struct stat real;
-    if (fstatat(wanted->fd, path, &real, AT_SYMLINK_NOFOLLOW) || !is_kind(wanted, &real))
-        return 1; /* nothing to note */
-    card_drop(desk, wanted->ino);
-    if (desk->card_count >= MOST_CARDS)
-        cards_clear(desk);
     if (desk->card_count >= desk->card_buckets && !widen(desk) && !desk->card_buckets)
         return 0;
     size_t length = strlen(path);
@@ -105,8 +102,8 @@ int card_put(Desk *desk, const Card *wanted, const char *path)
     Card **link = bucket(desk, wanted->ino);
     *card = *wanted;
     card->next = *link;
-    card->device = real.st_dev;
-    card->real = real.st_ino;
+    card->device = real->st_dev;
+    card->real = real->st_ino;
     Py_XINCREF(card->index);
     memcpy(card->path, path, length + 1);
     *link = card;
@@ -114,26 +111,31 @@ int card_put(Desk *desk, const Card *wanted, const char *path)
     return 1;
 }
 
+int card_put(Desk *desk, const Card *wanted, const char *path)
+{
+    struct stat real;
+    if (fstatat(wanted->fd, path, &real, AT_SYMLINK_NOFOLLOW) || !is_kind(wanted, &real))
+        return 1; /* nothing to note */
+    card_drop(desk, wanted->ino);
+    if (desk->card_count >= MOST_CARDS)
+        cards_clear(desk);
+    return insert(desk, wanted, path, &real);
+}
+
 void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real)
 {
-    if (card_find(desk, ino) || desk->card_count >= MOST_CARDS)
-        return;
-    if (desk->card_count >= desk->card_buckets && !widen(desk) && !desk->card_buckets)
-        return;
-    size_t length = strlen(path);
-    Card *card = malloc(sizeof(*card) + length + 1);
-    if (!card)
-        return;
-    Card **link = bucket(desk, ino);
-    *card = (Card){.next = *link,
-                   .ino = ino,
-                   .device = real->st_dev,
-                   .real = real->st_ino,
-                   .fd = fd,
-                   .is_upper = 1};
-    memcpy(card->path, path, length + 1);
-    *link = card;
-    desk->card_count++;
+    const Card wanted = {.ino = ino, .fd = fd, .is_upper = 1};
+    if (!card_find(desk, ino) && desk->card_count < MOST_CARDS)
+        insert(desk, &wanted, path, real);
+}
+
+int card_attribute(const Card *card, const char *name)
+{
+    char path[PATH_MAX];
+    int length = snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", card->fd, card->path);
+    if (length >= (int)sizeof(path))
+        return ENAMETOOLONG;
+    return lgetxattr(path, name, NULL, 0) >= 0 ? 0 : errno;
 }
 
 int card_stat(const Card *card, struct stat *real)

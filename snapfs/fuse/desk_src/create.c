@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #define DEFAULT_ACL "system.posix_acl_default"
@@ -18,11 +17,8 @@
 
 static int has_default_acl(const Card *directory)
 {
-    char path[PATH_MAX];
-    int length = snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", directory->fd, directory->path);
-    if (length >= (int)sizeof(path))
-        return 1;
-    return lgetxattr(path, DEFAULT_ACL, NULL, 0) >= 0 || (errno != ENODATA && errno != EOPNOTSUPP);
+    int error = card_attribute(directory, DEFAULT_ACL);
+    return error != ENODATA && error != EOPNOTSUPP;
 }
 
 /* Whether a new file would be the caller's by itself. */

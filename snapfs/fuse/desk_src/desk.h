@@ -87,6 +87,8 @@ int card_put(Desk *desk, const Card *wanted, const char *path);
 void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
 void cards_clear(Desk *desk);
+/* 0 when what is noted has an attribute; else why not, an errno. */
+int card_attribute(const Card *card, const char *name);
 /* Stat the file; LEFT_TO_PYTHON when another one is there now, or none. */
 int card_stat(const Card *card, struct stat *real);
 

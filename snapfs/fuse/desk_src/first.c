@@ -69,11 +69,7 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
 
 int is_protected(const Card *card)
 {
-    char path[PATH_MAX];
-    int length = snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", card->fd, card->path);
-    if (length >= (int)sizeof(path))
-        return 1;
-    return lgetxattr(path, PROTATTR, NULL, 0) >= 0 || errno != ENODATA;
+    return card_attribute(card, PROTATTR) != ENODATA;
 }
 
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real)
