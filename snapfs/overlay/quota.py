@@ -84,9 +84,8 @@ class Allowance:
     @property
     def waits_for_removed(self) -> bool:
         """There is no room for an entry, and there may be when removed files are let go of."""
-        if not self._count.held_inodes:
-            return False
-        return not self._fits(ENTRY_BYTES, 1, self.used())
+        used = self.used()  # which is what looks at whether anything is held
+        return self._count.held_inodes > 0 and not self._fits(ENTRY_BYTES, 1, used)
 
     def _fits(self, size_bytes: int, inodes: int, used: Usage | None) -> bool:
         if used is None:
