@@ -7,6 +7,7 @@ docs/sync.md, Who may connect.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import grpc
 
@@ -15,6 +16,7 @@ from snapfs.model import InvalidArgument, Unavailable
 from snapfs.service import exchange_wire as wire
 from snapfs.service import sync_v1_pb2 as pb
 from snapfs.service import sync_v1_pb2_grpc
+from snapfs.service.patience import IDLE_S, Patience
 from snapfs.service.status import answers
 from snapfs.sync.peer import Peer
 from snapfs.sync.planning import Change
@@ -26,17 +28,21 @@ from snapfs.volumes.ids import BranchId, VolumeSetId, VolumeSnapshotId
 SERVICE = pb.DESCRIPTOR.services_by_name["Exchange"].full_name
 
 
-def register(server: grpc.Server, replica: Replica) -> str:
-    """Add the service to `server`; return its full name."""
-    sync_v1_pb2_grpc.add_ExchangeServicer_to_server(ExchangeServicer(replica), server)
+def register(server: grpc.Server, replica: Replica, idle_s: float = IDLE_S) -> str:
+    """Add the service to `server`; return its full name.
+
+    Who does nothing for `idle_s` in the middle of a stream is cut off.
+    """
+    sync_v1_pb2_grpc.add_ExchangeServicer_to_server(ExchangeServicer(replica, idle_s), server)
     return SERVICE
 
 
 class ExchangeServicer(sync_v1_pb2_grpc.ExchangeServicer):
     """A replica for others."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, idle_s: float) -> None:
         self._replica = replica
+        self._idle_s = idle_s
         self._peer: Peer = replica
 
     @answers
@@ -45,12 +51,12 @@ class ExchangeServicer(sync_v1_pb2_grpc.ExchangeServicer):
 
     @answers
     def Sets(self, request: pb.Parcel, context: grpc.ServicerContext) -> Iterator[pb.Parcel]:
-        yield from wire.pack(map(wire.encode, self._peer.sets()))
+        yield from self._given(wire.pack(map(wire.encode, self._peer.sets())), context)
 
     @answers
     def Describe(self, request: pb.Parcel, context: grpc.ServicerContext) -> Iterator[pb.Parcel]:
         tree = self._peer.describe(VolumeSetId(request.set_id))
-        yield from wire.pack(map(wire.encode, tree.items), kind=tree.store)
+        yield from self._given(wire.pack(map(wire.encode, tree.items), kind=tree.store), context)
 
     @answers
     def Apply(self, request: pb.Parcel, context: grpc.ServicerContext) -> pb.Parcel:
@@ -69,7 +75,7 @@ class ExchangeServicer(sync_v1_pb2_grpc.ExchangeServicer):
     def Facts(self, request: pb.Parcel, context: grpc.ServicerContext) -> Iterator[pb.Parcel]:
         branches = [BranchId(_text(raw)) for raw in request.records]
         found = self._peer.facts(VolumeSetId(request.set_id), branches)
-        yield from wire.pack(map(wire.encode, found))
+        yield from self._given(wire.pack(map(wire.encode, found)), context)
 
     @answers
     def MergeFacts(self, request: pb.Parcel, context: grpc.ServicerContext) -> pb.Parcel:
@@ -84,20 +90,26 @@ class ExchangeServicer(sync_v1_pb2_grpc.ExchangeServicer):
     @answers
     def Manifest(self, request: pb.Parcel, context: grpc.ServicerContext) -> Iterator[pb.Parcel]:
         snapshot = VolumeSnapshotId(request.snapshot)
-        for part in self._peer.manifest(VolumeSetId(request.set_id), snapshot):
-            yield pb.Parcel(records=[part])
+        parts = self._peer.manifest(VolumeSetId(request.set_id), snapshot)
+        yield from self._given((pb.Parcel(records=[part]) for part in parts), context)
 
     @answers
     def Chunks(self, request: pb.Parcel, context: grpc.ServicerContext) -> Iterator[pb.Parcel]:
         snapshot, wanted = VolumeSnapshotId(request.snapshot), list(request.records)
         found = self._peer.chunks(VolumeSetId(request.set_id), snapshot, wanted)
-        yield from wire.pack(map(wire.encode, found))
+        yield from self._given(wire.pack(map(wire.encode, found)), context)
 
     @answers
     def Receive(
         self, requests: Iterator[pb.Parcel], context: grpc.ServicerContext
     ) -> Iterator[pb.Parcel]:
-        first = next(requests)
+        with Patience(context.cancel, self._idle_s) as patience:
+            yield from patience.given(self._receive(patience.taken(requests)))
+
+    def _receive(self, requests: Iterator[pb.Parcel]) -> Iterator[pb.Parcel]:
+        first = next(_from_client(requests), None)
+        if first is None:
+            raise _left()
         if first.kind != wire.OFFER:
             raise InvalidArgument("a layer begins with its offer")
         with self._replica.landing(
@@ -110,6 +122,12 @@ class ExchangeServicer(sync_v1_pb2_grpc.ExchangeServicer):
                 yield pb.Parcel(kind=wire.HAVE)
             else:
                 yield from _take(landing, requests)
+
+    def _given(
+        self, parcels: Iterable[pb.Parcel], context: grpc.ServicerContext
+    ) -> Iterator[pb.Parcel]:
+        with Patience(context.cancel, self._idle_s) as patience:
+            yield from patience.given(parcels)
 
 
 def _take(landing: Landing, requests: Iterator[pb.Parcel]) -> Iterator[pb.Parcel]:
@@ -124,14 +142,22 @@ def _take(landing: Landing, requests: Iterator[pb.Parcel]) -> Iterator[pb.Parcel
 
 
 def _until_end(requests: Iterable[pb.Parcel]) -> Iterator[pb.Parcel]:
-    try:
-        for parcel in requests:
-            if parcel.kind == wire.END:
-                return
-            yield parcel
-    except grpc.RpcError:  # what gRPC says of a client that is gone, with no word to it
-        pass
-    raise Unavailable("the other side left in the middle of a layer")
+    for parcel in _from_client(requests):
+        if parcel.kind == wire.END:
+            return
+        yield parcel
+    raise _left()
+
+
+def _from_client(requests: Iterable[pb.Parcel]) -> Iterator[pb.Parcel]:
+    """Yield what comes; what gRPC says of a client that is gone has no word to it."""
+    with suppress(grpc.RpcError):
+        for request in requests:  # noqa: UP028 - `yield from` would close them with this
+            yield request
+
+
+def _left() -> Unavailable:
+    return Unavailable("the other side left in the middle of a layer")
 
 
 def _text(raw: bytes) -> str:

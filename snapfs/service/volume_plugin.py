@@ -14,6 +14,7 @@ import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
@@ -23,6 +24,7 @@ import structlog
 
 from snapfs.closing import Closing
 from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument, SnapfsError
+from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.quota import parse_size
 from snapfs.volumes import Described, Note, Volumes
 from snapfs.volumes.refs import HEAD
@@ -32,6 +34,8 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 1 << 20
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.1+json"
 WHY = Note(author="container engine", reason="volume plugin")
+BUSY_S = 60.0
+"""How long a mount waits for another of the same volume."""
 OPTIONS = ("size", "from", "ref", "branch")
 
 
@@ -40,11 +44,11 @@ class VolumePlugin:
 
     def __init__(self, volumes: Volumes) -> None:
         self._volumes = volumes
-        self._guard = threading.Lock()
+        self._busy = KeyedLocks()
         self._users: defaultdict[str, set[str]] = defaultdict(set)
-        """Ids of engines' mounts by volume; `_guard` guards it."""
+        """Ids of engines' mounts by volume, whose lock guards them."""
         self._mounted: set[str] = set()
-        """Volumes that no one but engines had mounted; `_guard` guards it."""
+        """Volumes that no one but engines had mounted; each guarded by its lock."""
 
     def calls(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
         """Return the calls by path."""
@@ -90,7 +94,7 @@ class VolumePlugin:
 
     def _mount(self, body: dict[str, Any]) -> dict[str, Any]:
         name = _name(body)
-        with self._guard:
+        with self._alone(name):
             if not self._users[name]:
                 self._look(name)
             path = self._volumes.mount(name)
@@ -99,13 +103,17 @@ class VolumePlugin:
 
     def _unmount(self, body: dict[str, Any]) -> dict[str, Any]:
         name = _name(body)
-        with self._guard:
+        with self._alone(name):
             self._users[name].discard(str(body.get("ID", "")))
             if not self._users[name]:
                 del self._users[name]
                 if name in self._mounted:
                     self._take(name)
         return {}
+
+    def _alone(self, name: str) -> AbstractContextManager[None]:
+        """Keep other mounts of one volume out of the block; those of others go on."""
+        return self._busy.hold(name, f"volume {name!r}", BUSY_S)
 
     def _look(self, name: str) -> None:
         if self._volumes.describe(name).mounted_at:

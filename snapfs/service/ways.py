@@ -30,6 +30,8 @@ SOCKET_NAME = "sync.sock"
 CONNECT_TIMEOUT_S = 30
 REMOTE_COMMAND = ("snapfs", "remote-serve", "--stdio")
 _REASON_BYTES = 400
+_SSH_ENDS_S = 5.0
+"""For ssh to end when asked, before it is made to."""
 
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -153,7 +155,11 @@ class _OverSsh(Connected):
         self._listener.close()
         for process in self._processes:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(_SSH_ENDS_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self._directory.cleanup()
 
     def _accept(self) -> None:

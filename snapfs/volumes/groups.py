@@ -6,10 +6,11 @@ group that we are in ourselves, or the root, is never frozen.
 
 from __future__ import annotations
 
+import errno
 import select
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,24 +32,32 @@ class Group:
     unified: bool
 
     def is_frozen(self) -> bool:
-        """Whether somebody has frozen the group."""
-        if self.unified:
-            return (self.path / _FREEZE).read_text().strip() == "1"
-        return (self.path / _STATE).read_text().strip() != "THAWED"
+        """Whether somebody has frozen the group; one that is gone is not frozen."""
+        frozen = False
+        with _gone():
+            if self.unified:
+                frozen = (self.path / _FREEZE).read_text().strip() == "1"
+            else:
+                frozen = (self.path / _STATE).read_text().strip() != "THAWED"
+        return frozen
 
     def freeze(self) -> None:
-        """Return when nothing in the group runs; DeadlineExceeded when that does not come."""
+        """Return when nothing in the group runs; DeadlineExceeded when that does not come.
+
+        Nothing runs in one that is gone.
+        """
         until_s = time.monotonic() + FREEZE_TIMEOUT_S
-        if self.unified:
-            (self.path / _FREEZE).write_text("1")
-            self._await_event(until_s)
-        else:
-            (self.path / _STATE).write_text("FROZEN")
-            self._await_state(until_s)
+        with _gone():
+            if self.unified:
+                (self.path / _FREEZE).write_text("1")
+                self._await_event(until_s)
+            else:
+                (self.path / _STATE).write_text("FROZEN")
+                self._await_state(until_s)
 
     def thaw(self) -> None:
         """Let the group run; one that is gone needs nothing."""
-        with suppress(FileNotFoundError):
+        with _gone():
             if self.unified:
                 (self.path / _FREEZE).write_text("0")
             else:
@@ -72,6 +81,18 @@ class Group:
         if left_s <= 0:
             raise DeadlineExceeded(f"control group {self.path} does not freeze")
         return left_s
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    """Pass over that a group was removed, before the block or in it."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # what an open file of a removed group says
+            raise
 
 
 @contextmanager

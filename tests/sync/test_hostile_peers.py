@@ -7,12 +7,15 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from snapfs.model import InvalidArgument, ResourceExhausted
-from snapfs.service import exchange_client
+from snapfs.service import exchange_client, exchange_server, grpc_server, sync_v1_pb2_grpc
 from snapfs.service import exchange_wire as wire
 from snapfs.service import sync_v1_pb2 as pb
 from snapfs.service.remote_server import RemotesServicer
@@ -20,6 +23,7 @@ from snapfs.sync import remotes
 from snapfs.sync.items import BRANCH, NO_CELL, SET, Cell, Item
 from snapfs.sync.peer import Answer
 from snapfs.sync.planning import Change
+from snapfs.transfer import Offer
 from snapfs.volumes.ids import VolumeSetId
 from tests.sync.kit import WHY, Host, new_id
 
@@ -122,3 +126,29 @@ def test_a_list_of_wanted_chunks_without_end_is_not_held() -> None:
         exchange_client.digests(itertools.repeat(asking), 1 << 20)
     with pytest.raises(InvalidArgument, match="no digest"):
         exchange_client.digests([pb.Parcel(kind=wire.WANTED, records=[b"x"])], 1 << 20)
+
+
+@pytest.mark.logs("peer.idle")
+def test_who_stops_in_the_middle_of_a_layer_is_cut_off(host: MakeHost, tmp_path: Path) -> None:
+    bob = host("bob")
+    set_id = bob.new_set()
+    listening = partial(exchange_server.register, replica=bob.replica, idle_s=0.4)
+    server = grpc_server.build(tmp_path / "sock", services=[listening], max_workers=1)
+    never: queue.SimpleQueue[pb.Parcel] = queue.SimpleQueue()
+    offer = wire.encode(Offer(bytes(32), (), 1 << 20))
+    first = pb.Parcel(kind=wire.OFFER, set_id=set_id, snapshot=new_id(), records=[offer])
+    try:
+        with grpc.insecure_channel(f"unix:{tmp_path}/sock") as channel:
+            stub = sync_v1_pb2_grpc.ExchangeStub(channel)
+            for said in ([], [first]):
+                answers = stub.Receive(
+                    itertools.chain(said, iter(never.get, None)), timeout=DEADLINE_S
+                )
+                with pytest.raises(grpc.RpcError) as failed:
+                    list(answers)
+                assert failed.value.code() == grpc.StatusCode.CANCELLED
+            assert stub.Hello(pb.Parcel(), timeout=DEADLINE_S).records  # the one worker is free
+            never.put(pb.Parcel())
+            never.put(pb.Parcel())
+    finally:
+        server.stop(grace_s=0)

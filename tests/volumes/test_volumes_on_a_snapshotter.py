@@ -25,7 +25,7 @@ from snapfs.model import (
 from snapfs.overlay import LayerCopy, has_changed
 from snapfs.overlay.stamps import FRESH_NS
 from snapfs.snapshots import NoTrees, Snapshotter, copying, fsck
-from snapfs.volumes import Volumes, ancestry, branches, replacing
+from snapfs.volumes import Volumes, ancestry, branches, groups, replacing
 from snapfs.volumes.errors import (
     Ambiguous,
     BranchNotFound,
@@ -297,6 +297,14 @@ def test_a_look_at_volumes_is_in_nobodys_way(db: Volumes) -> None:
     assert next(found).volume.key == db.walk()[0].key
     db.remove("other")
     assert list(found) == []
+
+
+@pytest.mark.parametrize("unified", [True, False])
+def test_a_group_that_is_gone_runs_nothing(tmp_path: Path, unified: bool) -> None:
+    group = groups.Group(tmp_path / "gone", unified=unified)
+    assert not group.is_frozen()
+    group.freeze()
+    group.thaw()
 
 
 def test_groups_are_frozen_for_one_volume_at_a_time(
