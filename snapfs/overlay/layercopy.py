@@ -289,19 +289,25 @@ def has_changed(
     """Whether a layer differs from its last copy: the layers of that, and what `known` returned.
 
     Without a copy, whether it has anything in it. The layer may go on to change meanwhile. Stamps
-    that are `doubted` say nothing of the data of files, which is compared.
+    that are `doubted` say nothing of the data of files, which is compared. Raises OSError.
     """
     source = os.fsencode(upper)
     if last is None:
         return bool(os.listdir(source))
     layers, known = tuple(map(os.fsencode, last[0])), stamps.decode(last[1])
     known.pop(b"", None)
+    if _has_other_attributes(source, os.stat(source), layers[0]):
+        return True
     for path, real in _everything(source, b""):
         was = known.pop(path, None)
         if was is None or _has_other_stamp(source, path, real, was):
             return True
-        is_unsure = was.fresh or doubted
-        if is_unsure and stat.S_ISREG(real.st_mode) and _has_other_data(source, layers, path):
+        if is_whiteout(real):
+            continue
+        is_unsure = was.fresh or (doubted and stat.S_ISREG(real.st_mode))
+        if (is_unsure or was.ctime_ns != real.st_ctime_ns) and _is_other(
+            source, layers, path, real
+        ):
             return True
     return bool(known)
 
@@ -312,13 +318,39 @@ def _has_other_stamp(source: bytes, path: bytes, real: os.stat_result, was: Stam
     return stamp(real) != was._replace(fresh=False)
 
 
-def _has_other_data(source: bytes, layers: Sequence[bytes], path: bytes) -> bool:
-    """Compare a file with what the topmost of a copy's layers that has it has."""
-    found = next((it for it in layers if os.path.lexists(it + b"/" + path)), None)
-    if found is None:
+def _is_other(source: bytes, layers: Sequence[bytes], path: bytes, real: os.stat_result) -> bool:
+    """Compare an entry with what the topmost of a copy's layers that has it has."""
+    ours, layer = _join(source, path), next((it for it in layers if _has(it, path)), None)
+    if layer is None:
         return True
-    with open(source + b"/" + path, "rb") as one, open(found + b"/" + path, "rb") as other:
-        return any(mine != theirs for mine, theirs in zip_longest(_blocks(one), _blocks(other)))
+    copied = _join(layer, path)
+    if _has_other_attributes(ours, real, copied):
+        return True
+    if stat.S_ISREG(real.st_mode):
+        with open(ours, "rb") as one, open(copied, "rb") as other:
+            return any(it != its for it, its in zip_longest(_blocks(one), _blocks(other)))
+    return stat.S_ISLNK(real.st_mode) and os.readlink(ours) != os.readlink(copied)
+
+
+def _has(layer: bytes, path: bytes) -> bool:
+    return os.path.lexists(_join(layer, path))
+
+
+def _has_other_attributes(ours: bytes, real: os.stat_result, copied: bytes) -> bool:
+    """Compare all that a user sees of an entry, but the times of directories, which move when a
+    file comes and goes."""
+    its = os.lstat(copied)
+    if (real.st_mode, real.st_uid, real.st_gid) != (its.st_mode, its.st_uid, its.st_gid):
+        return True
+    if not stat.S_ISDIR(real.st_mode) and real.st_mtime_ns != its.st_mtime_ns:
+        return True
+    return _users(ours) != _users(copied)
+
+
+def _users(path: bytes) -> dict[bytes, bytes | None]:
+    """Extended attributes without the overlay's own."""
+    names = map(os.fsencode, os.listxattr(path, follow_symlinks=False))
+    return {name: xattrs.get(path, name) for name in names if not xattrs.is_own(name)}
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ class CopyingMachine(TreeMachine):
         self.candidate.tree.settle()
         self.copies.make(whole=whole == 0, warm=warm)
         assert_same(of_mount(self.reference), self.copies.shown(), leave_out=("nlink",))
+        last = self.copies.chain, self.copies.known or b""
+        assert not has_changed(self.copies.upper, last)
 
     @rule()
     def compare(self) -> None:
@@ -185,6 +188,41 @@ def test_a_layer_has_changed_when_anything_in_it_has(copies: Copies) -> None:
     assert not changed()
     copies.files.write(b"file", 0, b"two")
     assert changed()
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        *product(["", "directory", "file"], ["owner", "mode", "attribute"]),
+        *product(["link"], ["owner", "attribute"]),
+    ],
+)
+@pytest.mark.parametrize("aged", [True, False])
+def test_a_layer_has_changed_when_attributes_in_it_have(
+    copies: Copies, path: str, change: str, aged: bool
+) -> None:
+    copies.files.create(b"file", 0o644, b"one")
+    copies.files.symlink(b"file", b"link")
+    copies.files.mkdir(b"directory", 0o755)
+    copies.make()
+    if aged:
+        age(copies)
+    last, known = copies.chain[0], copies.known or b""
+    there = copies.upper / path
+    ctime_ns = os.lstat(there).st_ctime_ns
+    if change == "owner":
+        os.chown(there, 7, 7, follow_symlinks=False)
+    elif change == "mode":
+        there.chmod(0o701)
+    else:
+        os.setxattr(there, "trusted.is", b"other", follow_symlinks=False)
+    if not aged:  # a change in the tick of the clock in which the copy was made
+        found = stamps.decode(known)
+        now_ns = os.lstat(there).st_ctime_ns
+        assert now_ns >= ctime_ns
+        changed = found[os.fsencode(path)]._replace(ctime_ns=now_ns, fresh=True)
+        known = stamps.encode({**found, os.fsencode(path): changed})
+    assert has_changed(copies.upper, ((last,), known))
 
 
 def test_names_of_one_file_stay_names_of_one_file(copies: Copies) -> None:
