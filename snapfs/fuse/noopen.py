@@ -83,6 +83,7 @@ class Descriptors:
         """Open a node, in the place of a descriptor that is for reading only."""
         # Whether an append-only file may be written, each write asks.
         fd = shown.tree.open(node, os.O_RDWR | os.O_APPEND if writable else os.O_RDONLY)
+        self._operations.place(shown, node)  # else each look at its times would come to us
         number = self._numbers.get(node.ino)
         if number is not None:  # may be in use: it becomes writable under its number
             handle = self._operations.files.get(number)

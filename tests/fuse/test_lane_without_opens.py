@@ -14,6 +14,7 @@ import pytest
 
 from snapfs.fuse import noopen
 from snapfs.fuse.modes import Mode
+from tests.fuse.test_fast_lane_after_changes import asked_stat
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries
 
@@ -39,6 +40,23 @@ def test_the_worker_keeps_no_handles_for_open_files(house: House, tree: Tree) ->
     with (tree / "file").open() as first, (tree / "file").open() as second:
         assert first.read() == second.read() == "lower"
         assert house.worker().files <= 1
+
+
+def test_looks_at_files_that_were_read_or_written_do_not_come_to_python(
+    house: House, tree: Tree
+) -> None:
+    def asked() -> int:
+        before = house.worker().answered.get("GETATTR", 0)
+        for _ in range(5):
+            asked_stat(tree / "many0")
+        return house.worker().answered.get("GETATTR", 0) - before
+
+    assert (tree / "many0").read_text() == "0"
+    assert asked() == 5
+    with (tree / "many0").open("r+") as file:
+        file.write("UPPER")
+    assert asked() == 5
+    assert (tree / "many0").stat().st_size == 5
 
 
 def test_descriptors_are_kept_for_the_last_files_only(house: House, tree: Tree) -> None:
