@@ -32,7 +32,7 @@ import structlog
 import trio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from snapfs import __version__, anchors, heap, preflight, tables
+from snapfs import __version__, anchors, confinement, heap, preflight, tables
 from snapfs.config import Config
 from snapfs.forgetting import Forgetting
 from snapfs.fuse.lanes import Lanes
@@ -101,9 +101,11 @@ class Registered(Backend, Protocol):
 class House:
     """What serves: built by `open`, ended by `close`; both block, each step with a deadline."""
 
-    def __init__(self, config: Config, store: DescriptorStore) -> None:
+    def __init__(self, config: Config, store: DescriptorStore, kept: str = "") -> None:
+        """`kept` is what this process should have given up and could not (confinement.py)."""
         self._config = config
         self._store = store
+        self._kept = kept
         self._stack = ExitStack()
         self._started_ns = time.time_ns()
         self._server: grpc_server.GrpcServer | None = None
@@ -219,7 +221,11 @@ class House:
             views=held.views,
             committed=held.committed,
             pending_removals=len(held.pending),
-            warnings=(*held.warnings, *chain.from_iterable(map(_lane_warnings, lanes))),
+            warnings=(
+                *held.warnings,
+                *_rights_kept(self._kept),
+                *chain.from_iterable(map(_lane_warnings, lanes)),
+            ),
             lanes=tuple(map(_lane_record, lanes)),
         )
 
@@ -347,6 +353,11 @@ def _lane_record(it: LaneStatus) -> LaneRecord:
         restarts=it.restarts,
         counts={} if it.worker is None else {name: getattr(it.worker, name) for name in COUNTS},
     )
+
+
+def _rights_kept(kept: str) -> Iterator[str]:
+    if kept:
+        yield f"the service has rights that it does not need: {kept}; docs/security.md"
 
 
 def _lane_warnings(it: LaneStatus) -> Iterator[str]:
@@ -533,9 +544,12 @@ def serve(config: Config) -> None:
     preflight.check_privileges()
     preflight.check_fuse_device()
     heap.limit()
+    kept = confinement.confine(confinement.CONTROL)
+    if kept:
+        log.warning("daemon.not_confined", kept=kept)
     notifier = Notifier.from_environment()
     store = DescriptorStore(notifier, take_descriptors())
-    daemon = Daemon(House(config, store), config, notifier)
+    daemon = Daemon(House(config, store, kept), config, notifier)
     try:
         trio.run(daemon.run)
         if daemon.begins_anew:

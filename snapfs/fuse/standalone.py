@@ -20,6 +20,7 @@ import pyfuse3
 import structlog
 import trio
 
+from snapfs import confinement
 from snapfs.fuse import handover, mounts, session
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
@@ -95,6 +96,9 @@ def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None])
         )
         device = mounts.mounted_at(mountpoint)[-1].device
         mounts.tune(device)
+        kept = confinement.confine(confinement.WORKER)
+        if kept:
+            log.info("overlay.not_confined", kept=kept)
         trio.run(_run, options, tree, inodes, connection, mountpoint, ready)
         tree.settle()
     finally:

@@ -27,12 +27,12 @@ import pyfuse3
 import structlog
 import trio
 
-from snapfs import __version__, logs
+from snapfs import __version__, confinement, logs
 from snapfs.fuse import channel, control, door, orphans, session
 from snapfs.fuse.attributes import View
 from snapfs.fuse.backing import ids_of
 from snapfs.fuse.door import Door
-from snapfs.fuse.features import features
+from snapfs.fuse.features import Feature, features
 from snapfs.fuse.flushing import flush_dirty_pages, named, native_writers
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.inflight import InFlight
@@ -66,15 +66,23 @@ class Worker:
         forest: LaneForest,
         operations: OverlayOperations,
         paused: Iterable[SnapshotId] = (),
+        *,
+        kept: str = "",
     ) -> None:
-        """`paused` are snapshots that were frozen before this worker, and thaw with `begin`."""
+        """`paused` are snapshots that were frozen before this worker, and thaw with `begin`.
+
+        `kept` is what this process should have given up and could not (confinement.py).
+        """
         self._lane = lane
         self._served = served
         self._mode = mode
         self._mount = mount
         self._forest = forest
         self._operations = operations
-        self._features = features(mount.connection.init, mode.wanted)
+        self._features = (
+            *features(mount.connection.init, mode.wanted),
+            Feature("confinement", kept),
+        )
         self._born_s = time.monotonic()
         self._seat = trio.Lock()
         """Held by who speaks with a supervisor, and while the mount is ended for want of one."""
@@ -308,6 +316,8 @@ class Settings:
     device: str
     door: Path
     mode: Mode
+    kept: str = ""
+    """See Worker."""
 
 
 async def serve(
@@ -341,7 +351,10 @@ async def serve(
         forest.set_default_quota(Quota(*begin.quota))
         operations = _operations(settings.mode, forest, InFlight(spare.inflight))
         paused = map(SnapshotId, begin.paused)
-        worker = Worker(settings.lane, served, settings.mode, mount, forest, operations, paused)
+        worker = Worker(
+            *(settings.lane, served, settings.mode, mount, forest, operations, paused),
+            kept=settings.kept,
+        )
         entrance = _open_door(settings.door)
         async with trio.open_nursery() as nursery:
 
@@ -400,7 +413,8 @@ def main() -> int:
         os.set_inheritable(fd, False)
     channel = socket.socket(fileno=chosen.control_fd)
     settings = Settings(
-        chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door, chosen.mode
+        *(chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door, chosen.mode),
+        kept=confinement.confine(confinement.WORKER),
     )
     try:
         trio.run(serve, settings, chosen.fuse_fd, chosen.memory_fds, channel)
