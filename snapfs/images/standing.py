@@ -40,12 +40,14 @@ def standing(snapshotter: Snapshotter, key: str) -> Iterator[Layers]:
             pass  # what is refused is so before anything is copied
         upper, *below = snapshotter.all_layers(key)
         copying = LayerCopy(upper, below, target, spare, None)
-        copying.warm()
-        with snapshotter.held(key) as (held, lowers):
-            if held != upper:
-                raise FailedPrecondition(f"snapshot {key!r} is another one by now; try again")
-            copying.make()
-        copying.clear()
+        try:
+            copying.warm()
+            with snapshotter.held(key) as (held, lowers):
+                if held != upper:
+                    raise FailedPrecondition(f"snapshot {key!r} is another one by now; try again")
+                copying.make()
+        finally:
+            copying.clear()
         yield target, lowers
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import xattrs
 from .layer import Layer
+from .sealing import open_together
 from .syscalls import RENAME_WHITEOUT, rename
 
 _GOOD = "one such as ext4, xfs, btrfs, tmpfs"
@@ -26,7 +27,8 @@ def check_upper(upper: Path, work: Path) -> None:
             errno.EXDEV,
             f"work directory {work} is on another file system than {upper}; put both on one",
         )
-    layer = Layer(work)
+    (fd,) = open_together(os.fsencode(work))
+    layer = Layer(work, fd)
     try:
         _probe(layer, work)
     finally:

@@ -20,9 +20,10 @@ from .listing import Listings
 from .node import GONE, Dir, Inodes, Node
 from .owners import shown_value
 from .quota import Allowance
+from .sealing import open_together
 from .types import Attributes, DirEntry, Listed, TreeSpec
 from .usage import UsageCount
-from .work import Work
+from .work import Work, own_directory
 
 NAME_MAX = 255
 _OPEN_KEPT = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
@@ -58,8 +59,10 @@ class MergedTree:
         if spec.upper is not None:
             if spec.work is None:
                 raise ValueError("a tree with an upper layer needs a work directory")
-            self.upper = Layer(spec.upper)
-            self._work = Work(spec.work, sync=spec.sync)
+            own = own_directory(spec.work)
+            upper_fd, work_fd = open_together(os.fsencode(spec.upper), own)
+            self.upper = Layer(spec.upper, upper_fd)
+            self._work = Work(Layer(own, work_fd), sync=spec.sync)
             records = self._work.clean(keep_removed=spec.resumed)
             self._links = Links(self._work, records, self.handed)
         if self.upper is None and not self._shared:

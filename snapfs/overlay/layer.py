@@ -1,7 +1,8 @@
 """Layer directories on disk, reached through one descriptor each.
 
 A path inside a layer is relative to its root and never starts with a slash. Nothing here follows a
-symbolic link: every directory on the way was seen as a directory before it became part of a path.
+symbolic link: every directory on the way was seen as a directory before it became part of a path,
+and on the mount that it is reached through (sealing.py) the kernel follows none.
 """
 
 from __future__ import annotations
@@ -41,14 +42,12 @@ class Layer:
         "users",
     )
 
-    def __init__(
-        self, path: bytes | Path, *, dot_whiteouts: bool = False, sealed: bool = False
-    ) -> None:
-        """Open it; `sealed` refuses all writing, where the kernel can."""
+    def __init__(self, path: bytes | Path, fd: int, *, dot_whiteouts: bool = False) -> None:
+        """`fd` is an O_PATH descriptor of it (sealing.py), which is the layer's from now on."""
         self.path = os.fsencode(path)
         self.dot_whiteouts = dot_whiteouts
         """`.wh.NAME` hides NAME and `.wh..wh..opq` a whole directory of the layers below."""
-        self.fd = _open(self.path, sealed=sealed)
+        self.fd = fd
         self.device = os.fstat(self.fd).st_dev
         self.users = 1
         self._proc = b"/proc/self/fd/%d/" % self.fd
@@ -101,16 +100,6 @@ class Layer:
             self.fd = -1
 
 
-def _open(path: bytes, *, sealed: bool) -> int:
-    if sealed:
-        try:
-            return open_sealed(path)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
-                raise
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
 class Layers:
     """Opened lower layers, shared by all trees of a lane that have them in their chain."""
 
@@ -124,7 +113,7 @@ class Layers:
         key = os.fsencode(path)
         layer = self._open.get(key)
         if layer is None:
-            layer = self._open[key] = Layer(key, dot_whiteouts=dot_whiteouts, sealed=True)
+            layer = self._open[key] = Layer(key, open_sealed(key), dot_whiteouts=dot_whiteouts)
         else:
             layer.users += 1
         return layer

@@ -20,6 +20,7 @@ The upper must be settled (Tree.settle) and nobody else may write to it. Raises 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import time
@@ -31,9 +32,12 @@ from typing import BinaryIO
 from . import rawcopy, stamps, xattrs
 from .core import MergedTree, directory
 from .node import Dir, Inodes
+from .sealing import open_sealed
 from .stamps import Stamp, Stamps, is_fresh, is_same, is_whiteout, settled, stamp
 from .types import TreeSpec
 
+_CHANGING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE})
+"""What is found in a tree that changes while one goes through it."""
 _HIDING = frozenset({xattrs.OPAQUE, xattrs.REDIRECT})
 
 
@@ -53,6 +57,7 @@ class LayerCopy:
         system, and `spare` another, for copies that are made ahead."""
         self._upper = os.fsencode(upper)
         self._below = below
+        self._seen = open_sealed(self._upper)
         self._target = os.fsencode(target)
         self._spare = os.fsencode(spare)
         self._before = None if before is None else stamps.decode(before)
@@ -81,7 +86,7 @@ class LayerCopy:
     def warm(self) -> None:
         """Copy what has changed so far, so that `make` finds it done unless it changes again."""
         looked_ns = time.time_ns()
-        for path, real in _files(self._upper, b""):
+        for path, real in _files(self._source(b""), b""):
             found = stamp(real)
             is_wanted = stat.S_ISREG(real.st_mode) and self._is_changed(path, found)
             if is_wanted and not is_fresh(found, looked_ns) and real.st_ino not in self._warm:
@@ -100,9 +105,9 @@ class LayerCopy:
     def make(self) -> None:
         """Make the copy."""
         self._looked_ns = time.time_ns()
-        root = os.stat(self._upper)
+        root = os.stat(self._source(b""))
         self._after[b""] = stamp(root)
-        self._made[b""] = self._upper, root
+        self._made[b""] = self._source(b""), root
         with self._trees:
             self._directory(b"", fresh=self._before is None)
             self._link_same()
@@ -116,7 +121,10 @@ class LayerCopy:
         return stamps.encode({path: settled(it, looked_ns) for path, it in self._after.items()})
 
     def clear(self) -> None:
-        """Remove what was made ahead and not needed."""
+        """Remove what was made ahead and not needed; nothing can be copied any more."""
+        if self._seen >= 0:
+            os.close(self._seen)
+            self._seen = -1
         for ino in self._warm:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._aside(ino))
@@ -274,7 +282,8 @@ class LayerCopy:
         return self._before is None or self._before.get(path) != found
 
     def _source(self, path: bytes) -> bytes:
-        return self._upper + b"/" + path if path else self._upper
+        """Return a path of the layer, from which nothing leads out of it (sealing.py)."""
+        return b"/proc/self/fd/%d/%s" % (self._seen, path or b".")
 
     def _at(self, path: bytes) -> bytes:
         return self._target + b"/" + path if path else self._target
@@ -291,10 +300,26 @@ def has_changed(
     Without a copy, whether it has anything in it. The layer may go on to change meanwhile. Stamps
     that are `doubted` say nothing of the data of files, which is compared. Raises OSError.
     """
-    source = os.fsencode(upper)
     if last is None:
-        return bool(os.listdir(source))
-    layers, known = tuple(map(os.fsencode, last[0])), stamps.decode(last[1])
+        return bool(os.listdir(upper))
+    with contextlib.ExitStack() as opened:
+        source, *layers = (_sealed(it, opened) for it in (upper, *last[0]))
+        try:
+            return _differs(source, layers, stamps.decode(last[1]), doubted=doubted)
+        except OSError as error:
+            if error.errno in _CHANGING:
+                return True
+            raise
+
+
+def _sealed(layer: Path, opened: contextlib.ExitStack) -> bytes:
+    """Return a path of a layer from which nothing leads out of it."""
+    fd = open_sealed(os.fsencode(layer))
+    opened.callback(os.close, fd)
+    return b"/proc/self/fd/%d/." % fd
+
+
+def _differs(source: bytes, layers: Sequence[bytes], known: Stamps, *, doubted: bool) -> bool:
     known.pop(b"", None)
     if _has_other_attributes(source, os.stat(source), layers[0]):
         return True
@@ -327,7 +352,7 @@ def _is_other(source: bytes, layers: Sequence[bytes], path: bytes, real: os.stat
     if _has_other_attributes(ours, real, copied):
         return True
     if stat.S_ISREG(real.st_mode):
-        with open(ours, "rb") as one, open(copied, "rb") as other:
+        with _open(ours) as one, _open(copied) as other:
             return any(it != its for it, its in zip_longest(_blocks(one), _blocks(other)))
     return stat.S_ISLNK(real.st_mode) and os.readlink(ours) != os.readlink(copied)
 
@@ -351,6 +376,16 @@ def _users(path: bytes) -> dict[bytes, bytes | None]:
     """Extended attributes without the overlay's own."""
     names = map(os.fsencode, os.listxattr(path, follow_symlinks=False))
     return {name: xattrs.get(path, name) for name in names if not xattrs.is_own(name)}
+
+
+def _open(path: bytes) -> BinaryIO:
+    """Open a regular file, not what may have taken its place meanwhile."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(fd, "rb")
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        file.close()
+        raise OSError(errno.ESTALE, "the file became another while it was compared", path)
+    return file
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
@@ -378,15 +413,24 @@ def _entries(path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
 
 def _files(upper: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield what is no directory below a directory that may change meanwhile."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    try:
         with os.scandir(_join(upper, path) if path else upper) as entries:
             found = list(entries)
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(upper, _join(path, entry.name))
+    except OSError as error:
+        if error.errno in _CHANGING:
+            return
+        raise
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(upper, _join(path, entry.name))
+            continue
+        try:
+            real = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _CHANGING:
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                yield _join(path, entry.name), entry.stat(follow_symlinks=False)
+            raise
+        yield _join(path, entry.name), real
 
 
 def _everything(source: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:

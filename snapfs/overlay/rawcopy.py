@@ -5,6 +5,7 @@ Unlike a copy-up this keeps the overlay's own attributes: the copy is for a laye
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Container
@@ -12,13 +13,15 @@ from collections.abc import Container
 from . import xattrs
 from .syscalls import AT_FDCWD, copy_data, set_times, set_times_of
 
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
+"""Not blocking: a FIFO may have taken the file's place."""
 NONE_LEFT_OUT: frozenset[bytes] = frozenset()
 
 
 def copy_entry(source: bytes, target: bytes, real: os.stat_result) -> None:
     """Copy a file of any kind but a directory; its data is cloned where that can be done.
 
-    The source must be as `real` says; a file that grows meanwhile is copied in part.
+    The source must be as `real` says, or OSError; a file that grows meanwhile is copied in part.
     """
     if stat.S_ISREG(real.st_mode):
         _copy_regular(source, target, real)
@@ -35,9 +38,10 @@ def copy_entry(source: bytes, target: bytes, real: os.stat_result) -> None:
 
 
 def _copy_regular(source: bytes, target: bytes, real: os.stat_result) -> None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
-    reading = os.open(source, flags)
+    reading = os.open(source, _READ)
     try:
+        if not os.path.samestat(os.fstat(reading), real):
+            raise OSError(errno.ESTALE, "the file became another while it was copied", source)
         writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             copy_data(reading, writing, os.fstat(reading).st_size)

@@ -1,15 +1,23 @@
-"""Directories as seen through a private mount that nobody can write through.
+"""Directories as seen through private mounts: no path leads out of them, and lower ones take no
+writer.
+
+On such a mount the kernel follows no symbolic link that it meets on its way, and opens no device:
+what a container puts in the place of a directory, between a look at a path and its use, leads to an
+error. `..` is in no path of ours.
 
 What is opened below such a descriptor carries the mount with it: the kernel refuses to open it for
 writing again, by whatever way (/proc/self/fd, a FUSE backing id), and leaves its access time alone.
 Kernel overlayfs looks at its lower layers in the same way (clone_private_mount). The mount is
-attached nowhere and ends with the last descriptor. Linux 5.12; needs CAP_SYS_ADMIN.
+attached nowhere and ends with the last descriptor. Linux 5.12, for links 5.14; needs CAP_SYS_ADMIN.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
+from collections.abc import Sequence
 
 _OPEN_TREE = 428
 _MOUNT_SETATTR = 442
@@ -17,8 +25,11 @@ _OPEN_TREE_CLONE = 1
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _RDONLY = 0x1
+_NODEV = 0x4
 _NOATIME = 0x10
 _ANY_ATIME = 0x70
+_NOSYMFOLLOW = 0x200000
+_NO_MOUNT = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,24 +43,79 @@ class _MountAttr(ctypes.Structure):
     ]
 
 
-_SEALED = _MountAttr(_RDONLY | _NOATIME, _ANY_ATIME, 0, 0)
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def open_sealed(path: bytes) -> int:
     """Return an O_PATH descriptor of the directory on a read-only mount of its own.
 
-    Raises OSError where the kernel cannot make one.
+    Where the kernel cannot make one, it is a descriptor as any other.
     """
-    mount = _libc.syscall(_OPEN_TREE, _AT_FDCWD, path, _OPEN_TREE_CLONE | os.O_CLOEXEC)
-    if mount < 0:
-        raise _failed(path)
+    mount = _mount(path, _RDONLY | _NOATIME)
+    if mount is None:
+        return os.open(path, _DIRECTORY)
     try:
-        size = ctypes.sizeof(_SEALED)
-        if _libc.syscall(_MOUNT_SETATTR, mount, b"", _AT_EMPTY_PATH, ctypes.byref(_SEALED), size):
-            raise _failed(path)
-        return os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+        return os.open(b".", _DIRECTORY, dir_fd=mount)
     finally:
         os.close(mount)
+
+
+def open_together(*paths: bytes) -> list[int]:
+    """Return O_PATH descriptors of directories of one file system, on one mount of their own.
+
+    One, since nothing can be moved or linked from one mount to another. Where the kernel cannot
+    make one, they are descriptors as any others.
+    """
+    real = [os.path.realpath(path) for path in paths]
+    top = os.path.commonpath(real)
+    mount = _mount(top, 0)
+    if mount is not None:
+        try:
+            return _opened(mount, [os.path.relpath(path, top) for path in real], real)
+        except FileNotFoundError:  # something is mounted on the way, which the copy is without
+            pass
+        finally:
+            os.close(mount)
+    return _opened(_AT_FDCWD, real, real)
+
+
+def _opened(at: int, paths: Sequence[bytes], same: Sequence[bytes]) -> list[int]:
+    """Open directories; FileNotFoundError when they are not those that `same` names."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for path, known in zip(paths, same, strict=True):
+            fd = os.open(path, _DIRECTORY, dir_fd=None if at == _AT_FDCWD else at)
+            stack.callback(os.close, fd)
+            if not os.path.samestat(os.fstat(fd), os.stat(known)):
+                raise FileNotFoundError(errno.ENOENT, "another directory is there", path)
+            found.append(fd)
+        stack.pop_all()
+    return found
+
+
+def _mount(path: bytes, attributes: int) -> int | None:
+    """Return a mount of a directory that follows no links; None where there can be none.
+
+    Before Linux 5.14 it follows them.
+    """
+    mount: int = _libc.syscall(_OPEN_TREE, _AT_FDCWD, path, _OPEN_TREE_CLONE | os.O_CLOEXEC)
+    if mount < 0:
+        _check_lack(path)
+        return None
+    for links in (_NOSYMFOLLOW, 0):
+        wanted = _MountAttr(attributes | _NODEV | links, 0, 0, 0)
+        if attributes & _NOATIME:
+            wanted.attr_clr = _ANY_ATIME
+        size = ctypes.sizeof(wanted)
+        if not _libc.syscall(
+            _MOUNT_SETATTR, mount, b"", _AT_EMPTY_PATH, ctypes.byref(wanted), size
+        ):
+            return mount
+    number = ctypes.get_errno()
+    os.close(mount)
+    ctypes.set_errno(number)
+    _check_lack(path)
+    return None
 
 
 def is_sealed(fd: int) -> bool:
@@ -57,6 +123,8 @@ def is_sealed(fd: int) -> bool:
     return bool(os.fstatvfs(fd).f_flag & os.ST_RDONLY)
 
 
-def _failed(path: bytes) -> OSError:
+def _check_lack(path: bytes) -> None:
+    """Raise what is no lack of the kernel's."""
     number = ctypes.get_errno()
-    return OSError(number, os.strerror(number), path)
+    if number not in _NO_MOUNT:
+        raise OSError(number, os.strerror(number), path)

@@ -33,16 +33,22 @@ def has_link_records(path: bytes | Path) -> bool:
     return any(name.startswith(b"l") for name in names)
 
 
+def own_directory(path: bytes | Path) -> bytes:
+    """Return our own directory in a work directory, made if it is not there."""
+    own = os.path.join(os.fsencode(path), _DIRECTORY)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(own, 0o700)
+    return own
+
+
 class Work:
     """Owner of one tree's work directory. Paths are names in it."""
 
     __slots__ = ("_count", "layer", "sync")
 
-    def __init__(self, path: bytes | Path, *, sync: bool) -> None:
-        directory = os.path.join(os.fsencode(path), _DIRECTORY)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, 0o700)
-        self.layer = Layer(directory)
+    def __init__(self, layer: Layer, *, sync: bool) -> None:
+        """`layer` is what `directory` names."""
+        self.layer = layer
         self.sync = sync
         self._count = 0
 

@@ -1,16 +1,20 @@
 """What a layer directory takes on disk.
 
 Counted like `du`: st_blocks * 512 of each distinct inode, directories and the root included
-(continuity `fs.DiskUsage`). Paths of any depth; names that vanish meanwhile are skipped.
+(continuity `fs.DiskUsage`). Paths of any depth; names that vanish meanwhile, or become something
+else, are skipped and lead nowhere else.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from snapfs.beneath import open_beneath
 from snapfs.model import Usage
 
 BLOCK_BYTES = 512
@@ -31,6 +35,16 @@ def blocks_by_inode(path: Path) -> dict[int, int]:
     table = _Table()
     _walk(path, table)
     return table.blocks
+
+
+@contextmanager
+def _changing() -> Iterator[None]:
+    """Pass over a directory that is not there any more, or is none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
 
 
 def _walk(path: Path, walker: _Walker) -> None:
@@ -54,12 +68,12 @@ class _Walker:
         far: list[bytes] = []
         while waiting:
             directory = waiting.pop()
-            with suppress(FileNotFoundError):
+            with _changing():
                 below = self._entries(anchor, directory)
                 (far if len(directory) > _ANCHOR_BYTES else waiting).extend(below)
         for directory in far:
-            with suppress(FileNotFoundError):
-                fd = os.open(directory, _DIRECTORY, dir_fd=anchor)
+            with _changing():
+                fd = open_beneath(anchor, directory, _DIRECTORY)
                 try:
                     self.walk(fd)
                 finally:
@@ -67,7 +81,7 @@ class _Walker:
 
     def _entries(self, anchor: int, directory: bytes) -> list[bytes]:
         below = []
-        fd = os.open(directory, _DIRECTORY, dir_fd=anchor)
+        fd = open_beneath(anchor, directory, _DIRECTORY)
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:

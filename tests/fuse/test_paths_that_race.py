@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import RunningDaemon, running
+from tests.support.outside import outside_of, put_back, swapping
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -105,6 +106,36 @@ def test_a_directory_that_becomes_a_link_leads_no_request_outside(
     assert (layer(daemon, "base") / "dir" / "file").read_bytes() == b"plain"
     assert (layer(daemon, "base") / "lower").read_bytes() == b"lower"
     assert daemon.json("status")["lanes"][0]["restarts"] == 0
+
+
+def test_what_the_service_reads_while_a_container_swaps_directories_is_in_the_layer(
+    daemon: RunningDaemon, tmp_path: Path
+) -> None:
+    daemon.run("volume", "create", "db", "--mount")
+    place = daemon.state / "volumes" / "db"
+    (place / "dir" / "sub").mkdir(parents=True)
+    for number in range(20):
+        (place / "dir" / "sub" / "file").write_bytes(b"of the volume")
+        (place / "dir" / f"file{number}").write_bytes(b"of the volume")
+    with outside_of(tmp_path) as outside:
+        for number in range(5):
+            with swapping(place, outside.path):
+                daemon.run("volume", "snapshot", "db", "-m", f"number {number}")
+                for it in daemon.json("snapshot", "list"):
+                    daemon.run("snapshot", "diff", it["name"], check=False)  # it changes
+                daemon.run("volume", "list")
+            if (place / "dir").is_symlink():
+                put_back(place)
+            (place / "dir" / "file1").write_bytes(b"another %d" % number)
+            (place / "dir" / "sub" / "file").write_bytes(b"another %d" % number)
+        for it in daemon.json("snapshot", "list"):
+            for directory, _, names in os.walk(it["layer"]):
+                paths = [Path(directory, name) for name in names]
+                for found in (it for it in paths if stat.S_ISREG(it.lstat().st_mode)):
+                    assert found.read_bytes().startswith((b"of the volume", b"another"))
+        daemon.run("volume", "umount", "db")
+    daemon.run("volume", "remove", "--history", "db")
+    assert daemon.run("fsck").exit_code == 0
 
 
 def test_the_mounts_own_attributes_are_out_of_reach(daemon: RunningDaemon, mount: Path) -> None:
