@@ -91,6 +91,21 @@ class Externals:
         self._words = tuple(found)
         self.alive: set[Place] = set()
 
+    @classmethod
+    def of(cls, found: Iterable[tuple[str, External]], alive: Iterable[Place]) -> Externals:
+        """Return what has `found` and is as far as one that has these alive."""
+        by_word: dict[str, list[External]] = {}
+        for word, it in found:
+            by_word.setdefault(word, []).append(it)
+        made = cls(by_word)
+        made.alive.update(alive)
+        return made
+
+    @property
+    def found(self) -> list[tuple[str, External]]:
+        """All resources, each with its word."""
+        return [(place.word, it) for place, it in self._found.items()]
+
     def mark(self, tx: ReadTx, walk: Walk) -> None:
         """Find what is alive with what a walk has marked, and let the walk mark what that keeps."""
         for place in self.alive:  # found so by an earlier walk

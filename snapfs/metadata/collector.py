@@ -1,16 +1,14 @@
 """Garbage collection: mark on a read snapshot, sweep in batches, never under a long lock.
 
-    mark     on a read transaction at revision R: nobody waits
+    mark     on a read transaction at revision R: nobody waits; see marking.py
     sweep    updates of at most BATCH removals, what refers before what is referred to
              (ordering.py); before each, inside its transaction, everything that was written since
-             the last look at the log is marked with all it keeps alive
+             the last look at the log is marked with all it keeps alive (barrier.py)
     after    bytes and foreign snapshots that no row names any more are removed, one by one; one
              that fails is logged and asked again in the next run
 
-Why no live object is lost: what is reachable when a batch runs was reachable at R by a path that
-was marked, or its path has a first edge written after R; that edge's row is in the log, so it and
-its targets were marked before the batch looked. Edges removed meanwhile leave garbage for the next
-run only.
+No live object is lost, whatever is written meanwhile; edges removed meanwhile leave garbage for the
+next run only.
 """
 
 from __future__ import annotations
@@ -18,25 +16,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
 from typing import Any, Literal, Protocol
 
 import msgspec
 import structlog
 
-from snapfs import anchors
-from snapfs.metadata import leases, linking, naming, ordering
+from snapfs.metadata import apart, leases, linking, marking, naming
+from snapfs.metadata.barrier import Written, walk_of, written
 from snapfs.metadata.collectibles import Collectible, External, Externals, Round, keepers
 from snapfs.metadata.content import ContentStore
-from snapfs.metadata.graph import Mark, Walk, mark, paced
+from snapfs.metadata.graph import Mark, paced
 from snapfs.metadata.manager import DEADLINE_S
+from snapfs.metadata.marking import Found
 from snapfs.metadata.schema import (
     COLLECTIONS,
-    CONTENT,
     IMAGES,
-    INGESTS,
     LEASES,
     NODES,
     SHARED,
@@ -45,21 +41,20 @@ from snapfs.metadata.schema import (
     SnapshotLinkBody,
 )
 from snapfs.model import Compacted, DeadlineExceeded, NotFound, SnapfsError, Unavailable
-from snapfs.store import ReadTx, Row, RowCreated, RowUpdated, Store, Table, WriteTx
+from snapfs.store import Row, Store, WriteTx
 
 log = structlog.get_logger(__name__)
 
-BATCH = 200
-"""Rows that one update removes, unless more refer to each other in a circle."""
+BATCH = 50
+"""Rows that one update removes, unless more refer to each other in a circle: some ten milliseconds
+for which others wait.
+"""
 
 KEPT_RUNS = 50
 """Runs whose figures are kept."""
 
 ATTEMPTS = 3
 """Marks from the start, when the log was trimmed while a sweep ran."""
-
-COLLECTIBLE: tuple[Table[Any], ...] = (LEASES, SNAPSHOT_LINKS, INGESTS, CONTENT, IMAGES)
-"""Tables from which rows are swept, in this order."""
 
 _TAGS = {table.tag: table for table in NODES}
 
@@ -127,12 +122,10 @@ class Collector:
         now_ns = self._clock_ns()
         rounds, externals = self._begin()
         try:
-            with self._store.view() as tx:
-                walk = mark(tx, now_ns)
-                externals.mark(tx, walk)
-                rows = [_shown(row) for row in _unmarked(tx, walk.marks)]
+            oids = self._mark(now_ns, externals).garbage
         finally:
             _end(rounds, "cancel")
+        rows = [_shown(row) for row in self._rows(oids)]
         return rows + [Garbage(word, it.namespace, it.key, 0) for word, it in externals.garbage()]
 
     def collect(self) -> Collected:
@@ -200,8 +193,10 @@ class Collector:
             try:
                 seen = self._mark_and_sweep(done, externals)
                 if rounds:
+                    marks, revision = seen
                     with self._store.view() as tx:
-                        externals.mark_more(tx, _barrier(tx, done.began_ns, *seen))
+                        walk = walk_of(tx, done.began_ns, marks, written(tx, revision))
+                        externals.mark_more(tx, walk)
                 break
             except Compacted:
                 if attempt == ATTEMPTS:
@@ -216,20 +211,39 @@ class Collector:
             else:
                 done.removed[word] = done.removed.get(word, 0) + 1
 
+    def _mark(self, now_ns: int, externals: Externals) -> Found:
+        """Find what is alive, among `externals` too, and what is garbage."""
+        if self._store.stats().rows <= marking.HERE_ROWS:
+            with self._store.view() as tx:
+                return marking.find(tx, now_ns, externals, batch=BATCH)
+        since = Written(self._store)
+        found = apart.find(self._store, now_ns, externals, batch=BATCH, meanwhile=since.look)
+        since.look()
+        with self._store.view() as tx:
+            walk = since.walk(tx, now_ns, found.marks)
+            externals.mark_more(tx, walk)
+        found.marks.add(walk.marks)
+        return replace(found, revision=since.revision)
+
+    def _rows(self, oids: Sequence[int]) -> Iterator[Row[Any]]:
+        """Yield rows that may be many; what is gone is left out."""
+        for begin in range(0, len(oids), BATCH):
+            with self._store.view() as tx:
+                for oid in paced(oids[begin : begin + BATCH]):
+                    row = marking.collectible(tx, oid)
+                    if row is not None:
+                        yield row
+
     def _mark_and_sweep(
         self, done: Collected, externals: Externals
     ) -> tuple[Mapping[int, Mark], int]:
         """Do so; return what is alive, and up to which revision the log was looked at."""
         began = time.monotonic_ns()
         now_ns = done.began_ns
-        with self._store.view() as tx:
-            seen = tx.revision
-            walk = mark(tx, now_ns)
-            externals.mark(tx, walk)
-            batches = _batches(tx, walk)
-        marks = walk.marks
+        found = self._mark(now_ns, externals)
+        seen, marks = found.revision, found.marks
         done.marked, done.mark_ns = len(marks), time.monotonic_ns() - began
-        for batch in batches:
+        for batch in found.batches():
             step = partial(
                 _sweep,
                 now_ns=now_ns,
@@ -240,7 +254,7 @@ class Collector:
             )
             swept = self._store.update(step, timeout_s=self._deadline_s)
             seen = swept.revision
-            marks.update(swept.marks)
+            marks.add(swept.marks)
             for name, rows in swept.removed.items():
                 done.removed[name] = done.removed.get(name, 0) + rows
         return marks, seen
@@ -350,34 +364,6 @@ def _record(tx: WriteTx, *, body: CollectionBody) -> None:
     tx.create(COLLECTIONS, SHARED, f"{number:016x}", body)
 
 
-def _unmarked(tx: ReadTx, marks: Mapping[int, Mark]) -> Iterator[Row[Any]]:
-    for table in COLLECTIBLE:
-        for scope in tx.scopes():
-            for oid in paced(tx.oids(table, scope)):
-                if oid in marks:
-                    continue
-                row = tx.by_oid(table, oid)
-                if row is not None and not getattr(row.body, "going", False):
-                    yield row
-
-
-def _batches(tx: ReadTx, walk: Walk) -> list[list[int]]:
-    """Return what is garbage in the order in which it goes: leases, then who refers first."""
-    leases_: list[int] = []
-    others: list[int] = []
-    for row in _unmarked(tx, walk.marks):
-        (leases_ if row.table == LEASES.tag else others).append(row.oid)
-
-    steps = paced(count())
-
-    def following(oid: int) -> Iterator[int]:
-        next(steps)
-        return (target for target, _ in walk.kept_by(oid, Mark.FULL))
-
-    in_any_order = ordering.batches(leases_, lambda _oid: (), BATCH)
-    return [*in_any_order, *ordering.batches(others, following, BATCH)]
-
-
 @dataclass(frozen=True, slots=True)
 class _Swept:
     """What one update of a sweep found and did."""
@@ -400,12 +386,12 @@ def _sweep(
 ) -> _Swept:
     """Remove what is still unmarked. It may be run again: `externals` only come to life in it."""
     revision = tx.revision
-    walk = _barrier(tx, now_ns, marks, after_rev)
+    walk = walk_of(tx, now_ns, marks, written(tx, after_rev))
     externals.mark_more(tx, walk)
     alive = walk.marks
     removed: dict[str, int] = {}
     for oid in batch:
-        row = None if oid in marks or oid in alive else _collectible(tx, oid)
+        row = None if oid in marks or oid in alive else marking.collectible(tx, oid)
         if row is None:
             continue
         if row.table == LEASES.tag:
@@ -419,36 +405,6 @@ def _sweep(
         name = _TAGS[row.table].name
         removed[name] = removed.get(name, 0) + 1
     return _Swept(revision, alive, removed)
-
-
-def _barrier(tx: ReadTx, now_ns: int, marks: Mapping[int, Mark], after_rev: int) -> Walk:
-    """Return a walk of what to mark: rows written after a revision, and all that they keep alive.
-
-    What such a row names is reached even if the row itself was marked before.
-    """
-    written = {
-        event.row.oid
-        for event in tx.events(after_rev)
-        if isinstance(event, RowCreated | RowUpdated) and _counts(event.row)
-    }
-    walk = Walk(tx, now_ns, known=marks)
-    for oid in written:
-        walk.marks[oid] = Mark.FULL
-        walk.add(walk.kept_by(oid, Mark.FULL))
-    return walk
-
-
-def _counts(row: Row[Any]) -> bool:
-    keeps = row.table in _TAGS or row.table == anchors.FACTS.tag
-    return keeps and not getattr(row.body, "going", False)
-
-
-def _collectible(tx: ReadTx, oid: int) -> Row[Any] | None:
-    for table in COLLECTIBLE:
-        row = tx.by_oid(table, oid)
-        if row is not None:
-            return row
-    return None
 
 
 def _children_first(links: Sequence[Row[SnapshotLinkBody]]) -> list[Row[SnapshotLinkBody]]:

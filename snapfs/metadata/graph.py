@@ -40,6 +40,8 @@ PACE = 500
 
 PAUSE_S = 0.0001
 
+_alone = False
+
 _LABELLED: tuple[Table[Any], ...] = (CONTENT, SNAPSHOT_LINKS)
 """Tables whose rows a label can keep."""
 
@@ -184,9 +186,15 @@ def mark(tx: ReadTx, now_ns: int) -> Walk:
 def paced(items: Iterable[T]) -> Iterator[T]:
     """Yield `items`, letting other threads have the interpreter now and then."""
     for number, item in enumerate(items):
-        if not number % PACE:
+        if not number % PACE and not _alone:
             time.sleep(PAUSE_S)
         yield item
+
+
+def be_alone() -> None:
+    """Pause no more: no other thread of this process has anything to do."""
+    global _alone
+    _alone = True
 
 
 _CONDITIONAL: tuple[Table[Any], ...] = (CONTENT, IMAGES, CONTAINERS, SANDBOXES, SNAPSHOT_LINKS)

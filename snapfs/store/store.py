@@ -201,6 +201,10 @@ class Store(Closing, Views):
         """
         return Watch(self, self._feed, after_rev, specifiers, limit=limit, commits=commits)
 
+    def forget_dead_readers(self) -> int:
+        """Free what processes that died while they read held back; return how many they were."""
+        return self._environment.clear_stale_readers()
+
     def wedged(self) -> Wedge | None:
         """Return what holds the writer for longer than `wedged_after_s`, None when all is well."""
         return self._watchdog.wedged()

@@ -98,12 +98,14 @@ class Writer:
 
     def _run(self) -> None:
         self._clear_stale_readers()
+        looked_s = time.monotonic()
         try:
             while (group := self.queue.take(MAX_GROUP, READER_CHECK_S)) is not None:
                 if group:
                     self._serve(group)
-                else:
+                if time.monotonic() >= looked_s + READER_CHECK_S or not group:
                     self._clear_stale_readers()
+                    looked_s = time.monotonic()
         finally:
             self.queue.abandon()
 

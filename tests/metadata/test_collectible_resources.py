@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from snapfs.metadata import External, Metadata, Resource, collector
+from snapfs.metadata import External, Metadata, Resource, collector, marking
 from snapfs.model import Compacted, FailedPrecondition, NotFound, Unavailable
 from snapfs.store import Store
 from tests.metadata.kit import HOUR, NOW, Clock, image, rfc3339, write
@@ -174,18 +174,18 @@ def before_a_sweep(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]
 ) -> None:
     """Have a change made after the mark and before the first batch."""
-    batches = collector._batches
+    find = marking.find
     changes = [change]
 
-    def meanwhile(*arguments: Any) -> object:
-        found = batches(*arguments)
+    def meanwhile(*arguments: Any, **named: Any) -> object:
+        found = find(*arguments, **named)
         threads = [threading.Thread(target=changes.pop()) for _ in changes[:]]
         for thread in threads:
             thread.start()
             thread.join(20)
         return found
 
-    monkeypatch.setattr(collector, "_batches", meanwhile)
+    monkeypatch.setattr(marking, "find", meanwhile)
 
 
 def test_what_is_named_before_the_sweep_stays(
@@ -217,15 +217,15 @@ def test_what_a_resource_names_outlives_a_log_that_was_trimmed(
     layer = write(metadata, HERE, b"layer")
     write(metadata, HERE, b"loose")
     mounts.put("m", active=True, labels={GC + "ref.content": layer})
-    barrier, trimmed = collector._barrier, [True]
+    written, trimmed = collector.written, [True]
 
     def once(*arguments: Any) -> object:
         if trimmed:
             trimmed.clear()
             raise Compacted("the log is gone")
-        return barrier(*arguments)
+        return written(*arguments)
 
-    monkeypatch.setattr(collector, "_barrier", once)
+    monkeypatch.setattr(collector, "written", once)
     assert metadata.collector.collect().removed == {"content": 1}
     assert metadata.content.info("here", layer)
 

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import pytest
 
 from snapfs.anchors import Anchors, Ref
-from snapfs.metadata import Collector, Context, Metadata, Resource, collector, ordering
+from snapfs.metadata import Collector, Context, Metadata, Resource, collector, marking, ordering
 from snapfs.metadata.graph import Walk, roots
 from snapfs.metadata.schema import CONTENT
 from snapfs.model import NotFound, SnapfsError
@@ -87,11 +87,13 @@ class Mutator(threading.Thread):
                 self.metadata.content.info(NAMESPACE, digest)
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_live_object_is_lost_while_writers_run(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, seed: int, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
+    monkeypatch.setattr(marking, "HERE_ROWS", -1 if apart else 1_000_000)
     monkeypatch.setattr(collector, "BATCH", 3)
     with (
         Store.open(tmp_path / "metadata", TABLES, clock_ns=clock) as store,
@@ -128,7 +130,7 @@ class Interposed:
 
     def __init__(self, store: Store, meanwhile: Callable[[], None]) -> None:
         self._store, self._meanwhile = store, meanwhile
-        self.view = store.view
+        self.view, self.stats = store.view, store.stats
 
     def update(self, function: Callable[[WriteTx], T], *, timeout_s: float | None = None) -> T:
         self._meanwhile()
