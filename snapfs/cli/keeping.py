@@ -253,6 +253,7 @@ def gc(
             {
                 "removed": done.removed,
                 "failed": done.failed,
+                "failures": done.failures,
                 "kept": done.marked,
                 "elapsed_ns": done.elapsed_ns,
             }
@@ -263,6 +264,9 @@ def gc(
         click.echo(f"removed {removed or 'nothing'}; {done.marked} objects kept ({took:.2f} s)")
     for name in done.failed:
         click.echo(output.printable(f"not removed, tried again next time: {name}"), err=True)
+    if done.failures > len(done.failed):
+        more = done.failures - len(done.failed)
+        click.echo(f"not removed, tried again next time: {more} more", err=True)
     if done.failed:
         raise SystemExit(1)
 

@@ -5,8 +5,9 @@
 
 from snapfs.metadata.backends import Backend
 from snapfs.metadata.checking import CHECKS
+from snapfs.metadata.collected import Collected
 from snapfs.metadata.collectibles import Collectible, External, Round
-from snapfs.metadata.collector import Collected, Collector, Garbage, Snapshotter
+from snapfs.metadata.collector import Collector, Garbage
 from snapfs.metadata.explain import Explanation, Step
 from snapfs.metadata.ingests import Wish, Writer
 from snapfs.metadata.metadata import Metadata
@@ -26,6 +27,7 @@ from snapfs.metadata.objects import (
     Typed,
 )
 from snapfs.metadata.references import Name, Type
+from snapfs.metadata.removal import Snapshotter
 from snapfs.metadata.scheduler import Knobs, Plan, Scheduler
 from snapfs.metadata.schema import TABLES
 from snapfs.metadata.snapshots import Snapshots

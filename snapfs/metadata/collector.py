@@ -15,21 +15,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 import structlog
 
-from snapfs.metadata import apart, leases, linking, marking, naming
+from snapfs.metadata import apart, leases, marking, naming
 from snapfs.metadata.barrier import Written, walk_of, written
+from snapfs.metadata.collected import Collected
 from snapfs.metadata.collectibles import Collectible, External, Externals, Round, keepers
 from snapfs.metadata.content import ContentStore
 from snapfs.metadata.graph import Mark, paced
 from snapfs.metadata.manager import DEADLINE_S
 from snapfs.metadata.marking import Found
+from snapfs.metadata.removal import Removal, Snapshotter
 from snapfs.metadata.schema import (
     COLLECTIONS,
     IMAGES,
@@ -38,9 +39,8 @@ from snapfs.metadata.schema import (
     SHARED,
     SNAPSHOT_LINKS,
     CollectionBody,
-    SnapshotLinkBody,
 )
-from snapfs.model import Compacted, DeadlineExceeded, NotFound, SnapfsError, Unavailable
+from snapfs.model import Compacted, SnapfsError, Unavailable
 from snapfs.store import Row, Store, WriteTx
 
 log = structlog.get_logger(__name__)
@@ -59,14 +59,6 @@ ATTEMPTS = 3
 _TAGS = {table.tag: table for table in NODES}
 
 
-class Snapshotter(Protocol):
-    """What removes the snapshots that only metadata knew."""
-
-    def remove(self, key: str) -> object: ...
-
-    def cleanup(self) -> object: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Garbage:
     """A row that nothing keeps."""
@@ -75,22 +67,6 @@ class Garbage:
     namespace: str
     name: str
     oid: int
-
-
-@dataclass(slots=True)
-class Collected:
-    """What a run did."""
-
-    began_ns: int
-    marked: int = 0
-    removed: dict[str, int] = field(default_factory=dict)
-    """Rows by the name of their table."""
-    failed: list[str] = field(default_factory=list)
-    """What could not be removed and will be tried again."""
-    mark_ns: int = 0
-    elapsed_ns: int = 0
-    waited_ns: int = 0
-    """Of that for snapshotters, which are no work of ours."""
 
 
 class Collector:
@@ -108,12 +84,10 @@ class Collector:
     ) -> None:
         self._store = store
         self._collectibles = collectibles
-        self._silent: set[str] = set()
-        """Snapshotters that did not answer in the last run; they are asked last."""
         self._kept_by: dict[str, Sequence[External]] = {}
         """By kind, the resources that kept others when their collectible last took part."""
         self._content = content
-        self._snapshotters = snapshotters
+        self._removal = Removal(store, snapshotters, deadline_s=deadline_s)
         self._deadline_s = deadline_s
         self._clock_ns = clock_ns
 
@@ -139,7 +113,7 @@ class Collector:
             _end(rounds, "cancel")
             raise
         _end(rounds, "finish")
-        self._remove_snapshots(done)
+        self._removal.run(done)
         self._remove_blobs(done)
         done.elapsed_ns = time.monotonic_ns() - began
         self._record(done)
@@ -147,7 +121,7 @@ class Collector:
             "gc.collected",
             removed=done.removed,
             marked=done.marked,
-            failed=len(done.failed),
+            failed=done.failures,
             dur_ms=done.elapsed_ns // 1_000_000,
         )
         return done
@@ -207,7 +181,7 @@ class Collector:
                 rounds[word].remove(resource)
             except Exception as error:  # noqa: BLE001 - as above
                 log.warning("gc.resource_kept", kind=word, key=resource.key, error=_told(error))
-                done.failed.append(f"{word}/{resource.key}")
+                done.fail(f"{word}/{resource.key}")
             else:
                 done.removed[word] = done.removed.get(word, 0) + 1
 
@@ -259,63 +233,12 @@ class Collector:
                 done.removed[name] = done.removed.get(name, 0) + rows
         return marks, seen
 
-    def _remove_snapshots(self, done: Collected) -> None:
-        """Ask snapshotters to remove what was collected, children before their parents."""
-        with self._store.view() as tx:
-            going = [
-                row
-                for scope in tx.scopes()
-                for row in tx.rows(SNAPSHOT_LINKS, scope)
-                if row.body.going
-            ]
-        used, silent = set(), set()
-        for row in sorted(_children_first(going), key=self._was_silent):
-            name = row.body.snapshotter
-            if name in silent:
-                done.failed.append(row.name)
-                continue
-            claim = partial(_claim, oid=row.oid)
-            if self._store.update(claim, timeout_s=self._deadline_s):
-                used.add(name)
-                if not self._remove_snapshot(row, done):
-                    silent.add(name)
-        for name in sorted((used - silent) & self._snapshotters.keys()):
-            self._clean_up(name, done)
-        self._silent = silent
-
-    def _was_silent(self, row: Row[SnapshotLinkBody]) -> bool:
-        return row.body.snapshotter in self._silent
-
-    def _clean_up(self, snapshotter: str, done: Collected) -> None:
-        try:
-            with _waiting(done):
-                self._snapshotters[snapshotter].cleanup()
-        except (SnapfsError, OSError) as error:
-            log.warning("gc.not_cleaned_up", snapshotter=snapshotter, error=str(error))
-            done.failed.append(f"snapshotter {snapshotter}")
-
-    def _remove_snapshot(self, row: Row[SnapshotLinkBody], done: Collected) -> bool:
-        """Have a snapshot removed; return whether its snapshotter is worth asking again."""
-        snapshotter = self._snapshotters.get(row.body.snapshotter)
-        try:
-            if snapshotter is None:
-                raise NotFound(f"there is no snapshotter {row.body.snapshotter!r}")
-            with _waiting(done):
-                _remove(snapshotter, row.body.backend)
-        except (SnapfsError, OSError) as error:
-            log.warning("gc.snapshot_kept", snapshot=row.name, error=str(error))
-            done.failed.append(row.name)
-            self._store.update(partial(_unclaim, oid=row.oid), timeout_s=self._deadline_s)
-            return not isinstance(error, Unavailable | DeadlineExceeded)
-        self._store.update(partial(_forget, oid=row.oid), timeout_s=self._deadline_s)
-        return True
-
     def _remove_blobs(self, done: Collected) -> None:
         try:
             self._content.cleanup()
         except (SnapfsError, OSError) as error:
             log.warning("gc.content_kept", error=str(error))
-            done.failed.append(str(error))
+            done.fail(str(error))
 
     def _record(self, done: Collected) -> None:
         body = CollectionBody(
@@ -324,18 +247,9 @@ class Collector:
             done.marked,
             done.removed,
             done.mark_ns,
-            len(done.failed),
+            done.failures,
         )
         self._store.update(partial(_record, body=body), timeout_s=self._deadline_s)
-
-
-@contextmanager
-def _waiting(done: Collected) -> Iterator[None]:
-    began = time.monotonic_ns()
-    try:
-        yield
-    finally:
-        done.waited_ns += time.monotonic_ns() - began
 
 
 def _end(rounds: Mapping[str, Round | None], how: Literal["finish", "cancel"]) -> None:
@@ -405,58 +319,6 @@ def _sweep(
         name = _TAGS[row.table].name
         removed[name] = removed.get(name, 0) + 1
     return _Swept(revision, alive, removed)
-
-
-def _children_first(links: Sequence[Row[SnapshotLinkBody]]) -> list[Row[SnapshotLinkBody]]:
-    """Return links in an order in which no snapshot comes before one that stands on it.
-
-    A namespace has a link to the parent before it has one to the child, so of two snapshots the
-    parent's oldest link is older, whatever the namespaces.
-    """
-    oldest: dict[tuple[str, str], int] = {}
-    for row in links:
-        backend = row.body.snapshotter, row.body.backend
-        oldest[backend] = min(row.oid, oldest.get(backend, row.oid))
-    return sorted(
-        links, key=lambda row: oldest[row.body.snapshotter, row.body.backend], reverse=True
-    )
-
-
-def _claim(tx: WriteTx, *, oid: int) -> bool:
-    """Begin to remove a snapshot, unless somebody wants it again.
-
-    One that another namespace has, too, stays: only this one's link goes.
-    """
-    row = tx.by_oid(SNAPSHOT_LINKS, oid)
-    if row is None or not row.body.going:
-        return False
-    if any(
-        not other.body.going
-        for other in linking.links_to(tx, row.body.snapshotter, row.body.backend)
-    ):
-        tx.delete(row)
-        return False
-    tx.update(row, msgspec.structs.replace(row.body, removing=True), spec=False)
-    return True
-
-
-def _unclaim(tx: WriteTx, *, oid: int) -> None:
-    row = tx.by_oid(SNAPSHOT_LINKS, oid)
-    if row is not None:
-        tx.update(row, msgspec.structs.replace(row.body, removing=False), spec=False)
-
-
-def _forget(tx: WriteTx, *, oid: int) -> None:
-    row = tx.by_oid(SNAPSHOT_LINKS, oid)
-    if row is not None:
-        tx.delete(row)
-
-
-def _remove(snapshotter: Snapshotter, key: str) -> None:
-    try:
-        snapshotter.remove(key)
-    except NotFound:
-        return  # removed before: by a run that ended in between, or by hand
 
 
 def _shown(row: Row[Any]) -> Garbage:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from snapfs.closing import Closing
 from snapfs.metadata.backends import Backend
+from snapfs.metadata.collected import Collected
 from snapfs.metadata.collectibles import Collectible
-from snapfs.metadata.collector import Collected, Collector, Garbage
+from snapfs.metadata.collector import Collector, Garbage
 from snapfs.metadata.containers import Containers, Sandboxes
 from snapfs.metadata.content import ContentStore, Policy
 from snapfs.metadata.explain import Explanation, explain

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from snapfs.closing import Closing
-from snapfs.metadata.collector import Collected
+from snapfs.metadata.collected import Collected
 from snapfs.model import InvalidArgument, SnapfsError, Unavailable
 
 log = structlog.get_logger(__name__)

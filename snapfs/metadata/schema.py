@@ -51,6 +51,8 @@ WANTS = "wants"
 ROOTS = "roots"
 """Name of the index that has the rows that a label keeps, or their making, under an empty value."""
 
+GOING = "going"
+"""Name of the index that has the links to be removed, under an empty value."""
 
 BACKENDS = "backends"
 """Name of the index over what snapshotters call the snapshots of links; see backend_key."""
@@ -208,6 +210,10 @@ def _rooted_link(body: SnapshotLinkBody) -> Iterable[bytes]:
     return (b"",) if body.making else _rooted(body)
 
 
+def _going(body: SnapshotLinkBody) -> Iterable[bytes]:
+    return (b"",) if body.going else ()
+
+
 def _linked(edge: Edge) -> Callable[[Node], Iterable[int]]:
     return lambda body: [oid for kind, oid in body.links if kind == edge]
 
@@ -260,6 +266,7 @@ SNAPSHOT_LINKS: Table[SnapshotLinkBody] = _nodes(
     "snapshot link",
     SnapshotLinkBody,
     Index(ROOTS, _rooted_link),
+    Index(GOING, _going),
     Index(BACKENDS, lambda body: (backend_key(body.snapshotter, body.backend),)),
 )
 COLLECTIONS: Table[CollectionBody] = Table(tag=40, name="collection", body=CollectionBody)

@@ -21,6 +21,9 @@ from snapfs.store import ReadTx, Row, WriteTx
 
 SEQUENCE = "snapshot links"
 
+LATE_NS = 900 * 1_000_000_000
+"""How long a call that was not answered may still make a snapshot."""
+
 Link = Row[SnapshotLinkBody]
 
 
@@ -138,12 +141,17 @@ def settle(tx: WriteTx, *, oid: int, context: Context | None = None) -> bool:
     return True
 
 
-def condemn(tx: WriteTx, *, oid: int) -> None:
-    """Leave a snapshot, and what may have been made of it, to the collector."""
+def condemn(tx: WriteTx, *, oid: int, is_late: bool = False) -> None:
+    """Leave a snapshot, and what may have been made of it, to the collector.
+
+    One that is late may come to be within LATE_NS: until then the collector asks for it.
+    """
     row = tx.by_oid(SNAPSHOT_LINKS, oid)
     if row is not None:
         body = msgspec.structs.replace(row.body, going=True, making=False, source=0)
         tx.update(row, body, spec=False)
+        if is_late:
+            tx.expire_at(oid, tx.now_ns + LATE_NS)
 
 
 def forget(tx: WriteTx, *, oid: int, context: Context) -> None:

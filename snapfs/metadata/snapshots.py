@@ -130,7 +130,7 @@ class Snapshots(Manager):
             self._adopt(context, target, link.body.parent, above)
             raise AlreadyExists(f"snapshot {shown(target)} exists") from None
         except (Unavailable, DeadlineExceeded):
-            self._condemn(link)  # it may come to be yet
+            self._condemn(link, is_late=True)  # it may come to be yet
             raise
         except Exception:
             self._give_up(link, context)
@@ -220,8 +220,9 @@ class Snapshots(Manager):
             return
         self._forget(link, context)
 
-    def _condemn(self, link: Link) -> None:
-        self._update(partial(snapshotlinks.condemn, oid=link.oid), deletion=True)
+    def _condemn(self, link: Link, *, is_late: bool = False) -> None:
+        condemn = partial(snapshotlinks.condemn, oid=link.oid, is_late=is_late)
+        self._update(condemn, deletion=True)
 
     def _forget(self, link: Link, context: Context) -> None:
         self._update(partial(snapshotlinks.forget, oid=link.oid, context=context))

@@ -196,6 +196,7 @@ class MetadataClient(Connection):
             marked=answer.marked,
             removed=dict(answer.removed),
             failed=list(answer.failed),
+            failures=answer.failures,
             elapsed_ns=answer.elapsed_ns,
         )
 

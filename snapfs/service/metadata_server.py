@@ -243,6 +243,7 @@ class MetadataServicer(metadata_v1_pb2_grpc.MetadataServicer):
         return pb.CollectResponse(
             removed=done.removed,
             failed=done.failed,
+            failures=done.failures,
             marked=done.marked,
             elapsed_ns=done.elapsed_ns,
         )

@@ -1027,8 +1027,10 @@ class CollectResponse(_message.Message):
 
     REMOVED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     MARKED_FIELD_NUMBER: _builtins.int
     ELAPSED_NS_FIELD_NUMBER: _builtins.int
+    failures: _builtins.int
     marked: _builtins.int
     elapsed_ns: _builtins.int
     @_builtins.property
@@ -1036,18 +1038,21 @@ class CollectResponse(_message.Message):
         """Rows by the name of their table."""
 
     @_builtins.property
-    def failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first hundred that could not be removed, and how many there were."""
+
     def __init__(
         self,
         *,
         removed: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         failed: _abc.Iterable[_builtins.str] | None = ...,
+        failures: _builtins.int = ...,
         marked: _builtins.int = ...,
         elapsed_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_ns", b"elapsed_ns", "failed", b"failed", "marked", b"marked", "removed", b"removed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_ns", b"elapsed_ns", "failed", b"failed", "failures", b"failures", "marked", b"marked", "removed", b"removed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

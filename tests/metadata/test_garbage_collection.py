@@ -301,6 +301,23 @@ def test_a_snapshot_that_cannot_be_removed_stops_nothing_and_is_tried_again(
     assert graph.left() == set()
 
 
+@pytest.mark.logs("gc.snapshot_kept")
+def test_of_many_failures_some_are_named_and_all_counted(
+    metadata: Metadata, graph: Graph, backend: Backend
+) -> None:
+    keys = [f"{number:03}" for number in range(105)]
+    for key in keys:
+        graph.snapshot(key)
+        backend.refuses.add(f"here/{key}")
+    done = metadata.collector.collect()
+    assert set(done.failed) <= {f"snapfs/{key}" for key in keys}
+    assert (len(done.failed), done.failures) == (100, 105)
+    assert metadata.collector.last().failed == 105
+    backend.refuses.clear()
+    assert metadata.collector.collect().failures == 0
+    assert graph.left() == set()
+
+
 def test_a_dry_run_says_what_would_go_and_removes_nothing(metadata: Metadata, graph: Graph) -> None:
     graph.snapshot("a")
     digest = graph.content("b")

@@ -26,7 +26,7 @@ from snapfs.model import (
 )
 from snapfs.snapshots import NoTrees, Snapshotter
 from snapfs.store import Store
-from tests.metadata.kit import digest_of, image
+from tests.metadata.kit import Clock, digest_of, image
 
 REF = "containerd.io/snapshot.ref"
 ROOT = {"containerd.io/gc.root": ""}
@@ -345,6 +345,34 @@ def test_a_commit_that_comes_to_be_after_its_deadline_loses_nothing(
         assert names(snapshots, "one") == ["name"]
         assert isinstance(snapshots.stat("one", "name"), Committed)
         assert len(list(foreign.walk())) == 1
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_snapshot_that_comes_to_be_after_its_deadline_is_removed(
+    store: Store, tmp_path: Path, foreign: Snapshotter, clock: Clock, comes: bool
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Slow(Remote):
+        def prepare(self, *arguments: Any) -> None:
+            asked.append(arguments)
+            raise DeadlineExceeded("no answer yet")
+
+    with Metadata(store, tmp_path / "content", {"other": Slow(foreign)}) as metadata:
+        with pytest.raises(DeadlineExceeded):
+            metadata.snapshots("other").prepare(ONE, "k", labels=ROOT)
+        assert metadata.collector.collect().failures == 0
+        assert names(metadata.snapshots("other"), "one") == []
+        if comes:
+            foreign.prepare(*asked[0])
+        else:
+            with store.view() as tx:
+                expiry_ns = tx.next_expiry(clock.now_ns)
+            assert expiry_ns is not None
+            clock.now_ns = expiry_ns
+        assert metadata.collector.collect().failures == 0
+        assert list(foreign.walk()) == []
+        assert links(store, "one") == []
 
 
 def test_a_commit_without_an_answer_is_given_up_with_its_snapshot(
