@@ -77,7 +77,7 @@ def hot_stop() -> None: ...
 def hot_allow_passing(on: bool, /) -> None:
     """Whether files that are not open may be opened there."""
 
-def hot_events() -> list[tuple[int, int, int, int, int, bytes]]:
+def hot_events() -> list[tuple[int, int, int, int, int, int, int, bytes]]:
     """Take events out, the first ones first (hot.Happening)."""
 
 def idle(fd: int, other_fd: int, timeout_ms: int, /) -> bool:

@@ -29,7 +29,9 @@ class Desk:
     takes_writers: bool
     """... and for writing, now."""
     takes_names: bool
-    """Files may be made there, now."""
+    """Files may be made and removed there, now."""
+    keeps_in: int
+    """Descriptor of the directory where removed files are kept for whoever uses them; or -1."""
     def note(self, ino: int, fd: int, path: bytes, is_upper: bool, /) -> None:
         """Note where the regular file of a node is that Python keeps, so that its attributes are
         answered and it is opened without Python. `fd` lives as long as the tree. What is found

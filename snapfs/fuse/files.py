@@ -81,9 +81,9 @@ class FileHandlers(Operations):
         self.raw[Opcode.FSYNC] = self._sync_node
         self.names = Directories(forest, view, self.threads, self.present, self.place)
         self.places = Places(self.hot, forest, self.names.desk)
-        if self.passing.ids is not None:
-            record = None if inflight is None else inflight.of_fast_lane
-            self.hot.passes(self.passing.ids.opened, self._heard, record)
+        ids = self.passing.ids
+        record = None if inflight is None else inflight.of_fast_lane
+        self.hot.passes(None if ids is None else ids.opened, self._heard, record)
         self.raw.update(self.names.handlers())
         self._in_memory: dict[int, bool] = {}
         self._buffer = memoryview(bytearray(MAX_WRITE_BYTES))
@@ -296,8 +296,15 @@ class FileHandlers(Operations):
         except KeyError:
             return None
 
+    def forgot(self, nodeid: int, lookups: int) -> None:
+        """The kernel let go of so many references to a node."""
+        self.forest.forget(nodeid, lookups)
+
     def _heard(self, happening: Happening) -> None:
         """Note what the fast lane did with a file that counts."""
+        if happening.what == What.FORGOTTEN:
+            self.forgot(happening.nodeid, happening.other)
+            return
         if happening.what == What.MADE:
             self._take_in(happening)
             return
@@ -310,16 +317,18 @@ class FileHandlers(Operations):
         if happening.what == What.OPENED:
             node.tree.usage.opened(node, native=True, before=before)
         elif happening.what == What.CHANGED:
-            node.tree.usage.note(node, before)
+            cast(Tree, node.tree).note_change(node, before)
+        elif happening.what == What.REMOVED:
+            _, parent = self.forest.find(happening.other)
+            cast(Tree, node.tree).take_out(parent, happening.name, node, before)
         else:
             self._writer_left(node)
 
     def _take_in(self, made: Happening) -> None:
-        """Make the node of a file that the kernel was given before there was one."""
-        _, parent = self.forest.find(made.nodeid)
-        before = Before(made.ino, made.blocks, made.nlink)
-        node = cast(Tree, parent.tree).take_in(parent, made.name, before)
-        self.forest.remember(node)
+        """Make the node of what the kernel was given before there was one."""
+        _, parent = self.forest.find(made.other)
+        tree = cast(Tree, parent.tree)
+        self.forest.remember(tree.take_in(parent, made.name, made.nodeid, made.kind, made.ino))
 
     def _writer_left(self, node: Node) -> None:
         if node in self.set_id_watch:

@@ -33,7 +33,7 @@ PASSING = 1 << 63
 
 
 class What(enum.IntEnum):
-    """What the fast lane did with a file of the upper layer."""
+    """What the fast lane did with a file or directory of the upper layer."""
 
     OPENED = 0
     """Opened it for writing."""
@@ -43,6 +43,10 @@ class What(enum.IntEnum):
     """Changed its attributes."""
     MADE = 3
     """Made one in a directory, and gave it to the kernel."""
+    REMOVED = 4
+    """Took the only name of one away, and kept it in the work directory."""
+    FORGOTTEN = 5
+    """Nothing: the kernel forgot what it had looked up of one."""
 
 
 class Happening(NamedTuple):
@@ -53,9 +57,13 @@ class Happening(NamedTuple):
     ino: int
     blocks: int
     nlink: int
-    """Of the file in the layer, just before it was opened or changed."""
+    """Of the file in the layer, just before it was opened, changed or removed."""
+    other: int
+    """Node of the directory of what was made or removed; how many lookups were forgotten."""
+    kind: int
+    """Type of what was made: S_IFMT bits."""
     name: bytes
-    """Of the file that was made; the node is its directory then."""
+    """Of what was made or removed."""
 
 
 class Hot:
@@ -68,11 +76,11 @@ class Hot:
         self._hear: Callable[[Happening], None] = _ignore
 
     def passes(
-        self, opened: Opened, hear: Callable[[Happening], None], record: memoryview | None
+        self, opened: Opened | None, hear: Callable[[Happening], None], record: memoryview | None
     ) -> None:
-        """Let opens be answered and counted in `opened`, from the session's begin; `hear` is told
-        of changes in the same step, before any other code runs. A request that must happen once is
-        noted in `record`, if a worker may come that looks there (inflight.py)."""
+        """Let opens be answered and counted in `opened`, from the session's begin, if there is one;
+        `hear` is told of changes in the same step, before any other code runs. A request that must
+        happen once is noted in `record`, if a worker may come that looks there (inflight.py)."""
         self._opened = opened
         self._hear = hear
         self._record = record

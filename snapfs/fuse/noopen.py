@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import pyfuse3
@@ -122,11 +122,10 @@ class NoOpenOperations(OverlayOperations):
             }
         )
 
-    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        await super().forget(inode_list)
-        for ino, _ in inode_list:
-            if not self.forest.is_known(ino):
-                self.descriptors.close(ino)
+    def forgot(self, nodeid: int, lookups: int) -> None:
+        super().forgot(nodeid, lookups)
+        if not self.forest.is_known(nodeid):
+            self.descriptors.close(nodeid)
 
     def maybe_mapped(self, shown: Shown) -> Collection[int]:
         """Any file may be: the kernel told us of no open."""

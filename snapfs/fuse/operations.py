@@ -67,7 +67,7 @@ class OverlayOperations(FileHandlers):
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
             try:
-                self.forest.forget(ino, count)
+                self.forgot(ino, count)
             except Exception:
                 log.exception("fuse.forget_failed", inode=ino, count=count)
 

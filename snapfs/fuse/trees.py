@@ -132,6 +132,8 @@ class Shown:
             self._desk.takes_names = (
                 changing is not None and open_to and not changing.allowance.bounded
             )
+            if changing is not None and changing.upper is not None:
+                self._desk.keeps_in = changing.work.layer.fd
 
     @property
     def is_merged(self) -> bool:

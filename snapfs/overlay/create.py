@@ -190,6 +190,23 @@ def publish(tree: MergedTree, temp: bytes, parent: Dir, name: bytes, *, is_dir: 
     tree.usage.whiteout_gone(whiteout)
 
 
+def take_in(tree: MergedTree, parent: Dir, name: bytes, ino: int, kind: int, real_ino: int) -> Node:
+    """Make the node of an entry that was made in place, and is like any that is the first to have
+    its number. Nothing is looked at: it may have gone since."""
+    node = tree.inodes.meet(ino)
+    if node is None:
+        if kind == stat.S_IFDIR:
+            node = Dir(tree, ino, parent, name)
+        else:
+            node = Node(tree, ino, kind, parent, name)
+        node.up = True
+        tree.inodes.enter(node)
+    else:
+        node.add_name(parent, name)
+    tree.usage.new(node, real_ino)
+    return node
+
+
 def create(
     tree: MergedTree, parent: Dir, name: bytes, mode: int, flags: int, owner: Owner
 ) -> tuple[Node, int]:

@@ -93,6 +93,12 @@ def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool)
         tree.usage.whiteout_made(fd, path)
 
 
+def take_out(node: Node, parent: Dir, name: bytes) -> None:
+    """Book that the only name of an upper file went and that the file was kept."""
+    node.stash = stash_name(node)
+    node.drop_name(parent, name)
+
+
 def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
     """Remove a directory in which nothing is visible."""
     node = directory(tree.lookup(parent, name))

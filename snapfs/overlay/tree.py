@@ -62,14 +62,26 @@ class Tree(MergedTree):
         owner = self._owner(uid, gid, umask)
         return create.create(self, self._names_of(parent), name, mode, flags, owner)
 
-    def take_in(self, parent: Node, name: bytes, before: Before) -> Node:
-        """Return the node of a regular file that was made past the tree, as `create` makes it in a
-        directory of the upper layer that has no rules for it; the directory was `before` that."""
-        here = self._names_of(parent)
-        self.usage.note(here, before)
-        node = self.lookup(here, name)
-        self.usage.new(node)
-        return node
+    def note_change(self, node: Node, before: Before) -> None:
+        """Say that attributes or names of an upper file were changed past the tree; it was
+        `before` that."""
+        self.usage.note(node, before)
+        if isinstance(node, Dir):
+            node.inherits = None
+
+    def take_in(self, parent: Node, name: bytes, ino: int, kind: int, real_ino: int) -> Node:
+        """Return the node of what was made past the tree, as `create` makes it in a directory of
+        the upper layer that has no rules for it: node's number, type, and its real inode number.
+
+        It need not be there any more, if it was removed past the tree too (`take_out`).
+        """
+        return create.take_in(self, self._names_of(parent), name, ino, kind, real_ino)
+
+    def take_out(self, parent: Node, name: bytes, node: Node, before: Before) -> None:
+        """Book what `unlink` does with a file of the upper layer, of which this is the only name,
+        for one that was removed past the tree; it was `before` that."""
+        self.usage.note(node, before)
+        remove.take_out(node, self._names_of(parent), name)
 
     def tmpfile(
         self, parent: Node, mode: int, flags: int, *, uid: int, gid: int, umask: int

@@ -205,14 +205,17 @@ class UsageCount:
             return Noted()
         return Noted(real.st_blocks, 1) if _names(node, real) else Noted()
 
-    def new(self, node: Node) -> None:
-        """Say that a file has just come into the upper layer, which counts for nothing yet."""
+    def new(self, node: Node, real_ino: int | None = None) -> None:
+        """Say that a file has just come into the upper layer, which counts for nothing yet; its
+        real inode number spares a look at it."""
         if not self._following:
             return
         self._fresh.add(node)
         if node in self._noted:
             return
-        if self._counting and (real := self._stat(node)) is not None:
+        if self._counting and real_ino is not None:
+            self._touched.add(real_ino)
+        elif self._counting and (real := self._stat(node)) is not None:
             self._touched.add(real.st_ino)
         self._noted[node] = Noted()
 

@@ -27,15 +27,25 @@ typedef enum verdict (*hot_handler)(int fd, const struct in_header *request, con
 /* Let a handler see requests of an opcode; the last one registered is asked first. */
 bool hot_register(uint32_t opcode, hot_handler handler);
 
-enum hot_event_kind { EVENT_OPENED, EVENT_CLOSED, EVENT_CHANGED, EVENT_MADE };
+enum hot_event_kind {
+    EVENT_OPENED,
+    EVENT_CLOSED,
+    EVENT_CHANGED,
+    EVENT_MADE,
+    EVENT_REMOVED,
+    EVENT_FORGOTTEN
+};
 
-/* A file of the upper layer was opened for writing here, was closed again, or was changed; or a
- * file was made in a directory. */
+/* A file of the upper layer was opened for writing here, was closed again, or was changed; a name
+ * was made in a directory, or taken from it; or the kernel let go of a node. */
 struct hot_event {
     uint64_t nodeid;
-    uint64_t ino, blocks, nlink; /* what it was before; 0 when it was closed */
+    uint64_t ino, blocks, nlink; /* of what was opened, changed, made or removed: before, but for what
+                                  * was made, which had no blocks; 0 for the others */
+    uint64_t other;   /* the directory of what was made or removed; how often a node was looked up */
     enum hot_event_kind kind;
-    const char *name; /* of the new file; valid until the next events are added */
+    uint32_t mode;    /* type of what was made */
+    const char *name; /* of what was made or removed; valid until the next events are added */
     size_t length;
 };
 
@@ -53,14 +63,15 @@ struct hot_api {
      * when Python has to hear of too many writers first. */
     enum verdict (*enter)(int device, const struct in_header *request, struct opened *entry,
                           const struct stat *before);
-    /* Let Python hear that a file was changed, which was `before`; if there is room for that. */
+    /* Let Python hear that a file or directory was changed, which was `before`; if there is room for
+     * that. */
     bool (*may_note)(void);
     void (*note)(uint64_t nodeid, const struct stat *before);
-    /* Likewise that a file was made; its directory was `before`. */
-    bool (*may_tell_of_new)(void);
+    /* Let Python hear of anything, once or a few times, with one name; if there is room for that. */
+    bool (*may_tell)(void);
+    void (*tell)(const struct hot_event *event);
     /* Count the open of a new file, for writing if `fresh` says what it is; reply with `out`. */
     void (*enter_new)(int device, const struct in_header *request, struct opened *entry,
-                      const char *name, size_t length, const struct stat *before,
                       const struct stat *fresh, const struct entry_out *out);
     /* Note a request that is about to have an effect, and that it was answered or has none, where
      * the next worker finds it (inflight.py). */
@@ -101,11 +112,15 @@ extern const struct hot_api hot_api;
 
 /* Whether Python has something to hear of; it is to take it before it does anything else. */
 bool passes_any_event(void);
+/* When it is to hear of it at the latest, by `now_ms`; -1 when it may as well be later. */
+int64_t passes_due_ms(void);
 size_t passes_take_events(struct hot_event *to, size_t room);
 
 /* idle.c: answer requests until there is one for Python (true: it waits in channel_receive),
- * `other_fd` is readable, a signal came or `timeout_ms` (-1: none) is over. Call without the
+ * `other_fd` is readable, Python has to hear of something, a signal came or `timeout_ms` (-1: none) is
+ * over. Call without the
  * interpreter's lock, from the session's thread. */
 bool idle(int fd, int other_fd, int timeout_ms);
+int64_t now_ms(void);
 
 #endif

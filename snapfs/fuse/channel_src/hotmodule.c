@@ -106,9 +106,10 @@ static PyObject *events(PyObject *module, PyObject *unused)
     for (size_t i = 0; list && i < count; i++) {
         const struct hot_event *it = &taken[i];
         PyObject *event = Py_BuildValue(
-            "(KiKKKy#)", (unsigned long long)it->nodeid, (int)it->kind,
+            "(KiKKKKIy#)", (unsigned long long)it->nodeid, (int)it->kind,
             (unsigned long long)it->ino, (unsigned long long)it->blocks,
-            (unsigned long long)it->nlink, it->name ? it->name : "", (Py_ssize_t)it->length);
+            (unsigned long long)it->nlink, (unsigned long long)it->other, (unsigned)it->mode,
+            it->name ? it->name : "", (Py_ssize_t)it->length);
         if (!event)
             Py_CLEAR(list);
         else

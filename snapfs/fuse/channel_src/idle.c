@@ -23,7 +23,7 @@ static bool drain(int fd)
     return false;
 }
 
-static int64_t now_ms(void)
+int64_t now_ms(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -39,6 +39,12 @@ static int left_ms(int64_t end_ms)
     return left > 0 ? (int)left : 0;
 }
 
+/* The earlier of two times, of which either may be none. */
+static int64_t earlier(int64_t a_ms, int64_t b_ms)
+{
+    return b_ms < 0 || (a_ms >= 0 && a_ms < b_ms) ? a_ms : b_ms;
+}
+
 bool idle(int fd, int other_fd, int timeout_ms)
 {
     struct pollfd waited[] = {{.fd = fd, .events = POLLIN}, {.fd = other_fd, .events = POLLIN}};
@@ -47,7 +53,7 @@ bool idle(int fd, int other_fd, int timeout_ms)
     do {
         if (drain(fd))
             return true;
-        left = timeout_ms ? left_ms(end_ms) : 0;
+        left = timeout_ms ? left_ms(earlier(end_ms, passes_due_ms())) : 0;
         ready = poll(waited, 2, left);
     } while (ready > 0 && !waited[1].revents && left); /* what keeps coming puts nothing off */
     return false;

@@ -9,8 +9,10 @@
 #include "hot.h"
 
 #define MOST_EVENTS 4096 /* for Python to hear of; then it is asked itself */
+#define MOST_AT_ONCE 4 /* of one request */
 #define MOST_NAME_BYTES (256u * 1024u)
 #define NOTIFY_INVAL_INODE 2
+#define LINGER_MS 10 /* what waits for Python to hear that a node was forgotten takes space */
 
 struct open_in {
     uint32_t flags;
@@ -30,6 +32,8 @@ static struct hot_event events[MOST_EVENTS];
 static size_t event_first, event_end; /* those that Python has not taken */
 static char event_names[MOST_NAME_BYTES];
 static size_t names_end;
+static int64_t due_ms = -1;
+static uint64_t noted; /* node of which Python will hear that it was changed; 0: of none */
 
 /* Words of a record of a request in flight, as in inflight.py. */
 enum { RECORD_UNIQUE, RECORD_FIRST, RECORD_SECOND, RECORD_STATE };
@@ -41,6 +45,8 @@ void passes_use(struct opened_table *wanted)
     table = wanted;
     is_allowed = wanted != NULL;
     event_first = event_end = names_end = 0;
+    due_ms = -1;
+    noted = 0;
 }
 
 struct opened_table *passes_table(void)
@@ -58,13 +64,21 @@ bool passes_any_event(void)
     return event_end > event_first;
 }
 
+int64_t passes_due_ms(void)
+{
+    return due_ms;
+}
+
 size_t passes_take_events(struct hot_event *to, size_t room)
 {
+    noted = 0;
     size_t left = event_end - event_first, taken = left < room ? left : room;
     memcpy(to, events + event_first, taken * sizeof(*to));
     event_first += taken;
-    if (event_first == event_end)
+    if (event_first == event_end) {
         event_first = event_end = names_end = 0;
+        due_ms = -1;
+    }
     return taken;
 }
 
@@ -136,9 +150,12 @@ static void add_event(enum hot_event_kind kind, uint64_t nodeid, const struct st
                                              .kind = kind};
 }
 
+/* Once is enough until Python takes events. */
 static void note(uint64_t nodeid, const struct stat *before)
 {
-    add_event(EVENT_CHANGED, nodeid, before);
+    if (nodeid != noted)
+        add_event(EVENT_CHANGED, nodeid, before);
+    noted = nodeid;
 }
 
 static enum verdict enter(int device, const struct in_header *request, struct opened *entry,
@@ -210,20 +227,25 @@ static enum verdict answer_release(int fd, const struct in_header *request, cons
     return ANSWERED;
 }
 
-static bool may_tell_of_new(void)
+static bool may_tell(void)
 {
-    return event_end + 2 <= MOST_EVENTS && names_end + NAME_MAX <= MOST_NAME_BYTES;
+    return event_end + MOST_AT_ONCE <= MOST_EVENTS && names_end + NAME_MAX <= MOST_NAME_BYTES;
+}
+
+static void tell(const struct hot_event *told)
+{
+    struct hot_event *event = &events[event_end++];
+    *event = *told;
+    if (told->length)
+        event->name = memcpy(event_names + names_end, told->name, told->length);
+    names_end += told->length;
+    if (told->kind == EVENT_FORGOTTEN && due_ms < 0)
+        due_ms = now_ms() + LINGER_MS;
 }
 
 static void enter_new(int device, const struct in_header *request, struct opened *entry,
-                      const char *name, size_t length, const struct stat *before,
                       const struct stat *fresh, const struct entry_out *out)
 {
-    add_event(EVENT_MADE, request->nodeid, before);
-    struct hot_event *event = &events[event_end - 1];
-    event->name = memcpy(event_names + names_end, name, length);
-    event->length = length;
-    names_end += length;
     opened_enter(table, entry, fresh != NULL, request->pid, request->unique);
     if (fresh)
         add_event(EVENT_OPENED, out->nodeid, fresh);
@@ -270,7 +292,8 @@ const struct hot_api hot_api = {
     .enter = enter,
     .may_note = may_note,
     .note = note,
-    .may_tell_of_new = may_tell_of_new,
+    .may_tell = may_tell,
+    .tell = tell,
     .enter_new = enter_new,
     .intend = intend,
     .settled = settled,

@@ -82,6 +82,7 @@ enum {
     OP_GETATTR = 3,
     OP_SETATTR = 4,
     OP_READLINK = 5,
+    OP_UNLINK = 10,
     OP_OPEN = 14,
     OP_READ = 15,
     OP_WRITE = 16,

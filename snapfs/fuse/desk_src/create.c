@@ -12,9 +12,6 @@
 
 #define DEFAULT_ACL "system.posix_acl_default"
 #define MODE_BITS 07777
-#define MAIN_BITS 39 /* identity._MAIN_BITS */
-#define MAIN_MASK ((UINT64_C(1) << MAIN_BITS) - 1)
-
 static int has_default_acl(const Card *directory)
 {
     int error = card_attribute(directory, DEFAULT_ACL);
@@ -62,12 +59,8 @@ int creation_make(const Desk *desk, Creation *it)
                       it->mode);
     if (it->file < 0)
         return 0;
-    uint64_t low = 0;
-    if (settle(it, &it->real) && it->real.st_dev == desk->main_device &&
-        it->real.st_ino >> MAIN_BITS == desk->main_base)
-        low = it->real.st_ino & MAIN_MASK;
-    it->nodeid = desk->handed->prefix | low;
-    if (low > 1 && !names->has_node(desk->handed, it->nodeid))
+    it->nodeid = settle(it, &it->real) ? desk_number(desk, &it->real) : 0;
+    if (it->nodeid && !names->has_node(desk->handed, it->nodeid))
         return 1;
     creation_undo(it);
     return 0;

@@ -11,6 +11,8 @@
 
 #define DEVICE 2
 #define DIRECTORY 4
+#define MAIN_BITS 39 /* identity._MAIN_BITS */
+#define MAIN_MASK ((UINT64_C(1) << MAIN_BITS) - 1)
 
 void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real)
 {
@@ -31,6 +33,14 @@ void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real)
         .rdev = (uint32_t)real->st_rdev,
         .blksize = (uint32_t)real->st_blksize,
     };
+}
+
+uint64_t desk_number(const Desk *desk, const struct stat *real)
+{
+    uint64_t low = real->st_ino & MAIN_MASK;
+    if (real->st_dev != desk->main_device || real->st_ino >> MAIN_BITS != desk->main_base || low < 2)
+        return 0;
+    return desk->handed->prefix | low;
 }
 
 static int path_of(const Room *room, uint32_t slot, char *path, int *fd)

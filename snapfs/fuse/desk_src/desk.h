@@ -7,7 +7,9 @@
  *   first.c  opens of files that nobody has open
  *   change.c owners, modes and times
  *   create.c new files
+ *   remove.c names that go
  *   desks.c  the desks in the fast lane
+ *   entries.c  ... and what changes names there
  */
 #ifndef SNAPFS_DESK_H
 #define SNAPFS_DESK_H
@@ -41,7 +43,8 @@ typedef struct {
     int xattrs;  /* attributes of files are for all to see */
     char passes_upper; /* files of the upper layer may be read past us */
     char takes_writers; /* ... and written, now */
-    char takes_names;   /* ... and made */
+    char takes_names;   /* ... and made, and removed */
+    int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */
     uint64_t main_device, main_base; /* of inode numbers that are shown as they are (identity.py) */
     Card **cards;
     size_t card_buckets, card_count;
@@ -82,8 +85,8 @@ Card *card_find(const Desk *desk, uint64_t ino);
  * the index kept; what else `wanted` says is taken as it is. Needs the interpreter's lock, as do the
  * next two. */
 int card_put(Desk *desk, const Card *wanted, const char *path);
-/* Note a new regular file beside the one at `path`; needs no lock. Nothing happens where the number
- * is noted or memory is short: a card is a hint. */
+/* Note a new regular file; needs no lock. Nothing happens where the number is noted or memory is
+ * short: a card is a hint. */
 void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
 void cards_clear(Desk *desk);
@@ -102,6 +105,9 @@ int first_may_write(const Desk *desk, uint64_t ino, struct stat *real);
 
 /* Whether a file or directory is immutable or append-only to users. */
 int is_protected(const Card *card);
+
+/* Number of the node of an upper file that carries none of its own; 0 when Python has to say. */
+uint64_t desk_number(const Desk *desk, const struct stat *real);
 
 /* create.c */
 
@@ -130,6 +136,22 @@ int creation_plan(const Desk *desk, const struct in_header *request, const struc
 /* Make it; 0 when Python is to do it all: nothing is there then. */
 int creation_make(const Desk *desk, Creation *it);
 void creation_undo(const Creation *it);
+
+/* remove.c */
+
+/* A name that goes: what it is of, what its directory was before, and where its file is kept. */
+typedef struct {
+    int fd;
+    char path[PATH_MAX];
+    struct stat before, real;
+    uint64_t nodeid;
+} Removal;
+
+/* Whether a name can be removed without rules: that of an upper file, its only one, with nothing below
+ * it, whose node Python knows. */
+int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t length, Removal *it);
+/* Keep the file under its number and take the name away; 0 when nothing was done. */
+int removal_make(const Desk *desk, const Removal *it);
 
 /* change.c */
 
@@ -161,7 +183,7 @@ int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, s
 /* Say attributes of a node as they go over the wire. */
 void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real);
 
-/* desks.c: the desks that answer in the fast lane. All return 0 when memory is short. */
+/* desks.c: the desks that answer in the fast lane. These return 0 when memory is short. */
 struct hot_api;
 int desks_begin(const struct hot_api *api);
 int desks_add(Desk *desk);

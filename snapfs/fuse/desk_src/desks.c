@@ -15,7 +15,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include "../channel_src/hot.h"
+#include "desks.h"
 
 #define LOW_BITS 40 /* identity.LOW_BITS: the bits above say which tree a node is of */
 #define INCARNATION (UINT64_C(1) << 63)
@@ -59,7 +59,7 @@ struct batch_forget_in {
 
 static Desk **desks; /* open addressing by tree; a power of two of slots */
 static size_t slots, count;
-static const struct hot_api *hot;
+const struct hot_api *hot;
 static char *buffer; /* of one reply */
 
 static uint64_t key_of(const Desk *desk)
@@ -75,7 +75,7 @@ static size_t slot_of(Desk **table, size_t size, uint64_t key)
     return at;
 }
 
-static Desk *desk_for(uint64_t nodeid)
+Desk *desk_for(uint64_t nodeid)
 {
     if (!slots || nodeid & INCARNATION)
         return NULL;
@@ -338,47 +338,13 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
     return hot->enter(fd, request, entry, is_writer ? &real : NULL);
 }
 
-/* Make a file and open it. The kernel is told before Python, which makes the node when it hears. */
-static enum verdict answer_create(int fd, const struct in_header *request, const void *body,
-                                  size_t size)
+/* Let Python hear that the kernel let go of what has a node. */
+static int tell_forgotten(uint64_t nodeid, uint64_t lookups)
 {
-    const struct create_in *wish = body;
-    const char *name = (const char *)(wish + 1);
-    Desk *desk = desk_for(request->nodeid);
-    Creation it;
-    if (!desk || !hot->passes() || size <= sizeof(*wish) || request->unique & RESENT)
-        return COLD;
-    size_t length = strnlen(name, size - sizeof(*wish));
-    if (!hot->may_tell_of_new() || !creation_plan(desk, request, wish, name, length, &it))
-        return COLD;
-    hot->intend(request->unique);
-    if (!creation_make(desk, &it)) {
-        hot->settled();
-        return COLD;
-    }
-    struct opened *entry = hot->find(it.nodeid)
-                               ? NULL
-                               : hot->make(fd, it.nodeid, OPENED_UPPER, it.file, &it.real);
-    if (!entry) {
-        creation_undo(&it);
-        hot->settled();
-        return COLD;
-    }
-    close(it.file);
-    names->place(desk->handed, it.nodeid, request->nodeid);
-    card_add(desk, it.nodeid, it.fd, it.path, &it.real);
-    struct entry_out out = {
-        .nodeid = it.nodeid,
-        .entry_valid = desk->valid,
-        .attr_valid = desk->valid, /* nothing can be mapped yet: what changes it, the kernel sees */
-        .entry_valid_nsec = desk->valid_nsec,
-        .attr_valid_nsec = desk->valid_nsec,
-    };
-    desk_say(&out.attr, it.nodeid, &it.real);
-    bool is_writer = (wish->flags & O_ACCMODE) != O_RDONLY;
-    hot->enter_new(fd, request, entry, name, length, &it.before, is_writer ? &it.real : NULL, &out);
-    hot->settled();
-    return ANSWERED;
+    if (!hot->may_tell())
+        return 0;
+    hot->tell(&(struct hot_event){.nodeid = nodeid, .kind = EVENT_FORGOTTEN, .other = lookups});
+    return 1;
 }
 
 /* Forget lookups that were counted here; the last of a tree are left to Python, which closes it, and
@@ -386,12 +352,14 @@ static enum verdict answer_create(int fd, const struct in_header *request, const
 static int forget(int fd, uint64_t nodeid, uint64_t lookups)
 {
     Desk *desk = desk_for(nodeid);
-    if (!desk || desk->handed->total <= lookups)
+    if (!desk)
         return 0;
     const struct opened *entry = hot->find(nodeid);
     if (entry && entry->is_inherited)
         return 0;
-    if (!names->forget(desk->handed, nodeid, lookups))
+    if (names->has_node(desk->handed, nodeid))
+        return tell_forgotten(nodeid, lookups);
+    if (desk->handed->total <= lookups || !names->forget(desk->handed, nodeid, lookups))
         return 0;
     Room *room;
     uint32_t slot;
@@ -436,7 +404,6 @@ int desks_begin(const struct hot_api *api)
         {OP_GETATTR, answer_getattr},
         {OP_SETATTR, answer_setattr},
         {OP_OPEN, answer_open},
-        {OP_CREATE, answer_create},
         {OP_READLINK, answer_readlink},
         {OP_GETXATTR, answer_getxattr},
         {OP_LISTXATTR, answer_listxattr},
@@ -449,5 +416,5 @@ int desks_begin(const struct hot_api *api)
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         if (!api->add(all[i].opcode, all[i].handler))
             return 0;
-    return 1;
+    return entries_begin(api);
 }

@@ -32,6 +32,7 @@ static PyObject *desk_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     self->xattrs = xattrs;
     self->main_device = device;
     self->main_base = base;
+    self->keeps_in = -1;
     return (PyObject *)self;
 }
 
@@ -183,6 +184,7 @@ static PyMemberDef desk_members[] = {
     {"passes_upper", T_BOOL, offsetof(Desk, passes_upper), 0, NULL},
     {"takes_writers", T_BOOL, offsetof(Desk, takes_writers), 0, NULL},
     {"takes_names", T_BOOL, offsetof(Desk, takes_names), 0, NULL},
+    {"keeps_in", T_INT, offsetof(Desk, keeps_in), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

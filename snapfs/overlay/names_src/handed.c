@@ -229,10 +229,13 @@ uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count)
     return count;
 }
 
-void handed_place(Handed *self, uint64_t ino, uint64_t parent)
+int handed_claim_number(Handed *self, uint64_t ino, uint64_t parent)
 {
+    if (enter(self, ino, NULL, 0) == NO_SLOT)
+        return 0;
     if (self->places)
         places_note(self->places, ino, parent);
+    return 1;
 }
 
 int handed_has_node(const Handed *self, uint64_t ino)

@@ -13,7 +13,7 @@ static NamesApi api = {
     .unpin = handed_unpin,
     .forget = handed_forget,
     .has_node = handed_has_node,
-    .place = handed_place,
+    .claim = handed_claim_number,
 };
 
 static struct PyModuleDef definition = {

@@ -117,8 +117,9 @@ typedef struct {
     uint64_t (*forget)(Handed *, uint64_t ino, uint64_t count);
     /* Whether there is a Node with this number that the kernel knows. */
     int (*has_node)(const Handed *, uint64_t ino);
-    /* Say in which directory a file is that was just made. */
-    void (*place)(Handed *, uint64_t ino, uint64_t parent);
+    /* Let a number be that of a Node, which Python is about to make of what was just made in a
+     * directory; 0 when memory is short. */
+    int (*claim)(Handed *, uint64_t ino, uint64_t parent);
 } NamesApi;
 
 #define NAMES_CAPSULE "snapfs.overlay._names.api"
@@ -137,7 +138,7 @@ void handed_pin(Room *room);
 void handed_unpin(Handed *self, Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
 int handed_has_node(const Handed *self, uint64_t ino);
-void handed_place(Handed *self, uint64_t ino, uint64_t parent);
+int handed_claim_number(Handed *self, uint64_t ino, uint64_t parent);
 
 void places_note(Places *self, uint64_t ino, uint64_t parent);
 void places_drop(Places *self, uint64_t ino);

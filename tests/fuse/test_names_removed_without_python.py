@@ -1,0 +1,301 @@
+"""Names that are removed without Python go as Python would have them go, and go once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from snapfs.model import Usage
+from snapfs.snapshots.quota import INODES_LABEL
+from snapfs.snapshots.usage import measure
+from tests.support.daemon import eventually
+from tests.support.lanes import House, Tree, drop_dentries
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+
+DEADLINE_S = 20.0
+CANNOT_BE = {
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+}
+
+
+def fill(layer: Path) -> None:
+    (layer / "lower").write_text("lower")
+    (layer / "merged").mkdir()
+    (layer / "merged" / "hidden").write_text("hidden")
+
+
+@pytest.fixture
+def tree(house: House) -> Tree:
+    return house.active(fill)
+
+
+@contextmanager
+def removes(house: House, count: int, operation: str = "UNLINK") -> Iterator[None]:
+    """The block removes so many names without Python, and no more."""
+
+    def removed() -> int:
+        return Counter(house.worker().answered)[operation]
+
+    before = removed()
+    yield
+    assert removed() == before + count
+
+
+def fresh(tree: Tree, name: str) -> Path:
+    """A new directory that has been asked for a name since."""
+    directory = tree / name
+    directory.mkdir()
+    assert not (directory / "absent").exists()
+    return directory
+
+
+def kept(tree: Tree) -> list[str]:
+    """What the work directory keeps for those who still use it."""
+    names = os.listdir(tree.upper.parent / "work" / "snapfs")
+    return [name for name in names if name.startswith("o")]
+
+
+def assert_usage_is_a_walk(house: House, tree: Tree) -> None:
+    def said() -> Usage | None:
+        list(tree.path.iterdir())
+        return house.lane.usage(tree.id)
+
+    os.sync()  # blocks move when they are written
+    eventually(said, what="a count")
+    assert house.lane.usage(tree.id) == measure(tree.upper)
+
+
+def test_file_is_gone_and_what_was_kept_of_it_follows(house: House, tree: Tree) -> None:
+    directory = fresh(tree, "new")
+    for number in range(30):
+        (directory / str(number)).write_text(str(number))
+        (directory / f"link{number}").symlink_to(str(number))
+    os.listdir(directory)
+    with removes(house, 40):
+        for number in range(20):
+            (directory / str(number)).unlink()
+            (directory / f"link{number}").unlink()
+    left = sorted([str(it) for it in range(20, 30)] + [f"link{it}" for it in range(20, 30)])
+    assert sorted(os.listdir(directory)) == left
+    assert sorted(os.listdir(tree.upper / "new")) == left
+    with pytest.raises(FileNotFoundError):
+        (directory / "0").unlink()
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+    assert_usage_is_a_walk(house, tree)
+    assert (directory / "25").read_text() == "25"
+
+
+def test_file_that_is_held_without_being_open_lives_on(house: House, tree: Tree) -> None:
+    directory = fresh(tree, "new")
+    (directory / "file").write_text("content")
+    held = os.open(directory / "file", os.O_PATH)
+    with removes(house, 1):
+        (directory / "file").unlink()
+    assert os.fstat(held).st_nlink == 0
+    assert Path(f"/proc/self/fd/{held}").read_text() == "content"
+    (directory / "file").write_text("another")
+    assert Path(f"/proc/self/fd/{held}").read_text() == "content"
+    os.chmod(f"/proc/self/fd/{held}", 0o600)
+    os.close(held)
+    assert (directory / "file").read_text() == "another"
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+
+
+def test_what_has_rules_is_left_to_them(house: House, tree: Tree) -> None:
+    directory = fresh(tree, "new")
+    for name in ("first", "open", "set-id", "immutable", "append"):
+        (directory / name).write_text(name)
+    os.link(directory / "first", directory / "second")
+    (directory / "set-id").chmod(0o4755)
+    subprocess.run(["chattr", "+i", directory / "immutable"], check=True)
+    subprocess.run(["chattr", "+a", directory / "append"], check=True)
+    (tree / "lower").rename(directory / "moved")
+    (tree / "merged" / "hidden").write_text("copied up")
+    os.mkfifo(directory / "fifo")
+    os.listdir(directory)
+    with removes(house, 0):
+        (directory / "first").unlink()
+        assert (directory / "second").stat().st_nlink == 1
+        with (directory / "open").open("r+") as file:
+            (directory / "open").unlink()
+            file.write("still")
+            file.flush()
+            assert os.fstat(file.fileno()).st_nlink == 0
+        for name in ("immutable", "append"):
+            with pytest.raises(PermissionError):
+                (directory / name).unlink()
+            subprocess.run(["chattr", "-ia", directory / name], check=True)
+        for name in ("set-id", "moved", "fifo"):
+            (directory / name).unlink()
+        (tree / "merged" / "hidden").unlink()
+    assert sorted(os.listdir(directory)) == ["append", "immutable", "second"]
+    assert sorted(os.listdir(tree.path)) == ["merged", "new"]
+    assert os.listdir(tree / "merged") == []
+    with removes(house, 1):
+        (directory / "second").unlink()
+    subprocess.run(["chattr", "+i", directory], check=True)
+    with pytest.raises(PermissionError):
+        (directory / "append").unlink()
+    subprocess.run(["chattr", "-i", directory], check=True)
+    assert house.lane.usage(tree.id) == measure(tree.upper)
+
+
+def test_quota_sees_what_goes(house: House) -> None:
+    key = house.name()
+    house.snapshots.prepare(key, house.base_layers(fill), {INODES_LABEL: "6"})
+    tree = Tree(house, key)
+    with removes(house, 0):
+        for number in range(20):
+            (tree / f"{number}").touch()
+            (tree / f"{number}").unlink()
+
+
+def test_name_is_used_again_and_again(house: House, tree: Tree) -> None:
+    directory = fresh(tree, "new")
+    for number in range(100):
+        (directory / "lock").write_text(str(number))
+        assert (directory / "lock").read_text() == str(number)
+        (directory / "lock").unlink()
+        assert not (directory / "lock").exists()
+    assert os.listdir(directory) == []
+    (directory / "lock").write_text("last")
+    drop_dentries()
+    assert (directory / "lock").read_text() == "last"
+    eventually(lambda: house.worker().files == 0, what="the releases")
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+
+
+def test_freeze_holds_removals(house: House, tree: Tree) -> None:
+    directory = fresh(tree, "new")
+    (directory / "file").write_text("x")
+    house.lane.freeze(tree.id, timeout_s=DEADLINE_S)
+    try:
+        remover = subprocess.Popen(["rm", directory / "file"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            remover.wait(0.3)
+        assert (tree.upper / "new" / "file").exists()
+    finally:
+        house.lane.thaw(tree.id)
+    assert remover.wait(DEADLINE_S) == 0
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_usage_is_what_a_walk_finds_whatever_is_made_and_removed(
+    house: House, tree: Tree, seed: int
+) -> None:
+    chance = random.Random(seed)
+    names = [f"{above}/{name}" for above in ("a", "b", "merged") for name in "uvwxyz"]
+    for above in ("a", "b"):
+        fresh(tree, above)
+    for turn in range(400):
+        change(chance, tree, names)
+        if turn % 20 == 0:
+            assert_usage_is_a_walk(house, tree)
+        if turn % 100 == 50:
+            drop_dentries()
+    assert_usage_is_a_walk(house, tree)
+
+
+def change(chance: random.Random, tree: Tree, names: list[str]) -> None:
+    """Do something to a name, if it can be done."""
+    path, other = tree / chance.choice(names), tree / chance.choice(names)
+    try:
+        match chance.randrange(10):
+            case 0 | 1 | 2:
+                with path.open("ab") as file:
+                    file.write(b"x" * chance.randrange(20_000))
+            case 3 | 4 | 5:
+                path.unlink()
+            case 6:
+                path.rename(other)
+            case 7:
+                os.link(path, other)
+            case 8:
+                path.mkdir() if chance.randrange(2) else path.rmdir()
+            case _:
+                path.symlink_to("x" * chance.randrange(1, 100))
+    except OSError as error:
+        if error.errno not in CANNOT_BE:
+            raise
+
+
+@contextmanager
+def killing_at(house: House, call: str, when: int, said: Path) -> Iterator[None]:
+    """The worker is killed when it makes a system call for that time from now on."""
+    worker = house.worker().pid
+    killer = subprocess.Popen(
+        ["strace", "-f", "-p", str(worker), "-o", said, "-e", f"trace={call}",
+         "-e", f"inject={call}:signal=KILL:when={when}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        assert killer.stderr is not None
+        assert "attached" in killer.stderr.readline()
+        yield
+        assert house.worker().pid != worker, said.read_text()
+    finally:
+        killer.send_signal(signal.SIGKILL)
+        killer.wait(DEADLINE_S)
+        killer.stderr.close()  # type: ignore[union-attr]
+
+
+STEPS = {"before it is gone": "renameat", "unsaid": "writev"}
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+@pytest.mark.parametrize("call", STEPS.values(), ids=STEPS)
+def test_file_is_removed_once_when_the_worker_dies_on_the_way(
+    own_house: House, call: str, tmp_path: Path
+) -> None:
+    tree = own_house.active(fill)
+    directory = fresh(tree, "new")
+    for name in ("file", "other"):
+        (directory / name).write_text(name)
+    os.listdir(directory)
+    os.stat(directory)
+    os.stat(directory / "file")
+    with killing_at(own_house, call, 1, tmp_path / "calls"):
+        (directory / "file").unlink()
+    assert os.listdir(directory) == ["other"]
+    assert os.listdir(tree.upper / "new") == ["other"]
+    (directory / "file").write_text("anew")
+    assert (directory / "file").read_text() == "anew"
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_removals_that_python_had_not_heard_of_when_the_worker_died_hold(own_house: House) -> None:
+    tree = own_house.active(fill)
+    directory = fresh(tree, "new")
+    for number in range(100):
+        (directory / str(number)).write_text(str(number))
+    os.listdir(directory)
+    held = [os.open(directory / str(number), os.O_PATH) for number in range(50)]
+    for number in range(100):
+        (directory / str(number)).unlink()
+    os.kill(own_house.worker().pid, signal.SIGKILL)
+    assert os.listdir(directory) == []
+    for number, fd in enumerate(held):
+        assert Path(f"/proc/self/fd/{fd}").read_text() == str(number)
+        os.close(fd)
+    (directory / "0").write_text("anew")
+    assert os.listdir(directory) == ["0"]
+    eventually(lambda: own_house.worker().files == 0, what="the releases")
