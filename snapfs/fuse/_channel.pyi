@@ -44,6 +44,9 @@ class Opened:
     @property
     def total(self) -> int:
         """Opens of all nodes."""
+    @property
+    def damaged(self) -> int:
+        """How many records that were left make no sense."""
     def find(self, nodeid: int, /) -> tuple[int, int, int, int, int, int, int, bool] | None: ...
     def all(self) -> list[tuple[int, int, int, int, int, int, int, bool]]: ...
     def add(self, nodeid: int, kind: int, backing_id: int, device: int, ino: int, /) -> None:

@@ -27,7 +27,7 @@ from snapfs.fuse.handles import DirectoryHandle, FileHandle, Handles
 from snapfs.fuse.handover import MAX_WRITE_BYTES
 from snapfs.fuse.hot import PASSING, Happening, What
 from snapfs.fuse.incarnations import number_of
-from snapfs.fuse.inflight import InFlight, Noting
+from snapfs.fuse.inflight import IN_DOUBT, InFlight, Noting
 from snapfs.fuse.inherited import InheritedRequests
 from snapfs.fuse.passing import Passing
 from snapfs.fuse.places import Places
@@ -125,7 +125,7 @@ class FileHandlers(Operations):
         if not flags & os.O_TRUNC:
             return tree.open(node, flags)
         with self.once() as once:
-            if once.earlier is not None:
+            if once.earlier is not None and once.earlier is not IN_DOUBT:
                 return tree.open(node, flags & ~os.O_TRUNC)
             fd = tree.open(node, flags)
             once.did(node.ino)
@@ -272,7 +272,7 @@ class FileHandlers(Operations):
         with self.once() as once:
             if handle is not None:
                 await self._release(handle, once)
-            elif once.earlier is None:
+            elif once.earlier is None or once.earlier is IN_DOUBT:
                 writing = flags & os.O_ACCMODE != os.O_RDONLY
                 await self._left(request.nodeid, fh, once, writing=writing)
         return b""

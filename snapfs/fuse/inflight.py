@@ -6,8 +6,10 @@ that was made already would be EEXIST, a removed one ENOENT. So such a request i
 has an effect (`intend`), with the numbers of the nodes that it found, and again when the effect is
 there and only the reply is left (`did`). `replays` says what becomes of one that comes again.
 
-Records are four words: number of the request, two node numbers, state. The state is written last
-and cleared first, so a process that is killed leaves a record whole or not at all. One process
+Records are four words: number of the request, two node numbers, state with a sum of all. That one
+is written last and cleared first, so a process that is killed leaves a record whole or not at all.
+A record with another sum is damaged: it is counted and struck out, and each request that comes
+again and of which nothing is noted may then have happened (`IN_DOUBT`). One process
 writes; the next one reads what that left, once. A record that was left stays until its request is
 answered, however long that waits (at a gate, for a copy), or until the table is full, the oldest
 first. One that stays longer does no harm: the kernel uses no number twice on a connection.
@@ -31,6 +33,10 @@ RECORD_BYTES = 32
 _WORDS = RECORD_BYTES // 8
 _UNIQUE, _FIRST, _SECOND, _STATE = range(_WORDS)
 FIRST_SLOTS = 1024
+MOST_SLOTS = 1 << 20
+"""More than can be in flight."""
+_WORD = (1 << 64) - 1
+_STATE_BITS = 0xFF
 _FAST_LANE = 0
 """Slot of the fast lane's request, which is one at a time (channel_src/passes.c)."""
 
@@ -52,6 +58,17 @@ class Note:
     """Node numbers, 0 for none; what they mean is the operation's affair (replays.py)."""
 
 
+IN_DOUBT = Note(State.INTENDED, 0, 0)
+"""For a request that comes again when what was noted of it may be lost."""
+
+
+def summed(unique: int, first: int, second: int, state: int) -> int:
+    """Return the word of a record's state, with the sum of all; the fast lane has the same."""
+    mixed = unique * 0x9E3779B97F4A7C15 + first * 0xC2B2AE3D27D4EB4F
+    mixed += second * 0x165667B19E3779F9 + state * 0xD6E8FEB86659FD93
+    return (mixed & _WORD & ~_STATE_BITS) | state
+
+
 class InFlight:
     """The records of one connection. Does not own the descriptor; belongs to trio's thread."""
 
@@ -59,13 +76,16 @@ class InFlight:
         """`number` returns that of the present request, 0 when nobody knows it."""
         self._fd = fd
         self._number = number
-        self._slots = max(FIRST_SLOTS, os.fstat(fd).st_size // RECORD_BYTES)
+        found = os.fstat(fd).st_size // RECORD_BYTES
+        self._slots = max(FIRST_SLOTS, min(found, MOST_SLOTS))
         self._words = self._map()
         self._earlier: dict[int, tuple[Note, int]] = {}
         """What was left, with its place, by number of the request; the oldest first."""
         self._free: deque[int] = deque()
         self._last = -1
         """Of the request that came to its end last; it may not be answered yet."""
+        self.damaged = int(found > MOST_SLOTS)
+        """How many records were, that were left."""
         for slot in range(_FAST_LANE + 1, self._slots):
             self._load(slot)
         self._move_fast_lane()
@@ -76,11 +96,11 @@ class InFlight:
         return memoryview(mmap.mmap(self._fd, self._slots * RECORD_BYTES)).cast("Q")
 
     def _load(self, slot: int) -> None:
-        unique, first, second, state = self._words[slot * _WORDS : (slot + 1) * _WORDS]
-        if not state:
-            self._free.append(slot)
+        note = self._read(slot)
+        if note is None:
+            self._clear(slot)
             return
-        key, note = unique & ~RESENT, Note(State(state), first, second)
+        key, state = self._words[slot * _WORDS] & ~RESENT, note.state
         known = self._earlier.get(key)
         if known is None:
             self._earlier[key] = note, slot
@@ -90,12 +110,25 @@ class InFlight:
         else:
             self._clear(slot)
 
+    def _read(self, slot: int) -> Note | None:
+        """Return what a record says; None when it is free, or damaged."""
+        unique, first, second, word = self._words[slot * _WORDS : (slot + 1) * _WORDS]
+        if not word:
+            return None
+        state = word & _STATE_BITS
+        if state not in (State.INTENDED, State.DONE) or word != summed(
+            unique, first, second, state
+        ):
+            self.damaged += 1
+            return None
+        return Note(State(state), first, second)
+
     def _move_fast_lane(self) -> None:
         """Keep what the fast lane of a dead worker noted, and free its place for this one's."""
-        unique, first, second, state = self._words[:_WORDS]
-        if state:
-            self._load(self.put(unique, first, second, State(state)))
-            self._words[_STATE] = State.FREE
+        note = self._read(_FAST_LANE)
+        if note is not None:
+            self._load(self.put(self._words[0], note.first, note.second, note.state))
+        self._words[_STATE] = State.FREE
 
     @property
     def of_fast_lane(self) -> memoryview:
@@ -111,15 +144,18 @@ class InFlight:
         return Noting(self, self._number())
 
     def earlier(self, unique: int) -> Note | None:
-        """Return what a dead worker noted of a request."""
+        """Return what a dead worker noted of a request; IN_DOUBT when that may be lost."""
         if not unique & RESENT:
             return None
         found = self._earlier.get(unique & ~RESENT)
-        return None if found is None else found[0]
+        if found is None:
+            return IN_DOUBT if self.damaged else None
+        return found[0]
 
     def take(self, unique: int) -> int:
-        """Return the place of what was noted earlier; it is freed by the answer from now on."""
-        _, slot = self._earlier.pop(unique & ~RESENT)
+        """Return the place of what was noted earlier, which is freed by the answer from now on; -1
+        when nothing was."""
+        _, slot = self._earlier.pop(unique & ~RESENT, (None, -1))
         return slot
 
     def put(self, unique: int, first: int, second: int, state: State) -> int:
@@ -132,15 +168,22 @@ class InFlight:
         words[at] = unique
         words[at + _FIRST] = first
         words[at + _SECOND] = second
-        words[at + _STATE] = state
+        words[at + _STATE] = summed(unique, first, second, state)
         return slot
 
-    def done(self, slot: int, first: int) -> None:
-        """Note that the effect is there; `first` is the node that it was about, or 0."""
+    def done(self, slot: int, first: int) -> int:
+        """Note that the effect is there; `first` is the node that it was about, or 0.
+
+        Returns the record's place from now on.
+        """
         at = slot * _WORDS
-        if first:
-            self._words[at + _FIRST] = first
-        self._words[at + _STATE] = State.DONE
+        unique, known, second, _ = self._words[at : at + _WORDS]
+        if first in (0, known):
+            self._words[at + _STATE] = summed(unique, known, second, State.DONE)
+            return slot
+        moved = self.put(unique, first, second, State.DONE)  # killed here, both are there
+        self._clear(slot)
+        return moved
 
     def answered(self, slot: int) -> None:
         """Free a record once another comes to its end: this one's reply follows in the same step
@@ -168,9 +211,9 @@ class InFlight:
     def records(self) -> Iterator[tuple[int, Note]]:
         """Yield request number and note of each record in use."""
         for slot in range(self._slots):
-            unique, first, second, state = self._words[slot * _WORDS : (slot + 1) * _WORDS]
-            if state:
-                yield unique, Note(State(state), first, second)
+            note = self._read(slot)
+            if note is not None:
+                yield self._words[slot * _WORDS], note
 
 
 class Noting:
@@ -198,7 +241,7 @@ class Noting:
         if self._journal is None or not self._unique:
             return
         if self._slot >= 0:
-            self._journal.done(self._slot, first)
+            self._slot = self._journal.done(self._slot, first)
         else:
             self._slot = self._journal.put(self._unique, first, 0, State.DONE)
 

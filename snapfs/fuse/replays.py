@@ -15,12 +15,13 @@ once with the number of its request (backing.py).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 import pyfuse3
 
-from snapfs.fuse.inflight import Noting
+from snapfs.fuse.inflight import IN_DOUBT, Noting
 from snapfs.overlay import Node, Tree
 from snapfs.overlay.syscalls import RENAME_WHITEOUT
 
@@ -49,11 +50,16 @@ def removed(once: Noting, tree: Tree, parent: Node, name: bytes) -> bool:
 def moved(once: Noting, tree: Tree, old: Spot, new: Spot, flags: int) -> bool:
     """Whether a name was moved, or two exchanged, already; if not, do it: it is noted.
 
-    Raises FileNotFoundError when there is nothing to move.
+    Raises FileNotFoundError when there is nothing to move, EIO when nobody can say what happened.
     """
     note = once.earlier
     target = _find(tree, *new)
-    if note is not None and target is not None and target.ino == note.first:
+    if note is IN_DOUBT:
+        if flags & pyfuse3.RENAME_EXCHANGE:
+            raise OSError(errno.EIO, "two names may have been exchanged already", new[1])
+        if target is not None and _find(tree, *old) is None:
+            return True
+    elif note is not None and target is not None and target.ino == note.first:
         leaves_a_name = flags & (pyfuse3.RENAME_EXCHANGE | RENAME_WHITEOUT)
         return bool(leaves_a_name) or _find(tree, *old) is None
     once.intend(tree.lookup(*old).ino, 0 if target is None else target.ino)

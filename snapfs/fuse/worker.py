@@ -30,7 +30,7 @@ import trio
 from snapfs import __version__, confinement, logs
 from snapfs.fuse import channel, control, door, orphans, session
 from snapfs.fuse.attributes import View
-from snapfs.fuse.backing import ids_of
+from snapfs.fuse.backing import BackingIds, ids_of
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import Feature, features
 from snapfs.fuse.flushing import flush_dirty_pages, named, native_writers
@@ -336,20 +336,23 @@ async def serve(
     if not spare.resend():
         log.warning("worker.no_resend", effect="what a dead worker had in hand is never answered")
     mount = LaneMount(settings.mountpoint, spare, settings.device)
+    places, inflight = Places(spare.places), InFlight(spare.inflight)
+    backing = None if settings.mode is Mode.NO_OPEN else ids_of(spare)
+    _tell_damage(places, inflight, backing)
     with LayerReader.open(settings.root, LaneName(settings.lane)) as reader:
         served = control.Served.of(settings.root, settings.mountpoint, settings.device)
         frozen = map(SnapshotId, begin.frozen)
         forest = LaneForest(
             reader,
             settings.root / "layers",
-            Inodes(Places(spare.places)),
-            None if settings.mode is Mode.NO_OPEN else ids_of(spare),
+            Inodes(places),
+            backing,
             frozen=frozen,
             maps_owners=not mount.can_map_owners(settings.mode),
             connection=orphans.name_of(spare.journal),
         )
         forest.set_default_quota(Quota(*begin.quota))
-        operations = _operations(settings.mode, forest, InFlight(spare.inflight))
+        operations = _operations(settings.mode, forest, inflight)
         paused = map(SnapshotId, begin.paused)
         worker = Worker(
             *(settings.lane, served, settings.mode, mount, forest, operations, paused),
@@ -371,6 +374,18 @@ async def serve(
         if entrance is not None:
             entrance.close()
         forest.close()
+
+
+def _tell_damage(places: Places, inflight: InFlight, backing: BackingIds | None) -> None:
+    """Name what a dead worker left that makes no sense; it is gone on without."""
+    if places.damaged:
+        log.error("places.damaged", effect="files that are known already are looked for by walks")
+    if inflight.damaged:
+        effect = "a request that comes again may have happened: what is there decides"
+        log.error("inflight.damaged", records=inflight.damaged, effect=effect)
+    if backing is not None and backing.opened.damaged:
+        effect = "a file that is open may be refused to who opens it again, until it is closed"
+        log.error("backing.damaged", records=backing.opened.damaged, effect=effect)
 
 
 def _operations(mode: Mode, forest: LaneForest, inflight: InFlight) -> OverlayOperations:

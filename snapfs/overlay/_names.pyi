@@ -61,6 +61,9 @@ class Places:
     """
 
     def __init__(self, fd: int) -> None: ...
+    @property
+    def damaged(self) -> bool:
+        """Whether what was left made no sense; then it is gone."""
     def note(self, ino: int, parent: int, /) -> None: ...
     def drop(self, ino: int, /) -> None: ...
     def get(self, ino: int, /) -> int:

@@ -94,8 +94,8 @@ static void change_table(void)
     (void)passes_take_events(taken, below(9));
     uint64_t nodeid = 1 + below(40);
     struct opened *entry = opened_find(table, nodeid);
-    struct opened_record record = {
-        .nodeid = nodeid, .ino = nodeid, .kind = 1 + below(3), .backing_id = (int32_t)below(9)};
+    struct opened_record record = {.nodeid = nodeid, .ino = nodeid, .kind = 1 + below(3)};
+    record.backing_id = record.kind == OPENED_CACHED ? 0 : (int32_t)(1 + below(9));
     struct opened *going = NULL;
     switch (below(6)) {
     case 0:
@@ -131,6 +131,7 @@ static void begin_anew(void)
     opened_end(table);
     table = opened_begin(journal, 16);
     assert(table && opened_total(table) == total && opened_count(table) == count);
+    assert(!opened_damaged(table));
     for (struct opened *it = NULL; (it = opened_each(table, it));) {
         assert(opened_writers(it) <= opened_opens(it) && it->is_inherited);
         sum += opened_opens(it);

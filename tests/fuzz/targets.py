@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,6 +19,8 @@ import msgspec
 from snapfs import config, filters
 from snapfs.backup import layout
 from snapfs.backup.contents import TABLES
+from snapfs.fuse import _channel, channel, control
+from snapfs.fuse.inflight import InFlight
 from snapfs.images import Limits, untar
 from snapfs.model import (
     Kind,
@@ -24,6 +28,7 @@ from snapfs.model import (
     check_labels,
     check_name,
 )
+from snapfs.overlay import Places
 from snapfs.seals import entries
 from snapfs.service import mounted, snapfs_v1_pb2, wire
 from snapfs.snapshots import records, roots, schema
@@ -69,6 +74,84 @@ def fuzz_protobufs(data: bytes) -> None:
                 wire.status_from_wire(message)
         except SnapfsError:
             continue
+
+
+@contextmanager
+def left(data: bytes) -> Iterator[int]:
+    """Memory that a dead worker left."""
+    fd = os.memfd_create("left", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, data)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+NUMBERS = range(2, 40, 2)
+
+
+def fuzz_requests_in_flight(data: bytes) -> None:
+    """What was noted of requests: gone on with, or found to be damaged; new ones are noted."""
+    number = 0
+    with left(data) as fd:
+        journal = InFlight(fd, lambda: number)
+        for it in NUMBERS:
+            number = it | channel.RESENT
+            with journal.request() as once:
+                once.intend(7, 8)
+                once.did(9)
+        number = 1002
+        journal.request().intend(5, 6)
+        again = InFlight(fd, lambda: number)
+        assert not again.damaged, "a damage is found once"
+        found = again.earlier(number | channel.RESENT)
+        assert found is not None
+        assert (found.first, found.second) == (5, 6)
+
+
+def fuzz_counts_of_opens(data: bytes) -> None:
+    """What is open past us: each entry that is gone on with makes sense."""
+    with left(data) as fd:
+        opened = _channel.Opened(fd, 10)
+        for nodeid, kind, backing_id, _, _, opens, writers, inherited in opened.all():
+            assert 1 <= kind <= 3
+            assert (backing_id > 0) == (kind != 3)
+            assert writers <= opens
+            assert inherited
+            assert opened.find(nodeid) is not None
+        if opened.find(7) is None:
+            opened.add(7, 2, 5, 1, 2)
+        opened.enter(7, True, 1, 100)
+        opened.leave(7, True, 102)
+        for entry in opened.all():
+            opened.remove(entry[0])
+        again = _channel.Opened(fd, 10)
+        assert not again.damaged, "a damage is found once"
+        assert len(again) == 0
+
+
+def fuzz_places(data: bytes) -> None:
+    """Where nodes are: hints, of which a search must always end."""
+    with left(data) as fd:
+        places = Places(fd)
+        for (ino,) in struct.iter_unpack("Q", data[: len(data) // 8 * 8]):
+            places.get(ino)
+        for ino in NUMBERS:
+            places.note(ino, ino + 1)
+        assert [places.get(ino) for ino in NUMBERS] == [ino + 1 for ino in NUMBERS]
+        for ino in NUMBERS:
+            places.drop(ino)
+        assert not Places(fd).damaged
+
+
+def fuzz_words_of_workers(data: bytes) -> None:
+    """What a worker, a control process or the record of a mount in the manager's store says."""
+    try:
+        message = control.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return
+    said = control.encode(message)
+    assert control.encode(control.decode(said)) == said
 
 
 def fuzz_layers(data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 
@@ -10,8 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from snapfs.fuse import _channel, control
+from snapfs.fuse.inflight import InFlight
+from snapfs.overlay import Places
 from snapfs.service import snapfs_v1_pb2
-from tests.fuzz.targets import TARGETS, fuzz_layers
+from tests.fuzz.targets import NUMBERS, TARGETS, fuzz_layers, left
 from tests.images import kit
 
 EXAMPLES = 300
@@ -31,7 +35,42 @@ def flipped(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
     return st.builds(apply, st.sampled_from(seeds), st.lists(change, max_size=5))
 
 
+def requests_in_flight() -> bytes:
+    number = 0
+    with left(b"") as fd:
+        journal = InFlight(fd, lambda: number)
+        for number in NUMBERS:
+            with journal.request() as once:
+                once.intend(number + 1, number + 2)
+        return os.pread(fd, 512, 0)
+
+
+def counts_of_opens() -> bytes:
+    with left(b"") as fd:
+        opened = _channel.Opened(fd, 10)
+        for number, nodeid in enumerate(NUMBERS):
+            opened.add(nodeid, 1 + number % 3, 0 if number % 3 == 2 else number + 1, 7, number)
+            opened.enter(nodeid, number % 3 == 1, 1, 100 + number)
+        return os.pread(fd, 1280, 0)
+
+
+def places() -> bytes:
+    with left(b"") as fd:
+        noted = Places(fd)
+        for ino in range(1, 150):
+            noted.note(ino * 12345, ino)
+        return os.pread(fd, 1 << 16, 0)
+
+
 SEEDS: dict[str, list[bytes]] = {
+    "requests_in_flight": [requests_in_flight()],
+    "counts_of_opens": [counts_of_opens()],
+    "places": [places(), places()[:6000]],
+    "words_of_workers": [
+        control.encode(control.Answer(3, error="x", held_ns=5)),
+        control.encode(control.Freeze(3, 7, 1.0)),
+        control.encode(control.Hello(1, "0", "main", (1, 2), (None, 5))),
+    ],
     "filters": [b'name==x,labels."a.b"~=/^a(b|c)+$/', b"kind!=committed"],
     "protobufs": [
         snapfs_v1_pb2.Snapshot(

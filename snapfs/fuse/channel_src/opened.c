@@ -11,8 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAGIC UINT64_C(0x3273646973706e73) /* what an older release left has none */
+#define MAGIC UINT64_C(0x3373646973706e73) /* what an older release left has none */
 #define RESEND (UINT64_C(1) << 63)         /* in `unique`: the request was sent before */
+#define NO_REQUEST UINT64_C(1)             /* no request of the kernel's has this number */
 #define RESERVED_BYTES (UINT64_C(1) << 30) /* of addresses; the file grows as it is needed */
 #define GROWTH_BYTES (UINT64_C(64) * 1024)
 #define MOST_SLOTS (RESERVED_BYTES / sizeof(struct opened_record))
@@ -44,6 +45,7 @@ struct opened_table {
     struct opened *newest, *oldest;
     size_t idle_count, idle_kept;
     uint64_t total;
+    size_t damaged;
 };
 
 /* Keep the compiler from moving stores: another process may find what is written at any point. */
@@ -65,6 +67,31 @@ static struct opened_record *record_at(const struct opened_table *table, size_t 
 static size_t slot_of(const struct opened_table *table, const struct opened *entry)
 {
     return (size_t)(entry->record - record_at(table, 0));
+}
+
+static uint64_t mixed(uint64_t sum, uint64_t word)
+{
+    sum = (sum ^ word) * UINT64_C(0x9E3779B97F4A7C15);
+    return sum ^ sum >> 29;
+}
+
+static uint64_t sum_of(const struct opened_record *record)
+{
+    uint64_t sum = mixed(mixed(mixed(MAGIC, record->nodeid), record->ino), record->device);
+    return mixed(sum, (uint64_t)(uint32_t)record->backing_id << 32 | record->kind);
+}
+
+static uint64_t counts_sum_of(const struct opened_record *record)
+{
+    return mixed(mixed(MAGIC, record->nodeid), record->counts);
+}
+
+static void store_counts(struct opened_record *record, uint64_t counts)
+{
+    record->counts = counts;
+    settle();
+    record->counts_sum = counts_sum_of(record);
+    settle();
 }
 
 /* Places for records */
@@ -179,12 +206,26 @@ struct opened *opened_keep(struct opened_table *table, struct opened *entry)
 
 /* Beginning with what was left */
 
+/* Whether one request can have led from some counts to others. */
+static bool is_one_step(uint64_t from, uint64_t to)
+{
+    int64_t opens = (int64_t)(uint32_t)to - (uint32_t)from;
+    int64_t writers = (int64_t)(to >> 32) - (int64_t)(from >> 32);
+    return opens >= -1 && opens <= 1 && writers >= -1 && writers <= 1;
+}
+
 /* Do again what a request that was counted last did: it may have been interrupted. */
 static void redo(struct opened_table *table)
 {
     struct header *last = header(table);
-    if (last->unique && last->slot && last->slot < table->slots)
-        record_at(table, last->slot)->counts = last->counts;
+    if (last->unique && last->slot) {
+        struct opened_record *record =
+            last->slot < table->slots ? record_at(table, last->slot) : NULL;
+        if (record && is_one_step(record->counts, last->counts))
+            store_counts(record, last->counts);
+        else
+            table->damaged++;
+    }
     if (last->unique && last->unique != last->before[0]) {
         for (size_t i = DEATHS; --i > 0;) {
             last->before[i] = last->before[i - 1];
@@ -195,11 +236,29 @@ static void redo(struct opened_table *table)
     }
 }
 
+/* Whether a record may be gone on with; strike it out if not. */
+static bool is_sound(struct opened_table *table, struct opened_record *record)
+{
+    bool has_id = record->kind != OPENED_CACHED;
+    if (record->kind > OPENED_CACHED || record->sum != sum_of(record) ||
+        has_id != (record->backing_id > 0) || opened_find(table, record->nodeid)) {
+        table->damaged++;
+        record->kind = OPENED_NOT;
+        return false;
+    }
+    if (record->counts_sum != counts_sum_of(record) ||
+        record->counts >> 32 > (uint32_t)record->counts) {
+        table->damaged++; /* as open: at worst its file is held until the kernel forgets the node */
+        store_counts(record, record->kind == OPENED_UPPER ? UINT64_C(1) << 32 | 1 : 1);
+    }
+    return true;
+}
+
 static bool inherit(struct opened_table *table)
 {
     for (size_t slot = table->slots; slot-- > 1;) {
         struct opened_record *record = record_at(table, slot);
-        if (record->kind == OPENED_NOT) {
+        if (record->kind == OPENED_NOT || !is_sound(table, record)) {
             free_slot(table, slot);
             continue;
         }
@@ -226,6 +285,7 @@ static bool map(struct opened_table *table)
     if (table->slots > MOST_SLOTS)
         table->slots = MOST_SLOTS;
     if (!table->slots || header(table)->magic != MAGIC) {
+        table->damaged = table->slots;
         table->slots = 0;
         int error = ftruncate(table->fd, 0) ? errno : grow(table);
         if (error) {
@@ -280,8 +340,10 @@ struct opened *opened_add(struct opened_table *table, const struct opened_record
     }
     size_t slot = table->free_slots[--table->free_count];
     struct opened_record *record = record_at(table, slot), unborn = *wanted;
-    unborn.kind = OPENED_NOT;
     unborn.counts = 0;
+    unborn.sum = sum_of(&unborn);
+    unborn.counts_sum = counts_sum_of(&unborn);
+    unborn.kind = OPENED_NOT;
     *record = unborn;
     struct opened *entry = enter_record(table, record);
     if (!entry) {
@@ -331,11 +393,10 @@ static void set_counts(struct opened_table *table, struct opened *entry, uint64_
     last->slot = slot_of(table, entry);
     last->counts = counts;
     settle();
-    last->unique = unique & ~RESEND;
+    last->unique = unique ? unique & ~RESEND : NO_REQUEST;
     settle();
     table->total += (uint32_t)counts - (uint64_t)opened_opens(entry);
-    entry->record->counts = counts;
-    settle();
+    store_counts(entry->record, counts);
 }
 
 static void note_pid(struct opened *entry, uint32_t pid)
@@ -381,6 +442,11 @@ bool opened_leave(struct opened_table *table, struct opened *entry, bool writing
 size_t opened_count(const struct opened_table *table)
 {
     return table->count;
+}
+
+size_t opened_damaged(const struct opened_table *table)
+{
+    return table->damaged;
 }
 
 uint64_t opened_total(const struct opened_table *table)

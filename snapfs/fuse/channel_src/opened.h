@@ -7,7 +7,9 @@
  * INVARIANT: a record is whole before its kind is set, and both counts are one word, so whoever is
  * killed anywhere leaves counts of before or after a request. INVARIANT: counts change before the
  * kernel is told, and which request changed them last is in the header: one that comes again
- * (RESEND) is not counted again.
+ * (RESEND) is not counted again. INVARIANT: a record has the sums of its parts; one that has others
+ * is damaged, and is struck out, or counted as open when its counts are. An id that is not the
+ * node's own would be another file's bytes.
  */
 #ifndef SNAPFS_OPENED_H
 #define SNAPFS_OPENED_H
@@ -29,7 +31,9 @@ struct opened_record {
     uint32_t kind;
     int32_t backing_id;
     uint64_t counts; /* opens, and in the upper half those of them that may write */
-    uint64_t unused[3];
+    uint64_t sum;        /* of all above but the counts */
+    uint64_t counts_sum; /* of these; set after them, and again when the last request is redone */
+    uint64_t unused;
 };
 
 #define OPENED_PIDS 4
@@ -81,6 +85,7 @@ static inline uint32_t opened_writers(const struct opened *entry)
 }
 
 size_t opened_count(const struct opened_table *table);
+size_t opened_damaged(const struct opened_table *table); /* records that were left and make no sense */
 uint64_t opened_total(const struct opened_table *table); /* opens of all */
 
 /* Go through all: NULL begins, and ends. Not while any is added or removed. */

@@ -202,6 +202,12 @@ static PyObject *get_total(Opened *self, void *unused)
     return PyLong_FromUnsignedLongLong(opened_total(self->table));
 }
 
+static PyObject *get_damaged(Opened *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromSize_t(opened_damaged(self->table));
+}
+
 static PyMethodDef methods[] = {
     {"find", (PyCFunction)find, METH_O, NULL},
     {"add", (PyCFunction)add, METH_VARARGS, NULL},
@@ -218,6 +224,7 @@ static PyMethodDef methods[] = {
 
 static PyGetSetDef attributes[] = {
     {"total", (getter)get_total, NULL, NULL, NULL},
+    {"damaged", (getter)get_damaged, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -261,13 +261,20 @@ void passes_note_in(_Atomic uint64_t *record)
     in_hand = record;
 }
 
+/* The word of the state, with a sum of the record, as in inflight.py; both nodes are 0. */
+static uint64_t summed(uint64_t unique, uint64_t state)
+{
+    uint64_t mixed = unique * UINT64_C(0x9E3779B97F4A7C15) + state * UINT64_C(0xD6E8FEB86659FD93);
+    return (mixed & ~UINT64_C(0xFF)) | state;
+}
+
 static void intend(uint64_t unique)
 {
     if (!in_hand)
         return;
     in_hand[RECORD_UNIQUE] = unique;
     in_hand[RECORD_FIRST] = in_hand[RECORD_SECOND] = 0;
-    in_hand[RECORD_STATE] = STATE_INTENDED;
+    in_hand[RECORD_STATE] = summed(unique, STATE_INTENDED);
 }
 
 static void settled(void)

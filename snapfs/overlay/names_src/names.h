@@ -82,6 +82,7 @@ typedef struct {
     int bits;
     char *memory;
     size_t size, count;
+    int damaged; /* what was left made no sense */
 } Places;
 
 typedef struct {

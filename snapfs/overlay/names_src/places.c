@@ -81,6 +81,22 @@ static int reach(Places *self, int bits)
     return 0;
 }
 
+/* Begin with an empty table of the first size. */
+static int begin_anew(Places *self)
+{
+    if (self->memory)
+        munmap(self->memory, self->size);
+    self->memory = NULL;
+    self->size = self->count = 0;
+    int error = ftruncate(self->fd, 0) ? errno : reach(self, FIRST_BITS);
+    if (error)
+        return error;
+    self->bits = FIRST_BITS;
+    head(self)->bits = FIRST_BITS;
+    head(self)->magic = MAGIC;
+    return 0;
+}
+
 /* Give back the memory of a table, which is zero from then on. */
 static int empty(const Places *self, int bits)
 {
@@ -188,16 +204,19 @@ static PyObject *get(Places *self, PyObject *object)
 
 static int begin(Places *self)
 {
+    struct stat found;
+    if (fstat(self->fd, &found))
+        return errno;
+    if (!found.st_size)
+        return begin_anew(self);
     int error = reach(self, FIRST_BITS);
     if (error)
         return error;
-    if (head(self)->magic != MAGIC) {
-        head(self)->bits = FIRST_BITS;
-        head(self)->magic = MAGIC;
-    }
     uint64_t bits = head(self)->bits;
-    if (bits < FIRST_BITS || bits > 40)
-        return EPROTO;
+    self->damaged = head(self)->magic != MAGIC || bits < FIRST_BITS || bits > 40 ||
+                    (size_t)found.st_size < table_at((int)bits + 1);
+    if (self->damaged)
+        return begin_anew(self);
     error = reach(self, (int)bits);
     if (error)
         return error;
@@ -205,7 +224,9 @@ static int begin(Places *self)
     const Whereabout *entries = table(self, self->bits);
     for (size_t i = 0; i < (size_t)1 << bits; i++)
         self->count += entries[i].ino != 0;
-    return 0;
+    /* A table is never so full, and one without a free place would be gone through for ever. */
+    self->damaged = self->count > ((size_t)1 << bits) - 1;
+    return self->damaged ? begin_anew(self) : 0;
 }
 
 static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -241,6 +262,17 @@ static Py_ssize_t places_len(PyObject *self)
     return (Py_ssize_t)((Places *)self)->count;
 }
 
+static PyObject *get_damaged(Places *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(self->damaged);
+}
+
+static PyGetSetDef attributes[] = {
+    {"damaged", (getter)get_damaged, NULL, "Whether what was left made no sense; it is gone.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMethodDef methods[] = {
     {"note", (PyCFunction)(void (*)(void))note, METH_FASTCALL, "Note the directory of a number."},
     {"drop", (PyCFunction)drop, METH_O, "Forget a number."},
@@ -259,4 +291,5 @@ PyTypeObject PlacesType = {
     .tp_dealloc = (destructor)places_dealloc,
     .tp_as_sequence = &as_sequence,
     .tp_methods = methods,
+    .tp_getset = attributes,
 };

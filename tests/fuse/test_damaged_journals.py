@@ -1,0 +1,199 @@
+"""What a dead worker left is damaged: the next one says so, serves, and shows no other bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from snapfs.fuse import channel
+from snapfs.fuse.backing import BackingIds, Kind
+from snapfs.fuse.inflight import IN_DOUBT, RECORD_BYTES, InFlight, State
+from snapfs.overlay import Places
+from tests.support.daemon import eventually
+from tests.support.lanes import House, Mode, drop_dentries
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.fuse,
+    pytest.mark.logs("lane.worker_died", "lane.worker_restarted"),
+]
+
+FILES = 30
+MEMORY = ("backing", "inflight", "places")
+"""In the order of handover.Connection.memory; each is named so in the log."""
+
+
+def fill(layer: Path) -> None:
+    for number in range(FILES):
+        (layer / f"lower{number}").write_bytes(b"lower %d" % number)
+
+
+def cut_off(fd: int) -> None:
+    os.ftruncate(fd, 0)
+
+
+def cut_in_the_middle(fd: int) -> None:
+    os.ftruncate(fd, os.fstat(fd).st_size // 2 + 13)
+
+
+def flip_bits(fd: int) -> None:
+    """Flip a bit in one byte of 40 that say something."""
+    dice = random.Random(7)
+    raw = bytearray(os.pread(fd, 1 << 24, 0))
+    for at, value in enumerate(raw):
+        if value and dice.random() < 1 / 40:
+            raw[at] ^= 1 << dice.randrange(8)
+    os.pwrite(fd, raw, 0)
+
+
+def fill_with_noise(fd: int) -> None:
+    os.pwrite(fd, random.Random(8).randbytes(os.fstat(fd).st_size), 0)
+
+
+def fill_with_ones(fd: int) -> None:
+    os.pwrite(fd, b"\xff" * os.fstat(fd).st_size, 0)
+
+
+DAMAGES = [cut_off, cut_in_the_middle, flip_bits, fill_with_noise, fill_with_ones]
+
+
+def right_or_refused(path: Path, expected: bytes) -> None:
+    try:
+        found = path.read_bytes()
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return
+        raise
+    assert found == expected
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda it: it.__name__)
+@pytest.mark.parametrize("which", range(len(MEMORY)), ids=MEMORY)
+def test_next_worker_serves_and_shows_nobody_other_bytes(
+    own_house: House,
+    which: int,
+    damage: Callable[[int], None],
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    tree = own_house.active(fill)
+    expected = {f"lower{number}": b"lower %d" % number for number in range(FILES)}
+    for number in range(FILES):
+        expected[f"own{number}"] = b"own %d" % number
+        (tree / f"own{number}").write_bytes(expected[f"own{number}"])
+    files = ExitStack()
+    request.addfinalizer(files.close)
+    held = {
+        name: files.enter_context((tree / name).open("rb", buffering=0))
+        for name in expected
+        if name[-1] in "123"
+    }
+    writer = files.enter_context((tree / "own4").open("r+b", buffering=0))
+    mount = own_house.lane._mount
+    assert mount is not None
+    pid = own_house.lane.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    damage(mount.connection.memory[which])
+    os.kill(pid, signal.SIGKILL)
+
+    def is_next() -> bool:
+        status = own_house.lane.status()
+        return status.serving and status.pid != pid
+
+    eventually(is_next, timeout_s=60, what="the next worker")
+    for name, file in held.items():
+        with suppress(OSError):  # one that the worker has to find again
+            assert os.pread(file.fileno(), 100, 0) == expected[name]
+    with suppress(OSError):
+        os.pwrite(writer.fileno(), b"OWN", 0)
+        expected["own4"] = b"OWN 4"
+    for name, content in expected.items():
+        right_or_refused(tree / name, content)
+    (tree / "made").write_bytes(b"made")
+    (tree / "made").rename(tree / "moved")
+    assert sorted(os.listdir((tree / "made").parent)) == sorted([*expected, "moved"])
+    files.close()
+    drop_dentries()
+    for name, content in expected.items():
+        if name != "own4":
+            right_or_refused(tree / name, content)
+    assert (tree / "moved").read_bytes() == b"made"
+    assert own_house.lane.status().deaths <= 1
+    found = capfd.readouterr().err
+    has_ids = own_house.mode is not Mode.NO_OPEN
+    if damage in (fill_with_noise, fill_with_ones) and (which or has_ids):
+        assert f"{MEMORY[which]}.damaged" in found
+    if damage is flip_bits and not which and has_ids:
+        assert "backing.damaged" in found
+
+
+def flipped(fd: int, at: int, bit: int) -> None:
+    (byte,) = os.pread(fd, 1, at)
+    os.pwrite(fd, bytes([byte ^ 1 << bit]), at)
+
+
+def test_every_flipped_bit_of_a_note_is_found_and_its_request_is_in_doubt() -> None:
+    for at in range(RECORD_BYTES):
+        for bit in range(8):
+            fd = os.memfd_create("inflight")
+            InFlight(fd, lambda: 50).request().intend(11, 12)
+            flipped(fd, RECORD_BYTES + at, bit)
+            found = InFlight(fd, lambda: 50)
+            assert found.damaged == 1
+            assert found.earlier(50 | channel.RESENT) is IN_DOUBT
+            assert found.earlier(50) is None
+            os.close(fd)
+
+
+def test_note_that_is_done_with_another_node_is_there_in_one_piece() -> None:
+    fd = os.memfd_create("inflight")
+    once = InFlight(fd, lambda: 50).request()
+    once.intend(11, 12)
+    once.did(13)
+    found = InFlight(fd, lambda: 50)
+    note = found.earlier(50 | channel.RESENT)
+    assert note is not None
+    assert (note.state, note.first, note.second) == (State.DONE, 13, 12)
+    assert len(found) == 1
+    assert not found.damaged
+    os.close(fd)
+
+
+def test_every_flipped_bit_of_an_entry_of_an_open_file_is_found() -> None:
+    """But for those that say that there is none: then nobody is told anything wrong either."""
+    for at in (*range(28), *range(32, 56)):
+        for bit in range(8):
+            fd = os.memfd_create("journal")
+            opened = channel.required().Opened(fd, 10)
+            opened.add(5, Kind.UPPER, 3, 7, 9)
+            assert opened.enter(5, True, 1, 100)
+            flipped(fd, 64 + at, bit)
+            ids = BackingIds(-1, fd)
+            entry = ids.get(5)
+            if 24 <= at < 28 and entry is None and not ids.opened.damaged:
+                continue
+            is_mended = entry is not None and entry[1:7] == (Kind.UPPER, 3, 7, 9, 1, 1)
+            assert ids.opened.damaged or is_mended, (at, bit)
+            assert entry is None or entry[1:5] == (Kind.UPPER, 3, 7, 9)
+            os.close(fd)
+
+
+def test_table_of_places_without_a_free_place_is_begun_anew() -> None:
+    fd = os.memfd_create("places")
+    Places(fd).note(1, 2)
+    size = os.fstat(fd).st_size
+    os.pwrite(fd, b"\1" * (size - 4096), 4096)
+    places = Places(fd)
+    assert places.damaged
+    assert places.get(77) == 0
+    places.note(77, 78)
+    assert Places(fd).get(77) == 78
+    os.close(fd)
