@@ -19,7 +19,7 @@ import grpc
 
 from snapfs.closing import Closing
 from snapfs.metadata import Context
-from snapfs.model import AlreadyExists, DeadlineExceeded, Labels, Unavailable
+from snapfs.model import AlreadyExists, DeadlineExceeded, FailedPrecondition, Labels, Unavailable
 from snapfs.service.status import error_of
 from snapfs_containerd import content_pb2 as pb
 from snapfs_containerd import content_pb2_grpc, leases_pb2, leases_pb2_grpc
@@ -37,8 +37,14 @@ CHUNK_BYTES = 1 << 20
 class ContainerdContents(Closing):
     """Blobs of a namespace of containerd."""
 
-    def __init__(self, socket: Path, context: Context, *, timeout_s: float) -> None:
-        """`timeout_s` bounds each call, and each answer of those that carry a blob's bytes."""
+    def __init__(
+        self, socket: Path, context: Context, *, timeout_s: float, directory: Path
+    ) -> None:
+        """`timeout_s` bounds each call, and each answer of those that carry a blob's bytes.
+
+        What is fetched lies in `directory`, without a name, while it is used.
+        """
+        self._directory = directory
         self._channel = grpc.insecure_channel(f"unix:{socket}")
         self._stub = content_pb2_grpc.ContentStub(self._channel)
         self._timeout_s = timeout_s
@@ -75,13 +81,21 @@ class ContainerdContents(Closing):
         except grpc.RpcError as error:
             raise error_of(error) from None
 
-    def open(self, digest: str) -> BinaryIO:
-        """Fetch content into a file without a name; raises NotFound."""
-        file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    def open(self, digest: str, size_bytes: int) -> BinaryIO:
+        """Fetch content into a file without a name; raises NotFound.
+
+        Raises FailedPrecondition when it has more bytes, before they fill the disk.
+        """
+        file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # the caller closes it
         try:
             request = pb.ReadContentRequest(digest=digest)
             answers = self._stub.Read(request, metadata=self._headers)
             while (answer := _next(answers, self._timeout_s)) is not None:
+                if answer.offset + len(answer.data) > size_bytes:
+                    raise FailedPrecondition(
+                        f"content {digest} has more than the {size_bytes} bytes that its "
+                        "descriptor says; fetch it again"
+                    )
                 file.seek(answer.offset)
                 file.write(answer.data)
         except Exception:

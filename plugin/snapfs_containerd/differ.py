@@ -45,7 +45,10 @@ def _reach(offered: Offered, socket: Path) -> Reach:
     if not socket.name:
         return lambda context: OwnContents(offered.metadata, context)
     timeout_s = offered.config.timeouts.call_s
-    return lambda context: ContainerdContents(socket, context, timeout_s=timeout_s)
+    directory = offered.config.root
+    return lambda context: ContainerdContents(
+        socket, context, timeout_s=timeout_s, directory=directory
+    )
 
 
 class DiffServicer(diff_pb2_grpc.DiffServicer):

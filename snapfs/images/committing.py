@@ -4,7 +4,8 @@
     ->  its layer is written to content as an archive, hashed  ->  configuration, manifest, labels
     ->  in one transaction: the snapshot gets the name of its chain, and the image is there
 
-One that was interrupted goes on when it is asked for again: the name is found.
+One that was interrupted goes on when it is asked for again: the name is found. When there is a new
+snapshot of that key by then, it is the one that is meant, and what the old one left is removed.
 
 The same tree on the same image gives the same digests when SOURCE_DATE_EPOCH is set: nothing of the
 host or of now goes into them then.
@@ -15,10 +16,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, cast
+
+import structlog
 
 from snapfs.images import manifests, packing
 from snapfs.images.catalog import Catalog, Described
@@ -30,8 +35,17 @@ from snapfs.images.unpacking import SNAPSHOTTER, link
 from snapfs.metadata import Context, Image, Metadata, Resource, Wish
 from snapfs.metadata import Descriptor as Target
 from snapfs.metadata.references import GC
-from snapfs.model import Active, AlreadyExists, Committed, FailedPrecondition, NotFound
+from snapfs.model import (
+    Active,
+    AlreadyExists,
+    Committed,
+    FailedPrecondition,
+    NotFound,
+    Unavailable,
+)
 from snapfs.snapshots import Snapshotter, records
+
+log = structlog.get_logger(__name__)
 
 COPY_BYTES = 1 << 20
 COMMITTING = "image-commit/"
@@ -58,6 +72,9 @@ class Committer:
         self._metadata = metadata
         self._snapshotter = snapshotter
         self._catalog = Catalog(metadata)
+        self._lock = threading.Lock()
+        self._running: set[str] = set()
+        """Keys of what is being committed; guarded by the lock."""
 
     def commit(
         self,
@@ -72,14 +89,41 @@ class Committer:
         """Make the image `name` of the active snapshot `key`, which is a committed one then.
 
         `base` is the image that it stands on; found by its snapshot when it is not given. Raises
-        NotFound, FailedPrecondition when the snapshot does not stand on an image.
+        NotFound, FailedPrecondition when the snapshot does not stand on an image, Unavailable while
+        it is committed by another call.
         """
+        with self._alone(key):
+            return self._commit(namespace, key, name, statement, base, report)
+
+    @contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Refuse a second commit of a snapshot while one runs: they share a name."""
+        with self._lock:
+            if key in self._running:
+                raise Unavailable(f"snapshot {key!r} is being made an image; try again later")
+            self._running.add(key)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.remove(key)
+
+    def _commit(
+        self,
+        namespace: str,
+        key: str,
+        name: str,
+        statement: Statement,
+        base: str,
+        report: Callable[[Progress], None],
+    ) -> Described:
         temporary = f"{COMMITTING}{key}"
         found = self._begun(key, temporary)
         below = self._base(namespace, base, found.parent)
         with leased(self._metadata, namespace, "commit") as lease:
             context = Context(namespace, lease)
             if isinstance(found, Active):
+                self._make_room(key, temporary)
                 self._snapshotter.commit(key, temporary)
             layer, diff_id = self._write_layer(context, temporary, statement, report)
             chain = manifests.chain_id(found.parent, diff_id)
@@ -106,6 +150,20 @@ class Committer:
                 f"snapshot {key!r} is {found.kind.word}; only an active one can become an image"
             )
         return found
+
+    def _make_room(self, key: str, temporary: str) -> None:
+        """Remove what an interrupted commit of an earlier snapshot of this key left."""
+        try:
+            left = self._snapshotter.stat(temporary)
+        except NotFound:
+            return
+        if not isinstance(left, Committed):
+            raise FailedPrecondition(
+                f"snapshot {temporary!r} is {left.kind.word}, and {key!r} is to have its name "
+                "while it is made an image; remove it or commit it"
+            )
+        self._snapshotter.remove(temporary)
+        log.info("image.commit_replaced", key=key)
 
     def _base(self, namespace: str, base: str, parent: str) -> Described | None:
         if base:

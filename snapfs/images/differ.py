@@ -70,8 +70,11 @@ class Contents(Protocol):
     def label(self, digest: str, key: str, value: str) -> None:
         """Set a label of content that is there, if it has none of this name."""
 
-    def open(self, digest: str) -> BinaryIO:
-        """Open content as a file that can be read twice, or raise NotFound."""
+    def open(self, digest: str, size_bytes: int) -> BinaryIO:
+        """Open content as a file that can be read twice, or raise NotFound.
+
+        Raises FailedPrecondition when it has more bytes; not all who offer content look.
+        """
 
     def close(self) -> None: ...
 
@@ -128,10 +131,11 @@ class Differ:
         """Unpack content into what mounts show; return what it is when it is not packed.
 
         The digest of the content is verified first. Raises FailedPrecondition when it has another,
-        InvalidArgument for a damaged archive and for one that leads out of the directory.
+        InvalidArgument for a damaged archive and for one that leads out of the directory, TooLarge.
         """
         what = f"layer {check_digest(digest)}"
-        with contents.open(digest) as file, refusing(f"apply {what}"):
+        self._limits.check(size_bytes, size_bytes, 0, what)
+        with refusing(f"apply {what}"), contents.open(digest, size_bytes) as file:
             _verify(file, digest, size_bytes)
             packed = Counter(file)
             plain = Hashing(sources.decompressed(cast(BinaryIO, packed), file.read(4)), what)

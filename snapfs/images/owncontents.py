@@ -29,7 +29,7 @@ class OwnContents(Closing):
         if key not in self._content.info(namespace, digest).labels:
             self._content.update(namespace, digest, {key: value}, [f"labels.{key}"])
 
-    def open(self, digest: str) -> BinaryIO:
+    def open(self, digest: str, size_bytes: int) -> BinaryIO:
         """Open content, or raise NotFound."""
         fd = self._content.open(self._context.namespace, digest)
         return cast(BinaryIO, os.fdopen(fd, "rb"))

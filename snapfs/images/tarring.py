@@ -115,12 +115,12 @@ class _Writer:
         """Set a time to the second; return the header that says it exactly."""
         if self._latest_s is not None:
             mtime_ns = min(mtime_ns, self._latest_s * 1_000_000_000)
-        seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
-        member.mtime = seconds
-        if not nanoseconds or seconds < 0:
+        member.mtime = mtime_ns // 1_000_000_000
+        seconds, nanoseconds = divmod(abs(mtime_ns), 1_000_000_000)
+        if not nanoseconds:
             return {}
         fraction = f"{nanoseconds:09d}".rstrip("0")
-        return {"mtime": f"{seconds}.{fraction}"}
+        return {"mtime": f"{'-' if mtime_ns < 0 else ''}{seconds}.{fraction}"}
 
     def _xattrs(self, node: Node) -> dict[str, str]:
         found = {}

@@ -103,7 +103,7 @@ class _Unpacking:
         """Modification times of directories, set at the end."""
         self._made: set[tuple[str, ...]] = {()}
         """Everything that this archive put there."""
-        self._whiteouts: list[tuple[str, ...]] = []
+        self._whiteouts: dict[tuple[str, ...], None] = {}
         self._opaque: list[tuple[str, ...]] = []
 
     def put(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
@@ -117,7 +117,7 @@ class _Unpacking:
             hidden = name.removeprefix(WHITEOUT)
             if hidden in ("", ".", ".."):
                 raise InvalidArgument(f"{self._what}: {shown(member.name)} hides nothing")
-            self._whiteouts.append((*path[:-1], hidden))
+            self._whiteouts[*path[:-1], hidden] = None
             self._hide(path[:-1], hidden)
         else:
             self._make(tar, member, path)
@@ -271,6 +271,11 @@ class _Unpacking:
         target = self._path(member.linkname)
         if not target:
             raise InvalidArgument(f"{self._what}: {shown(member.name)} is a link to nothing")
+        if target in self._whiteouts and target not in self._made:
+            raise InvalidArgument(
+                f"{self._what}: {shown(member.name)} is a link to {shown(member.linkname)}, which "
+                "the layer hides"
+            )
         with self._directory(target[:-1]) as directory:
             there = _lstat(directory, target[-1])
             if there is None:

@@ -5,7 +5,9 @@ depend on how many watch, and the memory is bounded once, by RING_BYTES and the 
 when a watch is not read. What is not in the ring is in the log.
 
 Waking threads is what watches cost, so news is announced by a thread of the feed's, at once after a
-pause and then at a pace that keeps it to WAKEUPS_PER_S; what comes meanwhile is announced together.
+pause and then at a pace that keeps it to WAKEUPS_PER_S; what comes meanwhile is announced together,
+and before it is so much that a watch which waits for the news would overflow. Those who wait are
+woken one by the other: a hundred at once would have the writers wait for the interpreter's lock.
 
 `_lock` guards all state. Invariants: the ring has every change after `_floor` up to `_head`, and
 `_floor <= _announced <= _head`. Without a watch the ring is empty.
@@ -14,6 +16,7 @@ pause and then at a pace that keeps it to WAKEUPS_PER_S; what comes meanwhile is
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +77,15 @@ class Feed:
         self._floor = self._announced = self._head = revision
         self._floor_total = self._total = 0
         self._bytes = 0
+        self._fresh_events = self._fresh_bytes = 0
+        """Of what is not announced."""
+        self._most_fresh = 0
+        """Events after which news is announced at once."""
+        self._is_pausing = False
+        """The announcer waits for its pace, not for news."""
+        self._to_wake = 0
+        """Who waits and has not been woken since the last announcement."""
+        self._waiting = 0
         self._last: tuple[tuple[int, int], Slab] | None = None
         self._herald: threading.Thread | None = None
 
@@ -91,12 +103,14 @@ class Feed:
             self._bound()
             if not self._ring:
                 self._news.notify_all()
-            self._published.notify()
+            if not self._is_pausing or self._is_urgent():
+                self._published.notify()
 
     def attach(self, place: Place) -> None:
         with self._lock:
             self._refuse_closed(place)
             self._places.add(place)
+            self._bound_haste()
             self._is_here(place)  # from here on it may overflow
             if self._herald is None:
                 self._herald = threading.Thread(target=self._announce, name="snapfs-store feed")
@@ -107,6 +121,7 @@ class Feed:
         with self._lock:
             place.closed = True
             self._places.discard(place)
+            self._bound_haste()
             if not self._places:
                 self._clear(self._head)
             self._news.notify_all()
@@ -120,7 +135,7 @@ class Feed:
         with self._lock:
             if not self._is_here(place):
                 return None
-            self._news.wait_for(lambda: self._has_news(place), timeout_s)
+            self._await_news(place, timeout_s)
             self._refuse_closed(place)
             self._is_here(place)
             return self._slab(place.revision - self._floor, self._announced - self._floor)
@@ -133,6 +148,21 @@ class Feed:
             self._news.notify_all()
         if self._herald is not None:
             self._herald.join()
+
+    def _await_news(self, place: Place, timeout_s: float | None) -> None:
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        left_s = timeout_s
+        while not self._has_news(place) and (left_s is None or left_s > 0):
+            self._waiting += 1
+            self._news.wait(left_s)
+            self._waiting -= 1
+            self._wake_next()
+            left_s = None if end_s is None else end_s - time.monotonic()
+
+    def _wake_next(self) -> None:
+        if self._to_wake:
+            self._to_wake -= 1
+            self._news.notify()
 
     def _slab(self, begin: int, end: int) -> Slab:
         """Return a part of the ring, the last one again if it is the same: watches go in step."""
@@ -187,8 +217,13 @@ class Feed:
         self._total += len(change.stored) + 1
         entry = _Entry(change, self._total, change.size_bytes)
         self._bytes += entry.size_bytes
+        self._fresh_bytes += entry.size_bytes
+        self._fresh_events += len(change.stored) + 1
         self._ring.append(entry)
         self._head = change.revision
+
+    def _bound_haste(self) -> None:
+        self._most_fresh = min((place.limit for place in self._places), default=0) // 4
 
     def _bound(self) -> None:
         """Drop what is beyond the bounds; whose place was there finds it out at its next take."""
@@ -206,9 +241,14 @@ class Feed:
     def _clear(self, revision: int) -> None:
         self._ring.clear()
         self._bytes = 0
+        self._fresh_events = self._fresh_bytes = 0
         self._floor = self._announced = self._head = revision
         self._floor_total = self._total
         self._last = None
+
+    def _is_urgent(self) -> bool:
+        """Say whether a watch that waits for news would soon be too far behind."""
+        return self._fresh_events > self._most_fresh or self._fresh_bytes > RING_BYTES // 4
 
     def _announce(self) -> None:
         while not self._stopping.is_set():
@@ -217,10 +257,16 @@ class Feed:
                     lambda: self._announced < self._head or self._stopping.is_set()
                 )
                 self._announced = self._head
+                self._fresh_events = self._fresh_bytes = 0
                 self._forget_seen()
-                self._news.notify_all()
-                pause_s = len(self._places) / WAKEUPS_PER_S
-            self._stopping.wait(pause_s)
+                self._to_wake = self._waiting
+                self._wake_next()
+                self._is_pausing = True
+                self._published.wait_for(
+                    lambda: self._is_urgent() or self._stopping.is_set(),
+                    len(self._places) / WAKEUPS_PER_S,
+                )
+                self._is_pausing = False
 
     def _forget_seen(self) -> None:
         """Drop the changes that every watch has taken."""

@@ -14,9 +14,18 @@ import pytest
 
 from snapfs import anchors
 from snapfs.fuse import attach
-from snapfs.images import Catalog, Committer, Exporter, Importer, Platform, Statement, Wanted
+from snapfs.images import (
+    Catalog,
+    Committer,
+    Exporter,
+    Importer,
+    Platform,
+    Progress,
+    Statement,
+    Wanted,
+)
 from snapfs.metadata import TABLES, Context, Metadata
-from snapfs.model import FailedPrecondition, NotFound
+from snapfs.model import FailedPrecondition, NotFound, Unavailable
 from snapfs.snapshots import NoTrees, Snapshotter
 from tests.images.kit import Layout, directory, file, hardlink, symlink, tree
 
@@ -67,6 +76,9 @@ def change(root: Path) -> None:
     os.mknod(root / "new/null", 0o20666, os.makedev(1, 3))
     (root / "new/sym").symlink_to("../etc")
     os.utime(root / "new/file", ns=(EPOCH_S * 10**9 - 1, EPOCH_S * 10**9 - 1))
+    for name, mtime_ns in (("ancient", -1_500_000_000), ("eve", -1)):
+        (root / name).touch()
+        os.utime(root / name, ns=(mtime_ns, mtime_ns))
     shutil.rmtree(root / "old")
     (root / "old").mkdir()
     (root / "old/other").write_bytes(b"o")
@@ -151,6 +163,92 @@ def test_the_same_change_has_the_same_digest(
         )
         digests.add(made.image.target.digest)
     assert len(digests) == 1
+
+
+class StopError(Exception):
+    pass
+
+
+def stop(*_arguments: Any) -> Any:
+    raise StopError
+
+
+def interrupted(
+    metadata: Metadata, snapshotter: Snapshotter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commit `w/extract-1`, and end in the middle."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Committer, "_write_layer", stop)
+        with pytest.raises(StopError):
+            Committer(metadata, snapshotter).commit(
+                "default", "w/extract-1", "mine", statement=FIXED
+            )
+    with pytest.raises(NotFound):
+        snapshotter.stat("w/extract-1")
+
+
+def test_an_interrupted_commit_goes_on_when_it_is_asked_for_again(
+    metadata: Metadata,
+    snapshotter: Snapshotter,
+    imported: str,
+    shown: Show,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with writable(snapshotter, "w/extract-1", imported, tmp_path / "w") as root:
+        (root / "first").touch()
+    interrupted(metadata, snapshotter, monkeypatch)
+    made = Committer(metadata, snapshotter).commit(
+        "default", "w/extract-1", "mine", statement=FIXED
+    )
+    assert (shown(made.snapshot) / "first").exists()
+    left = {it.name for it in snapshotter.walk() if not it.name.startswith("look/")}
+    assert left == {imported, made.snapshot}
+
+
+def test_an_interrupted_commit_makes_room_for_one_of_a_new_snapshot_of_its_key(
+    metadata: Metadata,
+    snapshotter: Snapshotter,
+    imported: str,
+    shown: Show,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(2):
+        with writable(snapshotter, "w/extract-1", imported, tmp_path / f"w{number}") as root:
+            (root / f"{number}").touch()
+        if not number:
+            interrupted(metadata, snapshotter, monkeypatch)
+    made = Committer(metadata, snapshotter).commit(
+        "default", "w/extract-1", "mine", statement=FIXED
+    )
+    assert (shown(made.snapshot) / "1").exists()
+    assert not (shown(made.snapshot) / "0").exists()
+    left = {it.name for it in snapshotter.walk() if not it.name.startswith("look/")}
+    assert left == {imported, made.snapshot}
+
+
+def test_a_commit_takes_no_strangers_place_and_none_that_is_in_use(
+    metadata: Metadata, snapshotter: Snapshotter, imported: str, tmp_path: Path
+) -> None:
+    with writable(snapshotter, "w/extract-1", imported, tmp_path / "w") as root:
+        (root / "mine").touch()
+    snapshotter.prepare("image-commit/w/extract-1", imported)
+    committer = Committer(metadata, snapshotter)
+
+    def commit(name: str) -> None:
+        committer.commit("default", "w/extract-1", name, statement=FIXED, report=again)
+
+    def again(_step: Progress) -> None:
+        with pytest.raises(Unavailable, match="is being made an image"):
+            commit("other")
+
+    with pytest.raises(FailedPrecondition, match="'image-commit/w/extract-1' is active"):
+        commit("mine")
+    assert {it.name for it in snapshotter.walk()} >= {"w/extract-1", "image-commit/w/extract-1"}
+    snapshotter.remove("image-commit/w/extract-1")
+    commit("mine")
+    assert [it.image.name for it in Catalog(metadata).walk("default")] == [NAME, "mine"]
 
 
 def test_an_image_from_scratch(

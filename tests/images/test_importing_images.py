@@ -195,6 +195,15 @@ def test_a_hard_link_to_a_file_of_a_layer_below_is_one_file(
     assert (root / "d/two").stat().st_uid == 3
 
 
+def test_a_hard_link_to_a_name_that_is_hidden_and_made_anew_is_to_the_new_file(
+    importer: Importer, layout: Layout, shown: Show
+) -> None:
+    base, top = [file("x", b"old")], [whiteout("x"), file("x", b"new"), hardlink("y", "x")]
+    layout.image([base, top])
+    run(importer, layout.root)
+    assert (shown(chain(layout, base, top)) / "y").read_bytes() == b"new"
+
+
 def test_a_file_that_becomes_a_directory_and_back(
     importer: Importer, layout: Layout, shown: Show
 ) -> None:
@@ -312,6 +321,8 @@ def left(metadata: Metadata, snapshotter: Snapshotter) -> tuple[list[str], list[
         [kit.Entry(".wh.", b"")],
         [directory("d"), hardlink("g", "d")],
         [hardlink("g", "nowhere")],
+        [directory("etc"), whiteout("etc/hosts"), hardlink("etc/g", "etc/hosts")],
+        [whiteout("etc/hosts"), hardlink("g", "etc/hosts")],
         [file("f", pax={"mtime": "inf"})],
         [file("f", pax={"mtime": "1e300"})],
         [directory("d", pax={"uid": str(10**30)})],

@@ -93,7 +93,10 @@ def test_a_committed_snapshot_without_a_parent_is_one_layer_on_nothing(
     nothing = snapshotter.view("nothing", "")
     left, _ = pair
     packed = Differ(snapshotter).compare(contents, nothing, left, Asked(media_type=TAR))
-    with closing(contents.open(packed.digest)) as file, tarfile.open(fileobj=file) as archive:
+    with (
+        closing(contents.open(packed.digest, packed.size_bytes)) as file,
+        tarfile.open(fileobj=file) as archive,
+    ):
         assert archive.getnames() == ["kept"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ class Store(content_pb2_grpc.ContentServicer):
         """How many answers to a request of an action."""
         self.aborted: list[str] = []
         self.refuses_commits = False
+        self.goes_on = False
         self.ended = threading.Event()
 
     def Write(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
@@ -42,6 +44,8 @@ class Store(content_pb2_grpc.ContentServicer):
 
     def Read(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         yield pb.ReadContentResponse(offset=0, data=b"begins")
+        for offset in itertools.count(6) if self.goes_on else ():
+            yield pb.ReadContentResponse(offset=offset, data=b"x")
         self.ended.wait(ENOUGH_S)
 
     def Abort(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -70,7 +74,7 @@ def contents(store: Store, tmp_path: Path) -> Iterator[ContainerdContents]:
     socket = tmp_path / "s.sock"
     server.add_insecure_port(f"unix:{socket}")
     server.start()
-    with ContainerdContents(socket, Context("default"), timeout_s=1.0) as made:
+    with ContainerdContents(socket, Context("default"), timeout_s=1.0, directory=tmp_path) as made:
         yield made
     store.ended.set()
     server.stop(None).wait(ENOUGH_S)
@@ -96,7 +100,15 @@ def test_a_store_that_stops_in_the_middle_is_not_waited_for(
 
 def test_content_that_stops_coming_is_not_waited_for(contents: ContainerdContents) -> None:
     with pytest.raises(DeadlineExceeded, match="did not answer for 1 s"):
-        contents.open("sha256:" + 64 * "0")
+        contents.open("sha256:" + 64 * "0", 10)
+
+
+def test_content_that_is_larger_than_it_should_be_is_not_fetched_to_its_end(
+    contents: ContainerdContents, store: Store
+) -> None:
+    store.goes_on = True
+    with pytest.raises(FailedPrecondition, match="has more than the 100 bytes"):
+        contents.open("sha256:" + 64 * "0", 100)
 
 
 def test_a_commit_that_is_refused_leaves_no_ingest(

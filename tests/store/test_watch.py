@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -372,3 +373,36 @@ def _until_named(watch: Watch, name: str) -> Iterator[Event]:
         yield event
         if isinstance(event, RowCreated) and event.row.name == name:
             return
+
+
+def test_news_that_waits_for_its_pace_comes_before_a_waiting_watch_overflows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "WAKEUPS_PER_S", 0.001)
+    with store.watch(None, limit=100) as watch:
+        for _ in range(5):
+            first, *_ = [create(store, f"{store.revision}") for _ in range(15)]
+            until(watch, first.mod_rev)
+
+
+def test_all_that_wait_are_woken_also_beside_some_that_give_up(store: Store) -> None:
+    updates = 30
+    found: dict[int, list[Event]] = {}
+
+    def consume(number: int) -> None:
+        with store.watch(0) as watch:
+            seen: list[Event] = []
+            end = time.monotonic() + 6 * WAIT_S
+            while watch.revision < updates and time.monotonic() < end:
+                seen += watch.take(0.001 * number if number % 2 else WAIT_S).events
+            found[number] = seen
+
+    threads = [threading.Thread(target=consume, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for number in range(updates):
+        create(store, f"{number}")
+    for thread in threads:
+        thread.join(7 * WAIT_S)
+    everything = logged(store)
+    assert [found[number] == everything for number in range(20)] == 20 * [True]
