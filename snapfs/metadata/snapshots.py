@@ -56,6 +56,9 @@ from snapfs.store import Store, WriteTx
 
 log = structlog.get_logger(__name__)
 
+ATTEMPTS = 10
+"""Of a change of labels that others changed meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
@@ -291,19 +294,22 @@ class Snapshots(Manager):
     def update(
         self, namespace: str, key: str, labels: Labels, paths: Sequence[str] = ()
     ) -> Snapshot:
-        """Update labels by field mask; an empty one goes. Raises NotFound, InvalidArgument."""
+        """Update labels by field mask; an empty one goes. Raises NotFound, InvalidArgument.
+
+        The snapshotter hears of them first: when it refuses or does not answer, nothing is changed
+        here, and the call can be repeated. Raises Unavailable when others change them all the time.
+        """
         check_namespace(namespace)
         chosen = masks.check(paths, fields=(), maps=("labels",), what="a snapshot")
         wanted = check_labels({name: value for name, value in labels.items() if value})
-
-        def change(tx: WriteTx) -> Link:
-            row = self._links.found(tx, namespace, key)
-            changed = masks.merge(row.body.labels, wanted, chosen, "labels")
-            return linking.update(tx, row, msgspec.structs.replace(row.body, labels=changed))
-
-        link = self._update(change)
-        told = self._backend.update(link.body.backend, inherited(link.body.labels), ["labels"])
-        return merged(link, told)
+        for _ in range(ATTEMPTS):
+            seen = self._visible(namespace, key)
+            changed = masks.merge(seen.body.labels, wanted, chosen, "labels")
+            told = self._backend.update(seen.body.backend, inherited(changed), ["labels"])
+            link = self._update(partial(_relabel, seen=seen, labels=changed))
+            if link is not None:
+                return merged(link, told)
+        raise Unavailable(f"snapshot {shown(key)} is changed by others all the time; try again")
 
     def remove(self, namespace: str, key: str) -> None:
         """Remove a snapshot from the namespace; the collector removes it from the snapshotter.
@@ -377,6 +383,14 @@ class Snapshots(Manager):
         except NotFound:
             return False
         return True
+
+
+def _relabel(tx: WriteTx, *, seen: Link, labels: dict[str, str]) -> Link | None:
+    """Give a link its labels unless it was changed since it was seen."""
+    row = tx.by_oid(SNAPSHOT_LINKS, seen.oid)
+    if row is None or row.mod_rev != seen.mod_rev:
+        return None
+    return linking.update(tx, row, msgspec.structs.replace(row.body, labels=labels))
 
 
 def _checked(context: Context, key: str, labels: Labels | None) -> dict[str, str]:

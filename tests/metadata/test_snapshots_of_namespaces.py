@@ -198,6 +198,47 @@ def test_a_snapshotter_hears_of_labels_with_its_prefix_and_the_reference(
     assert inherited(given) == told
 
 
+def test_labels_that_the_snapshotter_does_not_take_stay_as_they_were(
+    store: Store, tmp_path: Path, foreign: Snapshotter
+) -> None:
+    class Failing(Remote):
+        def update(self, *_arguments: Any) -> Any:
+            raise DeadlineExceeded("no answer yet")
+
+    label = "containerd.io/snapshot/x"
+    with Metadata(store, tmp_path / "content", {"other": foreign}) as metadata:
+        snapshots = metadata.snapshots("other")
+        snapshots.prepare(ONE, "k", labels={label: "old", "note": "old"})
+    with Metadata(store, tmp_path / "content", {"other": Failing(foreign)}) as metadata:
+        snapshots = metadata.snapshots("other")
+        with pytest.raises(DeadlineExceeded):
+            snapshots.update("one", "k", {label: "new", "note": "new"})
+        assert snapshots.stat("one", "k").labels == {label: "old", "note": "old"}
+
+
+def test_labels_changed_by_two_at_once_are_the_same_on_both_sides(
+    store: Store, tmp_path: Path, foreign: Snapshotter
+) -> None:
+    first, second = "containerd.io/snapshot/first", "containerd.io/snapshot/second"
+
+    class Slow(Remote):
+        calls = 0
+
+        def update(self, *arguments: Any) -> Any:
+            self.calls += 1
+            if self.calls == 1:
+                snapshots.update("one", "k", {second: "2"}, [f"labels.{second}"])
+            return foreign.update(*arguments)
+
+    with Metadata(store, tmp_path / "content", {"other": Slow(foreign)}) as metadata:
+        snapshots = metadata.snapshots("other")
+        snapshots.prepare(ONE, "k")
+        told = snapshots.update("one", "k", {first: "1"}, [f"labels.{first}"])
+        assert told.labels == {first: "1", second: "2"}
+        (link,) = links(store, "one")
+        assert foreign.stat(link.body.backend).labels == link.body.labels == told.labels
+
+
 def test_a_parent_whose_child_was_collected_can_be_removed(
     snapshots: Snapshots, metadata: Metadata, foreign: Snapshotter
 ) -> None:
