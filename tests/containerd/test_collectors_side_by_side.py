@@ -11,8 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
+from snapfs_containerd import snapshots_pb2, snapshots_pb2_grpc
+from snapfs_containerd.contents import ContainerdContents
+from snapfs_containerd.wire import LEASE_HEADER, NAMESPACE_HEADER
 
+from snapfs.metadata import Context
 from snapfs.service.metadata_client import ImageClient, MetadataClient
 from tests.containerd.conftest import Plant
 from tests.images import kit
@@ -218,3 +223,90 @@ def test_what_containerd_makes_the_command_lists_and_the_other_way_round(
         timeout_s=60,
         what="containerd's collection",
     )
+
+
+def test_leases_of_either_hold_through_both_collectors(
+    plant: Plant, emptied: RunningDaemon, archives: dict[str, Path]
+) -> None:
+    engine, daemon = plant.engine, emptied
+    blobs = {namespace: hold_there(engine, namespace) for namespace in NAMESPACES}
+    images_ = {namespace: hold_here(daemon, namespace, archives) for namespace in NAMESPACES}
+    with MetadataClient(daemon.address, timeout_s=120) as client:
+        for namespace in NAMESPACES:
+            ours = threading.Thread(target=client.collect)
+            ours.start()
+            within(engine, namespace, "images", "import", "--no-unpack", archives["three"])
+            within(engine, namespace, "images", "remove", "--sync", name_of("three"))
+            ours.join(timeout=120)
+            assert client.collect().failed == []
+    for namespace in NAMESPACES:
+        assert blobs[namespace] in content_there(engine, namespace)
+        assert "held" in snapshots_there(engine, namespace)
+        assert images_[namespace] <= content_here(daemon, namespace) | snapshots_here(daemon)
+    for namespace in NAMESPACES:
+        within(engine, namespace, "leases", "delete", "--sync", "holder")
+        daemon.run("lease", "remove", "--namespace", namespace, "holder")
+    daemon.run("gc")
+    for namespace in NAMESPACES:
+        assert content_there(engine, namespace) == set()
+        assert content_here(daemon, namespace) == set()
+        eventually(
+            lambda namespace=namespace: "held" not in snapshots_there(engine, namespace),
+            timeout_s=60,
+            what="containerd's collection",
+        )
+    gone = set().union(*images_.values())
+    assert not gone & snapshots_here(daemon)
+
+
+def hold_there(engine: Containerd, namespace: str) -> str:
+    """Have a lease of containerd's hold a snapshot and content; return the digest."""
+    within(engine, namespace, "leases", "create", "--id", "holder", "--expires", "0")
+    headers = ((NAMESPACE_HEADER, namespace), (LEASE_HEADER, "holder"))
+    with grpc.insecure_channel(f"unix:{engine.socket}") as channel:
+        request = snapshots_pb2.PrepareSnapshotRequest(snapshotter="snapfs", key="held")
+        stub = snapshots_pb2_grpc.SnapshotsStub(channel)
+        stub.Prepare(request, timeout=60, metadata=headers)
+    data = f"held in {namespace}".encode()
+    context = Context(namespace, "holder")
+    with (
+        ContainerdContents(
+            engine.socket, context, timeout_s=60, directory=Path("/tmp")
+        ) as contents,
+        contents.writer("held") as writer,
+    ):
+        writer.write(data)
+        writer.commit(len(data), kit.digest(data), {})
+    return kit.digest(data)
+
+
+def hold_here(daemon: RunningDaemon, namespace: str, archives: dict[str, Path]) -> set[str]:
+    """Have a lease of ours hold what an image had; return its digest and its snapshot."""
+    words = ("--namespace", namespace)
+    daemon.run("image", "import", *words, archives["two"])
+    (record,) = daemon.json("image", "list", *words)
+    held = {record["digest"], record["snapshot"]}
+    daemon.run("lease", "create", *words, "holder")
+    daemon.run(
+        "lease", "add", *words, "holder",
+        f"content:{record['digest']}", f"snapshots/snapfs:{record['snapshot']}",
+    )  # fmt: skip
+    daemon.run("image", "remove", *words, record["name"])
+    return held
+
+
+def content_there(engine: Containerd, namespace: str) -> set[str]:
+    return set(within(engine, namespace, "content", "list", "--quiet").split())
+
+
+def content_here(daemon: RunningDaemon, namespace: str) -> set[str]:
+    return {it["digest"] for it in daemon.json("content", "list", "--namespace", namespace)}
+
+
+def snapshots_there(engine: Containerd, namespace: str) -> set[str]:
+    listed = within(engine, namespace, "snapshots", "--snapshotter", "snapfs", "list")
+    return {line.split()[0] for line in listed.splitlines()[1:]}
+
+
+def snapshots_here(daemon: RunningDaemon) -> set[str]:
+    return {it["name"] for it in daemon.json("snapshot", "list")}

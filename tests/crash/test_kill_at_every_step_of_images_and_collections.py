@@ -32,7 +32,7 @@ from snapfs.images import (
     Wanted,
     clear_unpacked,
 )
-from snapfs.metadata import TABLES, Metadata
+from snapfs.metadata import TABLES, Metadata, marking
 from snapfs.model import NotFound
 from snapfs.snapshots import NoTrees, Snapshotter
 from snapfs.store import Store
@@ -249,13 +249,16 @@ def test_a_killed_export_leaves_a_whole_file_or_none(root: Path, tmp_path: Path)
     assert list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("apart", [False, True])
 def test_a_killed_collection_loses_nothing_live_and_is_finished_by_the_next(
-    root: Path, layouts: dict[str, Path]
+    root: Path, layouts: dict[str, Path], monkeypatch: pytest.MonkeyPatch, apart: bool
 ) -> None:
     with opened(root) as house:
         house.importing(layouts[NEW])
         house.metadata.images.delete("n", NEW)
         live = house.digest(LIVE)
-    for house in each_kill(root, House.collecting, at_least=15):
+    if apart:  # marked by another process, as a large store is
+        monkeypatch.setattr(marking, "HERE_ROWS", -1)
+    for house in each_kill(root, House.collecting, at_least=15, stride=1 + 4 * apart):
         assert house.digest(LIVE) == live
         assert house.snapshotter.stat("work")
