@@ -29,6 +29,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_MEMBERS = 100_000
 MAX_NAME_CHARS = 4096
+BLOBS = "blobs/"
 INDEX = "index.json"
 DOCKER_MANIFEST = "manifest.json"
 
@@ -80,7 +81,10 @@ class Directory:
 
 
 class Archive(Closing):
-    """A layout in a tar file, compressed or not."""
+    """A layout in a tar file, compressed or not.
+
+    A name that comes twice is refused, since others may read the other one; blobs are verified.
+    """
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.name = str(path)
@@ -134,7 +138,10 @@ class Archive(Closing):
             if max(len(member.name), len(member.linkname)) > MAX_NAME_CHARS:
                 raise InvalidArgument(f"{self.name} has names that no image has")
             member.pax_headers = {}  # not to be kept
-            self._members[os.path.normpath(member.name)] = member
+            name = os.path.normpath(member.name)
+            if name in self._members and not member.isdir() and not name.startswith(BLOBS):
+                raise InvalidArgument(f"{self.name} has {shown(name)} twice; which one counts?")
+            self._members[name] = member
 
 
 @contextmanager
@@ -161,7 +168,7 @@ def read(source: Source, path: str) -> bytes:
 def blob(digest: str) -> str:
     """Return the path of a blob in the OCI layout."""
     algorithm, _, encoded = digest.partition(":")
-    return f"blobs/{algorithm}/{encoded}"
+    return f"{BLOBS}{algorithm}/{encoded}"
 
 
 def index(source: Source) -> Index | None:

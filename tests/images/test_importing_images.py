@@ -492,6 +492,40 @@ def test_sources_that_are_no_images_are_refused(
         run(importer, layout.root)
 
 
+@pytest.mark.parametrize("twice", ["index.json", "oci-layout"])
+def test_an_archive_with_a_document_twice_is_refused(
+    importer: Importer,
+    layout: Layout,
+    metadata: Metadata,
+    snapshotter: Snapshotter,
+    tmp_path: Path,
+    twice: str,
+) -> None:
+    layout.image([BASE])
+    path = kit.archive(layout.root, tmp_path / "twice.tar")
+    with tarfile.open(path, "a") as more:
+        more.add(layout.root / twice, f"./{twice}")
+    with pytest.raises(InvalidArgument, match=f"has '{twice}' twice"):
+        run(importer, path)
+    assert left(metadata, snapshotter) == ([], [])
+
+
+def test_of_a_name_that_a_layer_has_twice_the_last_counts(
+    importer: Importer, layout: Layout, shown: Show
+) -> None:
+    """As with containerd and tar."""
+    layer = [
+        *(directory("d"), file("d/in"), file("d", b"file")),
+        *(file("x", b"1"), hardlink("y", "x"), file("x", b"2")),
+        *(symlink("l", "/etc"), directory("l"), file("l/in", b"in")),
+    ]
+    layout.image([layer])
+    run(importer, layout.root)
+    root = shown(chain(layout, layer))
+    assert [(root / name).read_bytes() for name in "dxy"] == [b"file", b"2", b"1"]
+    assert (root / "l/in").read_bytes() == b"in"
+
+
 def test_indexes_in_indexes_end_somewhere(
     importer: Importer, layout: Layout, metadata: Metadata, snapshotter: Snapshotter
 ) -> None:
