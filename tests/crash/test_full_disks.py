@@ -16,6 +16,7 @@ from snapfs.metadata import Metadata
 from snapfs.model import Committed, ResourceExhausted, SnapfsError
 from snapfs.snapshots import NoTrees, Snapshotter
 from tests.crash import acts
+from tests.support.loops import mount_image
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -113,7 +114,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         with image.open("wb") as file:
             file.truncate(DISK_BYTES)
         run("mkfs.ext4", "-q", "-m", "0", "-b", str(PAGE_BYTES), "-N", str(INODES), image)
-        run("mount", "-o", "loop", image, path)
+        mount_image(image, path)
     try:
         made = Place(path, layout)
         yield made

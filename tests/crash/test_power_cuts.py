@@ -11,11 +11,13 @@ import subprocess
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.crash import acts
+from tests.support.loops import mount_image
 from tests.support.recorded_disk import Flush, Recorded, Write, attached, rebuild, recorded
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -29,12 +31,18 @@ KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 def run(*command: str | Path) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr}"
 
 
-def mounted(source: Path, target: Path) -> None:
-    options = "loop,noatime" + (",nouuid" if source.suffix == ".xfs" else "")
-    run("mount", "-o", options, source, target)
+@contextmanager
+def mounted(source: Path, target: Path) -> Iterator[None]:
+    """Mount an image for the block."""
+    mount_image(source, target, "noatime", *(["nouuid"] if source.suffix == ".xfs" else []))
+    try:
+        yield
+    finally:
+        run("umount", target)
 
 
 def cuts(entries: list[Recorded], count: int, chance: random.Random) -> Iterator[tuple[int, int]]:
@@ -92,14 +100,12 @@ def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
         run("cp", "--sparse=always", durable, copy)
         loose = [it.what for it in entries[flush : index + 1] if isinstance(it.what, Write)]
         rebuild(copy, some(loose, chance))
-        mounted(copy, place)
         try:
-            acts.check(place, done, entries[index].end)
+            with mounted(copy, place):
+                acts.check(place, done, entries[index].end)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next cuts are checked, too
             told = "".join(traceback.format_exception(error))
             failures.append(f"cut {index} of {len(entries)}, seed {seed}: {told}")
-        finally:
-            run("umount", place)
         checked += 1
     print(f"\n| power cuts, {file_system} | {checked} | failed: {len(failures)} |")
     assert not failures, "\n\n".join(failures)

@@ -11,6 +11,7 @@ import pytest
 
 from snapfs.model import Active, Committed
 from snapfs.snapshots import NoTrees, Snapshotter, fsck, roots
+from tests.support.loops import mount_image
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -31,7 +32,7 @@ def disk(request, tmp_path):
     def restart():
         subprocess.run(["umount", root], check=True)  # both have one UUID: never mounted at once
         after.mkdir()
-        subprocess.run(["mount", "-o", "loop", copy, after], check=True)
+        mount_image(copy, after)
         return after
 
     yield root, pull_the_plug, restart

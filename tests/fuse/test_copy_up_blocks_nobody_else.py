@@ -20,6 +20,7 @@ from snapfs.model import DeadlineExceeded
 from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House
+from tests.support.loops import mount_image
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -47,7 +48,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         file.truncate(200 << 20)
     subprocess.run(["mkfs.ext4", "-q", image], check=True)
     target.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, target], check=True)
+    mount_image(image, target)
     try:
         yield target
     finally:

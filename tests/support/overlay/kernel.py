@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.loops import mount_image
+
 REFERENCE_OPTIONS = "redirect_dir=on,index=on,metacopy=off,xino=off"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -103,7 +105,7 @@ def image_fs(base: Path, kind: str, size_bytes: int = 400 << 20) -> Iterator[Pat
         file.truncate(size_bytes)
     subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
     target.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, target], check=True)
+    mount_image(image, target)
     try:
         yield target
     finally:
