@@ -13,6 +13,7 @@ next run only.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,6 +91,11 @@ class Collector:
         self._removal = Removal(store, snapshotters, deadline_s=deadline_s)
         self._deadline_s = deadline_s
         self._clock_ns = clock_ns
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Have a run under way end at the next step, with Unavailable; the next one goes on."""
+        self._stopping.set()
 
     def garbage(self) -> list[Garbage]:
         """Return what a run would remove now."""
@@ -191,13 +197,22 @@ class Collector:
             with self._store.view() as tx:
                 return marking.find(tx, now_ns, externals, batch=BATCH)
         since = Written(self._store)
-        found = apart.find(self._store, now_ns, externals, batch=BATCH, meanwhile=since.look)
+
+        def meanwhile() -> None:
+            self._go_on()
+            since.look()
+
+        found = apart.find(self._store, now_ns, externals, batch=BATCH, meanwhile=meanwhile)
         since.look()
         with self._store.view() as tx:
             walk = since.walk(tx, now_ns, found.marks)
             externals.mark_more(tx, walk)
         found.marks.add(walk.marks)
         return replace(found, revision=since.revision)
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise Unavailable("the garbage collector is stopping; the next start goes on")
 
     def _rows(self, oids: Sequence[int]) -> Iterator[Row[Any]]:
         """Yield rows that may be many; what is gone is left out."""
@@ -218,6 +233,7 @@ class Collector:
         seen, marks = found.revision, found.marks
         done.marked, done.mark_ns = len(marks), time.monotonic_ns() - began
         for batch in found.batches():
+            self._go_on()
             step = partial(
                 _sweep,
                 now_ns=now_ns,

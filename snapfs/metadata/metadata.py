@@ -109,7 +109,8 @@ class Metadata(Closing):
         return row is not None and row.body.is_there
 
     def close(self) -> None:
-        """End the collector; a run under way is finished."""
+        """End the collector; a run under way ends before its next step."""
+        self.collector.stop()
         self.gc.close()
 
     def _collect(self) -> Collected:

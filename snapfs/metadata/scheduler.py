@@ -223,7 +223,9 @@ class Scheduler(Closing):
         try:
             done = self._collect()
         except Exception as error:  # whatever it is, there must be a next run
-            if isinstance(error, SnapfsError | OSError):
+            if self._closed and isinstance(error, Unavailable):
+                log.info("gc.stopped")
+            elif isinstance(error, SnapfsError | OSError):
                 log.error("gc.failed", error=str(error))
             else:
                 log.exception("gc.broke")

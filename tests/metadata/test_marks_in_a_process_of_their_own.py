@@ -183,6 +183,19 @@ def test_one_that_does_not_end_is_ended(
         apart.find(store, NOW, Externals({}), batch=2)
 
 
+def test_who_stops_does_not_wait_for_it(store: Store, tmp_path: Path, place: Path) -> None:
+    with Metadata(store, tmp_path / "content", {}) as metadata:
+        metadata.gc.start()
+        future = metadata.gc.trigger()
+        process = os.pidfd_open(await_child(place))
+    with pytest.raises(Unavailable, match="stopp"):
+        future.result(DEADLINE_S)
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    assert ended.poll(1000 * DEADLINE_S)
+    os.close(process)
+
+
 def test_a_store_grows_while_it_is_marked(tmp_path: Path, place: Path) -> None:
     with (
         Store.open(tmp_path / "metadata", TABLES, map_size_bytes=1 << 20) as store,
