@@ -1,6 +1,6 @@
 """Answers for one tree what needs no rules (in C)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from snapfs.overlay import Dir, Handed
 from snapfs.overlay._names import Index
@@ -24,6 +24,11 @@ class Desk:
         """The reply to LOOKUP; FileNotFoundError for an absence that is not to be kept."""
     def list(self, ino: int, after: int, size: int, plus: bool, /) -> bytes | None:
         """The reply to READDIR, or with `plus` to READDIRPLUS, of at most `size` bytes."""
+    def list_known(
+        self, directory: Dir, index: Index, ino: int, above: int, after: int, size: int, /
+    ) -> tuple[bytes, Sequence[int]]:
+        """The reply to READDIRPLUS of a directory with an upper part that shows what is in `index`,
+        and the nodes in it that are to be counted; the others were, by `entry_of`."""
     passes_upper: bool
     """Files of the upper layer may be opened past us."""
     takes_writers: bool
@@ -32,10 +37,11 @@ class Desk:
     """Files may be made and removed there, now."""
     keeps_in: int
     """Descriptor of the directory where removed files are kept for whoever uses them; or -1."""
-    def note(self, ino: int, fd: int, path: bytes, is_upper: bool, /) -> None:
-        """Note where the regular file of a node is that Python keeps, so that its attributes are
-        answered and it is opened without Python. `fd` lives as long as the tree. What is found
-        there later counts only if it is the same file."""
+    def note(self, ino: int, fd: int, path: bytes, kind: int, is_upper: bool, /) -> None:
+        """Note where the file of a node is that Python keeps, a regular one or a symbolic link
+        (`kind`: S_IFMT bits), so that its attributes are answered and it is opened without Python.
+        `fd` lives as long as the tree. What is found there later counts only if it is the same
+        file."""
     def note_directory(self, ino: int, fd: int, path: bytes, index: Index | None, /) -> None:
         """Likewise for a directory of the upper layer, `index` being the names of its lower ones if
         it has any: names that are absent are answered too."""

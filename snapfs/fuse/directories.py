@@ -27,7 +27,7 @@ from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Opcode, RawHandler, Request
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Forest, Shown
-from snapfs.overlay import Node, identity
+from snapfs.overlay import Dir, Node, Tree, identity
 
 _READ_IN = struct.Struct("<QQI")
 _DOT, _DOT_DOT = 1, 2
@@ -139,6 +139,9 @@ class Directories:
         """List any directory: of an upper layer, merged, or the lane's own."""
         if not node.is_dir:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        known = self._from_notes(shown, node, after, size) if plus else None
+        if known is not None:
+            return known
         page = _Page(size, plus=plus)
         above = node if node.parent is None else node.parent
         for place, name, ino in ((_DOT, b".", node.ino), (_DOT_DOT, b"..", above.ino)):
@@ -154,6 +157,18 @@ class Directories:
                     page.add(attributes, record)
                 after = place
         return page.close()
+
+    def _from_notes(self, shown: Shown, node: Node, after: int, size: int) -> bytes | None:
+        """List what an upper directory shows, from where its files were noted to be."""
+        desk, tree = self.desk(shown), shown.tree
+        index = tree.plain_listing(node, fresh=after == 0) if isinstance(tree, Tree) else None
+        if desk is None or index is None or not isinstance(node, Dir):
+            return None
+        above = node if node.parent is None else node.parent
+        page, known = desk.list_known(node, index, node.ino, above.ino, after, size)
+        for ino in known:
+            self._forest.remember(self._forest.inodes.get(ino))
+        return page
 
     def _entry(self, shown: Shown, parent: Node, name: bytes) -> bytes | None:
         """Return and count what a listing hands to the kernel; None for what is gone."""

@@ -28,18 +28,18 @@ class Places:
         forest.inodes.changed = self.withdraw
 
     def place(self, shown: Shown, node: Node) -> None:
-        """Tell where a regular file is now, or a directory of the upper layer; not of a file with
-        two numbers."""
+        """Tell where a regular file or symbolic link is now, or a directory of the upper layer; not
+        of a file with two numbers."""
         tree = shown.tree
         if not self._hot.on or not isinstance(tree, Tree):
             return
         if isinstance(node, Dir):
             self._place_directory(shown, tree, node)
-        elif node.type == stat.S_IFREG:
+        elif node.type in (stat.S_IFREG, stat.S_IFLNK):
             desk = self._desk(shown)
             place = tree.place_of(node)
             if desk is not None and place is not None and self._forest.nodeid(node) == node.ino:
-                desk.note(node.ino, *place, node.up)
+                desk.note(node.ino, *place, node.type, node.up)
 
     def _place_directory(self, shown: Shown, tree: Tree, node: Dir) -> None:
         if not node.up or node.dead:

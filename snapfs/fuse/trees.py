@@ -278,7 +278,7 @@ class Forest:
         An earlier worker's opens may go on although all references that we know of are gone: those
         end with a FORGET that takes back more.
         """
-        if self.backing is None or self._refers_to(nodeid):
+        if self.backing is None or not self.backing.has(nodeid) or self._refers_to(nodeid):
             return
         if count > known or not self.backing.is_inherited(nodeid):
             self.backing.forgotten(nodeid)

@@ -411,6 +411,15 @@ class MergedTree:
             return _NO_NAMES
         return self.listings.get(here, fresh=fresh) if here.up else self.index(here)
 
+    def plain_listing(self, node: Node, *, fresh: bool) -> Index | None:
+        """The listing of an upper directory, if its numbers are those of the nodes and it is as it
+        is now."""
+        here = directory(node)
+        if not here.up or here.dead or here.impure:
+            return None
+        index = self.listing(here, fresh=fresh)
+        return index if self.listings.is_current(here) else None
+
     def page(self, node: Node, after: int, limit: int) -> list[Listed]:
         """Up to `limit` names behind a place, in the order of places; 0 begins.
 

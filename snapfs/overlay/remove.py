@@ -93,10 +93,13 @@ def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool)
         tree.usage.whiteout_made(fd, path)
 
 
-def take_out(node: Node, parent: Dir, name: bytes) -> None:
-    """Book that the only name of an upper file went and that the file was kept."""
+def take_out(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
+    """Book that the only name of an upper file or empty directory went, and that it was kept."""
     node.stash = stash_name(node)
-    node.drop_name(parent, name)
+    if isinstance(node, Dir):
+        _strike(tree, node, parent, name)
+    else:
+        node.drop_name(parent, name)
 
 
 def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
@@ -122,17 +125,21 @@ def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:
 
 def retire(tree: MergedTree, node: Dir, parent: Dir, name: bytes) -> None:
     """Strike out a directory that was removed; it stays readable (and empty) while it is known."""
-    tree.upper_layer.forget_steps()
-    tree.handed.close(node.ino)
-    node.drop_name(parent, name)
-    node.dead = True
-    tree.inodes.leave(node)
+    _strike(tree, node, parent, name)
     if node.up and node.stash is not None:
         _drop_whiteouts(tree, node.stash)
     if node.up and not tree.may_be_known(node):
         if node.stash is not None:
             tree.work.discard(node.stash)
         node.stash = GONE
+
+
+def _strike(tree: MergedTree, node: Dir, parent: Dir, name: bytes) -> None:
+    tree.upper_layer.forget_steps()
+    tree.handed.close(node.ino)
+    node.drop_name(parent, name)
+    node.dead = True
+    tree.inodes.leave(node)
 
 
 def _drop_whiteouts(tree: MergedTree, stash: bytes) -> None:

@@ -79,9 +79,10 @@ class Tree(MergedTree):
 
     def take_out(self, parent: Node, name: bytes, node: Node, before: Before) -> None:
         """Book what `unlink` does with a file of the upper layer, of which this is the only name,
-        for one that was removed past the tree; it was `before` that."""
+        or `rmdir` with an empty directory of that alone, for one that was removed past the tree; it
+        was `before` that."""
         self.usage.note(node, before)
-        remove.take_out(node, self._names_of(parent), name)
+        remove.take_out(self, node, self._names_of(parent), name)
 
     def tmpfile(
         self, parent: Node, mode: int, flags: int, *, uid: int, gid: int, umask: int

@@ -85,7 +85,10 @@ class Work:
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.EPERM):
                 raise
-            self._discard_dir(self.layer.fd, name)
+            try:
+                os.rmdir(name, dir_fd=self.layer.fd)
+            except OSError:
+                self._discard_dir(self.layer.fd, name)
 
     def _discard_dir(self, fd: int, name: bytes) -> None:
         """Remove a directory, which holds whiteouts at most unless it is a predecessor's."""

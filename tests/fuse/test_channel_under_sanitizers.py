@@ -141,6 +141,17 @@ def work(place: Path, name: str) -> None:
             (directory / "moved").unlink() if number % 3 else os.link(directory / "moved", file)
             held.write(b"held")
     for number in range(60):
+        below = directory / f"{number}" / "below"
+        below.mkdir(parents=True)
+        (below / "link").symlink_to("x" * (number + 1))
+        os.chown(below / "link", 1, number, follow_symlinks=False)
+        below.chmod(0o750)
+        assert len(os.readlink(below / "link")) == number + 1
+        assert [it.stat(follow_symlinks=False).st_gid for it in os.scandir(below)] == [number]
+        if number % 2:
+            (below / "link").unlink()
+            below.rmdir()
+    for number in range(60):
         lower = place / "lower" / f"{name}{number}"
         assert lower.read_text() == lower.name
         if number % 2:

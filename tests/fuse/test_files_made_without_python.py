@@ -17,11 +17,10 @@ import pytest
 from snapfs.snapshots.quota import INODES_LABEL
 from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
-from tests.support.lanes import House, Tree, drop_dentries
+from tests.support.lanes import House, Tree, drop_dentries, killing_at
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
-DEADLINE_S = 20.0
 UMASK = 0o027
 
 
@@ -50,18 +49,18 @@ def umask() -> Iterator[int]:
     os.umask(before)
 
 
-def made(house: House) -> int:
+def made(house: House, operation: str) -> int:
     """How many files were made without Python."""
-    return Counter(house.worker().answered)["CREATE"]
+    return Counter(house.worker().answered)[operation]
 
 
 @contextmanager
-def makes(house: House, count: int) -> Iterator[None]:
+def makes(house: House, count: int, operation: str = "CREATE") -> Iterator[None]:
     """The block makes so many files without Python, and no more."""
-    before = made(house)
+    before = made(house, operation)
     yield
     (eventually if count else _at_once)(
-        lambda: made(house) == before + count, what=f"{before} + {count} files"
+        lambda: made(house, operation) == before + count, what=f"{before} + {count} files"
     )
 
 
@@ -150,6 +149,119 @@ def test_rules_of_the_directory_and_of_the_caller_are_kept(house: House, tree: T
     assert os.getxattr(tree / "open" / "made" / "second", "system.posix_acl_access")
 
 
+def test_directories_and_links_are_what_they_were_asked_to_be(
+    house: House, tree: Tree, umask: int
+) -> None:
+    warm(tree.path)
+    with makes(house, 21, "MKDIR"):
+        (tree / "sticky").mkdir(0o1777)
+        deep = tree / "sticky"
+        for number in range(20):
+            deep = deep / str(number)
+            deep.mkdir()
+            assert deep.stat().st_nlink == 2
+            assert stat.S_IMODE(deep.stat().st_mode) == 0o777 & ~umask
+    with makes(house, 2, "SYMLINK"):
+        (deep / "link").symlink_to("../target")
+        (tree / "long").symlink_to("x" * 4000)
+    with makes(house, 1):
+        (deep / "file").write_text("deep")
+    assert stat.S_IMODE((tree / "sticky").stat().st_mode) == 0o1777 & ~umask
+    assert (tree / "sticky").stat().st_nlink == 3
+    assert os.readlink(deep / "link") == "../target"
+    assert os.readlink(tree / "long") == "x" * 4000
+    assert (deep / "link").lstat().st_size == len("../target")
+    assert sorted(os.listdir(deep)) == ["file", "link"]
+    (tree / "sticky").rename(tree / "moved")
+    (tree / "sticky").mkdir()
+    assert os.listdir(tree / "sticky") == []
+    moved = tree / "moved" / deep.relative_to(tree / "sticky")
+    assert (moved / "file").read_text() == "deep"
+    assert moved.stat().st_ino == (
+        tree.upper / moved.relative_to(tree.path)
+    ).stat().st_ino % 2**39 + (moved.stat().st_ino >> 40 << 40)
+    assert house.lane.usage(tree.id) == measure(tree.upper)
+
+
+def test_rules_for_directories_and_links_are_kept(house: House, tree: Tree) -> None:
+    with makes(house, 0, "MKDIR"), makes(house, 0, "SYMLINK"):
+        (tree / "group" / "dir").mkdir()
+        found = (tree / "group" / "dir").stat()
+        assert (found.st_gid, found.st_mode & stat.S_ISGID) == (1234, stat.S_ISGID)
+        (tree / "group" / "link").symlink_to("x")
+        assert (tree / "group" / "link").lstat().st_gid == 1234
+        (tree / "acl" / "dir").mkdir()
+        assert os.getxattr(tree / "acl" / "dir", "system.posix_acl_default")
+        for make in (lambda path: path.mkdir(), lambda path: path.symlink_to("x")):
+            with pytest.raises(FileExistsError):
+                make(tree / "lower")
+        with pytest.raises(OSError) as refused:
+            (tree / ("n" * 256)).mkdir()
+        assert refused.value.errno == errno.ENAMETOOLONG
+    (tree / "merged" / "hidden").unlink()
+    (tree / "merged").rmdir()
+    with makes(house, 0, "MKDIR"):
+        (tree / "merged").mkdir()  # over a whiteout: what was there stays hidden
+    assert os.listdir(tree / "merged") == []
+    view = house.view(house.base_layers(fill))
+    for make in (lambda path: path.mkdir(), lambda path: path.symlink_to("x")):
+        with pytest.raises(OSError) as refused:
+            make(view / "new")
+        assert refused.value.errno == errno.EROFS
+
+
+def test_directories_and_links_change_their_attributes_without_python(
+    house: House, tree: Tree
+) -> None:
+    warm(tree.path)
+    (tree / "dir").mkdir()
+    (tree / "link").symlink_to("nowhere")
+    warm(tree / "merged")
+    with makes(house, 8, "SETATTR"):
+        os.chown(tree / "dir", 12, 34)
+        (tree / "dir").chmod(0o751)
+        os.utime(tree / "dir", (1, 2))
+        os.chown(tree / "link", 56, 78, follow_symlinks=False)
+        os.utime(tree / "link", (3, 4), follow_symlinks=False)
+        os.chown(tree / "merged", 90, 12)
+        (tree / "merged").chmod(0o705)
+        os.utime(tree / "merged", (5, 6))
+    found = (tree / "dir").stat()
+    assert (found.st_uid, found.st_gid, found.st_mtime) == (12, 34, 2)
+    assert (stat.S_IMODE(found.st_mode), found.st_nlink) == (0o751, 2)
+    found = (tree / "link").lstat()
+    assert (found.st_uid, found.st_gid, found.st_mtime) == (56, 78, 4)
+    found = (tree / "merged").stat()
+    assert (found.st_uid, found.st_gid, found.st_mtime, found.st_nlink) == (90, 12, 6, 1)
+    (tree / "dir").chmod(0o2751)
+    (tree / "dir" / "file").touch()
+    assert (tree / "dir" / "file").stat().st_gid == 34
+    (tree / "dir").chmod(0o751)
+    (tree / "dir" / "other").touch()
+    assert (tree / "dir" / "other").stat().st_gid == 0
+
+
+def test_listing_shows_what_was_made_and_changed_since(house: House, tree: Tree) -> None:
+    for above in (tree.path, tree / "open", tree / "merged"):
+        warm(above)
+        for number in range(300):
+            (above / f"file{number}").write_text("x" * number)
+        (above / "dir").mkdir()
+        (above / "link").symlink_to("x")
+        for _ in range(2):
+            found = {it.name: it.stat(follow_symlinks=False) for it in os.scandir(above)}
+            assert sorted(found) == sorted(os.listdir(above))
+            for name, listed in found.items():
+                assert (above / name).lstat() == listed
+                assert name[:4] != "file" or listed.st_size == int(name[4:])
+            (above / "file7").write_text("y" * 7)
+            (above / "file8").chmod(0o600)
+    drop_dentries()
+    for above in (tree.path, tree / "open", tree / "merged"):
+        assert len(os.listdir(above)) >= 302
+    eventually(lambda: house.worker().files == 0, what="the releases")
+
+
 def test_immutable_directory_takes_no_file(tree: Tree) -> None:
     touch(tree / "open" / "before")
     subprocess.run(["chattr", "+i", tree / "open"], check=True)
@@ -219,28 +331,44 @@ def test_file_is_made_once_when_the_worker_dies_on_the_way(
     tree = own_house.active(fill)
     touch(tree / "open" / "first")
     os.stat(tree / "open")
-    worker = own_house.worker().pid
     # The directory's attributes and the absent name are asked for before, and answered by writev.
     when = 3 if call == "writev" else 1
-    killer = subprocess.Popen(
-        ["strace", "-f", "-p", str(worker), "-o", tmp_path / "calls", "-e", f"trace={call}",
-         "-e", f"inject={call}:signal=KILL:when={when}"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    try:
-        assert killer.stderr is not None
-        assert "attached" in killer.stderr.readline()
-        with (tree / "open" / "new").open("xb") as file:
-            file.write(b"written")
-        assert own_house.worker().pid != worker, (tmp_path / "calls").read_text()
-    finally:
-        killer.send_signal(signal.SIGKILL)
-        killer.wait(DEADLINE_S)
-        killer.stderr.close()  # type: ignore[union-attr]
+    with (
+        killing_at(own_house, call, when, tmp_path / "calls"),
+        (tree / "open" / "new").open("xb") as file,
+    ):
+        file.write(b"written")
     assert (tree / "open" / "new").read_bytes() == b"written"
     assert sorted(os.listdir(tree / "open")) == ["first", "new"]
     eventually(lambda: own_house.worker().files == 0, what="the releases")
+
+
+NEW = {
+    "directory": ("mkdirat", lambda path: path.mkdir(), stat.S_ISDIR),
+    "link": ("symlinkat", lambda path: path.symlink_to("target"), stat.S_ISLNK),
+}
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+@pytest.mark.parametrize("is_made", [False, True], ids=["before it is made", "unsaid"])
+@pytest.mark.parametrize("kind", NEW)
+def test_directory_or_link_is_made_once_when_the_worker_dies_on_the_way(
+    own_house: House, kind: str, is_made: bool, tmp_path: Path
+) -> None:
+    call, make, is_kind = NEW[kind]
+    tree = own_house.active(fill)
+    touch(tree / "open" / "first")
+    os.stat(tree / "open")
+    assert not (tree / "open" / "new").exists()
+    os.stat(tree / "open")
+    worker = own_house.worker().pid
+    with killing_at(
+        own_house, "writev" if is_made else call, 2 if is_made else 1, tmp_path / "calls"
+    ):
+        make(tree / "open" / "new")
+    assert own_house.worker().pid != worker
+    assert is_kind((tree / "open" / "new").lstat().st_mode)
+    assert sorted(os.listdir(tree / "open")) == ["first", "new"]
 
 
 @pytest.mark.logs("lane.worker_died", "lane.worker_restarted")

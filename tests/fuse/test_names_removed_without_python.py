@@ -18,7 +18,7 @@ from snapfs.model import Usage
 from snapfs.snapshots.quota import INODES_LABEL
 from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
-from tests.support.lanes import House, Tree, drop_dentries
+from tests.support.lanes import House, Tree, drop_dentries, killing_at
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -156,6 +156,65 @@ def test_what_has_rules_is_left_to_them(house: House, tree: Tree) -> None:
     assert house.lane.usage(tree.id) == measure(tree.upper)
 
 
+def test_directory_is_gone_and_lives_on_for_who_is_in_it(house: House, tree: Tree) -> None:
+    above = fresh(tree, "new")
+    for number in range(20):
+        (above / str(number)).mkdir()
+    (above / "full").mkdir()
+    (above / "full" / "file").touch()
+    held = os.open(above / "7", os.O_RDONLY | os.O_DIRECTORY)
+    with removes(house, 20, "RMDIR"):
+        for number in range(20):
+            (above / str(number)).rmdir()
+        with pytest.raises(OSError) as refused:
+            (above / "full").rmdir()
+        assert refused.value.errno == errno.ENOTEMPTY
+        with pytest.raises(NotADirectoryError):
+            (above / "full" / "file").rmdir()
+        with pytest.raises(IsADirectoryError):
+            (above / "full").unlink()
+    assert os.listdir(above) == os.listdir(tree.upper / "new") == ["full"]
+    assert above.stat().st_nlink == 3
+    assert (os.fstat(held).st_nlink, os.listdir(held)) == (0, [])
+    with pytest.raises(FileNotFoundError):
+        os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=held)
+    (above / "7").mkdir()
+    (above / "7" / "file").touch()
+    assert os.listdir(held) == []
+    os.close(held)
+    with removes(house, 1):
+        (above / "full" / "file").unlink()
+    with removes(house, 1, "RMDIR"):
+        (above / "full").rmdir()
+    assert os.listdir(above) == ["7"]
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+    assert_usage_is_a_walk(house, tree)
+
+
+def test_directory_with_rules_is_left_to_them(house: House, tree: Tree) -> None:
+    above = fresh(tree, "new")
+    for name in ("immutable", "moved"):
+        (above / name).mkdir()
+    subprocess.run(["chattr", "+i", above / "immutable"], check=True)
+    with removes(house, 0, "RMDIR"):
+        with pytest.raises(PermissionError):
+            (above / "immutable").rmdir()
+        subprocess.run(["chattr", "-i", above / "immutable"], check=True)
+        with pytest.raises(OSError) as refused:
+            (tree / "merged").rmdir()
+        assert refused.value.errno == errno.ENOTEMPTY
+        (tree / "merged" / "hidden").unlink()
+        (tree / "merged").rmdir()
+        (tree / "merged").mkdir()
+        (tree / "merged").rmdir()
+    assert sorted(os.listdir(tree.path)) == ["lower", "new"]
+    (above / "moved").rename(tree / "merged")
+    with removes(house, 0, "RMDIR"):
+        (tree / "merged").rmdir()
+    assert sorted(os.listdir(tree.path)) == ["lower", "new"]
+    assert_usage_is_a_walk(house, tree)
+
+
 def test_quota_sees_what_goes(house: House) -> None:
     key = house.name()
     house.snapshots.prepare(key, house.base_layers(fill), {INODES_LABEL: "6"})
@@ -236,27 +295,6 @@ def change(chance: random.Random, tree: Tree, names: list[str]) -> None:
             raise
 
 
-@contextmanager
-def killing_at(house: House, call: str, when: int, said: Path) -> Iterator[None]:
-    """The worker is killed when it makes a system call for that time from now on."""
-    worker = house.worker().pid
-    killer = subprocess.Popen(
-        ["strace", "-f", "-p", str(worker), "-o", said, "-e", f"trace={call}",
-         "-e", f"inject={call}:signal=KILL:when={when}"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    try:
-        assert killer.stderr is not None
-        assert "attached" in killer.stderr.readline()
-        yield
-        assert house.worker().pid != worker, said.read_text()
-    finally:
-        killer.send_signal(signal.SIGKILL)
-        killer.wait(DEADLINE_S)
-        killer.stderr.close()  # type: ignore[union-attr]
-
-
 STEPS = {"before it is gone": "renameat", "unsaid": "writev"}
 
 
@@ -278,6 +316,24 @@ def test_file_is_removed_once_when_the_worker_dies_on_the_way(
     assert os.listdir(tree.upper / "new") == ["other"]
     (directory / "file").write_text("anew")
     assert (directory / "file").read_text() == "anew"
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+@pytest.mark.parametrize("call", STEPS.values(), ids=STEPS)
+def test_directory_is_removed_once_when_the_worker_dies_on_the_way(
+    own_house: House, call: str, tmp_path: Path
+) -> None:
+    tree = own_house.active(fill)
+    directory = fresh(tree, "new")
+    (directory / "dir").mkdir()
+    os.stat(directory)
+    os.stat(directory / "dir")
+    with killing_at(own_house, call, 1, tmp_path / "calls"):
+        (directory / "dir").rmdir()
+    assert os.listdir(directory) == os.listdir(tree.upper / "new") == []
+    (directory / "dir").mkdir()
+    assert os.listdir(directory / "dir") == []
     eventually(lambda: not kept(tree), what="the end of what was kept")
 
 

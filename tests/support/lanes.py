@@ -21,6 +21,7 @@ from tests.support.daemon import clear, eventually, processes_below
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
+KILLED_S = 20.0
 
 Fill = Callable[[Path], None]
 
@@ -203,3 +204,25 @@ def aborting_after(base: Path, timeout_s: float) -> Iterator[None]:
 def drop_dentries() -> None:
     """Make the kernel forget names and inodes that nobody uses, and wait for its FORGETs."""
     Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
+@contextmanager
+def killing_at(house: House, call: str, when: int, calls: Path) -> Iterator[None]:
+    """The worker is killed when it makes a system call for the `when`th time from now on, which it
+    does in the block; `calls` is where those are written to."""
+    worker = house.worker().pid
+    killer = subprocess.Popen(
+        ["strace", "-f", "-p", str(worker), "-o", calls, "-e", f"trace={call}",
+         "-e", f"inject={call}:signal=KILL:when={when}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        assert killer.stderr is not None
+        assert "attached" in killer.stderr.readline()
+        yield
+        assert house.worker().pid != worker, calls.read_text()
+    finally:
+        killer.send_signal(signal.SIGKILL)
+        killer.wait(KILLED_S)
+        killer.stderr.close()  # type: ignore[union-attr]

@@ -12,6 +12,7 @@
 #define MOST_AT_ONCE 4 /* of one request */
 #define MOST_NAME_BYTES (256u * 1024u)
 #define NOTIFY_INVAL_INODE 2
+#define NOTED 256
 #define LINGER_MS 10 /* what waits for Python to hear that a node was forgotten takes space */
 
 struct open_in {
@@ -33,7 +34,7 @@ static size_t event_first, event_end; /* those that Python has not taken */
 static char event_names[MOST_NAME_BYTES];
 static size_t names_end;
 static int64_t due_ms = -1;
-static uint64_t noted; /* node of which Python will hear that it was changed; 0: of none */
+static uint64_t noted[NOTED]; /* nodes of which Python will hear already, some of them */
 
 /* Words of a record of a request in flight, as in inflight.py. */
 enum { RECORD_UNIQUE, RECORD_FIRST, RECORD_SECOND, RECORD_STATE };
@@ -46,7 +47,7 @@ void passes_use(struct opened_table *wanted)
     is_allowed = wanted != NULL;
     event_first = event_end = names_end = 0;
     due_ms = -1;
-    noted = 0;
+    memset(noted, 0, sizeof(noted));
 }
 
 struct opened_table *passes_table(void)
@@ -71,7 +72,8 @@ int64_t passes_due_ms(void)
 
 size_t passes_take_events(struct hot_event *to, size_t room)
 {
-    noted = 0;
+    if (room)
+        memset(noted, 0, sizeof(noted));
     size_t left = event_end - event_first, taken = left < room ? left : room;
     memcpy(to, events + event_first, taken * sizeof(*to));
     event_first += taken;
@@ -150,12 +152,20 @@ static void add_event(enum hot_event_kind kind, uint64_t nodeid, const struct st
                                              .kind = kind};
 }
 
+/* Whether Python will not hear of a node yet; it will from now on. */
+static bool is_news(uint64_t nodeid)
+{
+    uint64_t *slot = &noted[nodeid % NOTED];
+    bool is_known = *slot == nodeid;
+    *slot = nodeid;
+    return !is_known;
+}
+
 /* Once is enough until Python takes events. */
 static void note(uint64_t nodeid, const struct stat *before)
 {
-    if (nodeid != noted)
+    if (is_news(nodeid))
         add_event(EVENT_CHANGED, nodeid, before);
-    noted = nodeid;
 }
 
 static enum verdict enter(int device, const struct in_header *request, struct opened *entry,
@@ -239,6 +249,8 @@ static void tell(const struct hot_event *told)
     if (told->length)
         event->name = memcpy(event_names + names_end, told->name, told->length);
     names_end += told->length;
+    if (told->kind == EVENT_MADE)
+        is_news(told->nodeid); /* no more: what is new counts with all that becomes of it */
     if (told->kind == EVENT_FORGOTTEN && due_ms < 0)
         due_ms = now_ms() + LINGER_MS;
 }

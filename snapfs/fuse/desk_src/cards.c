@@ -87,7 +87,7 @@ static int widen(Desk *desk)
 
 static int is_kind(const Card *card, const struct stat *real)
 {
-    return card->is_directory ? S_ISDIR(real->st_mode) : S_ISREG(real->st_mode);
+    return (real->st_mode & S_IFMT) == card->type;
 }
 
 /* Put in a card that is not there, with a copy of the path; 0 when memory is short. */
@@ -124,7 +124,7 @@ int card_put(Desk *desk, const Card *wanted, const char *path)
 
 void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real)
 {
-    const Card wanted = {.ino = ino, .fd = fd, .is_upper = 1};
+    const Card wanted = {.ino = ino, .fd = fd, .is_upper = 1, .type = real->st_mode & S_IFMT};
     if (!card_find(desk, ino) && desk->card_count < MOST_CARDS)
         insert(desk, &wanted, path, real);
 }

@@ -1,5 +1,5 @@
-/* Changes of the attributes of regular files in the upper layer that have no rules: owner, mode and
- * times, in this order. See desk.h.
+/* Changes of the attributes of files, links and directories in the upper layer that have no rules:
+ * owner, mode and times, in this order. See desk.h.
  */
 #define _GNU_SOURCE
 #include "desk.h"
@@ -62,15 +62,32 @@ static int set_mode(const Card *card, const struct setattr_in *wish)
     return fchmodat(card->fd, card->path, wish->mode & 07777, 0);
 }
 
+/* Whether a file may be changed as it is now, without rules; stats it. A link has no mode. */
+static int may_change(const Desk *desk, const Card *card, const struct setattr_in *wish,
+                      struct stat *before)
+{
+    if (!desk->takes_writers || !card || !card->is_upper)
+        return 0;
+    if (card->type == S_IFLNK && wish->valid & FATTR_MODE)
+        return 0;
+    if (card_stat(card, before) != DONE_HERE || before->st_mode & SET_ID)
+        return 0;
+    return !is_protected(card);
+}
+
 int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, struct stat *before,
                 struct stat *after)
 {
     if (wish->valid & FATTR_SIZE || (wish->valid & FATTR_MODE && wish->mode & SET_ID))
         return LEFT_TO_PYTHON;
-    if (!first_may_write(desk, ino, before))
-        return LEFT_TO_PYTHON;
     const Card *card = card_find(desk, ino);
+    if (!may_change(desk, card, wish, before))
+        return LEFT_TO_PYTHON;
     if (set_owner(card, wish) || set_mode(card, wish) || set_times(card, wish))
         return -errno;
-    return card_stat(card, after);
+    if (card_stat(card, after) != DONE_HERE)
+        return LEFT_TO_PYTHON;
+    if (card->index)
+        after->st_nlink = 1; /* a merged directory, as in overlayfs */
+    return DONE_HERE;
 }

@@ -1,5 +1,5 @@
-/* New regular files in directories of the upper layer, where no rule gives them another owner, mode
- * or ACL than the file system does by itself. See desk.h and overlay/create.py.
+/* New files, links and directories in those of the upper layer, where no rule gives them another owner,
+ * mode or ACL than the file system does by itself. See desk.h and overlay/create.py.
  */
 #define _GNU_SOURCE
 #include "desk.h"
@@ -24,14 +24,19 @@ static int is_own(const struct in_header *request)
     return request->uid == geteuid() && request->gid == getegid();
 }
 
-int creation_plan(const Desk *desk, const struct in_header *request, const struct create_in *wish,
-                  const char *name, size_t length, Creation *it)
+/* Bits that a new file cannot have without rules. */
+static mode_t special(const Creation *it)
+{
+    return S_ISDIR(it->mode) ? S_ISUID | S_ISGID : S_ISUID | S_ISGID | S_ISVTX;
+}
+
+int creation_plan(const Desk *desk, const struct in_header *request, const char *name, size_t length,
+                  Creation *it)
 {
     const Card *parent = card_find(desk, request->nodeid);
-    it->mode = wish->mode & ~wish->umask & MODE_BITS;
-    if (!desk->takes_names || !parent || !parent->is_directory || !is_own(request))
+    if (!desk->takes_names || !parent || parent->type != S_IFDIR || !is_own(request))
         return 0;
-    if (length > NAME_MAX || it->mode & (S_ISUID | S_ISGID | S_ISVTX))
+    if (length > NAME_MAX || it->mode & special(it))
         return 0;
     if (parent->index && names->find(parent->index, name, length) >= 0)
         return 0;
@@ -43,21 +48,35 @@ int creation_plan(const Desk *desk, const struct in_header *request, const struc
            !has_default_acl(parent) && !is_protected(parent);
 }
 
-/* Undo what the process's own umask took away, and see what came of it. */
+static int make(Creation *it)
+{
+    static const int flags = O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    it->file = -1;
+    switch (it->mode & S_IFMT) {
+    case S_IFDIR:
+        return mkdirat(it->fd, it->path, it->mode & MODE_BITS) == 0;
+    case S_IFLNK:
+        return symlinkat(it->target, it->fd, it->path) == 0;
+    default:
+        it->file = openat(it->fd, it->path, flags, it->mode & MODE_BITS);
+        return it->file >= 0;
+    }
+}
+
+/* See what came of it, and undo what the process's own umask took away. */
 static int settle(const Creation *it, struct stat *real)
 {
-    if (fstat(it->file, real))
+    if (fstatat(it->fd, it->path, real, AT_SYMLINK_NOFOLLOW))
         return 0;
-    if ((real->st_mode & MODE_BITS) == it->mode)
+    if (S_ISLNK(it->mode) || (real->st_mode & MODE_BITS) == (it->mode & MODE_BITS))
         return 1;
-    return !fchmod(it->file, it->mode) && !fstat(it->file, real);
+    return !fchmodat(it->fd, it->path, it->mode & MODE_BITS, 0) &&
+           !fstatat(it->fd, it->path, real, AT_SYMLINK_NOFOLLOW);
 }
 
 int creation_make(const Desk *desk, Creation *it)
 {
-    it->file = openat(it->fd, it->path, O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                      it->mode);
-    if (it->file < 0)
+    if (!make(it))
         return 0;
     it->nodeid = settle(it, &it->real) ? desk_number(desk, &it->real) : 0;
     if (it->nodeid && !names->has_node(desk->handed, it->nodeid))
@@ -68,6 +87,7 @@ int creation_make(const Desk *desk, Creation *it)
 
 void creation_undo(const Creation *it)
 {
-    unlinkat(it->fd, it->path, 0);
-    close(it->file);
+    unlinkat(it->fd, it->path, S_ISDIR(it->mode) ? AT_REMOVEDIR : 0);
+    if (it->file >= 0)
+        close(it->file);
 }

@@ -3,6 +3,7 @@
  * that Python has noted the place of (cards). What it declines is Python's to answer.
  *
  *   desk.c   replies from indexes and cards
+ *   list.c   pages of directories
  *   cards.c  where files are
  *   first.c  opens of files that nobody has open
  *   change.c owners, modes and times
@@ -20,8 +21,8 @@
 #include <limits.h>
 #include <sys/stat.h>
 
-/* A regular file that has a node, or a directory of the upper layer: its place as it was noted, and
- * which file was there. */
+/* A regular file or symbolic link that has a node, or a directory of the upper layer: its place as it was
+ * noted, and which file was there. */
 typedef struct card {
     struct card *next;
     uint64_t ino; /* the node's number */
@@ -29,7 +30,7 @@ typedef struct card {
     Index *index; /* of a directory that is merged: the names that lower layers have */
     int fd;       /* of the layer; it lives as long as the tree */
     int is_upper;
-    int is_directory;
+    mode_t type; /* S_IFREG, S_IFLNK or S_IFDIR */
     char path[];
 } Card;
 
@@ -79,14 +80,40 @@ int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd);
 int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char *buffer,
               size_t size, size_t *used);
 
+/* Fill in an entry of a room without counting it, unless it is a directory or has a node. */
+int desk_show(const Desk *desk, const Room *room, uint32_t slot, struct entry_out *out);
+int desk_hand(Desk *desk, Room *room, uint32_t slot, struct entry_out *out);
+
+/* A directory with an upper part, and where to go on in what it shows. */
+typedef struct {
+    const Index *index;
+    uint64_t ino, above, after;
+} Listing;
+
+#define KNOWN_ROOM 1024
+
+/* Nodes that a page hands out and that are still to be counted. */
+struct known {
+    uint64_t inos[KNOWN_ROOM];
+    size_t count;
+};
+
+/* Fill `buffer` with entries and attributes of such a directory, those with a place that is noted from
+ * there; all others are asked of Python, which counts them. FAILED_THERE: an exception is set. */
+int desk_list_known(Desk *desk, PyObject *directory, const Listing *it, struct known *known,
+                    char *buffer, size_t size, size_t *used);
+
+/* Stat the file of a card as the tree shows it, where that has no rules. */
+int desk_stat_noted(const Desk *desk, const Card *card, struct stat *real);
+
 /* cards.c */
 Card *card_find(const Desk *desk, uint64_t ino);
 /* Note a file or directory, if there is such a one; 0 when memory is short. The path is copied and
  * the index kept; what else `wanted` says is taken as it is. Needs the interpreter's lock, as do the
  * next two. */
 int card_put(Desk *desk, const Card *wanted, const char *path);
-/* Note a new regular file; needs no lock. Nothing happens where the number is noted or memory is
- * short: a card is a hint. */
+/* Note what is new in the upper layer; needs no lock. Nothing happens where the number is noted or memory
+ * is short: a card is a hint. */
 void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
 void cards_clear(Desk *desk);
@@ -100,7 +127,7 @@ int card_stat(const Card *card, struct stat *real);
 /* Open a file that nobody has open, to make an id of it: a descriptor, or -1 when that is Python's.
  * A writer's, which is open already perhaps, needs none. */
 int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper);
-/* Whether an upper file may be written or changed as it is now, without rules; stats it. */
+/* Whether an upper file may be written as it is now, without rules; stats it. */
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real);
 
 /* Whether a file or directory is immutable or append-only to users. */
@@ -120,19 +147,27 @@ struct create_in {
 
 static_assert(sizeof(struct create_in) == 16, "fuse_create_in");
 
-/* A new file: where and how it is made, what its directory was before, and what came of it. */
+struct mkdir_in {
+    uint32_t mode;
+    uint32_t umask;
+};
+
+static_assert(sizeof(struct mkdir_in) == 8, "fuse_mkdir_in");
+
+/* What is new: where and how it is made, what its directory was before, and what came of it. */
 typedef struct {
     int fd;
     char path[PATH_MAX];
-    mode_t mode;
+    mode_t mode;        /* with its type */
+    const char *target; /* of a symbolic link */
     struct stat before, real;
-    int file; /* open for reading */
+    int file; /* open for reading, if it is a regular one; or -1 */
     uint64_t nodeid;
 } Creation;
 
-/* Whether a file can be made without rules, and how. */
-int creation_plan(const Desk *desk, const struct in_header *request, const struct create_in *wish,
-                  const char *name, size_t length, Creation *it);
+/* Whether a file, link or directory of `it->mode` can be made without rules, and how. */
+int creation_plan(const Desk *desk, const struct in_header *request, const char *name, size_t length,
+                  Creation *it);
 /* Make it; 0 when Python is to do it all: nothing is there then. */
 int creation_make(const Desk *desk, Creation *it);
 void creation_undo(const Creation *it);
@@ -147,9 +182,10 @@ typedef struct {
     uint64_t nodeid;
 } Removal;
 
-/* Whether a name can be removed without rules: that of an upper file, its only one, with nothing below
- * it, whose node Python knows. */
-int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t length, Removal *it);
+/* Whether a name can be removed without rules: that of an upper file or link, its only one, or of an empty
+ * upper directory if that is wanted, with nothing below it, whose node Python knows. */
+int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t length,
+                 int is_directory, Removal *it);
 /* Keep the file under its number and take the name away; 0 when nothing was done. */
 int removal_make(const Desk *desk, const Removal *it);
 
@@ -188,5 +224,7 @@ struct hot_api;
 int desks_begin(const struct hot_api *api);
 int desks_add(Desk *desk);
 int desks_remove(Desk *desk);
+/* Whether somebody may write to a file past us. */
+int desks_is_written(uint64_t nodeid);
 
 #endif

@@ -128,6 +128,12 @@ int desks_remove(Desk *desk)
     return 1;
 }
 
+int desks_is_written(uint64_t nodeid)
+{
+    const struct opened *entry = hot ? hot->find(nodeid) : NULL;
+    return entry && opened_writers(entry);
+}
+
 static enum verdict say(int fd, const struct in_header *request, const void *body, size_t size)
 {
     hot->reply(fd, request->unique, 0, body, size);
@@ -190,8 +196,7 @@ static enum verdict answer_readdirplus(int fd, const struct in_header *request, 
  * nobody. */
 static struct attr_reply timed(const Desk *desk, uint64_t nodeid)
 {
-    const struct opened *entry = hot->find(nodeid);
-    if (entry && opened_writers(entry))
+    if (desks_is_written(nodeid))
         return (struct attr_reply){0};
     return (struct attr_reply){.valid = desk->valid, .valid_nsec = desk->valid_nsec};
 }

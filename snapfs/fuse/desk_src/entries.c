@@ -40,6 +40,41 @@ static void tell_removed(uint64_t parent, const Removal *it, const char *name, s
                                   .length = length});
 }
 
+/* What the kernel is told of what is new: nothing can be mapped yet, so what changes it, it sees. */
+static struct entry_out entry_of(const Desk *desk, const Creation *it)
+{
+    struct entry_out out = {
+        .nodeid = it->nodeid,
+        .entry_valid = desk->valid,
+        .attr_valid = desk->valid,
+        .entry_valid_nsec = desk->valid_nsec,
+        .attr_valid_nsec = desk->valid_nsec,
+    };
+    desk_say(&out.attr, it->nodeid, &it->real);
+    return out;
+}
+
+/* Make what was planned; 0 when Python is to do it all. */
+static int make(const struct in_header *request, Desk *desk, Creation *it)
+{
+    hot->intend(request->unique);
+    if (creation_make(desk, it)) {
+        if (!hot->find(it->nodeid) && names->claim(desk->handed, it->nodeid, request->nodeid))
+            return 1;
+        creation_undo(it);
+    }
+    hot->settled();
+    return 0;
+}
+
+/* Give what is new to everybody but the kernel. */
+static void enter(const struct in_header *request, Desk *desk, const Creation *it, const char *name,
+                  size_t length)
+{
+    card_add(desk, it->nodeid, it->fd, it->path, &it->real);
+    tell_made(request->nodeid, &it->before, it->nodeid, &it->real, name, length);
+}
+
 /* Make a file and open it. The kernel is told before Python, which makes the node when it hears. */
 static enum verdict answer_create(int fd, const struct in_header *request, const void *body,
                                   size_t size)
@@ -47,49 +82,71 @@ static enum verdict answer_create(int fd, const struct in_header *request, const
     const struct create_in *wish = body;
     const char *name = (const char *)(wish + 1);
     Desk *desk = desk_for(request->nodeid);
-    Creation it;
     if (!desk || !hot->passes() || size <= sizeof(*wish) || request->unique & RESENT)
         return COLD;
+    Creation it = {.mode = S_IFREG | (wish->mode & ~wish->umask & 07777)};
     size_t length = strnlen(name, size - sizeof(*wish));
-    if (!hot->may_tell() || !creation_plan(desk, request, wish, name, length, &it))
+    if (!hot->may_tell() || !creation_plan(desk, request, name, length, &it) ||
+        !make(request, desk, &it))
         return COLD;
-    hot->intend(request->unique);
-    if (!creation_make(desk, &it)) {
-        hot->settled();
-        return COLD;
-    }
-    struct opened *entry = hot->find(it.nodeid)
-                               ? NULL
-                               : hot->make(fd, it.nodeid, OPENED_UPPER, it.file, &it.real);
-    if (entry && !names->claim(desk->handed, it.nodeid, request->nodeid)) {
-        hot->forgotten(fd, it.nodeid);
-        entry = NULL;
-    }
+    struct opened *entry = hot->make(fd, it.nodeid, OPENED_UPPER, it.file, &it.real);
     if (!entry) {
+        names->disclaim(desk->handed, it.nodeid);
         creation_undo(&it);
         hot->settled();
         return COLD;
     }
     close(it.file);
-    card_add(desk, it.nodeid, it.fd, it.path, &it.real);
-    struct entry_out out = {
-        .nodeid = it.nodeid,
-        .entry_valid = desk->valid,
-        .attr_valid = desk->valid, /* nothing can be mapped yet: what changes it, the kernel sees */
-        .entry_valid_nsec = desk->valid_nsec,
-        .attr_valid_nsec = desk->valid_nsec,
-    };
-    desk_say(&out.attr, it.nodeid, &it.real);
+    enter(request, desk, &it, name, length);
+    struct entry_out out = entry_of(desk, &it);
     bool is_writer = (wish->flags & O_ACCMODE) != O_RDONLY;
-    tell_made(request->nodeid, &it.before, it.nodeid, &it.real, name, length);
     hot->enter_new(fd, request, entry, is_writer ? &it.real : NULL, &out);
     hot->settled();
     return ANSWERED;
 }
 
-/* Remove a name of a file that nobody has open past us, and let go of its id. */
-static enum verdict answer_unlink(int fd, const struct in_header *request, const void *body,
-                                  size_t size)
+/* Make what is not opened. */
+static enum verdict answer_new(int fd, const struct in_header *request, const char *name,
+                               size_t length, Creation *it)
+{
+    Desk *desk = desk_for(request->nodeid);
+    if (!desk || !hot->passes() || request->unique & RESENT || !hot->may_tell())
+        return COLD;
+    if (!creation_plan(desk, request, name, length, it) || !make(request, desk, it))
+        return COLD;
+    enter(request, desk, it, name, length);
+    struct entry_out out = entry_of(desk, it);
+    hot->reply(fd, request->unique, 0, &out, sizeof(out));
+    hot->settled();
+    return ANSWERED;
+}
+
+static enum verdict answer_mkdir(int fd, const struct in_header *request, const void *body,
+                                 size_t size)
+{
+    const struct mkdir_in *wish = body;
+    const char *name = (const char *)(wish + 1);
+    if (size <= sizeof(*wish) || !memchr(name, 0, size - sizeof(*wish)))
+        return COLD;
+    Creation it = {.mode = S_IFDIR | (wish->mode & ~wish->umask & 07777)};
+    return answer_new(fd, request, name, strlen(name), &it);
+}
+
+/* The name comes first, then what it leads to. */
+static enum verdict answer_symlink(int fd, const struct in_header *request, const void *body,
+                                   size_t size)
+{
+    const char *name = body;
+    size_t length = strnlen(name, size);
+    if (length + 1 >= size || !memchr(name + length + 1, 0, size - length - 1))
+        return COLD;
+    Creation it = {.mode = S_IFLNK | 0777, .target = name + length + 1};
+    return answer_new(fd, request, name, length, &it);
+}
+
+/* Remove a name of what nobody has open past us, and let go of its id. */
+static enum verdict answer_removal(int fd, const struct in_header *request, const void *body,
+                                   size_t size, int is_directory)
 {
     const char *name = body;
     size_t length = strnlen(name, size);
@@ -97,7 +154,7 @@ static enum verdict answer_unlink(int fd, const struct in_header *request, const
     Removal it;
     if (!desk || !hot->passes() || length == size || request->unique & RESENT)
         return COLD;
-    if (!hot->may_tell() || !removal_plan(desk, request->nodeid, name, length, &it))
+    if (!hot->may_tell() || !removal_plan(desk, request->nodeid, name, length, is_directory, &it))
         return COLD;
     const struct opened *entry = hot->find(it.nodeid);
     if (entry && (entry->is_inherited || opened_opens(entry)))
@@ -114,7 +171,21 @@ static enum verdict answer_unlink(int fd, const struct in_header *request, const
     return ANSWERED;
 }
 
+static enum verdict answer_unlink(int fd, const struct in_header *request, const void *body,
+                                  size_t size)
+{
+    return answer_removal(fd, request, body, size, 0);
+}
+
+static enum verdict answer_rmdir(int fd, const struct in_header *request, const void *body,
+                                 size_t size)
+{
+    return answer_removal(fd, request, body, size, 1);
+}
+
 int entries_begin(const struct hot_api *api)
 {
-    return api->add(OP_CREATE, answer_create) && api->add(OP_UNLINK, answer_unlink);
+    return api->add(OP_CREATE, answer_create) && api->add(OP_MKDIR, answer_mkdir) &&
+           api->add(OP_SYMLINK, answer_symlink) && api->add(OP_UNLINK, answer_unlink) &&
+           api->add(OP_RMDIR, answer_rmdir);
 }

@@ -42,7 +42,7 @@ static int find(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_upp
     *is_upper = card && card->is_upper;
     if (*is_upper && !desk->passes_upper)
         return 0;
-    if (card && card->is_directory)
+    if (card && card->type != S_IFREG)
         return 0;
     if (!card && (!names->guest(desk->handed, ino, &room, &slot) ||
                   (room->index->entries[slot].kind & 0xf) != REGULAR))
@@ -75,7 +75,7 @@ int is_protected(const Card *card)
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real)
 {
     const Card *card = card_find(desk, ino);
-    if (!desk->takes_writers || !card || !card->is_upper || card->is_directory)
+    if (!desk->takes_writers || !card || !card->is_upper || card->type != S_IFREG)
         return 0;
     if (card_stat(card, real) != DONE_HERE || real->st_mode & (S_ISUID | S_ISGID))
         return 0;

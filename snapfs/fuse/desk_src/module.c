@@ -107,14 +107,60 @@ static PyObject *list(Desk *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+static PyObject *numbers(const struct known *known)
+{
+    PyObject *list = PyList_New((Py_ssize_t)known->count);
+    for (size_t i = 0; list && i < known->count; i++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(known->inos[i]);
+        if (!number)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, number);
+    }
+    return list;
+}
+
+static PyObject *list_known(Desk *self, PyObject *arguments)
+{
+    unsigned long long ino, above, after;
+    PyObject *directory, *index;
+    Py_ssize_t size;
+    size_t used;
+    if (!PyArg_ParseTuple(arguments, "OO!KKKn", &directory, names->index_type, &index, &ino, &above,
+                          &after, &size))
+        return NULL;
+    if (size < 0 || (size_t)size > BUFFER_BYTES)
+        size = BUFFER_BYTES;
+    PyObject *page = PyBytes_FromStringAndSize(NULL, size);
+    if (!page)
+        return NULL;
+    const Listing listing = {(const Index *)index, ino, above, after};
+    struct known known = {.count = 0};
+    int result = desk_list_known(self, directory, &listing, &known, PyBytes_AS_STRING(page),
+                                 (size_t)size, &used);
+    if (result < 0) {
+        Py_DECREF(page);
+        return failed(result);
+    }
+    _PyBytes_Resize(&page, (Py_ssize_t)used);
+    PyObject *counted = page ? numbers(&known) : NULL;
+    if (!counted) {
+        Py_XDECREF(page);
+        return NULL;
+    }
+    return Py_BuildValue("(NN)", page, counted);
+}
+
 static PyObject *note(Desk *self, PyObject *arguments)
 {
     unsigned long long ino;
     const char *path;
+    unsigned int type;
     Card card = {0};
-    if (!PyArg_ParseTuple(arguments, "Kiyp", &ino, &card.fd, &path, &card.is_upper))
+    if (!PyArg_ParseTuple(arguments, "KiyIp", &ino, &card.fd, &path, &type, &card.is_upper))
         return NULL;
     card.ino = ino;
+    card.type = type;
     if (!card_put(self, &card, path))
         return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -125,7 +171,7 @@ static PyObject *note_directory(Desk *self, PyObject *arguments)
     unsigned long long ino;
     const char *path;
     PyObject *index;
-    Card card = {.is_upper = 1, .is_directory = 1};
+    Card card = {.is_upper = 1, .type = S_IFDIR};
     if (!PyArg_ParseTuple(arguments, "KiyO", &ino, &card.fd, &path, &index))
         return NULL;
     if (index != Py_None && !PyObject_TypeCheck(index, names->index_type)) {
@@ -171,6 +217,7 @@ static PyObject *end(Desk *self, PyObject *unused)
 static PyMethodDef desk_methods[] = {
     {"lookup", (PyCFunction)lookup, METH_VARARGS, NULL},
     {"list", (PyCFunction)list, METH_VARARGS, NULL},
+    {"list_known", (PyCFunction)list_known, METH_VARARGS, NULL},
     {"note", (PyCFunction)note, METH_VARARGS, NULL},
     {"note_directory", (PyCFunction)note_directory, METH_VARARGS, NULL},
     {"strike", (PyCFunction)strike, METH_O, NULL},

@@ -1,5 +1,5 @@
-/* Removal of names of upper files that have no rules. The kernel knows such a file, so it is kept in the
- * work directory under its number until it is forgotten. See desk.h and overlay/remove.py.
+/* Removal of names of upper files and directories that have no rules. The kernel knows what it removes, so
+ * that is kept in the work directory under its number until it is forgotten. See desk.h and overlay/remove.py.
  */
 #define _GNU_SOURCE
 #include "desk.h"
@@ -10,9 +10,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#define NAMES_BYTES 1024
 #define LIST_BYTES 1024 /* of names of attributes; more is Python's */
 
 /* Whether a file carries nothing that has rules: a number of its own, protection, data elsewhere. */
@@ -38,10 +40,52 @@ static int is_simple(const struct stat *real)
                                    (S_ISREG(real->st_mode) && !(real->st_mode & (S_ISUID | S_ISGID))));
 }
 
-int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t length, Removal *it)
+struct dirent64 {
+    uint64_t ino;
+    int64_t off;
+    uint16_t length;
+    uint8_t type;
+    char name[];
+};
+
+/* Whether the first names of a directory are but `.` and `..`. */
+static int shows_nothing(const char *buffer, long length)
+{
+    const struct dirent64 *entry;
+    for (long at = 0; at < length; at += entry->length) {
+        entry = (const struct dirent64 *)(buffer + at);
+        if (strcmp(entry->name, ".") && strcmp(entry->name, ".."))
+            return 0;
+    }
+    return length > 0;
+}
+
+/* Whether there is nothing in a directory of the upper layer, whiteouts neither. */
+static int is_empty(int fd, const char *path)
+{
+    _Alignas(struct dirent64) char buffer[NAMES_BYTES];
+    int directory = openat(fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
+    if (directory < 0)
+        return 0;
+    int result = shows_nothing(buffer, syscall(SYS_getdents64, directory, buffer, sizeof(buffer)));
+    close(directory);
+    return result;
+}
+
+/* Whether a directory is the upper layer's alone, and empty. */
+static int is_simple_directory(const Desk *desk, const Removal *it)
+{
+    const Card *card = card_find(desk, it->nodeid);
+    struct stat real;
+    return card && card->type == S_IFDIR && !card->index && card_stat(card, &real) == DONE_HERE &&
+           real.st_ino == it->real.st_ino && is_empty(it->fd, it->path);
+}
+
+int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t length,
+                 int is_directory, Removal *it)
 {
     const Card *card = card_find(desk, parent);
-    if (!desk->takes_names || desk->keeps_in < 0 || !card || !card->is_directory || length > NAME_MAX)
+    if (!desk->takes_names || desk->keeps_in < 0 || !card || card->type != S_IFDIR || length > NAME_MAX)
         return 0;
     if (card->index && names->find(card->index, name, length) >= 0)
         return 0;
@@ -49,11 +93,13 @@ int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t len
     if (used >= (int)sizeof(it->path) || card_stat(card, &it->before) != DONE_HERE)
         return 0;
     it->fd = card->fd;
-    if (fstatat(it->fd, it->path, &it->real, AT_SYMLINK_NOFOLLOW) || !is_simple(&it->real))
+    if (fstatat(it->fd, it->path, &it->real, AT_SYMLINK_NOFOLLOW))
         return 0;
     it->nodeid = desk_number(desk, &it->real);
-    return it->nodeid && names->has_node(desk->handed, it->nodeid) && is_plain(it->fd, it->path) &&
-           !is_protected(card);
+    if (!it->nodeid || !names->has_node(desk->handed, it->nodeid) || is_protected(card))
+        return 0;
+    return is_plain(it->fd, it->path) &&
+           (is_directory ? is_simple_directory(desk, it) : is_simple(&it->real));
 }
 
 int removal_make(const Desk *desk, const Removal *it)

@@ -238,6 +238,16 @@ int handed_claim_number(Handed *self, uint64_t ino, uint64_t parent)
     return 1;
 }
 
+void handed_disclaim_number(Handed *self, uint64_t ino)
+{
+    size_t at = guest_slot(self, ino);
+    if (at == NO_SLOT || self->guests[at].room)
+        return;
+    guest_leave(self, at);
+    if (self->places)
+        places_drop(self->places, ino);
+}
+
 int handed_has_node(const Handed *self, uint64_t ino)
 {
     size_t at = guest_slot(self, ino);

@@ -14,6 +14,7 @@ static NamesApi api = {
     .forget = handed_forget,
     .has_node = handed_has_node,
     .claim = handed_claim_number,
+    .disclaim = handed_disclaim_number,
 };
 
 static struct PyModuleDef definition = {

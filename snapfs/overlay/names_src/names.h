@@ -121,6 +121,7 @@ typedef struct {
     /* Let a number be that of a Node, which Python is about to make of what was just made in a
      * directory; 0 when memory is short. */
     int (*claim)(Handed *, uint64_t ino, uint64_t parent);
+    void (*disclaim)(Handed *, uint64_t ino);
 } NamesApi;
 
 #define NAMES_CAPSULE "snapfs.overlay._names.api"
@@ -139,6 +140,7 @@ void handed_pin(Room *room);
 void handed_unpin(Handed *self, Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
 int handed_has_node(const Handed *self, uint64_t ino);
+void handed_disclaim_number(Handed *self, uint64_t ino);
 int handed_claim_number(Handed *self, uint64_t ino, uint64_t parent);
 
 void places_note(Places *self, uint64_t ino, uint64_t parent);
