@@ -18,6 +18,9 @@ from pathlib import Path
 from snapfs.overlay.syscalls import copy_data, set_times
 from snapfs.seals.walking import Found, Place, walk
 
+_INHERITED = ("system.posix_acl_access", "system.posix_acl_default")
+"""What is made in a directory with a default ACL has these from the start."""
+
 
 def copy(source: Path, target: Path) -> None:
     """Make `target`, which must not exist, a copy of the directory `source`; OSError.
@@ -139,7 +142,11 @@ class _Copier:
         status, here = found.status, self._place.fd
         os.chown(name, status.st_uid, status.st_gid, dir_fd=here, follow_symlinks=False)
         proc = f"/proc/self/fd/{here}/{os.fsdecode(name)}"
-        for attribute in os.listxattr(found.proc, follow_symlinks=False):
+        wanted = os.listxattr(found.proc, follow_symlinks=False)
+        for attribute in os.listxattr(proc, follow_symlinks=False):
+            if attribute in _INHERITED and attribute not in wanted:
+                os.removexattr(proc, attribute, follow_symlinks=False)
+        for attribute in wanted:
             value = os.getxattr(found.proc, attribute, follow_symlinks=False)
             os.setxattr(proc, attribute, value, follow_symlinks=False)
         if not stat.S_ISLNK(status.st_mode):

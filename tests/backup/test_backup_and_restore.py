@@ -161,6 +161,22 @@ def test_programs_see_no_links_into_a_backup(root: Root, tmp_path: Path) -> None
     assert differences(before, describe(upper)) == []
 
 
+def test_no_copy_takes_over_an_acl_of_its_directory(root: Root, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    subprocess.run(["setfacl", "-d", "-m", "u:1000:rwx", target], check=True)
+    root.snapshotter.prepare("work")
+    (root.upper("work") / "shared" / "deep").mkdir(parents=True)
+    (root.upper("work") / "shared" / "deep" / "file").write_text("for its owner")
+    (root.upper("work") / "shared" / "deep" / "file").chmod(0o600)
+    subprocess.run(["setfacl", "-d", "-m", "u:1001:rwx", root.upper("work") / "shared"], check=True)
+    root.snapshotter.commit("work", "base")
+    backup.take(root.path, target)
+    root.close()
+    backup.restore(target, tmp_path / "new")
+    check_restored(tmp_path / "new", root.path, {"base"})
+
+
 def test_what_was_copied_before_an_interruption_is_not_copied_again(
     root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
