@@ -6,6 +6,7 @@ See docs/backup.md.
 from snapfs.backup.layout import Record
 from snapfs.backup.progress import Progress
 from snapfs.backup.restoring import Restored, restore
-from snapfs.backup.taking import Taken, take, verify
+from snapfs.backup.taking import Taken, take
+from snapfs.backup.verifying import verify
 
 __all__ = ["Progress", "Record", "Restored", "Taken", "restore", "take", "verify"]

@@ -50,7 +50,10 @@ class Contents:
     def load(cls, stream: Path) -> Contents:
         """Read and verify a saved store; DataLoss, FailedPrecondition for a newer one, OSError."""
         with stream.open("rb") as source:
-            return cls._of(saved(source, TABLES))
+            contents = cls._of(saved(source, TABLES))
+            if source.read(1):
+                raise DataLoss("the saved store has something behind its end")
+        return contents
 
     @classmethod
     def _of(cls, opened: Stream) -> Contents:

@@ -16,11 +16,12 @@ again.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,6 +33,8 @@ RECORD = "backup.json"
 LAYER = "layer.json"
 PART = ".part"
 """Ends the name of what is being made."""
+_SUM = "sum"
+"""In a record: SHA-256 of the rest of it, in hexadecimal; its first versions have none."""
 
 T = TypeVar("T")
 
@@ -104,15 +107,34 @@ class Target:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep others from writing here for the block; Unavailable when somebody does."""
+        """Keep others from reading and writing here for the block; Unavailable when they do."""
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(fd, fcntl.LOCK_EX, f"another use of the backup {self.path}"):
             yield
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep others from writing here for the block; Unavailable when somebody does."""
+        try:
+            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # a copy of a backup, or none
+            yield
+            return
+        with locked(fd, fcntl.LOCK_SH, f"another backup to {self.path}"):
+            yield
+
+
+@contextmanager
+def locked(fd: int, kind: int, what: str) -> Iterator[None]:
+    """Hold a lock (flock) on a descriptor, which is closed at the end; Unavailable if taken."""
+    try:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Unavailable(f"another backup to {self.path} is under way; wait for it") from None
-        finally:
-            os.close(fd)
+            raise Unavailable(f"{what} is under way; wait for it") from None
+        yield
+    finally:
+        os.close(fd)
 
 
 def _is_sane(record: Record) -> bool:
@@ -140,16 +162,26 @@ def read(path: Path, kind: type[T]) -> T | None:
             raise FailedPrecondition(
                 f"{path} has format {version}, newer than {FORMAT}; use a newer snapfs"
             )
-        return msgspec.json.decode(raw, type=kind)
+        found = msgspec.json.decode(raw, type=kind)
+        said = msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLoss(f"{path} is damaged ({error}); take a new backup elsewhere") from error
+    if said.pop(_SUM, "") not in ("", _sum(said)):
+        raise DataLoss(f"{path} is damaged (it has another sum); take a new backup elsewhere")
+    return found
+
+
+def _sum(said: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
 
 
 def write(path: Path, record: msgspec.Struct) -> None:
     """Replace a JSON record by one rename, durably."""
+    said: dict[str, Any] = msgspec.to_builtins(record)
+    said[_SUM] = _sum(said)
     draft = path.with_name(path.name + PART)
     with draft.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        file.write(msgspec.json.format(msgspec.json.encode(said), indent=1) + b"\n")
         file.flush()
         os.fsync(file.fileno())
     draft.rename(path)

@@ -10,6 +10,7 @@ system's.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,22 @@ import msgspec
 
 from snapfs.backup import storing
 from snapfs.backup.contents import TABLES, checked_digest
-from snapfs.backup.layout import LAYER, PART, Record, Target, read, sync_directory, write
+from snapfs.backup.layout import (
+    LAYER,
+    PART,
+    BlobRecord,
+    LayerRecord,
+    Record,
+    Target,
+    locked,
+    read,
+    sync_directory,
+    write,
+)
 from snapfs.backup.progress import Progress, Report
+from snapfs.backup.verifying import read_contents
 from snapfs.metadata.blobs import blob_path
 from snapfs.metadata.schema import BLOBS, INGESTS, SHARED
-from snapfs.metadata.words import shown
 from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition, Kind, Usage
 from snapfs.snapshots import records, roots
 from snapfs.snapshots.layers import WORK_MODE, LayerDirectories
@@ -60,35 +72,56 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
 
     `root` must be empty, or be left from a restore of the same backup that did not end. Raises
     NotFound when there is no backup, AlreadyExists when the root holds something, DataLoss when the
-    backup is damaged, OSError.
+    backup is damaged, Unavailable while another restore makes the same root or a backup is taken
+    to `source`, OSError.
     """
     place = Target(source)
-    record = place.existing()
-    layers = LayerDirectories(root)
-    _begin(root, record)
-    layers.establish()
-    for done, layer in enumerate(record.layers):
-        report(Progress("layers", done, len(record.layers)))
-        target = layers.directory(layer.id)
-        if storing.layer_record(target) != layer:
-            digest = bytes.fromhex(layer.digest)
-            storing.put_layer(place.layer(layer.id), target, layer.created_ns, digest)
-        layers.work(layer.id).mkdir(mode=WORK_MODE, exist_ok=True)
-    for done, blob in enumerate(record.blobs):
-        report(Progress("content", done, len(record.blobs)))
-        path = blob_path(root / "content", blob.digest)
-        if not path.exists():
-            storing.put_blob(
-                place.blob(blob.digest), path, blob.digest, blob.size_bytes, link=False
-            )
-    left_out = _restore_metadata(source / record.metadata, root, record)
-    _finish(root, layers, record)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with locked(fd, fcntl.LOCK_EX, f"another restore to {root}"), place.still():
+        record = place.existing()
+        read_contents(place, record)
+        layers = LayerDirectories(root)
+        _begin(root, record)
+        layers.establish()
+        for done, layer in enumerate(record.layers):
+            report(Progress("layers", done, len(record.layers)))
+            _restore_layer(place, layers, layer)
+        for done, blob in enumerate(record.blobs):
+            report(Progress("content", done, len(record.blobs)))
+            _restore_blob(place, root, blob)
+        left_out = _restore_metadata(source / record.metadata, root, record)
+        _finish(root, layers, record)
     return Restored(record, left_out)
+
+
+def _restore_layer(place: Target, layers: LayerDirectories, layer: LayerRecord) -> None:
+    source, target = place.layer(layer.id), layers.directory(layer.id)
+    if storing.layer_record(target) != layer:
+        digest = bytes.fromhex(layer.digest)
+        try:
+            storing.put_layer(source, target, layer.created_ns, digest)
+        except FileNotFoundError as error:
+            if (source / "fs").exists():
+                raise
+            raise DataLoss(f"layer {source} of the backup is gone") from error
+    layers.work(layer.id).mkdir(mode=WORK_MODE, exist_ok=True)
+
+
+def _restore_blob(place: Target, root: Path, blob: BlobRecord) -> None:
+    source, target = place.blob(blob.digest), blob_path(root / "content", blob.digest)
+    if target.exists():
+        return
+    try:
+        storing.put_blob(source, target, blob.digest, blob.size_bytes, link=False)
+    except FileNotFoundError as error:
+        if source.exists():
+            raise
+        raise DataLoss(f"content {source} of the backup is gone") from error
 
 
 def _begin(root: Path, record: Record) -> None:
     """Mark a root as being restored; refuse one that holds something else."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     mark, path = _Mark(store=record.store, revision=record.revision), root / roots.RESTORING
     found = read(path, _Mark)
     if found is not None and not (root / "metadata").exists():
@@ -116,8 +149,6 @@ def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ..
             store.restore(source)
         with store.view() as tx:
             rows = list(records.rows(tx))
-            for each in rows:
-                _check_digest(each, digests)
             for blob in tx.rows(BLOBS, SHARED):
                 checked_digest(blob.name)
             doomed: list[Row[Any]] = [row for row in rows if row.body.kind == Kind.ACTIVE.value]
@@ -139,16 +170,6 @@ def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ..
             if isinstance(outcome, Failed):
                 raise outcome.error
     return left_out
-
-
-def _check_digest(row: SnapshotRow, digests: dict[int, bytes]) -> None:
-    """See that what was copied of a layer is what was committed."""
-    committed, copied = row.body.digest, digests.get(row.body.id, b"")
-    if committed and copied and committed != copied:
-        raise DataLoss(
-            f"layer {row.body.id} of the backup is not what was committed as {shown(row.name)}; "
-            "take a new backup, or restore another"
-        )
 
 
 def _delete(tx: WriteTx, row: Row[Any]) -> None:

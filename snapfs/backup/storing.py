@@ -7,6 +7,7 @@ compared with its digest before it gets it, a blob with its own.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def put_layer(source: Path, target: Path, created_ns: int, digest: bytes) -> Lay
     """Make `target` a copy of the layer directory `source`; durable on return.
 
     With a `digest` it must have that one: DataLoss, naming what differs. FileNotFoundError when the
-    source goes meanwhile. What fails leaves nothing.
+    source goes meanwhile. What fails leaves nothing, and what was there.
     """
     part = target.with_name(target.name + PART)
     discard(part)
@@ -63,10 +64,7 @@ def _differs(source: Path, part: Path, digest: bytes) -> str:
     damages = seals.verify(part / "fs", source / seals.SEAL, digest)
     first = f"{os.fsdecode(damages[0].path) or 'it'} {damages[0].what}" if damages else "it differs"
     more = f" and {len(damages) - 1} more" if len(damages) > 1 else ""
-    return (
-        f"layer {source} is not what was committed: {first}{more}; "
-        "remove its snapshot and make it anew, or restore it"
-    )
+    return f"layer {source} is not what was committed: {first}{more}"
 
 
 def layer_record(directory: Path) -> LayerRecord | None:
@@ -74,16 +72,31 @@ def layer_record(directory: Path) -> LayerRecord | None:
     return read(directory / LAYER, LayerRecord)
 
 
-def verify_layer(directory: Path, record: LayerRecord) -> None:
-    """Read a stored layer from the disk; DataLoss when it is not what the record says."""
+def damages(directory: Path, record: LayerRecord) -> Iterator[str]:
+    """Read a stored layer from the disk and say each thing that is not as the record says."""
+    if not directory.exists():
+        yield f"layer {directory} is gone"
+        return
     digest = bytes.fromhex(record.digest)
+    for damage in seals.verify(directory / "fs", directory / seals.SEAL, digest):
+        yield f"layer {directory} is damaged: {os.fsdecode(damage.path) or 'it'} {damage.what}"
+    if not _has_digest(directory / seals.SEAL, digest):
+        yield f"{directory / seals.SEAL}, which lists what is in the layer, is damaged"
     try:
-        damages = seals.verify(directory / "fs", directory / seals.SEAL, digest)
-    except FileNotFoundError:
-        raise DataLoss(f"layer {directory} is gone") from None
-    if damages:
-        where = os.fsdecode(damages[0].path)
-        raise DataLoss(f"layer {directory} is damaged: {where or 'it'} {damages[0].what}")
+        said = layer_record(directory)
+    except DataLoss as error:
+        yield str(error)
+    else:
+        if said != record:
+            yield f"{directory / LAYER} does not say what the backup's record does"
+
+
+def _has_digest(file: Path, digest: bytes) -> bool:
+    """Say whether the list of a layer is there and sound."""
+    try:
+        return seals.digest_of(file) == digest
+    except (DataLoss, OSError):
+        return False
 
 
 def put_blob(source: Path, target: Path, digest: str, size_bytes: int, *, link: bool) -> None:
@@ -98,7 +111,7 @@ def put_blob(source: Path, target: Path, digest: str, size_bytes: int, *, link: 
     try:
         if not (link and _link(source, part)):
             _copy(source, part)
-        verify_blob(part, digest, size_bytes)
+        verify_blob(part, digest, size_bytes, source)
         part.rename(target)
     except Exception:
         with suppress(OSError):
@@ -124,14 +137,15 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(writing.fileno())
 
 
-def verify_blob(path: Path, digest: str, size_bytes: int) -> None:
-    """Read a blob's file; DataLoss when it is not what its name says."""
+def verify_blob(path: Path, digest: str, size_bytes: int, shown: Path | None = None) -> None:
+    """Read a blob's file; DataLoss, naming it as `shown`, when it is not what its name says."""
     hash_ = hasher(digest)
     with path.open("rb") as file:
-        feed(hash_, file.fileno(), size_bytes)
-        is_longer = os.fstat(file.fileno()).st_size != size_bytes
-    if is_longer or hash_.hexdigest() != digest.partition(":")[2]:
-        raise DataLoss(f"content {digest} is damaged in {path}; fetch it again")
+        is_sound = os.fstat(file.fileno()).st_size == size_bytes
+        if is_sound:
+            feed(hash_, file.fileno(), size_bytes)
+    if not is_sound or hash_.hexdigest() != digest.partition(":")[2]:
+        raise DataLoss(f"content {digest} is damaged in {shown or path}")
 
 
 def discard(directory: Path) -> None:

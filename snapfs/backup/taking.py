@@ -60,12 +60,14 @@ def take(
     root: Path,
     target: Path,
     *,
+    recheck: bool = False,
     report: Report = lambda _: None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> Taken:
-    """Make `target` a backup of `root` as it is now; durable and verified on return.
+    """Make `target` a backup of `root` as it is now; durable on return, and verified what is new.
 
-    A backup of the same store that is there is brought up to date. Raises NotFound when there is no
+    A backup of the same store that is there is brought up to date; with `recheck` all of it is
+    read, and what is damaged copied anew. Raises NotFound when there is no
     root, FailedPrecondition when the target has a backup of another store or lies in the root,
     DataLoss when a layer or a blob is damaged (what is sound is copied first, the earlier backup
     stays), Unavailable when snapshots go faster than they are copied; OSError.
@@ -78,27 +80,13 @@ def take(
     with place.held(), ReadStore.open(root / "metadata", TABLES) as store:
         for _ in range(ATTEMPTS):
             try:
-                return _Taking(root, store, place, report, clock_ns).run()
+                return _Taking(root, store, place, report, clock_ns, recheck=recheck).run()
             except _Outdated:
                 continue
     raise Unavailable(
         f"snapshots of {root} are removed faster than they can be copied; try again later: "
         "what was copied stays"
     )
-
-
-def verify(target: Path, report: Report = lambda _: None) -> Record:
-    """Read all of a backup again; DataLoss for the first thing that is damaged."""
-    place = Target(target)
-    record = place.existing()
-    Contents.load(target / record.metadata)
-    for done, layer in enumerate(record.layers):
-        report(Progress("layers", done, len(record.layers)))
-        storing.verify_layer(place.layer(layer.id), layer)
-    for done, blob in enumerate(record.blobs):
-        report(Progress("content", done, len(record.blobs)))
-        storing.verify_blob(place.blob(blob.digest), blob.digest, blob.size_bytes)
-    return record
 
 
 def _check_apart(root: Path, target: Path) -> None:
@@ -119,12 +107,15 @@ class _Taking:
         target: Target,
         report: Report,
         clock_ns: Callable[[], int],
+        *,
+        recheck: bool,
     ) -> None:
         self._root = root
         self._store = store
         self._target = target
         self._report = report
         self._clock_ns = clock_ns
+        self._recheck = recheck
         self._copied_layers = 0
         self._copied_blobs = 0
         self._damaged: DataLoss | None = None
@@ -169,13 +160,22 @@ class _Taking:
         records = []
         for done, layer in enumerate(contents.layers):
             self._report(Progress("layers", done, len(contents.layers)))
-            have = storing.layer_record(self._target.layer(layer.id))
-            if have is None or not _is_of(have, layer):
-                have = self._copy_layer(layer)
+            have = self._kept(layer) or self._copy_layer(layer)
             if have is not None:
                 records.append(have)
         self._report(Progress("layers", len(contents.layers), len(contents.layers)))
         return tuple(records)
+
+    def _kept(self, layer: Layer) -> LayerRecord | None:
+        """Return the record of a copy that is there and good; None when it is to be made."""
+        directory = self._target.layer(layer.id)
+        try:
+            have = storing.layer_record(directory)
+        except DataLoss:
+            return None
+        if have is None or not _is_of(have, layer):
+            return None
+        return None if self._recheck and any(storing.damages(directory, have)) else have
 
     def _copy_layer(self, layer: Layer) -> LayerRecord | None:
         """Copy a layer; None when it is damaged, which is told at the end."""
@@ -201,11 +201,20 @@ class _Taking:
         stored = []
         for done, blob in enumerate(contents.blobs):
             self._report(Progress("content", done, len(contents.blobs)))
-            if not self._target.blob(blob.digest).exists():
+            if not self._has(blob):
                 self._copy_blob(blob)
             stored.append(BlobRecord(digest=blob.digest, size_bytes=blob.size_bytes))
         self._report(Progress("content", len(contents.blobs), len(contents.blobs)))
         return tuple(stored)
+
+    def _has(self, blob: Blob) -> bool:
+        path = self._target.blob(blob.digest)
+        try:
+            if self._recheck:
+                storing.verify_blob(path, blob.digest, blob.size_bytes)
+            return path.stat().st_size == blob.size_bytes
+        except (FileNotFoundError, DataLoss):
+            return False
 
     def _copy_blob(self, blob: Blob) -> None:
         source = blob_path(self._root / "content", blob.digest)

@@ -43,6 +43,7 @@ _root_option = click.option(
 @json_option
 @_root_option
 @click.option("--verify", "only_verify", is_flag=True, help="Read a backup again, take none.")
+@click.option("--recheck", is_flag=True, help="Read what is there too, copy the damaged anew.")
 @click.argument("target", type=AbsolutePath())
 def backup(
     address: Path | None,
@@ -50,6 +51,7 @@ def backup(
     as_json: bool,
     root: Path | None,
     only_verify: bool,
+    recheck: bool,
     target: Path,
 ) -> None:
     """Make the directory TARGET a backup of the root, or bring it up to date.
@@ -71,7 +73,7 @@ def backup(
             left_out: tuple[str, ...] = ()
         else:
             with _attached(_root(address, config_path, root)) as place:
-                taken = room.take(place, target, report=report)
+                taken = room.take(place, target, recheck=recheck, report=report)
             record, left_out = taken.record, taken.left_out
             copied = taken.copied_layers, taken.copied_blobs
     if as_json:

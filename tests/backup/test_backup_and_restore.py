@@ -230,6 +230,31 @@ def test_a_restore_goes_on_where_it_was_interrupted(
     check_restored(new, root.path, {"base", "top"})
 
 
+def test_nobody_else_restores_there_or_writes_to_the_backup_meanwhile(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.commit("base")
+    target, new, original, refused = tmp_path / "target", tmp_path / "new", storing.put_layer, []
+    backup.take(root.path, target)
+
+    def put(*arguments: object) -> object:
+        if not refused:
+            with pytest.raises(Unavailable, match="another restore to") as one:
+                backup.restore(target, new)
+            with pytest.raises(Unavailable, match="another use of the backup") as other:
+                backup.take(root.path, target)
+            refused.extend([one, other])
+            backup.verify(target)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storing, "put_layer", put)
+        backup.restore(target, new)
+    assert len(refused) == 2
+    root.close()
+    check_restored(new, root.path, {"base"})
+
+
 def test_a_snapshot_removed_while_it_is_copied_is_not_in_the_backup(
     root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,7 +402,7 @@ def test_a_copy_that_is_not_what_was_committed_is_not_restored(
     monkeypatch.setattr(taking, "_is_of", lambda *_: True)
     backup.take(root.path, target)
     root.close()
-    with pytest.raises(DataLoss, match="is not what was committed as 'base'"):
+    with pytest.raises(DataLoss, match=r"layer 1 of the backup .* is not what was committed"):
         backup.restore(target, tmp_path / "new")
     assert not (tmp_path / "new" / "metadata").exists()
 
@@ -397,6 +422,7 @@ def test_names_in_a_hostile_backup_lead_nowhere(
     root.commit("base")
     backup.take(root.path, target)
     record = json.loads((target / "backup.json").read_bytes())
+    del record["sum"]
     (target / "backup.json").write_text(json.dumps(record | {field: value}))
     (tmp_path / "precious").write_bytes(b"precious")
     for act in (
