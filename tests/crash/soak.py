@@ -8,8 +8,10 @@ forget what nobody uses, and what is held is counted. After a warm-up none of it
 of each row, the median of those between any two samples (Theil and Sen), over the time that was
 measured, stays below an allowance. Prints a table; exits 1 when a row grows or a call fails.
 
-The worker of `main` and the control process live as long as the soak, and it is their memory that
-is looked at; it is the workers of other lanes that are killed.
+In the first half the worker of `main` and the control process live on, and it is their memory that
+is looked at; it is the workers of other lanes that are killed. In the second half these two are
+killed as well, now and then: what they hold is to be what it was by the next round, and what
+outlives them (mounts, processes, memory that one leaves to the next, inodes) to stay as it was.
 """
 
 from __future__ import annotations
@@ -40,10 +42,15 @@ from tests.support.lanes import drop_dentries
 KILLED = ("no-open", "views")
 KILL_EVERY = 5
 """Rounds."""
+KILL_OWN_EVERY = 2
+"""Rounds of the second half."""
 CLIENTS = 20
 WARM_UP = 1 / 3
 """Of the samples, which the slope leaves out."""
 LEAST_SAMPLES = 6
+"""Of the first half."""
+LEAST_SAMPLES_KILLED = 4
+"""Of the second."""
 SETTLE_S = 10.0
 ALLOWANCES = {
     "control, anonymous KiB": 6 << 10,
@@ -60,7 +67,11 @@ ALLOWANCES = {
     "inodes on disk": 8,
     "snapshots": 0.5,
 }
-"""How much each row may grow from the warm-up to the end."""
+"""How much each row may grow from the warm-up to the end of a half."""
+OF_A_LIFE = ("control, anonymous KiB", "worker of main, anonymous KiB")
+"""Rows that say something of a process that lives on."""
+OF_THE_MACHINE = ("mounts", "processes", "inodes on disk", "snapshots")
+"""Rows that are the same whoever lives."""
 
 
 @dataclass
@@ -68,34 +79,47 @@ class Soaked:
     """Samples by row, and what failed."""
 
     samples: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    killed: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    """Those of the second half, when the worker of `main` and the control process are killed."""
     rounds: int = 0
     kills: int = 0
+    own_kills: dict[str, int] = field(default_factory=lambda: {"worker of main": 0, "control": 0})
     failures: list[str] = field(default_factory=list)
 
     def growth(self, row: str) -> float:
-        """Return by how much a row grows from the end of the warm-up to the end."""
-        taken = self.samples[row]
-        taken = taken[int(len(taken) * WARM_UP) :]
-        return slope(taken) * (taken[-1][0] - taken[0][0])
+        """Return by how much a row grows in a half, or in both if it is of the machine."""
+        first = self.samples[row]
+        first = first[int(len(first) * WARM_UP) :]
+        if row in OF_A_LIFE:
+            return grown(first)
+        if row in OF_THE_MACHINE:
+            return grown([*first, *self.killed[row]])
+        return max(grown(first), grown(self.killed[row]))
 
     def growing(self) -> list[str]:
         return [row for row, most in ALLOWANCES.items() if self.growth(row) > most]
 
     def table(self) -> str:
         lines = [
-            f"{self.rounds} rounds, {self.kills} workers killed",
+            f"{self.rounds} rounds, {self.kills} workers of other lanes killed",
+            *(f"{what}: killed {times} times" for what, times in self.own_kills.items()),
             "",
             "| held | at first | after the warm-up | at the end | by the slope | allowed |",
             "|---|---|---|---|---|---|",
         ]
         for row, most in ALLOWANCES.items():
-            found = [value for _, value in self.samples[row]]
+            found = [value for _, value in (*self.samples[row], *self.killed[row])]
             warm = found[int(len(found) * WARM_UP)]
             figures = (found[0], warm, found[-1], self.growth(row), most)
             lines.append(f"| {row} | " + " | ".join(f"{it:.4g}" for it in figures) + " |")
         lines += ["", f"failed: {len(self.failures)}", *self.failures]
         lines += [f"grows: {row}" for row in self.growing()]
         return "\n".join(lines)
+
+
+def grown(samples: Sequence[tuple[float, float]]) -> float:
+    """Return by how much a row grows over the time of its samples, by their slope."""
+    return slope(samples) * (samples[-1][0] - samples[0][0]) if samples else 0.0
 
 
 def slope(samples: Sequence[tuple[float, float]]) -> float:
@@ -117,8 +141,13 @@ class Soak(Siege):
         self.soaked = Soaked()
         self.target = base / "target"
         self.target.mkdir()
+        self.kills_own = False
+        """The second half has begun."""
+        self._killed_rounds = 0
 
     def round(self, number: int) -> None:
+        if self.kills_own:
+            self.kill_own()
         for lane in ("main", "no-open"):
             self.life(f"r{number}-{lane}", lane)
         self.clients()
@@ -179,10 +208,23 @@ class Soak(Siege):
             list(client.list())
             client.status()
 
+    def kill_own(self) -> None:
+        """Kill the worker of `main` and the control process in turn."""
+        turn, waits = divmod(self._killed_rounds, KILL_OWN_EVERY)
+        self._killed_rounds += 1
+        if waits:
+            return
+        if turn % 2:
+            self.kill_control()
+            self.soaked.own_kills["control"] += 1
+        else:
+            self.kill("main")
+            self.soaked.own_kills["worker of main"] += 1
+
     def kill(self, lane: str) -> None:
         pid = self.lanes()[lane]["worker_pid"]
         os.kill(pid, signal.SIGKILL)
-        self.soaked.kills += 1
+        self.soaked.kills += lane in KILLED
 
         def served() -> bool:
             now = self.lanes()[lane]
@@ -201,8 +243,10 @@ class Soak(Siege):
                 break
             before = counts["nodes"]
             time.sleep(0.05)
+        into = self.soaked.killed if self.kills_own else self.soaked.samples
         for row, value in self.held(counts).items():
-            self.soaked.samples[row].append((at_s, value))
+            if not (self.kills_own and row in OF_A_LIFE):
+                into[row].append((at_s, value))
 
     def held(self, counts: dict[str, int]) -> dict[str, float]:
         control, worker = self.daemon.pid, self.daemon.worker_pid()
@@ -263,7 +307,9 @@ def run(base: Path, *, seconds: float, seed: int = 0, names: tuple[str, ...] = (
             soaked.rounds += 1
             now_s = time.monotonic() - began_s
             soak.sample(now_s)
-            if now_s > seconds and soaked.rounds >= LEAST_SAMPLES:
+            if not soak.kills_own:
+                soak.kills_own = now_s > seconds / 2 and soaked.rounds >= LEAST_SAMPLES
+            elif now_s > seconds and len(soaked.killed["mounts"]) >= LEAST_SAMPLES_KILLED:
                 break
         soaked.failures += soak.end().failures
         return soaked

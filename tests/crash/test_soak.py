@@ -33,6 +33,19 @@ def test_a_row_that_grows_is_named() -> None:
     assert "grows: mounts" in soaked.table()
 
 
+def test_a_row_that_grows_with_each_kill_is_named() -> None:
+    soaked = soak.Soaked()
+    for row in soak.ALLOWANCES:
+        soaked.samples[row] = [(float(at), 10.0) for at in range(6)]
+        if row not in soak.OF_A_LIFE:
+            soaked.killed[row] = [(float(at), 12.0) for at in range(6, 12)]
+    for row in soak.OF_THE_MACHINE:
+        soaked.killed[row] = [(float(at), soaked.samples[row][0][1]) for at in range(6, 12)]
+    assert soaked.growing() == []
+    soaked.killed["control, memfds"] = [(float(at), 10.0 + at) for at in range(6, 12)]
+    assert soaked.growing() == ["control, memfds"]
+
+
 @pytest.mark.fuse
 @pytest.mark.root
 @pytest.mark.slow
@@ -43,3 +56,4 @@ def test_nothing_grows_with_use(tmp_path: Path) -> None:
     assert not soaked.failures, soaked.table()
     assert not soaked.growing(), soaked.table()
     assert soaked.kills
+    assert all(soaked.own_kills.values()), soaked.own_kills
