@@ -8,13 +8,16 @@ is kept of removed files. A directory's names are read once for all that are ask
 seconds.
 
 The notes are hints. What is not where they say, because a move was under way when its worker died,
-is looked for in the whole tree, once for all such nodes.
+is looked for in the whole tree, once for all such nodes. So is what was removed and is still in the
+lower layers: whether a name there was removed or moved, only its copy's place tells.
 """
 
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import structlog
 import trio
@@ -24,6 +27,9 @@ from snapfs.overlay import Dir, Node, Tree, identity
 
 KEPT_S = 30.0
 """How long what was read is remembered after its last use."""
+
+_NOTHING: Mapping[int, int] = MappingProxyType({})
+"""No walk was made."""
 
 log = structlog.get_logger(__name__)
 
@@ -73,28 +79,29 @@ class Recovery:
             self._forest.remember(node)
         return True
 
-    def _find(self, tree: Tree, ino: int) -> Node | None:
-        """Return a node that is where the notes say."""
+    def _find(self, tree: Tree, ino: int, seen: Mapping[int, int] = _NOTHING) -> Node | None:
+        """Return a node that is where the notes say; or, rather, where a walk has `seen` it."""
         known = self._forest.inodes.find(ino)
         if known is not None:
             return known
         parent: Node | None = None
-        for number in self._way(tree, ino):
-            parent = self._child(tree, number, parent)
+        for number in self._way(tree, ino, seen):
+            moved = seen is _NOTHING or number in seen
+            parent = self._child(tree, number, parent, moved=moved)
         return parent
 
-    def _way(self, tree: Tree, ino: int) -> list[int]:
+    def _way(self, tree: Tree, ino: int, seen: Mapping[int, int]) -> list[int]:
         """Return the numbers from a node that is known, or of which nothing is noted, down."""
-        remembered, places = self._remembered(tree), self._forest.inodes.places
+        places = self._forest.inodes.places
         way = [ino]
         while self._forest.inodes.find(ino) is None and ino != tree.root.ino:
-            ino = (places.get(ino) if places is not None else 0) or remembered.walked.get(ino, 0)
+            ino = seen.get(ino) or (places.get(ino) if places is not None else 0)
             if not ino or ino in way:
                 break
             way.append(ino)
         return way[::-1]
 
-    def _child(self, tree: Tree, ino: int, parent: Node | None) -> Node | None:
+    def _child(self, tree: Tree, ino: int, parent: Node | None, *, moved: bool) -> Node | None:
         if ino == tree.root.ino:
             return tree.root
         node = self._forest.inodes.find(ino)
@@ -109,7 +116,7 @@ class Recovery:
                     node = None
                 if node is not None and node.ino == ino:
                     return node
-        return tree.nameless(ino, parent)
+        return tree.nameless(ino, parent, moved=moved)
 
     def _names(self, tree: Tree, parent: Dir) -> dict[int, bytes]:
         known = self._remembered(tree).names
@@ -126,13 +133,12 @@ class Recovery:
                 return None
             if ino not in remembered.walked:
                 await self._walk(tree, remembered)
-            above = remembered.walked.get(ino)
-            if above is None:
+            node = self._find(tree, ino) or self._find(tree, ino, remembered.walked)
+            if node is None:
                 remembered.lost.add(ino)
-                return None
-            if self._forest.inodes.places is not None:
-                self._forest.inodes.places.note(ino, above)
-            return self._find(tree, ino)
+            else:
+                self._forest.inodes.note_place(node)
+            return node
 
     async def _walk(self, tree: Tree, remembered: Remembered) -> None:
         """Note the place of every node of a tree, letting other requests through in between."""

@@ -58,12 +58,21 @@ def moved(once: Noting, tree: Tree, old: Spot, new: Spot, flags: int) -> bool:
         if flags & pyfuse3.RENAME_EXCHANGE:
             raise OSError(errno.EIO, "two names may have been exchanged already", new[1])
         if target is not None and _find(tree, *old) is None:
+            _note_places(target)
             return True
     elif note is not None and target is not None and target.ino == note.first:
-        leaves_a_name = flags & (pyfuse3.RENAME_EXCHANGE | RENAME_WHITEOUT)
-        return bool(leaves_a_name) or _find(tree, *old) is None
+        left = _find(tree, *old)
+        _note_places(target, left)
+        return left is None or bool(flags & (pyfuse3.RENAME_EXCHANGE | RENAME_WHITEOUT))
     once.intend(tree.lookup(*old).ino, 0 if target is None else target.ino)
     return False
+
+
+def _note_places(*nodes: Node | None) -> None:
+    """Note where nodes are that the kernel knows, as who moved them could not any more."""
+    for node in nodes:
+        if node is not None:
+            node.tree.inodes.note_place(node)
 
 
 def finish_move(tree: Tree, old: Spot, flags: int, *, uid: int, gid: int) -> None:

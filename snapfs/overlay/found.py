@@ -25,12 +25,15 @@ def names_by_number(tree: MergedTree, parent: Dir) -> dict[int, bytes]:
     return {tree.entry_ino(parent, name, packed): name for name, packed in lower.tops(index)}
 
 
-def nameless(tree: MergedTree, ino: int, parent: Dir | None) -> Node | None:
+def nameless(tree: MergedTree, ino: int, parent: Dir | None, *, moved: bool) -> Node | None:
     """Make the node of what was removed while it was in use; None when nothing is left of it.
 
-    `parent` is the directory where it had its name, for what lies in the lower layers.
+    `parent` is the directory where it had its name, for what lies in the lower layers: that is left
+    alone when it may have `moved`, for then it has a copy under another name.
     """
-    node = _kept(tree, ino, parent) or _linked(tree, ino) or _hidden(tree, ino, parent)
+    node = _kept(tree, ino, parent) or _linked(tree, ino)
+    if node is None and not moved:
+        node = _hidden(tree, ino, parent)
     if node is not None:
         tree.inodes.enter(node)
     return node

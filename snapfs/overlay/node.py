@@ -105,8 +105,7 @@ class Node:
             return
         if self.nlookup:
             parent.children[name] = self
-            if self.tree.inodes.places is not None:
-                self.tree.inodes.places.note(self.ino, parent.ino)
+            self.tree.inodes.note_place(self, parent)
 
     def drop_name(self, parent: Dir, name: bytes) -> None:
         """Strike a name out; `parent` is None afterwards when it was the last one known."""
@@ -123,6 +122,8 @@ class Node:
             self.more_names = None
         if self.parent is None:
             self.tree.inodes.changed(self.ino)
+        elif self.nlookup:
+            self.tree.inodes.note_place(self)
 
 
 class Dir(Node):
@@ -237,6 +238,13 @@ class Inodes:
         if count:
             self._count(node, count)
 
+    def note_place(self, node: Node, parent: Dir | None = None) -> None:
+        """Note for a process that comes later where a node is that the kernel knows: in `parent`,
+        or where its first name is."""
+        parent = parent or node.parent
+        if self.places is not None and parent is not None:
+            self.places.note(node.ino, parent.ino)
+
     def leave(self, node: Node) -> None:
         """Make a node that lost its last name unfindable, so that its number can be used again."""
         self._passing.pop(node.ino, None)
@@ -252,8 +260,7 @@ class Inodes:
             node.tree.handed.claim(node.ino)
             for parent, name in node.names():
                 parent.children[name] = node
-            if self.places is not None and node.parent is not None:
-                self.places.note(node.ino, node.parent.ino)
+            self.note_place(node)
         node.nlookup += lookups
         node.tree.counted += lookups
 

@@ -278,6 +278,8 @@ def _replaced(tree: MergedTree, target: Node, new: Spot, *, in_upper_layer: bool
 def _moved(tree: MergedTree, node: Node, new: Spot) -> None:
     """Book a node's new name; cached paths below a directory are stale from now on."""
     node.add_name(*new)
+    if tree.may_be_known(node):  # to who moves it; an earlier process may have handed it out
+        tree.inodes.note_place(node, new.parent)
     if isinstance(node, Dir):
         tree.usage.moved()
         tree.epoch += 1

@@ -230,12 +230,13 @@ class Tree(MergedTree):
         """Return each number that is in a directory, with a name of it."""
         return found.names_by_number(self, directory(parent))
 
-    def nameless(self, ino: int, parent: Node | None) -> Node | None:
+    def nameless(self, ino: int, parent: Node | None, *, moved: bool = False) -> Node | None:
         """Make the node of what was removed while it was in use; None when nothing is left of it.
 
-        `parent` is the directory where it had its name, if that is known.
+        `parent` is the directory where it had its name, if that is known; with `moved` it may have
+        one elsewhere.
         """
-        return found.nameless(self, ino, parent if isinstance(parent, Dir) else None)
+        return found.nameless(self, ino, parent if isinstance(parent, Dir) else None, moved=moved)
 
     def kept_numbers(self) -> list[int]:
         """Return the numbers of removed files that are kept because somebody may use them."""

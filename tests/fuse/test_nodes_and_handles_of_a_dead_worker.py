@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 from collections.abc import Iterator
@@ -68,6 +69,42 @@ def test_directory_that_was_moved_goes_on_under_its_new_name(own_house: House) -
         os.close(os.open("new", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=here))
         assert "new" in os.listdir(tree / "elsewhere" / "c")
         assert "new" in os.listdir(here)
+
+
+def exchange(one: Path, other: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert not libc.renameat2(-100, bytes(one), -100, bytes(other), 2), ctypes.get_errno()
+
+
+@pytest.mark.parametrize("how", ["file", "directory", "exchange"])
+def test_what_was_moved_after_its_worker_died_is_no_removed_lower_file(
+    own_house: House, how: str
+) -> None:
+    tree = own_house.active(fill)
+    deep = tree / "a" / "b" / "c"
+    new = tree / "new"
+    (tree / "log").touch()
+    if how == "exchange":
+        new = tree / "gone" / "in it" / "file"
+    for path in (deep / "file", tree / "gone" / "in it" / "file"):
+        path.stat()
+    with held(tree / "log", os.O_WRONLY):
+        own_house.kill_worker()
+        if how == "exchange":
+            exchange(deep / "file", new)
+        else:
+            os.rename(deep if how == "directory" else deep / "file", new)
+        own_house.lane.usage(tree.id)  # the count starts anew, and no node is noted any more
+        file = new / "file" if how == "directory" else new
+        assert file.stat().st_nlink == 1
+        with file.open("a") as appending:
+            appending.write(" and more")
+        assert file.read_text() == "lower and more"
+    real = tree.upper / file.relative_to(tree.path)
+    assert real.read_text() == "lower and more"
+    if how == "exchange":
+        assert (deep / "file").read_text() == "gone"
+        assert (deep / "file").stat().st_nlink == 1
 
 
 def test_removed_directory_stays_empty_and_takes_nothing(own_house: House) -> None:
