@@ -1,8 +1,10 @@
 """Taking a backup of a root, beside the service that serves it or without one.
 
 The metadata is one state of the store, saved as a stream. Then the layers and blobs that it speaks
-of and the backup lacks are copied: they never change, so there is no hurry. One that was removed in
-the meantime makes the copy of the metadata too old: the backup begins anew, with what it has.
+of and the backup lacks are copied: they never change, so there is no hurry. Layers that are removed
+in the meantime are kept until then, unless the root's file system gets full (snapshots.holding).
+A blob that was removed, or a layer that could not be kept, makes the copy of the metadata too old:
+the backup begins anew, with what it has.
 
 Active snapshots are not in it, since programs write to them meanwhile: commit what is to be kept.
 """
@@ -32,6 +34,7 @@ from snapfs.metadata.blobs import blob_path
 from snapfs.metadata.schema import BLOBS, SHARED
 from snapfs.model import DataLoss, FailedPrecondition, NotFound, Unavailable
 from snapfs.snapshots import records
+from snapfs.snapshots.holding import Hold, held
 from snapfs.store import ReadStore
 
 ATTEMPTS = 10
@@ -77,10 +80,15 @@ def take(
     _check_apart(root, target)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = Target(target)
-    with place.held(), ReadStore.open(root / "metadata", TABLES) as store:
+    with (
+        place.held(),
+        ReadStore.open(root / "metadata", TABLES) as store,
+        held(root / "layers") as hold,
+    ):
         for _ in range(ATTEMPTS):
             try:
-                return _Taking(root, store, place, report, clock_ns, recheck=recheck).run()
+                taking = _Taking(root, store, place, hold, report, clock_ns, recheck=recheck)
+                return taking.run()
             except _Outdated:
                 continue
     raise Unavailable(
@@ -105,6 +113,7 @@ class _Taking:
         root: Path,
         store: ReadStore,
         target: Target,
+        hold: Hold,
         report: Report,
         clock_ns: Callable[[], int],
         *,
@@ -113,6 +122,7 @@ class _Taking:
         self._root = root
         self._store = store
         self._target = target
+        self._hold = hold
         self._report = report
         self._clock_ns = clock_ns
         self._recheck = recheck
@@ -187,7 +197,8 @@ class _Taking:
             self._check_layer(layer)
             self._note(error, f"layer {source}")
             return None
-        self._check_layer(layer)  # a removal deletes files after the row
+        if self._hold.is_lost:  # files are deleted after the row, and after the hold is lost
+            self._check_layer(layer)
         self._copied_layers += 1
         return record
 

@@ -2,8 +2,9 @@
 
 One thread takes the promised removals in turn, a slice of time each, so that neither a huge
 directory nor one that cannot be deleted holds up the others. A failure is kept for status(),
-logged when it is new, and tried again with back-off. An intent is cleared only after its
-directory is gone for good (fsync of the directory above).
+logged when it is new, and tried again with back-off. While somebody copies layers nothing is
+deleted (holding.py). An intent is cleared only after its directory is gone for good (fsync of the
+directory above).
 
 Guard: `_changed` guards all but `_erase`'s files. Lock order: `_changed` is never held while the
 store or a file system is called.
@@ -21,6 +22,7 @@ import structlog
 
 from snapfs.model import SnapfsError, SnapshotId
 from snapfs.snapshots.erase import erase
+from snapfs.snapshots.holding import is_held
 from snapfs.snapshots.layers import LayerDirectories, sync_directory
 
 SLICE_S = 1.0
@@ -29,6 +31,7 @@ GATHER_S = 0.1
 a row of snapshots waits for the disk at each, and need not wait for ours as well."""
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 300.0
+_HELD = "kept while a backup copies layers"
 
 log = structlog.get_logger(__name__)
 
@@ -52,11 +55,18 @@ class _Job:
     due_s: float = 0.0
     attempts: int = 0
     error: str = ""
+    tries: int = 0
+    """Those that were put off."""
 
     def failed(self, why: str, now_s: float) -> None:
         self.error = why
         self.due_s = now_s + min(FIRST_RETRY_S * 2**self.attempts, LONGEST_RETRY_S)
         self.attempts += 1
+
+    def put_off(self, now_s: float) -> None:
+        self.error = _HELD
+        self.due_s = now_s + FIRST_RETRY_S
+        self.tries += 1
 
 
 class Remover:
@@ -108,7 +118,7 @@ class Remover:
         """
         until_s = self._clock_s() + timeout_s
         with self._changed:
-            asked = {job.intent: job.attempts for job in self._jobs.values()}
+            asked = {job.intent: job.attempts + job.tries for job in self._jobs.values()}
             for job in self._jobs.values():
                 job.due_s = 0.0
             self._changed.notify_all()
@@ -120,8 +130,8 @@ class Remover:
 
     def _untried(self, asked: Mapping[int, int]) -> bool:
         return any(
-            intent in self._jobs and self._jobs[intent].attempts == attempts
-            for intent, attempts in asked.items()
+            intent in self._jobs and self._jobs[intent].attempts + self._jobs[intent].tries == tries
+            for intent, tries in asked.items()
         )
 
     def stop(self, timeout_s: float) -> None:
@@ -136,9 +146,21 @@ class Remover:
 
     def _run(self) -> None:
         while (jobs := self._wait_for_work()) is not None:
+            if self._are_kept():  # asked after the rows of all these were removed
+                with self._changed:
+                    for job in jobs:
+                        job.put_off(self._clock_s())
+                    self._changed.notify_all()
+                continue
             gone = [job for job in jobs if self._attempt(job)]
             if gone:
                 self._settle(gone)
+
+    def _are_kept(self) -> bool:
+        try:
+            return is_held(self._layers.path)
+        except OSError:  # what is wrong there shows at the first deletion
+            return False
 
     def _wait_for_work(self) -> list[_Job] | None:
         """Return the jobs that are due, with all new ones, or None when it is time to stop."""

@@ -23,7 +23,7 @@ from snapfs.model import (
     ResourceExhausted,
     Unavailable,
 )
-from snapfs.snapshots import NoTrees, Snapshotter, fsck, roots
+from snapfs.snapshots import NoTrees, Snapshotter, fsck, holding, roots
 from snapfs.store import ReadStore
 from tests.backup.conftest import Root
 from tests.support.daemon import eventually
@@ -255,9 +255,37 @@ def test_nobody_else_restores_there_or_writes_to_the_backup_meanwhile(
     check_restored(new, root.path, {"base"})
 
 
-def test_a_snapshot_removed_while_it_is_copied_is_not_in_the_backup(
+def test_snapshots_removed_meanwhile_are_kept_until_they_are_copied(
     root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    root.commit("base")
+    going = root.commit("going", "base")
+    original, copied = storing.put_layer, []
+
+    def put(source: Path, *others: object) -> object:
+        if not copied:
+            root.snapshotter.remove("going")
+            (left,) = root.snapshotter.cleanup()
+            assert "kept while a backup copies layers" in left.error
+        copied.append(source)
+        return original(source, *others)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storing, "put_layer", put)
+        taken = backup.take(root.path, tmp_path / "target")
+    assert ([layer.id for layer in taken.record.layers], len(copied)) == ([1, 2], 2)
+    eventually(lambda: not going.exists(), what="the removal")
+    assert root.snapshotter.cleanup() == ()
+    backup.verify(tmp_path / "target")
+    root.close()
+    backup.restore(tmp_path / "target", tmp_path / "new")
+    assert set(layers(tmp_path / "new")) == {"base", "going"}
+
+
+def test_a_snapshot_that_cannot_be_kept_until_it_is_copied_is_not_in_the_backup(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "LEAST_FREE", 1.0)  # as on a disk that is full
     root.commit("base")
     root.commit("going", "base")
     original, attempts = storing.put_layer, []
