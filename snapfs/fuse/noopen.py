@@ -22,7 +22,7 @@ import pyfuse3
 from snapfs.fuse import privileges
 from snapfs.fuse.answering import raising
 from snapfs.fuse.attributes import View
-from snapfs.fuse.channel import Body, NotSupported, Opcode, Request
+from snapfs.fuse.channel import Body, NotSupported, Opcode, OpenFlags, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.inflight import InFlight
@@ -126,6 +126,11 @@ class NoOpenOperations(OverlayOperations):
         super().forgot(nodeid, lookups)
         if not self.forest.is_known(nodeid):
             self.descriptors.close(nodeid)
+
+    def opened_past(self, shown: Shown, node: Node, fd: int, pid: int) -> tuple[int, int, int]:
+        """Nobody says when what was made without a name is closed: it is known by its node too."""
+        os.close(fd)
+        return 0, OpenFlags.KEEP_CACHE, 0
 
     def maybe_mapped(self, shown: Shown) -> Collection[int]:
         """Any file may be: the kernel told us of no open."""

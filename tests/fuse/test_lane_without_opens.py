@@ -72,6 +72,27 @@ def test_descriptors_go_with_the_nodes_that_the_kernel_forgets(house: House, tre
     eventually(lambda: house.worker().files == 0 and not house.worker().trees, what="the end")
 
 
+def test_nameless_files_are_used_and_go_when_they_are_closed(house: House, tree: Tree) -> None:
+    house.worker()
+    assert (tree / "file").read_text() == "lower"
+    for flags in (os.O_RDWR, os.O_WRONLY):
+        fd = os.open(tree.path, os.O_TMPFILE | flags, 0o600)
+        assert os.write(fd, b"nameless") == 8
+        os.fsync(fd)
+        assert os.fstat(fd).st_size == 8
+        if flags == os.O_RDWR:
+            assert os.pread(fd, 100, 0) == b"nameless"
+        os.close(fd)
+    fd = os.open(tree.path, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    os.write(fd, b"named")
+    os.link(f"/proc/self/fd/{fd}", tree / "named", src_dir_fd=fd, follow_symlinks=True)
+    os.close(fd)
+    assert (tree / "named").read_text() == "named"
+    drop_dentries()
+    eventually(lambda: house.worker().files == 0 and not house.worker().trees, what="the end")
+    assert not [it for it in os.listdir(tree.upper.parent / "work" / "snapfs") if it[0] == "o"]
+
+
 def test_an_open_for_writing_copies_nothing_up_and_a_write_does(tree: Tree) -> None:
     with (tree / "file").open("r+") as file:
         assert not (tree.upper / "file").exists()
