@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,7 @@ from snapfs.metadata.marking import Found
 from snapfs.metadata.removal import Removal, Snapshotter
 from snapfs.metadata.schema import (
     COLLECTIONS,
+    CONTENT,
     IMAGES,
     LEASES,
     NODES,
@@ -92,6 +94,8 @@ class Collector:
         self._deadline_s = deadline_s
         self._clock_ns = clock_ns
         self._stopping = threading.Event()
+        self._released = array("Q")
+        """Blobs of content that was swept."""
 
     def stop(self) -> None:
         """Have a run under way end at the next step, with Unavailable; the next one goes on."""
@@ -245,13 +249,15 @@ class Collector:
             swept = self._store.update(step, timeout_s=self._deadline_s)
             seen = swept.revision
             marks.add(swept.marks)
+            self._released.extend(swept.blobs)
             for name, rows in swept.removed.items():
                 done.removed[name] = done.removed.get(name, 0) + rows
         return marks, seen
 
     def _remove_blobs(self, done: Collected) -> None:
+        released, self._released = self._released, array("Q")
         try:
-            self._content.cleanup()
+            self._content.tidy(released)
         except (SnapfsError, OSError) as error:
             log.warning("gc.content_kept", error=str(error))
             done.fail(str(error))
@@ -303,6 +309,8 @@ class _Swept:
     marks: dict[int, Mark]
     """What turned out to be alive."""
     removed: dict[str, int]
+    blobs: list[int]
+    """Of the content that was removed."""
 
 
 def _sweep(
@@ -320,6 +328,7 @@ def _sweep(
     externals.mark_more(tx, walk)
     alive = walk.marks
     removed: dict[str, int] = {}
+    blobs: list[int] = []
     for oid in batch:
         row = None if oid in marks or oid in alive else marking.collectible(tx, oid)
         if row is None:
@@ -332,9 +341,11 @@ def _sweep(
             tx.delete(row)
             if row.table == IMAGES.tag:
                 naming.end(tx, row.scope, row.name)
+            elif row.table == CONTENT.tag:
+                blobs.append(row.body.blob)
         name = _TAGS[row.table].name
         removed[name] = removed.get(name, 0) + 1
-    return _Swept(revision, alive, removed)
+    return _Swept(revision, alive, removed, blobs)
 
 
 def _shown(row: Row[Any]) -> Garbage:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from snapfs import filters
 from snapfs.filters import Adaptor
 from snapfs.metadata import linking, masks, resources
 from snapfs.metadata.blobs import Blobs
+from snapfs.metadata.graph import paced
 from snapfs.metadata.ingests import Place, Writer
 from snapfs.metadata.manager import DEADLINE_S, Changed, Manager, adaptor, found, take
 from snapfs.metadata.objects import Content, Context, Ingest, Resource, ResourceType
@@ -85,6 +86,8 @@ class ContentStore(Manager):
         """References with a writer; guarded by `_lock`."""
         self._digests: dict[str, tuple[threading.Lock, int]] = {}
         """Locks of digests, with the number of threads that hold or want each."""
+        self._is_tidy = False
+        """No blob may be there that a crash, or a removal that failed, has left."""
 
     # What is there
 
@@ -200,15 +203,34 @@ class ContentStore(Manager):
             self._update(partial(_forget_blob, digest=digest))
         return True
 
+    def tidy(self, released: Iterable[int]) -> None:
+        """Remove what is not needed any more, of the blobs (oids) that were `released`.
+
+        The first time, and after a failure at any blob, all are looked at.
+        """
+        if not self._is_tidy:
+            self._is_tidy = True  # unless something fails from here on
+            try:
+                self.cleanup()
+            except Exception:
+                self._is_tidy = False
+                raise
+            return
+        for oid in paced(released):
+            self._collect_idle(oid)
+        self._discard_ingests()
+
+    def _collect_idle(self, oid: int) -> str:
+        """Remove a blob if no namespace has it; return its digest then."""
+        with self._store.view() as tx:
+            row = None if tx.has_referrers(oid, Edge.BLOB) else tx.by_oid(BLOBS, oid)
+        return row.name if row is not None and self.collect(row.name) else ""
+
     def cleanup(self) -> list[str]:
         """Remove what a crash left: blobs and ingests without rows; return their names."""
-        removed = []
-        for row in list(self._rows(BLOBS, SHARED)):
-            with self._store.view() as tx:
-                idle = not tx.has_referrers(row.oid, Edge.BLOB)
-            if idle and self.collect(row.name):
-                removed.append(row.name)
-        for digest in list(self._blobs.digests()):
+        rows = paced(self._rows(BLOBS, SHARED))
+        removed = [digest for row in rows if (digest := self._collect_idle(row.oid))]
+        for digest in paced(self._blobs.digests()):
             with self._digest_lock(digest), self._store.view() as tx:
                 if tx.get(BLOBS, SHARED, digest) is None:
                     self._blobs.remove(digest)
@@ -366,6 +388,11 @@ class ContentStore(Manager):
         try:
             with lock:
                 yield
+        except (AlreadyExists, NotFound):
+            raise
+        except Exception:
+            self._is_tidy = False  # a file may be there without its row, or the row without it
+            raise
         finally:
             with self._lock:
                 lock, users = self._digests[digest]

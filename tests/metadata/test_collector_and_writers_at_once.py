@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -22,6 +23,7 @@ from tests.metadata.kit import NOW, TABLES, Clock, digest_of, image, write
 T = TypeVar("T")
 
 GC = "containerd.io/gc."
+DEADLINE_S = 60.0
 NAMESPACE = "n"
 HERE = Context(NAMESPACE)
 WORDS = [f"word {number}" for number in range(24)]
@@ -62,21 +64,29 @@ class Mutator(threading.Thread):
     def put(self, under: Context, word: int, below: str) -> str:
         """Have content under the lease, with a label on what it needs."""
         digest = DIGESTS[word]
-        try:
-            write(self.metadata, under, WORDS[word].encode())
-        except SnapfsError:
-            resource = Resource("content", digest)
-            self.metadata.leases.add(NAMESPACE, under.lease, resource)
-            try:
-                self.metadata.content.info(NAMESPACE, digest)
-            except NotFound:
-                return self.put(under, word, below)
+        end = time.monotonic() + DEADLINE_S
+        while not self.has(under, word):
+            assert time.monotonic() < end, f"somebody writes {digest} all the time"
+            time.sleep(0.01)
         if below:
             labels = {f"{GC}ref.content.{below}": below}
             self.metadata.content.update(
                 NAMESPACE, digest, labels, [f"labels.{next(iter(labels))}"]
             )
         return digest
+
+    def has(self, under: Context, word: int) -> bool:
+        """Write content or have the lease hold what is there; False while another writes it."""
+        try:
+            write(self.metadata, under, WORDS[word].encode())
+        except SnapfsError:
+            resource = Resource("content", DIGESTS[word])
+            self.metadata.leases.add(NAMESPACE, under.lease, resource)
+            try:
+                self.metadata.content.info(NAMESPACE, DIGESTS[word])
+            except NotFound:
+                return False
+        return True
 
     def check(self, top: str) -> None:
         """What an image keeps is there, and so are its bytes."""

@@ -283,3 +283,38 @@ def test_what_the_disk_did_not_take_is_not_committed_at_the_second_try(
         writer.write(DATA)
         writer.commit()
     assert read(metadata, "here", DIGEST) == DATA
+
+
+@pytest.mark.logs("gc.content_kept")
+def test_a_collection_looks_at_what_it_released_and_at_all_after_a_failure(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = metadata.content
+    looked: list[bool] = []
+    cleanup = content.cleanup
+
+    def noted() -> list[str]:
+        looked.append(True)
+        return cleanup()
+
+    def fails(_digest: str) -> None:
+        raise OSError(5, "the disk")
+
+    def collect(failures: int = 0) -> bool:
+        """Collect; say whether all was looked at."""
+        assert metadata.collector.collect().failures == failures
+        return bool(looked and looked.pop())
+
+    monkeypatch.setattr(content, "cleanup", noted)
+    assert collect()  # a crash may have left something
+    write(metadata, Context("here"), b"released")
+    assert not collect()
+    assert list(content._blobs.digests()) == []
+    digest = write(metadata, Context("here"), b"stays")
+    with monkeypatch.context() as patched:
+        patched.setattr(content._blobs, "remove", fails)
+        assert not collect(failures=1)
+        assert list(content._blobs.digests()) == [digest]
+    assert collect()
+    assert list(content._blobs.digests()) == []
+    assert not collect()
