@@ -3,6 +3,10 @@
 One syncfs(2) does for the whole layer. The kernel tells a write error once to each open
 descriptor, so after one everything that was dirty is suspect, also layers of other snapshots:
 from then on each layer is synced file by file, where every file reports its own error.
+
+That error is told once too, perhaps to the program that wrote, and what was not written stays in
+memory and looks as if it had been. So each file is also read back from the disk and compared with
+what memory shows, as long as the machine runs: a mark in the root tells later processes.
 """
 
 from __future__ import annotations
@@ -14,43 +18,75 @@ import os
 import stat
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias
 
+import structlog
+
 from snapfs.model import DataLoss
+from snapfs.seals.reading import digest
 
 Durability: TypeAlias = Literal["full", "metadata"]
 """full: data survives a power loss once committed; metadata: only what the metastore says does."""
+
+MARK = "write-error"
+"""In a root whose file system had a write error: the boot during which it had."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 _XFS_FREE_EOFBLOCKS = 0x8080583A
 _EOFBLOCKS_BYTES = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+log = structlog.get_logger(__name__)
+
 
 class DataSync:
     """Syncs layers of one file system. Thread-safe."""
 
     def __init__(self, layers: Path) -> None:
-        self._layers = layers
+        self._mark = layers.parent / MARK
         self._fd = os.open(layers, os.O_RDONLY | os.O_DIRECTORY)
         self._suspect = threading.Event()
+        if _is_of_this_boot(self._mark):
+            self._suspect.set()
 
     def sync(self, layer: Path) -> None:
         """Return when all data below `layer` is durable; OSError or DataLoss when it is not."""
         if not self._suspect.is_set():
             try:
                 syncfs(self._fd)
-            except OSError:
-                self._suspect.set()
+            except OSError as error:
+                self._doubt(error)
         if self._suspect.is_set():
             sync_tree(layer)
         free_preallocated(self._fd)
+
+    def _doubt(self, error: OSError) -> None:
+        self._suspect.set()
+        try:
+            self._mark.write_bytes(_BOOT.read_bytes())
+        except OSError as other:  # this process knows
+            log.error("layers.mark_failed", error=str(other))
+        log.warning("layers.write_error", error=str(error))
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _is_of_this_boot(mark: Path) -> bool:
+    """Say whether a mark counts; one of an earlier boot goes, as what memory showed went."""
+    try:
+        if mark.read_bytes() == _BOOT.read_bytes():
+            return True
+    except FileNotFoundError:
+        return False
+    with suppress(OSError):  # a root that cannot be written
+        mark.unlink()
+    return False
 
 
 def syncfs(fd: int) -> None:
@@ -100,7 +136,10 @@ def free_preallocated(fd: int) -> bool:
 
 
 def sync_tree(layer: Path) -> None:
-    """Sync each file and directory below `layer`; DataLoss names the first that fails."""
+    """Sync each file and directory below `layer`, and read the files back from the disk.
+
+    DataLoss names the first that fails, or that the disk has otherwise.
+    """
     for directory, _, files, fd in os.fwalk(layer, onerror=_refuse, follow_symlinks=False):
         for name in files:
             _sync_file(name, fd, directory)
@@ -120,12 +159,20 @@ def _sync_file(name: str, directory_fd: int, directory: str) -> None:
         _sync(fd, f"{directory}/{name}")
     finally:
         os.close(fd)
+    raw = os.fsencode(name)
+    there = digest(raw, directory_fd, from_disk=True)
+    if there != digest(raw, directory_fd, from_disk=False):
+        raise _lost(f"{directory}/{name}", "the disk has other data than memory")
 
 
 def _sync(fd: int, shown: str) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        raise DataLoss(
-            f"{shown} did not reach the disk ({error}); check the disk and make the layer anew"
-        ) from error
+        raise _lost(shown, str(error)) from error
+
+
+def _lost(shown: str, why: str) -> DataLoss:
+    return DataLoss(
+        f"{shown} did not reach the disk ({why}); check the disk and make the layer anew"
+    )

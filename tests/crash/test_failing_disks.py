@@ -29,7 +29,14 @@ MKFS = {WITHOUT_JOURNAL: ("mkfs.ext4", "-O", "^has_journal")}
 
 ON_EXT4 = pytest.mark.parametrize("disk", ["ext4"], indirect=True)
 """xfs shuts down, and the kernel ends who reads the store's map then (SIGBUS): a service's test."""
-LOUD = ("store.broken", "snapshot.undo_failed", "tree.release_failed", "ids.not_given_back")
+LOUD = (
+    "store.broken",
+    "snapshot.undo_failed",
+    "tree.release_failed",
+    "ids.not_given_back",
+    "layers.write_error",
+    "layers.mark_failed",
+)
 """What is logged when a disk fails under a snapshotter."""
 
 
@@ -204,6 +211,7 @@ def test_a_service_says_what_failed_and_its_successor_goes_on(disk: Disk, tmp_pa
         daemon.run("snapshot", "commit", "next", "made")
 
 
+@pytest.mark.logs("layers.write_error")
 @pytest.mark.parametrize("disk", [WITHOUT_JOURNAL], indirect=True)
 def test_no_error_of_a_sync_is_passed_over(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -235,3 +243,12 @@ def test_no_error_of_a_sync_is_passed_over(
             with pytest.raises(DataLoss, match="did not reach the disk"):
                 snapshotter.commit(key, f"{key}-lost")
         assert {it.name for it in snapshotter.walk()} == {"a", "b"}
+        with pytest.raises(DataLoss, match="did not reach the disk"):  # a second try
+            snapshotter.commit("a", "a-lost")
+    with opened(root) as snapshotter:  # another process: memory still shows what is not on disk
+        with pytest.raises(DataLoss, match="did not reach the disk"):
+            snapshotter.commit("a", "a-lost")
+        snapshotter.prepare("new")
+        acts.fill(upper(snapshotter, "new"), 4)
+        snapshotter.commit("new", "sound")
+        assert {it.name for it in snapshotter.walk()} == {"a", "b", "sound"}

@@ -155,6 +155,7 @@ class TestDataSync:
         sync.close()
         sync.close()
 
+    @pytest.mark.logs("layers.write_error")
     def test_after_an_error_every_layer_is_synced_file_by_file(self, varied, monkeypatch):
         def fail(_fd):
             raise OSError(5, "Input/output error")
@@ -162,13 +163,26 @@ class TestDataSync:
         synced = []
         monkeypatch.setattr(durability, "syncfs", fail)
         monkeypatch.setattr(durability, "sync_tree", synced.append)
-        sync = DataSync(varied.parent)
+        sync = DataSync(varied)
         sync.sync(varied)
         monkeypatch.undo()
         monkeypatch.setattr(durability, "sync_tree", synced.append)
         sync.sync(varied / "a")
         sync.close()
         assert synced == [varied, varied / "a"]
+        later = DataSync(varied)
+        later.sync(varied)
+        later.close()
+        assert synced == [varied, varied / "a", varied]
+
+    def test_an_error_of_an_earlier_boot_is_over(self, varied, monkeypatch):
+        mark = varied.parent / durability.MARK
+        mark.write_text("00000000-0000-0000-0000-000000000000\n")
+        monkeypatch.setattr(durability, "sync_tree", pytest.fail)
+        sync = DataSync(varied)
+        sync.sync(varied)
+        sync.close()
+        assert not mark.exists()
 
     def test_a_file_that_does_not_reach_the_disk_is_data_loss(self, varied, monkeypatch):
         def fail(_fd):
