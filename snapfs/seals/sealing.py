@@ -38,6 +38,7 @@ def entries(
 def seal(layer: Path, file: Path) -> bytes:
     """Write the list of `layer` to `file`, whole or not at all, durably; return the digest."""
     draft = file.with_name(f"{file.name}.new")
+    draft.unlink(missing_ok=True)  # who died over it may not be dead yet, and writes elsewhere
     digest = Digest()
     with draft.open("wb") as out:
         out.write(LINE)

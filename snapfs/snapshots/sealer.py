@@ -8,6 +8,7 @@ again at the next opening.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -73,7 +74,7 @@ class Sealer:
 
     def _seal(self, snapshot_id: SnapshotId) -> None:
         layer, file = self._layers.upper(snapshot_id), self._layers.seal(snapshot_id)
-        process = self._begin("-m", "snapfs.seals", str(layer), str(file))
+        process = self._begin("-m", "snapfs.seals", str(layer), str(file), str(os.getpid()))
         if process is None:
             return
         printed, said = process.communicate()

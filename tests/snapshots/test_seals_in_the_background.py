@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,6 +51,40 @@ def test_a_commit_is_sealed_and_stays_what_it_was(root: Path) -> None:
         assert snapshotter.cleanup() == ()
         assert not upper.parent.exists()
     assert fsck(root).clean
+
+
+SERVICE = """
+import os, signal, sys, time
+from pathlib import Path
+from snapfs.snapshots import NoTrees, Snapshotter
+snapshotter = Snapshotter(Path(sys.argv[1]), trees=NoTrees(), seals=True)
+while snapshotter._sealer._process is None:
+    time.sleep(0.001)
+os.kill(snapshotter._sealer._process.pid, signal.SIGSTOP)
+os.write(1, b"%d" % snapshotter._sealer._process.pid)
+time.sleep(600)
+"""
+
+
+def test_what_seals_dies_with_its_service(root: Path) -> None:
+    with Snapshotter(root, trees=NoTrees()) as snapshotter:
+        upper = commit(snapshotter, "base")
+        for number in range(20_000):
+            (upper / str(number)).touch()
+    service = subprocess.Popen([sys.executable, "-c", SERVICE, root], stdout=subprocess.PIPE)
+    assert service.stdout is not None
+    sealing = os.pidfd_open(int(service.stdout.read1()))
+    service.kill()
+    service.wait()
+    service.stdout.close()
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(sealing, signal.SIGCONT)
+    ended, _, _ = select.select([sealing], [], [], 60)
+    os.close(sealing)
+    assert ended
+    assert not (upper.parent / seals.SEAL).exists()
+    with Snapshotter(root, trees=NoTrees(), seals=True) as snapshotter:
+        eventually(lambda: digest(snapshotter, "base"), timeout_s=120, what="the digest")
 
 
 def test_what_a_stop_left_unsealed_is_sealed_by_the_next_run(root: Path) -> None:
