@@ -247,9 +247,12 @@ class Lane:
         """Unmount and end the worker; idempotent.
 
         A mount in use is left where it is, with its worker: the next `start` adopts both, here or
-        in another process. Without one the worker unmounts when the last user is gone.
+        in another process. Without one the worker unmounts when the last user is gone. So when the
+        worker has just died, its successor is waited for; a mount that gets none is aborted, unless
+        the service manager's store keeps it.
         """
         deadline_s = time.monotonic() + timeout_s
+        self._await_living_worker(time.monotonic() + timeout_s / 3)
         self._stopping.set()
         with self._changed:
             mount, worker, watcher = self._mount, self._worker, self._watcher
@@ -263,7 +266,8 @@ class Lane:
             mount.abort()  # it may wait for an answer of its own mount
             worker.kill()
         elif worker is None:
-            mount.abort()
+            if isinstance(self._store, stored.NoStore) or not mount.uses():
+                mount.abort()
         else:
             self._unmount_or_leave(mount, worker, timeout_s / 2)
         if worker is not None:
@@ -490,6 +494,14 @@ class Lane:
         with contextlib.suppress(DeadlineExceeded):
             self._serving_worker(deadline_s)
 
+    def _await_living_worker(self, deadline_s: float) -> None:
+        """Return when a worker serves, or hangs, or there is no time left."""
+        with contextlib.suppress(DeadlineExceeded):
+            while (worker := self._serving_worker(deadline_s)) is not None:
+                if not _is_dead(worker, _left(deadline_s) / 2):
+                    return
+                worker.gone.wait(_left(deadline_s))
+
     def _abandon(self) -> None:
         """Undo what `start` did; the mount serves nobody, so it is aborted."""
         mount, self._mount = self._mount, None
@@ -607,8 +619,16 @@ def _left(deadline_s: float) -> float:
 
 
 def _hangs(worker: WorkerProcess, timeout_s: float) -> bool:
+    return not _answers(worker, timeout_s) and not worker.ended_within(0.1)
+
+
+def _is_dead(worker: WorkerProcess, timeout_s: float) -> bool:
+    return not _answers(worker, timeout_s) and worker.ended_within(0.1)
+
+
+def _answers(worker: WorkerProcess, timeout_s: float) -> bool:
     try:
         worker.call(control.GetStatus, time.monotonic() + timeout_s)
     except SnapfsError:
-        return not worker.ended_within(0.1)
-    return False
+        return False
+    return True

@@ -144,6 +144,25 @@ def test_lane_left_in_use_is_adopted_with_all_that_is_open(
     assert len(mounts.mounted_at(own_house.mountpoint)) == 1
 
 
+@pytest.mark.logs("lane.left_in_use", "lane.worker_died", "lane.worker_restarted")
+@pytest.mark.parametrize("delay_s", [0.0, 0.2])
+def test_lane_in_use_whose_worker_died_just_before_the_stop_is_adopted_too(
+    own_house: House, tmp_path: Path, delay_s: float
+) -> None:
+    tree = own_house.active(fill)
+    with (
+        bind_mount(tree.path, tmp_path / "container") as container,
+        (container / "file").open("r+") as file,
+    ):
+        os.kill(own_house.worker().pid, signal.SIGKILL)
+        time.sleep(delay_s)
+        own_house.restart()
+        file.write("still open")
+        file.flush()
+        assert (container / "file").read_text() == "still open"
+        (container / "new").write_text("made after")
+
+
 @pytest.mark.logs("lane.left_in_use")
 def test_nothing_is_frozen_while_a_lane_is_left_in_use(own_house: House, tmp_path: Path) -> None:
     tree = own_house.active(fill)
