@@ -87,7 +87,11 @@ def _introduce(
         raise
     mode = Mode(welcome.mode)
     mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device)
-    ours = channel.dup()  # from now on the worker's; the caller closes its own
+    try:
+        ours = channel.dup()  # from now on the worker's; the caller closes its own
+    except OSError:
+        mount.close()
+        raise
     ours.settimeout(None)
     worker = WorkerProcess(settings.lane, process, ours, version=welcome.version, ready=True)
     return Adopted(mount, worker, mode)
@@ -95,13 +99,15 @@ def _introduce(
 
 def _receive_welcome(channel: socket.socket, pid: int) -> tuple[control.Welcome, Connection]:
     try:
-        packet, fds, _, _ = socket.recv_fds(
+        packet, fds, flags, _ = socket.recv_fds(
             channel, control.MAX_PACKET_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC
         )
     except TimeoutError:
         raise Unavailable(f"worker {pid} did not answer in time") from None
     try:
         answer = control.decode(packet)
+        if flags & socket.MSG_CTRUNC:
+            raise Unavailable(f"there was no room for the descriptors of worker {pid}")
         if isinstance(answer, control.Welcome) and fds:
             fd, *kept = fds
             fds = []
@@ -136,14 +142,17 @@ def end_worker(settings: WorkerSettings, timeout_s: float) -> None:
     """Kill whoever listens at a lane's door and was not adopted; return when it is dead.
 
     To be called before another reads from the same connection. Raises Unavailable when it does not
-    die in time.
+    die in time, or when nobody can say whether somebody is there.
     """
     try:
         with unixsocket.connect(settings.door, timeout_s) as channel:
             pid, uid = unixsocket.peer(channel)
             process = Stranger(pid, os.pidfd_open(pid))
-    except (OSError, TimeoutError):
-        return  # nobody is there
+    except (FileNotFoundError, ConnectionRefusedError, ProcessLookupError):
+        return  # nobody is there, or not any more
+    except OSError as error:
+        text = f"a worker may be at {settings.door}, and cannot be reached: {error}"
+        raise Unavailable(f"lane {settings.lane}: {text}") from error
     if uid != os.geteuid():
         raise FailedPrecondition(f"{settings.door} belongs to user {uid}; remove it")
     log.error("lane.worker_ended", lane=settings.lane, pid=pid, reason="it cannot be adopted")

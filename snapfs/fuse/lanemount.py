@@ -71,10 +71,16 @@ class LaneMount:
     def adopt(cls, mountpoint: Path, connection: Connection, device: str) -> LaneMount:
         """Take over a mount that is there already, and the descriptor.
 
-        Raises FailedPrecondition, the descriptor closed, when that mount is not at `mountpoint`.
+        Raises FailedPrecondition when that mount is not at `mountpoint`, and OSError; then the
+        descriptor is closed.
         """
         mount = cls(mountpoint, connection, device)
-        if not mount.is_in_place or mount.ended:
+        try:
+            serves = mount.is_in_place and not mount.ended
+        except OSError:
+            mount.close()
+            raise
+        if not serves:
             mount.close()
             raise FailedPrecondition(f"{mountpoint}: what the worker serves is not mounted here")
         return mount

@@ -14,6 +14,7 @@ lower layers: whether a name there was removed or moved, only its copy's place t
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ import trio
 from snapfs.fuse.trees import Forest
 from snapfs.overlay import Dir, Node, Tree, identity
 
+MOST_WALKS = 5
+"""Of a tree in which directories move meanwhile, for one node."""
+_TROUBLE = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What says nothing of a node; who asked hears it, and may ask again."""
 KEPT_S = 30.0
 """How long what was read is remembered after its last use."""
 
@@ -60,7 +65,10 @@ class Recovery:
         """Held by who walks: the others find what it found."""
 
     async def recover(self, ino: int) -> bool:
-        """Make a node known again; False when there is no such node."""
+        """Make a node known again; False when there is no such node.
+
+        Raises OSError when nobody can say whether there is: a directory cannot be read.
+        """
         key, low = identity.split(ino)
         if not key or not low or not identity.lasts(low) or self._forest.inodes.places is None:
             return False
@@ -70,8 +78,11 @@ class Recovery:
                 return False
             self._forget_old()
             node = self._find(shown.tree, ino) or await self._search(shown.tree, ino)
-        except OSError as error:  # its snapshot is gone, or its layers are in trouble
-            log.info("node.not_recovered", inode=ino, error=str(error))
+        except OSError as error:
+            if error.errno in _TROUBLE:
+                log.error("node.recovery_failed", inode=ino, error=str(error))
+                raise
+            log.info("node.not_recovered", inode=ino, error=str(error))  # its snapshot is gone
             return False
         if node is None:
             return False
@@ -131,13 +142,18 @@ class Recovery:
             remembered = self._remembered(tree)
             if ino in remembered.lost:
                 return None
-            if ino not in remembered.walked:
+            node, has_moved = self._find(tree, ino, remembered.walked), True
+            for _ in range(MOST_WALKS):
+                if node is not None or not has_moved:
+                    break
+                epoch = tree.epoch
                 await self._walk(tree, remembered)
-            node = self._find(tree, ino) or self._find(tree, ino, remembered.walked)
-            if node is None:
-                remembered.lost.add(ino)
-            else:
+                has_moved = tree.epoch != epoch  # perhaps to where the walk had been already
+                node = self._find(tree, ino) or self._find(tree, ino, remembered.walked)
+            if node is not None:
                 self._forest.inodes.note_place(node)
+            elif not has_moved:
+                remembered.lost.add(ino)
             return node
 
     async def _walk(self, tree: Tree, remembered: Remembered) -> None:

@@ -404,6 +404,8 @@ class Lane:
             try:
                 return worker.call(build, deadline_s)
             except Unavailable:
+                if time.monotonic() > deadline_s:  # it lives, and takes no more questions
+                    raise
                 self._stopping.wait(ASK_AGAIN_S)
 
     def _serving_worker(self, deadline_s: float) -> WorkerProcess | None:
@@ -435,10 +437,24 @@ class Lane:
                 worker.call(partial(control.Thaw, snapshot=snapshot_id), time.monotonic() + 1.0)
 
     def _start_worker(self, mount: LaneMount, deadline_s: float) -> WorkerProcess:
+        """Have the process at hand serve, or one that is started now if there is none that lives.
+
+        Who kills a worker may kill that one too, and it may not have ended when it is taken.
+        """
+        spare = self._spare.take()
+        if spare is not None:
+            try:
+                return self._begin(spare, mount, deadline_s)
+            except Unavailable as error:
+                if self._stopping.is_set():
+                    raise
+                log.info("lane.spare_died", lane=self.name, error=str(error))
+        return self._begin(self._new_process(mount), mount, deadline_s)
+
+    def _begin(self, worker: WorkerProcess, mount: LaneMount, deadline_s: float) -> WorkerProcess:
         with self._changed:
             frozen = tuple(sorted(self._frozen))
             paused = tuple(it for it in frozen if not self._frozen[it])
-        worker = self._spare.take() or self._new_process(mount)
         try:
             worker.begin(self._settings, mount.connection, frozen, paused)
             worker.wait_ready(deadline_s, unless=self._stopping)
