@@ -66,13 +66,17 @@ def backup(
       snapfs backup --verify /srv/backup
     """
     from snapfs import backup as room
+    from snapfs.snapshots.faults import refusing
 
     with _progress() as report:
         if only_verify:
             record, copied = room.verify(target, report), (0, 0)
             left_out: tuple[str, ...] = ()
         else:
-            with _attached(_root(address, config_path, root)) as place:
+            with (
+                _attached(_root(address, config_path, root)) as place,
+                refusing(f"back up root {place} to {target}"),
+            ):
                 taken = room.take(place, target, recheck=recheck, report=report)
             record, left_out = taken.record, taken.left_out
             copied = taken.copied_layers, taken.copied_blobs
@@ -109,8 +113,13 @@ def restore(config_path: Path | None, root: Path | None, source: Path) -> None:
       snapfs restore /srv/backup --root /var/lib/snapfs
     """
     from snapfs import backup as room
+    from snapfs.snapshots.faults import refusing
 
-    with _attached(resolve(config_path, root=root).config.root) as place, _progress() as report:
+    with (
+        _attached(resolve(config_path, root=root).config.root) as place,
+        refusing(f"restore {source} to root {place}"),
+        _progress() as report,
+    ):
         done = room.restore(source, place, report=report)
     click.echo(
         f"{place}: {len(done.record.layers)} layers, {len(done.record.blobs)} blobs, "

@@ -92,15 +92,14 @@ def _verify(
     clock_ns: Callable[[], int],
 ) -> Verified:
     identity = SnapshotId(row.body.id)
+    if not layers.upper(identity).is_dir():
+        return Verified(row.name, identity, Verdict.DAMAGED, (Damage(b"", "is gone"),))
     if not row.body.digest:
         return Verified(row.name, identity, Verdict.UNSEALED)
     stamp = layers.directory(identity) / _STAMP
     if since_ns is not None and (_stamped_ns(stamp) or -1) >= since_ns:
         return Verified(row.name, identity, Verdict.RECENT)
-    try:
-        found = seals.verify(layers.upper(identity), layers.seal(identity), row.body.digest)
-    except FileNotFoundError:
-        found = [Damage(b"", "is gone")]
+    found = seals.verify(layers.upper(identity), layers.seal(identity), row.body.digest)
     if found:
         return Verified(row.name, identity, Verdict.DAMAGED, tuple(found))
     with suppress(OSError):  # a full or read-only disk: then it is read again the next time

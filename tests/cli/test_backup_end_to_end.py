@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,27 @@ def test_a_backed_up_service_goes_on_from_a_new_root(
         assert (target / "etc/hosts").read_bytes() == b"127.0.0.1"
         other.run("umount", target)
         other.run("image", "verify", NAME)
+
+
+def test_a_full_disk_is_named_with_the_way_out(sealing: RunningDaemon, tmp_path: Path) -> None:
+    daemon, target, small = sealing, tmp_path / "mnt", tmp_path / "small"
+    target.mkdir()
+    small.mkdir()
+    write(daemon, "work", target, "hello" * 200_000)
+    daemon.run("snapshot", "commit", "work", "base")
+    daemon.run("backup", tmp_path / "backup")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", small], check=True)
+    try:
+        for command in (
+            ("backup", small / "backup"),
+            ("restore", tmp_path / "backup", "--root", small / "new"),
+        ):
+            refused = daemon.run(*command, check=False)
+            assert refused.exit_code == 1
+            assert str(command[-1]) in refused.stderr
+            assert "no space left on device; free some space" in refused.stderr
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 def test_verify_names_the_file_that_rotted(sealing: RunningDaemon, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,18 @@ def test_rot_is_found_and_the_file_named(root: Path) -> None:
             (b"etc/file", "differs in content")
         ]
         assert sound.exists()
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_layer_that_is_gone_is_damaged_sealed_or_not(root: Path, sealed: bool) -> None:
+    with Snapshotter(root, trees=NoTrees(), seals=sealed) as snapshotter:
+        upper = commit(snapshotter, "base")
+        if sealed:
+            eventually(lambda: digest(snapshotter, "base"), timeout_s=90, what="the digest")
+        shutil.rmtree(upper)
+        (found,) = verify(root)
+        assert found.verdict is Verdict.DAMAGED
+        assert [(it.path, it.what) for it in found.damages] == [(b"", "is gone")]
 
 
 def test_a_check_leaves_out_what_was_found_sound_lately(root: Path) -> None:
