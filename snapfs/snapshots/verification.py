@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from snapfs import seals
-from snapfs.model import FailedPrecondition, Kind, SnapshotId
+from snapfs.model import DataLoss, FailedPrecondition, Kind, SnapshotId
 from snapfs.seals import Damage
 from snapfs.snapshots import records
 from snapfs.snapshots.layers import LayerDirectories
@@ -102,10 +102,22 @@ def _verify(
     found = seals.verify(layers.upper(identity), layers.seal(identity), row.body.digest)
     if found:
         return Verified(row.name, identity, Verdict.DAMAGED, tuple(found))
-    with suppress(OSError):  # a full or read-only disk: then it is read again the next time
+    with suppress(OSError):  # a full or read-only disk: then it is done the next time
+        _mend_list(layers, identity, row.body.digest)
         stamp.touch(mode=0o600)
         os.utime(stamp, ns=(clock_ns(),) * 2)
     return Verified(row.name, identity, Verdict.SOUND)
+
+
+def _mend_list(layers: LayerDirectories, identity: SnapshotId, digest: bytes) -> None:
+    """Make the list of a sound layer anew when it is damaged: it names what rots later."""
+    file = layers.seal(identity)
+    try:
+        is_sound = seals.digest_of(file) == digest
+    except (DataLoss, OSError):
+        is_sound = False
+    if not is_sound:
+        seals.seal(layers.upper(identity), file)
 
 
 def _stamped_ns(stamp: Path) -> int | None:

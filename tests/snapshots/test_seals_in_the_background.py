@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,6 +115,20 @@ def test_rot_is_found_and_the_file_named(root: Path) -> None:
             (b"etc/file", "differs in content")
         ]
         assert sound.exists()
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, rot])
+def test_a_list_that_rotted_is_made_anew_while_the_layer_is_sound(
+    root: Path, harm: Callable[[Path], None]
+) -> None:
+    with Snapshotter(root, trees=NoTrees(), seals=True) as snapshotter:
+        upper = commit(snapshotter, "base")
+        eventually(lambda: digest(snapshotter, "base"), timeout_s=90, what="the digest")
+        harm(upper.parent / seals.SEAL)
+        assert [it.verdict for it in verify(root)] == [Verdict.SOUND]
+        rot(upper / "etc" / "file")
+        (found,) = verify(root)
+        assert [(it.path, it.what) for it in found.damages] == [(b"etc/file", "differs in content")]
 
 
 @pytest.mark.parametrize("sealed", [False, True])
