@@ -48,6 +48,8 @@ from snapfs.volumes.schema import SCOPE as VOLUME_SCOPE
 from snapfs.volumes.schema import VOLUMES
 
 _DRAFT = "metadata" + PART
+_MAY_BE_THERE = {roots.RECORD, "lost+found", roots.RESTORING + PART}
+"""What an empty root may have in it: the last is of a restore that just began."""
 
 
 class _Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +132,7 @@ def _begin(root: Path, record: Record) -> None:
         raise FailedPrecondition(
             f"root {root} is being made of another backup; empty it and restore again"
         )
-    held = sorted(set(os.listdir(root)) - {roots.RECORD, "lost+found"})
+    held = sorted(set(os.listdir(root)) - _MAY_BE_THERE)
     if held:
         raise AlreadyExists(
             f"root {root} is not empty ({', '.join(held[:3])}); name a new one with --root"
