@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -24,9 +24,9 @@ import structlog
 import trio
 
 from snapfs.fuse.trees import Forest
-from snapfs.overlay import Dir, Node, Tree, identity
+from snapfs.overlay import Dir, DirEntry, Node, Tree, identity
 
-MOST_WALKS = 5
+MOST_WALKS = 3
 """Of a tree in which directories move meanwhile, for one node."""
 _TROUBLE = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What says nothing of a node; who asked hears it, and may ask again."""
@@ -142,33 +142,35 @@ class Recovery:
             remembered = self._remembered(tree)
             if ino in remembered.lost:
                 return None
-            node, has_moved = self._find(tree, ino, remembered.walked), True
-            for _ in range(MOST_WALKS):
-                if node is not None or not has_moved:
-                    break
-                epoch = tree.epoch
+            node = self._find(tree, ino)
+            if node is None and ino in remembered.walked:
+                node = self._find(tree, ino, remembered.walked)
+            if node is None:  # what was seen then may have lost its name since
                 await self._walk(tree, remembered)
-                has_moved = tree.epoch != epoch  # perhaps to where the walk had been already
                 node = self._find(tree, ino) or self._find(tree, ino, remembered.walked)
             if node is not None:
                 self._forest.inodes.note_place(node)
-            elif not has_moved:
+            else:
                 remembered.lost.add(ino)
             return node
 
     async def _walk(self, tree: Tree, remembered: Remembered) -> None:
-        """Note the place of every node of a tree, letting other requests through in between."""
+        """Note the place of every node of a tree, letting other requests through in between.
+
+        When directories moved meanwhile, perhaps to where it had been already, it begins again; the
+        last time it lets nobody through.
+        """
         began_s = trio.current_time()
-        pending: list[Node] = [tree.root]
-        while pending:
-            directory = pending.pop()
-            for entry in tree.readdir(directory):
-                remembered.walked[entry.ino] = directory.ino
-                if entry.type == stat.S_IFDIR:
-                    node = tree.lookup(directory, entry.name)
-                    if isinstance(node, Dir):
-                        pending.append(node)
-            await trio.lowlevel.checkpoint()
+        for left in reversed(range(MOST_WALKS)):
+            epoch = tree.epoch
+            remembered.walked = {}
+            for directory, entry in _entries(tree):
+                if entry is not None:
+                    remembered.walked[entry.ino] = directory.ino
+                elif left:
+                    await trio.lowlevel.checkpoint()
+            if tree.epoch == epoch:
+                break
         remembered.used_s = trio.current_time()
         dur_ms = round((trio.current_time() - began_s) * 1000)
         log.info("tree.walked", root=tree.root.ino, nodes=len(remembered.walked), dur_ms=dur_ms)
@@ -183,3 +185,19 @@ class Recovery:
         now_s = trio.current_time()
         for root in [root for root, it in self._trees.items() if it.used_s + KEPT_S < now_s]:
             del self._trees[root]
+
+
+def _entries(tree: Tree) -> Iterator[tuple[Node, DirEntry | None]]:
+    """Yield each entry of a tree with its directory, and None behind the last of each."""
+    pending: list[Node] = [tree.root]
+    while pending:
+        directory = pending.pop()
+        if isinstance(directory, Dir) and directory.dead:
+            continue  # removed since it was seen
+        for entry in tree.readdir(directory):
+            yield directory, entry
+            if entry.type == stat.S_IFDIR:
+                node = tree.lookup(directory, entry.name)
+                if isinstance(node, Dir):
+                    pending.append(node)
+        yield directory, None

@@ -107,6 +107,36 @@ def test_what_was_moved_after_its_worker_died_is_no_removed_lower_file(
         assert (deep / "file").stat().st_nlink == 1
 
 
+def test_file_that_is_removed_after_its_tree_was_walked_is_found(own_house: House) -> None:
+    tree = own_house.active(fill)
+    first, second = tree / "gone" / "in it" / "file", tree / "a" / "b" / "c" / "file"
+    (tree / "log").touch()
+    with held(first) as one, held(second) as other, held(tree / "log", os.O_WRONLY):
+        first.unlink()
+        own_house.kill_worker()
+        assert os.fstat(one).st_nlink == 0  # the tree is walked for it
+        second.unlink()
+        own_house.lane.usage(tree.id)  # the count starts anew, and no node is noted any more
+        assert os.fstat(other).st_nlink == 0
+        assert os.pread(other, 100, 0) == b"lower"
+        assert os.pread(one, 100, 0) == b"gone"
+
+
+def test_file_whose_move_nobody_could_note_is_no_removed_lower_file(own_house: House) -> None:
+    tree = own_house.active(fill)
+    for path in (tree / "a" / "b" / "c" / "file", tree / "gone" / "in it" / "file"):
+        path.chmod(0o640)
+    with held(tree / "a" / "b" / "c" / "file", os.O_RDWR) as fd:
+        os.write(fd, b"upper file")
+        os.fstat(fd)
+        here = tree.upper / "a" / "b" / "c" / "file"
+        here.rename(tree.upper / "gone" / "in it" / "moved")  # as a worker does that dies then
+        os.mknod(here, stat.S_IFCHR, 0)
+        own_house.kill_worker()
+        assert (os.fstat(fd).st_size, os.fstat(fd).st_nlink) == (10, 1)
+        assert os.pread(fd, 100, 0) == b"upper file"
+
+
 def test_removed_directory_stays_empty_and_takes_nothing(own_house: House) -> None:
     tree = own_house.active(fill)
     (tree / "upper").mkdir()
