@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     logs.bind_structlog()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job, as whose
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # children nothing could be ended
     if config.getoption("--no-unlisted-skips"):
         config.pluginmanager.register(SkipRule(allowed_skips(ALLOWED_SKIPS.read_text())))
 
@@ -75,6 +79,14 @@ class SkipRule:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for nodeid in self._unlisted:
             terminalreporter.write_line(f"UNLISTED SKIP {nodeid}: see .ci/allowed-skips", red=True)
+
+
+@pytest.fixture(autouse=True)
+def _same_directory() -> Iterator[None]:
+    """Begin each test where the first began: programs that tests start import from there."""
+    here = os.getcwd()
+    yield
+    os.chdir(here)
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,9 @@ MIB = 1 << 20
 SIZES = {"ext4": 48 * MIB, "xfs": 320 * MIB}
 SECTOR_BYTES = 512
 MOST_FAILURES = 20
+TORN = frozenset({"ext4"})
+"""File systems that outlive a torn block. xfs does not: a block of a directory with a new head and
+an old tail is not mended from its log, which goes by the head (Metadata CRC error, no mount)."""
 KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
 """How much of what was not flushed reaches the disk."""
 
@@ -52,8 +55,8 @@ def cuts(entries: list[Recorded], count: int, chance: random.Random) -> Iterator
         yield index, max(it for it in flushes if it <= index)
 
 
-def some(writes: list[Write], chance: random.Random) -> list[Write]:
-    """Return a part of the writes; one may be torn between sectors."""
+def some(writes: list[Write], chance: random.Random, *, torn: bool) -> list[Write]:
+    """Return a part of the writes; of one that is `torn`, only the first sectors are there."""
     share = chance.choice(KEPT)
     kept = []
     for write in writes:
@@ -61,7 +64,7 @@ def some(writes: list[Write], chance: random.Random) -> list[Write]:
             piece = write.data[at : at + 8 * SECTOR_BYTES]
             if chance.random() < share:
                 sectors = len(piece) // SECTOR_BYTES
-                whole = chance.random() < 0.9
+                whole = not torn or chance.random() < 0.9
                 length = len(piece) if whole else chance.randint(0, sectors) * SECTOR_BYTES
                 kept.append(Write(write.offset + at, piece[:length]))
     return kept
@@ -99,7 +102,7 @@ def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
         copy.unlink(missing_ok=True)  # whoever looks at all loop devices may still hold the last
         run("cp", "--sparse=always", durable, copy)
         loose = [it.what for it in entries[flush : index + 1] if isinstance(it.what, Write)]
-        rebuild(copy, some(loose, chance))
+        rebuild(copy, some(loose, chance, torn=file_system in TORN))
         try:
             with mounted(copy, place):
                 acts.check(place, done, entries[index].end)

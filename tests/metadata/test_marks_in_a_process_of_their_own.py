@@ -271,7 +271,8 @@ with Store.open(root / "metadata", TABLES) as store:
 
 def test_it_ends_with_the_service(tmp_path: Path, place: Path) -> None:
     arguments = (os.fspath(tmp_path), json.dumps(apart.COMMAND))
-    with subprocess.Popen([sys.executable, "-c", SERVICE, *arguments]) as service:
+    root = Path(__file__).parents[2]  # where the service finds `tests`
+    with subprocess.Popen([sys.executable, "-c", SERVICE, *arguments], cwd=root) as service:
         try:
             ended = select.poll()
             ended.register(os.pidfd_open(await_child(place)), select.POLLIN)
