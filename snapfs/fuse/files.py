@@ -321,6 +321,9 @@ class FileHandlers(Operations):
         elif happening.what == What.REMOVED:
             _, parent = self.forest.find(happening.other)
             cast(Tree, node.tree).take_out(parent, happening.name, node, before)
+        elif happening.what == What.MOVED:
+            _, parent = self.forest.find(happening.other)
+            cast(Tree, node.tree).take_over(parent, happening.name, node)
         else:
             self._writer_left(node)
 

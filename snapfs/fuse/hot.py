@@ -47,6 +47,8 @@ class What(enum.IntEnum):
     """Took the only name of one away, and kept it in the work directory."""
     FORGOTTEN = 5
     """Nothing: the kernel forgot what it had looked up of one."""
+    MOVED = 6
+    """Gave one another name, which was its only one; what that replaced was removed before."""
 
 
 class Happening(NamedTuple):
@@ -59,11 +61,11 @@ class Happening(NamedTuple):
     nlink: int
     """Of the file in the layer, just before it was opened, changed or removed."""
     other: int
-    """Node of the directory of what was made or removed; how many lookups were forgotten."""
+    """Node of the directory of what was made, removed or moved; how many lookups were forgotten."""
     kind: int
     """Type of what was made: S_IFMT bits."""
     name: bytes
-    """Of what was made or removed."""
+    """Of what was made, removed or moved."""
 
 
 class Hot:

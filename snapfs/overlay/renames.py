@@ -72,6 +72,14 @@ def rename(tree: MergedTree, old: Spot, new: Spot, flags: int, owner: Owner) -> 
         _replace(tree, node, old, target, new)
 
 
+def take_over(node: Node, parent: Dir, name: bytes) -> None:
+    """Book that a file with one name has another one. It never is without."""
+    before = node.names()[0]
+    before[0].changes += 1
+    node.add_name(parent, name)
+    node.drop_name(*before)
+
+
 def _replace_leaving_device(
     tree: MergedTree, node: Node, old: Spot, target: Node | None, new: Spot, owner: Owner
 ) -> None:

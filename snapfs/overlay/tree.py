@@ -84,6 +84,11 @@ class Tree(MergedTree):
         self.usage.note(node, before)
         remove.take_out(self, node, self._names_of(parent), name)
 
+    def take_over(self, parent: Node, name: bytes, node: Node) -> None:
+        """Book what `rename` does with a file of the upper layer that has one name, for one that
+        was moved to a free name past the tree."""
+        renames.take_over(node, self._names_of(parent), name)
+
     def tmpfile(
         self, parent: Node, mode: int, flags: int, *, uid: int, gid: int, umask: int
     ) -> tuple[Node, int]:

@@ -72,13 +72,15 @@ def kept(tree: Tree) -> list[str]:
 
 
 def assert_usage_is_a_walk(house: House, tree: Tree) -> None:
-    def said() -> Usage | None:
+    """The kernel may let go of the tree at any time: it is then opened and counted again."""
+
+    def ask() -> Usage | None:
         list(tree.path.iterdir())
         return house.lane.usage(tree.id)
 
     os.sync()  # blocks move when they are written
-    eventually(said, what="a count")
-    assert house.lane.usage(tree.id) == measure(tree.upper)
+    said = eventually(ask, what="a count")
+    assert said == measure(tree.upper)
 
 
 def test_file_is_gone_and_what_was_kept_of_it_follows(house: House, tree: Tree) -> None:

@@ -33,19 +33,20 @@ enum hot_event_kind {
     EVENT_CHANGED,
     EVENT_MADE,
     EVENT_REMOVED,
-    EVENT_FORGOTTEN
+    EVENT_FORGOTTEN,
+    EVENT_MOVED
 };
 
 /* A file of the upper layer was opened for writing here, was closed again, or was changed; a name
- * was made in a directory, or taken from it; or the kernel let go of a node. */
+ * was made in a directory, or taken from it, or is now in another one; or the kernel let go of a node. */
 struct hot_event {
     uint64_t nodeid;
     uint64_t ino, blocks, nlink; /* of what was opened, changed, made or removed: before, but for what
                                   * was made, which had no blocks; 0 for the others */
-    uint64_t other;   /* the directory of what was made or removed; how often a node was looked up */
+    uint64_t other;   /* the directory of what was made, removed or moved; how often a node was looked up */
     enum hot_event_kind kind;
     uint32_t mode;    /* type of what was made */
-    const char *name; /* of what was made or removed; valid until the next events are added */
+    const char *name; /* of what was made, removed or moved; valid until the next events are added */
     size_t length;
 };
 
@@ -74,8 +75,8 @@ struct hot_api {
     void (*enter_new)(int device, const struct in_header *request, struct opened *entry,
                       const struct stat *fresh, const struct entry_out *out);
     /* Note a request that is about to have an effect, and that it was answered or has none, where
-     * the next worker finds it (inflight.py). */
-    void (*intend)(uint64_t unique);
+     * the next worker finds it (inflight.py), with the nodes that it found (replays.py). */
+    void (*intend)(uint64_t unique, uint64_t first, uint64_t second);
     void (*settled)(void);
     /* The kernel let go of a node. */
     void (*forgotten)(int device, uint64_t nodeid);

@@ -9,7 +9,7 @@
 #include "hot.h"
 
 #define MOST_EVENTS 4096 /* for Python to hear of; then it is asked itself */
-#define MOST_AT_ONCE 4 /* of one request */
+#define MOST_AT_ONCE 8 /* of one request */
 #define MOST_NAME_BYTES (256u * 1024u)
 #define NOTIFY_INVAL_INODE 2
 #define NOTED 256
@@ -273,20 +273,22 @@ void passes_note_in(_Atomic uint64_t *record)
     in_hand = record;
 }
 
-/* The word of the state, with a sum of the record, as in inflight.py; both nodes are 0. */
-static uint64_t summed(uint64_t unique, uint64_t state)
+/* The word of the state, with a sum of the record, as in inflight.py. */
+static uint64_t summed(uint64_t unique, uint64_t first, uint64_t second, uint64_t state)
 {
-    uint64_t mixed = unique * UINT64_C(0x9E3779B97F4A7C15) + state * UINT64_C(0xD6E8FEB86659FD93);
+    uint64_t mixed = unique * UINT64_C(0x9E3779B97F4A7C15) + first * UINT64_C(0xC2B2AE3D27D4EB4F);
+    mixed += second * UINT64_C(0x165667B19E3779F9) + state * UINT64_C(0xD6E8FEB86659FD93);
     return (mixed & ~UINT64_C(0xFF)) | state;
 }
 
-static void intend(uint64_t unique)
+static void intend(uint64_t unique, uint64_t first, uint64_t second)
 {
     if (!in_hand)
         return;
     in_hand[RECORD_UNIQUE] = unique;
-    in_hand[RECORD_FIRST] = in_hand[RECORD_SECOND] = 0;
-    in_hand[RECORD_STATE] = summed(unique, STATE_INTENDED);
+    in_hand[RECORD_FIRST] = first;
+    in_hand[RECORD_SECOND] = second;
+    in_hand[RECORD_STATE] = summed(unique, first, second, STATE_INTENDED);
 }
 
 static void settled(void)

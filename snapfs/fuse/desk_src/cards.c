@@ -129,6 +129,15 @@ void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct s
         insert(desk, &wanted, path, real);
 }
 
+void card_move(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real)
+{
+    const Card *card = card_find(desk, ino);
+    if (card && card->index)
+        return; /* of a directory, which is Python's to drop */
+    card_drop(desk, ino);
+    card_add(desk, ino, fd, path, real);
+}
+
 int card_attribute(const Card *card, const char *name)
 {
     char path[PATH_MAX];

@@ -12,6 +12,7 @@
 
 #define DEFAULT_ACL "system.posix_acl_default"
 #define MODE_BITS 07777
+
 static int has_default_acl(const Card *directory)
 {
     int error = card_attribute(directory, DEFAULT_ACL);
@@ -33,19 +34,13 @@ static mode_t special(const Creation *it)
 int creation_plan(const Desk *desk, const struct in_header *request, const char *name, size_t length,
                   Creation *it)
 {
+    if (!is_own(request) || it->mode & special(it))
+        return 0;
+    if (!site_find(desk, request->nodeid, name, length, &it->site))
+        return 0;
     const Card *parent = card_find(desk, request->nodeid);
-    if (!desk->takes_names || !parent || parent->type != S_IFDIR || !is_own(request))
-        return 0;
-    if (length > NAME_MAX || it->mode & special(it))
-        return 0;
-    if (parent->index && names->find(parent->index, name, length) >= 0)
-        return 0;
-    int used = snprintf(it->path, sizeof(it->path), "%s/%.*s", parent->path, (int)length, name);
-    if (used >= (int)sizeof(it->path) || card_stat(parent, &it->before) != DONE_HERE)
-        return 0;
-    it->fd = parent->fd;
-    return !(it->before.st_mode & S_ISGID) && it->before.st_dev == desk->main_device &&
-           !has_default_acl(parent) && !is_protected(parent);
+    return !(it->site.before.st_mode & S_ISGID) && it->site.before.st_dev == desk->main_device &&
+           !has_default_acl(parent);
 }
 
 static int make(Creation *it)
@@ -54,11 +49,11 @@ static int make(Creation *it)
     it->file = -1;
     switch (it->mode & S_IFMT) {
     case S_IFDIR:
-        return mkdirat(it->fd, it->path, it->mode & MODE_BITS) == 0;
+        return mkdirat(it->site.fd, it->site.path, it->mode & MODE_BITS) == 0;
     case S_IFLNK:
-        return symlinkat(it->target, it->fd, it->path) == 0;
+        return symlinkat(it->target, it->site.fd, it->site.path) == 0;
     default:
-        it->file = openat(it->fd, it->path, flags, it->mode & MODE_BITS);
+        it->file = openat(it->site.fd, it->site.path, flags, it->mode & MODE_BITS);
         return it->file >= 0;
     }
 }
@@ -66,12 +61,12 @@ static int make(Creation *it)
 /* See what came of it, and undo what the process's own umask took away. */
 static int settle(const Creation *it, struct stat *real)
 {
-    if (fstatat(it->fd, it->path, real, AT_SYMLINK_NOFOLLOW))
+    if (fstatat(it->site.fd, it->site.path, real, AT_SYMLINK_NOFOLLOW))
         return 0;
     if (S_ISLNK(it->mode) || (real->st_mode & MODE_BITS) == (it->mode & MODE_BITS))
         return 1;
-    return !fchmodat(it->fd, it->path, it->mode & MODE_BITS, 0) &&
-           !fstatat(it->fd, it->path, real, AT_SYMLINK_NOFOLLOW);
+    return !fchmodat(it->site.fd, it->site.path, it->mode & MODE_BITS, 0) &&
+           !fstatat(it->site.fd, it->site.path, real, AT_SYMLINK_NOFOLLOW);
 }
 
 int creation_make(const Desk *desk, Creation *it)
@@ -87,7 +82,7 @@ int creation_make(const Desk *desk, Creation *it)
 
 void creation_undo(const Creation *it)
 {
-    unlinkat(it->fd, it->path, S_ISDIR(it->mode) ? AT_REMOVEDIR : 0);
+    unlinkat(it->site.fd, it->site.path, S_ISDIR(it->mode) ? AT_REMOVEDIR : 0);
     if (it->file >= 0)
         close(it->file);
 }

@@ -116,6 +116,8 @@ int card_put(Desk *desk, const Card *wanted, const char *path);
  * is short: a card is a hint. */
 void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
+/* Note that a file or link of the upper layer has moved; needs no lock. */
+void card_move(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real);
 void cards_clear(Desk *desk);
 /* 0 when what is noted has an attribute; else why not, an errno. */
 int card_attribute(const Card *card, const char *name);
@@ -136,6 +138,14 @@ int is_protected(const Card *card);
 /* Number of the node of an upper file that carries none of its own; 0 when Python has to say. */
 uint64_t desk_number(const Desk *desk, const struct stat *real);
 
+/* A name in a directory of the upper layer that is no name of what lies below: where that is, and what the
+ * directory is now. */
+typedef struct {
+    int fd;
+    char path[PATH_MAX];
+    struct stat before;
+} Site;
+
 /* create.c */
 
 struct create_in {
@@ -154,13 +164,12 @@ struct mkdir_in {
 
 static_assert(sizeof(struct mkdir_in) == 8, "fuse_mkdir_in");
 
-/* What is new: where and how it is made, what its directory was before, and what came of it. */
+/* What is new: where and how it is made, and what came of it. */
 typedef struct {
-    int fd;
-    char path[PATH_MAX];
+    Site site;
     mode_t mode;        /* with its type */
     const char *target; /* of a symbolic link */
-    struct stat before, real;
+    struct stat real;
     int file; /* open for reading, if it is a regular one; or -1 */
     uint64_t nodeid;
 } Creation;
@@ -174,11 +183,13 @@ void creation_undo(const Creation *it);
 
 /* remove.c */
 
-/* A name that goes: what it is of, what its directory was before, and where its file is kept. */
+/* Whether names may be changed in a directory now, and where. */
+int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it);
+
+/* A name that goes, and what it is of. */
 typedef struct {
-    int fd;
-    char path[PATH_MAX];
-    struct stat before, real;
+    Site site;
+    struct stat real;
     uint64_t nodeid;
 } Removal;
 
@@ -188,6 +199,31 @@ int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t len
                  int is_directory, Removal *it);
 /* Keep the file under its number and take the name away; 0 when nothing was done. */
 int removal_make(const Desk *desk, const Removal *it);
+
+struct rename_in {
+    uint64_t new_parent;
+};
+
+static_assert(sizeof(struct rename_in) == 8, "fuse_rename_in");
+
+/* What is to be called otherwise, and how. */
+typedef struct {
+    uint64_t parent, new_parent;
+    const char *name, *new_name;
+    size_t length, new_length;
+} Names;
+
+/* A name that goes for another, which may have been that of another file: of that, only the site counts
+ * if not. */
+typedef struct {
+    Removal node, target;
+    int replaces;
+} Move;
+
+/* Whether a file or link can be moved without rules; what it replaces is one that could be removed. */
+int move_plan(const Desk *desk, const Names *n, Move *it);
+/* Move it, and keep what it replaces; 0 when nothing was done. */
+int move_make(const Desk *desk, const Move *it);
 
 /* change.c */
 

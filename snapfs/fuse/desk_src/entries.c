@@ -29,7 +29,6 @@ static void tell_made(uint64_t parent, const struct stat *before, uint64_t nodei
 /* Let Python hear that a name went. */
 static void tell_removed(uint64_t parent, const Removal *it, const char *name, size_t length)
 {
-    hot->note(parent, &it->before);
     hot->tell(&(struct hot_event){.nodeid = it->nodeid,
                                   .ino = it->real.st_ino,
                                   .blocks = (uint64_t)it->real.st_blocks,
@@ -57,7 +56,7 @@ static struct entry_out entry_of(const Desk *desk, const Creation *it)
 /* Make what was planned; 0 when Python is to do it all. */
 static int make(const struct in_header *request, Desk *desk, Creation *it)
 {
-    hot->intend(request->unique);
+    hot->intend(request->unique, 0, 0);
     if (creation_make(desk, it)) {
         if (!hot->find(it->nodeid) && names->claim(desk->handed, it->nodeid, request->nodeid))
             return 1;
@@ -71,8 +70,8 @@ static int make(const struct in_header *request, Desk *desk, Creation *it)
 static void enter(const struct in_header *request, Desk *desk, const Creation *it, const char *name,
                   size_t length)
 {
-    card_add(desk, it->nodeid, it->fd, it->path, &it->real);
-    tell_made(request->nodeid, &it->before, it->nodeid, &it->real, name, length);
+    card_add(desk, it->nodeid, it->site.fd, it->site.path, &it->real);
+    tell_made(request->nodeid, &it->site.before, it->nodeid, &it->real, name, length);
 }
 
 /* Make a file and open it. The kernel is told before Python, which makes the node when it hears. */
@@ -144,6 +143,12 @@ static enum verdict answer_symlink(int fd, const struct in_header *request, cons
     return answer_new(fd, request, name, length, &it);
 }
 
+static bool is_open(uint64_t nodeid)
+{
+    const struct opened *entry = hot->find(nodeid);
+    return entry && (entry->is_inherited || opened_opens(entry));
+}
+
 /* Remove a name of what nobody has open past us, and let go of its id. */
 static enum verdict answer_removal(int fd, const struct in_header *request, const void *body,
                                    size_t size, int is_directory)
@@ -156,15 +161,15 @@ static enum verdict answer_removal(int fd, const struct in_header *request, cons
         return COLD;
     if (!hot->may_tell() || !removal_plan(desk, request->nodeid, name, length, is_directory, &it))
         return COLD;
-    const struct opened *entry = hot->find(it.nodeid);
-    if (entry && (entry->is_inherited || opened_opens(entry)))
+    if (is_open(it.nodeid))
         return COLD;
-    hot->intend(request->unique);
+    hot->intend(request->unique, 0, 0);
     if (!removal_make(desk, &it)) {
         hot->settled();
         return COLD;
     }
     hot->forgotten(fd, it.nodeid);
+    hot->note(request->nodeid, &it.site.before);
     tell_removed(request->nodeid, &it, name, length);
     hot->reply(fd, request->unique, 0, NULL, 0);
     hot->settled();
@@ -183,9 +188,71 @@ static enum verdict answer_rmdir(int fd, const struct in_header *request, const 
     return answer_removal(fd, request, body, size, 1);
 }
 
+/* Let Python hear of a move, once it has heard of what was replaced. */
+static void tell_moved(const Names *n, const Move *it)
+{
+    hot->note(n->parent, &it->node.site.before);
+    hot->note(n->new_parent, &it->target.site.before);
+    hot->note(it->node.nodeid, &it->node.real);
+    if (it->replaces)
+        tell_removed(n->new_parent, &it->target, n->new_name, n->new_length);
+    hot->tell(&(struct hot_event){.nodeid = it->node.nodeid,
+                                  .other = n->new_parent,
+                                  .kind = EVENT_MOVED,
+                                  .name = n->new_name,
+                                  .length = n->new_length});
+}
+
+/* Take the names of a request apart; 0 when they are not whole. */
+static int read_names(const struct in_header *request, const void *body, size_t size, Names *n)
+{
+    const struct rename_in *wish = body;
+    if (size <= sizeof(*wish))
+        return 0;
+    n->parent = request->nodeid;
+    n->new_parent = wish->new_parent;
+    n->name = (const char *)(wish + 1);
+    size -= sizeof(*wish);
+    n->length = strnlen(n->name, size);
+    if (n->length + 1 >= size)
+        return 0;
+    n->new_name = n->name + n->length + 1;
+    size -= n->length + 1;
+    n->new_length = strnlen(n->new_name, size);
+    return n->new_length < size;
+}
+
+/* Move a file; what it replaces, nobody has open past us. */
+static enum verdict answer_rename(int fd, const struct in_header *request, const void *body,
+                                  size_t size)
+{
+    Names n;
+    Move it;
+    if (request->unique & RESENT || !hot->passes() || !read_names(request, body, size, &n))
+        return COLD;
+    Desk *desk = desk_for(n.parent);
+    if (!desk || desk_for(n.new_parent) != desk || !hot->may_tell() || !move_plan(desk, &n, &it))
+        return COLD;
+    if (it.replaces && is_open(it.target.nodeid))
+        return COLD;
+    hot->intend(request->unique, it.node.nodeid, it.replaces ? it.target.nodeid : 0);
+    if (!move_make(desk, &it)) {
+        hot->settled();
+        return COLD;
+    }
+    if (it.replaces)
+        hot->forgotten(fd, it.target.nodeid);
+    names->claim(desk->handed, it.node.nodeid, n.new_parent); /* it is claimed: says where it is now */
+    card_move(desk, it.node.nodeid, it.target.site.fd, it.target.site.path, &it.node.real);
+    tell_moved(&n, &it);
+    hot->reply(fd, request->unique, 0, NULL, 0);
+    hot->settled();
+    return ANSWERED;
+}
+
 int entries_begin(const struct hot_api *api)
 {
     return api->add(OP_CREATE, answer_create) && api->add(OP_MKDIR, answer_mkdir) &&
            api->add(OP_SYMLINK, answer_symlink) && api->add(OP_UNLINK, answer_unlink) &&
-           api->add(OP_RMDIR, answer_rmdir);
+           api->add(OP_RMDIR, answer_rmdir) && api->add(OP_RENAME, answer_rename);
 }

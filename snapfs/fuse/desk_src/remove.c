@@ -1,5 +1,6 @@
-/* Removal of names of upper files and directories that have no rules. The kernel knows what it removes, so
- * that is kept in the work directory under its number until it is forgotten. See desk.h and overlay/remove.py.
+/* Removal of names of upper files and directories that have no rules, and moves of such files. The kernel knows what it removes, so
+ * that is kept in the work directory under its number until it is forgotten. See desk.h, overlay/remove.py and
+ * overlay/renames.py.
  */
 #define _GNU_SOURCE
 #include "desk.h"
@@ -78,33 +79,75 @@ static int is_simple_directory(const Desk *desk, const Removal *it)
     const Card *card = card_find(desk, it->nodeid);
     struct stat real;
     return card && card->type == S_IFDIR && !card->index && card_stat(card, &real) == DONE_HERE &&
-           real.st_ino == it->real.st_ino && is_empty(it->fd, it->path);
+           real.st_ino == it->real.st_ino && is_empty(it->site.fd, it->site.path);
+}
+
+int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it)
+{
+    const Card *card = card_find(desk, parent);
+    if (!desk->takes_names || !card || card->type != S_IFDIR || length > NAME_MAX)
+        return 0;
+    if (card->index && names->find(card->index, name, length) >= 0)
+        return 0;
+    int used = snprintf(it->path, sizeof(it->path), "%s/%.*s", card->path, (int)length, name);
+    it->fd = card->fd;
+    return used < (int)sizeof(it->path) && card_stat(card, &it->before) == DONE_HERE &&
+           !is_protected(card);
 }
 
 int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t length,
                  int is_directory, Removal *it)
 {
-    const Card *card = card_find(desk, parent);
-    if (!desk->takes_names || desk->keeps_in < 0 || !card || card->type != S_IFDIR || length > NAME_MAX)
+    const Site *site = &it->site;
+    if (desk->keeps_in < 0 || !site_find(desk, parent, name, length, &it->site))
         return 0;
-    if (card->index && names->find(card->index, name, length) >= 0)
-        return 0;
-    int used = snprintf(it->path, sizeof(it->path), "%s/%.*s", card->path, (int)length, name);
-    if (used >= (int)sizeof(it->path) || card_stat(card, &it->before) != DONE_HERE)
-        return 0;
-    it->fd = card->fd;
-    if (fstatat(it->fd, it->path, &it->real, AT_SYMLINK_NOFOLLOW))
+    if (fstatat(site->fd, site->path, &it->real, AT_SYMLINK_NOFOLLOW))
         return 0;
     it->nodeid = desk_number(desk, &it->real);
-    if (!it->nodeid || !names->has_node(desk->handed, it->nodeid) || is_protected(card))
+    if (!it->nodeid || !names->has_node(desk->handed, it->nodeid))
         return 0;
-    return is_plain(it->fd, it->path) &&
+    return is_plain(site->fd, site->path) &&
            (is_directory ? is_simple_directory(desk, it) : is_simple(&it->real));
+}
+
+/* Name in the work directory of what is kept. */
+static void kept_name(const Desk *desk, const Removal *it, char kept[24])
+{
+    snprintf(kept, 24, "o%" PRIx64, it->nodeid ^ desk->handed->prefix);
 }
 
 int removal_make(const Desk *desk, const Removal *it)
 {
     char kept[24];
-    snprintf(kept, sizeof(kept), "o%" PRIx64, it->nodeid ^ desk->handed->prefix);
-    return renameat(it->fd, it->path, desk->keeps_in, kept) == 0;
+    kept_name(desk, it, kept);
+    return renameat(it->site.fd, it->site.path, desk->keeps_in, kept) == 0;
+}
+
+int move_plan(const Desk *desk, const Names *n, Move *it)
+{
+    if (!removal_plan(desk, n->parent, n->name, n->length, 0, &it->node))
+        return 0;
+    if (!site_find(desk, n->new_parent, n->new_name, n->new_length, &it->target.site))
+        return 0;
+    const Site *site = &it->target.site;
+    it->replaces = fstatat(site->fd, site->path, &it->target.real, AT_SYMLINK_NOFOLLOW) == 0;
+    if (!it->replaces)
+        return errno == ENOENT;
+    return removal_plan(desk, n->new_parent, n->new_name, n->new_length, 0, &it->target) &&
+           it->target.nodeid != it->node.nodeid;
+}
+
+int move_make(const Desk *desk, const Move *it)
+{
+    const Site *from = &it->node.site, *to = &it->target.site;
+    char kept[24];
+    if (!it->replaces)
+        return renameat2(from->fd, from->path, to->fd, to->path, RENAME_NOREPLACE) == 0;
+    kept_name(desk, &it->target, kept);
+    if (linkat(to->fd, to->path, desk->keeps_in, kept, 0))
+        return 0;
+    if (renameat(from->fd, from->path, to->fd, to->path) == 0)
+        return 1;
+    unlinkat(desk->keeps_in, kept, 0);
+    return 0;
 }
