@@ -224,7 +224,7 @@ class _Taking:
             if self._recheck:
                 storing.verify_blob(path, blob.digest, blob.size_bytes)
             return path.stat().st_size == blob.size_bytes
-        except (FileNotFoundError, DataLoss):
+        except (OSError, DataLoss):  # gone, damaged, or a disk that cannot read it
             return False
 
     def _copy_blob(self, blob: Blob) -> None:
@@ -246,7 +246,9 @@ class _Taking:
         if isinstance(error, OSError):
             if error.errno not in (errno.EIO, errno.ENOENT):
                 raise error
-            error = DataLoss(f"{what} cannot be read ({error}); run `snapfs fsck`")
+            error = DataLoss(
+                f"{what} cannot be copied ({error}); run `snapfs fsck`, and check both disks"
+            )
         if isinstance(error, DataLoss):
             self._damaged = self._damaged or error
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snapfs import backup, tables
+from snapfs.backup import storing
 from snapfs.model import DataLoss, FailedPrecondition
 from snapfs.snapshots import fsck
 from tests.backup.conftest import Root
@@ -109,6 +112,23 @@ def test_a_blob_that_is_too_short_is_copied_again_by_the_next_backup(
     (blob,) = (target / "content").glob("*/*")
     harm(blob, HARMS["cut"])
     assert backup.take(root.path, target).copied_blobs == 1
+    backup.verify(target)
+
+
+def test_a_blob_that_the_disk_cannot_read_is_copied_anew(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.write_blob(b"blob" * 1000)
+    target, original = tmp_path / "target", storing.verify_blob
+    backup.take(root.path, target)
+
+    def verify(path: Path, *others: Any) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(storing, "verify_blob", verify)
+    assert backup.take(root.path, target, recheck=True).copied_blobs == 1
+    assert storing.verify_blob is original
     backup.verify(target)
 
 
