@@ -75,6 +75,8 @@ class LayerCopy:
         """Of files with several names: where the copy has one."""
         self._same: dict[int, list[bytes]] = {}
         """Names of such files that have not changed, which the copy may be without."""
+        self._left: list[tuple[bytes, bool]] = []
+        """Directories to go through, and whether all of each is to be copied."""
         self._raised: dict[int, bytes] = {}
         """Lower files with several names that a moved directory shows, by number in its tree."""
         self._trees = contextlib.ExitStack()
@@ -86,7 +88,7 @@ class LayerCopy:
     def warm(self) -> None:
         """Copy what has changed so far, so that `make` finds it done unless it changes again."""
         looked_ns = time.time_ns()
-        for path, real in _files(self._source(b""), b""):
+        for path, real in _files(self._source(b"")):
             found = stamp(real)
             is_wanted = stat.S_ISREG(real.st_mode) and self._is_changed(path, found)
             if is_wanted and not is_fresh(found, looked_ns) and real.st_ino not in self._warm:
@@ -109,10 +111,13 @@ class LayerCopy:
         self._after[b""] = stamp(root)
         self._made[b""] = self._source(b""), root
         with self._trees:
-            self._directory(b"", fresh=self._before is None)
+            self._left.append((b"", self._before is None))
+            while self._left:
+                path, fresh = self._left.pop()
+                self._directory(path, fresh=fresh)
             self._link_same()
             if self._raised:
-                self._link_lower(self._tree(), b"")
+                self._link_lower(self._tree())
             self._dress()
 
     def known(self) -> bytes:
@@ -160,24 +165,26 @@ class LayerCopy:
                 self._reach(path.rpartition(b"/")[0])
                 os.link(self._linked[ino], self._at(path), follow_symlinks=False)
 
-    def _link_lower(self, tree: MergedTree, path: bytes) -> None:
+    def _link_lower(self, tree: MergedTree) -> None:
         """The same for lower files, all of whose names the tree has to be searched for."""
-        node = _walk_to(tree, path)
-        for entry in tree.readdir(node):
-            here = _join(path, entry.name)
-            if entry.type == stat.S_IFDIR:
-                self._link_lower(tree, here)
-            elif entry.ino in self._raised and not os.path.lexists(self._at(here)):
-                self._reach_shown(tree, path)
-                os.link(self._raised[entry.ino], self._at(here), follow_symlinks=False)
+        left = [b""]
+        while left:
+            path = left.pop()
+            for entry in tree.readdir(_walk_to(tree, path)):
+                here = _join(path, entry.name)
+                if entry.type == stat.S_IFDIR:
+                    left.append(here)
+                elif entry.ino in self._raised and not os.path.lexists(self._at(here)):
+                    self._reach_shown(tree, path)
+                    os.link(self._raised[entry.ino], self._at(here), follow_symlinks=False)
 
     def _reach_shown(self, tree: MergedTree, path: bytes) -> None:
         """As `_reach`, for a directory that only the layers below may have."""
-        if path in self._made or os.path.lexists(self._source(path)):
-            self._reach(path)
-            return
-        self._reach_shown(tree, path.rpartition(b"/")[0])
-        self._show_again(path, tree.real_path(_walk_to(tree, path)))
+        for here in self._missing(path):
+            if os.path.lexists(self._source(here)):
+                self._show_again(here, self._source(here))
+            else:
+                self._show_again(here, tree.real_path(_walk_to(tree, here)))
 
     def _tree(self) -> MergedTree:
         """A tree of the layers, open until the copy is made."""
@@ -192,14 +199,14 @@ class LayerCopy:
         if was is not None and _is_same_directory(was, found):
             if was != found:
                 self._reach(path)
-            self._directory(path, fresh=False)
+            self._left.append((path, False))
         elif self._before is None or (was is None and xattrs.REDIRECT not in xattrs.own(source)):
             self._new_directory(path, source, real)
-            self._directory(path, fresh=True)
+            self._left.append((path, True))
         elif not self._below or xattrs.get(source, xattrs.OPAQUE) == b"y":
             self._new_directory(path, source, real)
             self._opaque.add(path)
-            self._directory(path, fresh=True)
+            self._left.append((path, True))
         else:
             self._flatten(path, source, real)
 
@@ -210,10 +217,16 @@ class LayerCopy:
 
     def _reach(self, path: bytes) -> None:
         """Have a directory that was there at the last copy too, and those above it."""
-        if path in self._made:
-            return
-        self._reach(path.rpartition(b"/")[0])
-        self._show_again(path, self._source(path))
+        for here in self._missing(path):
+            self._show_again(here, self._source(here))
+
+    def _missing(self, path: bytes) -> list[bytes]:
+        """Return the directories on the way that the copy does not have yet, the topmost first."""
+        found = []
+        while path not in self._made:
+            found.append(path)
+            path = path.rpartition(b"/")[0]
+        return found[::-1]
 
     def _show_again(self, path: bytes, source: bytes) -> None:
         """Make a directory that is to be like `source` and hides nothing of itself below."""
@@ -256,19 +269,22 @@ class LayerCopy:
         self._flatten_into(tree, _walk_to(tree, path), path)
 
     def _flatten_into(self, tree: MergedTree, node: Dir, path: bytes) -> None:
-        for entry in tree.readdir(node):
-            here = _join(path, entry.name)
-            child = tree.lookup(node, entry.name)
-            source = tree.real_path(child)
-            real = os.lstat(source)
-            if isinstance(child, Dir):
-                self._new_directory(here, source, real)
-                self._again.add(here)
-                self._flatten_into(tree, child, here)
-            else:
-                self._copy(source, here, real)
-                if real.st_nlink > 1 and child.layer is not tree.roots[0].layer:
-                    self._raised.setdefault(child.ino, self._at(here))
+        left = [(node, path)]
+        while left:
+            node, path = left.pop()
+            for entry in tree.readdir(node):
+                here = _join(path, entry.name)
+                child = tree.lookup(node, entry.name)
+                source = tree.real_path(child)
+                real = os.lstat(source)
+                if isinstance(child, Dir):
+                    self._new_directory(here, source, real)
+                    self._again.add(here)
+                    left.append((child, here))
+                else:
+                    self._copy(source, here, real)
+                    if real.st_nlink > 1 and child.layer is not tree.roots[0].layer:
+                        self._raised.setdefault(child.ino, self._at(here))
 
     def _dress(self) -> None:
         """Give the directories their attributes, now that nothing is made in them any more."""
@@ -411,34 +427,43 @@ def _entries(path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
             yield entry.name, entry.stat(follow_symlinks=False)
 
 
-def _files(upper: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield what is no directory below a directory that may change meanwhile."""
+def _files(upper: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield what is no directory in a layer that may change meanwhile."""
+    left = [b""]
+    while left:
+        path = left.pop()
+        for entry in _entries_of_changing(_join(upper, path) if path else upper):
+            here = _join(path, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                left.append(here)
+                continue
+            try:
+                yield here, entry.stat(follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _CHANGING:
+                    raise
+
+
+def _entries_of_changing(path: bytes) -> list[os.DirEntry[bytes]]:
     try:
-        with os.scandir(_join(upper, path) if path else upper) as entries:
-            found = list(entries)
+        with os.scandir(path) as entries:
+            return list(entries)
     except OSError as error:
         if error.errno in _CHANGING:
-            return
+            return []
         raise
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(upper, _join(path, entry.name))
-            continue
-        try:
-            real = entry.stat(follow_symlinks=False)
-        except OSError as error:
-            if error.errno in _CHANGING:
-                continue
-            raise
-        yield _join(path, entry.name), real
 
 
 def _everything(source: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    for name, real in _entries(source):
-        here = _join(path, name)
-        yield here, real
-        if stat.S_ISDIR(real.st_mode):
-            yield from _everything(source + b"/" + name, here)
+    """Yield all that is below `source`, which is at `path` in its layer."""
+    left = [(source, path)]
+    while left:
+        source, path = left.pop()
+        for name, real in _entries(source):
+            here = _join(path, name)
+            yield here, real
+            if stat.S_ISDIR(real.st_mode):
+                left.append((source + b"/" + name, here))
 
 
 def _marks(path: bytes) -> bytes:

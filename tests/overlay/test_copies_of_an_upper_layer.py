@@ -273,3 +273,18 @@ def test_what_was_copied_ahead_and_changed_since_is_copied_anew(
     copy.clear()
     assert (target / "file").read_bytes() == b"after!"
     assert not list(spare.iterdir())
+
+
+def test_a_layer_is_copied_however_deep_its_directories_are(copies: Copies) -> None:
+    deep = b"/".join([b"d"] * 1500)
+    for length in range(1, 2 * 1500, 2):
+        os.mkdir(os.fsencode(copies.upper) + b"/" + deep[:length])
+    (copies.upper / os.fsdecode(deep) / "file").write_text("one")
+    copies.make()
+    assert (copies.chain[0] / os.fsdecode(deep) / "file").read_text() == "one"
+    last = [copies.chain[0]], copies.known or b""
+    assert not has_changed(copies.upper, last)
+    (copies.upper / os.fsdecode(deep) / "file").write_text("another")
+    assert has_changed(copies.upper, last)
+    copies.make()
+    assert (copies.chain[0] / os.fsdecode(deep) / "file").read_text() == "another"
