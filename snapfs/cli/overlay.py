@@ -79,7 +79,13 @@ def mountpoint(paths: Sequence[str]) -> Path:
     if len(paths) > 2:
         raise InvalidArgument(f"{paths[2]!r} is one argument too many; give one mount point")
     path = Path(paths[-1])
-    if not path.is_dir():
+    try:
+        is_place = path.is_dir()
+    except OSError as error:
+        raise InvalidArgument(
+            f"mount point {paths[-1]!r}: {error.strerror}; unmount what is there first"
+        ) from error
+    if not is_place:
         raise InvalidArgument(f"mount point {paths[-1]!r} is not a directory; make it first")
     return path.resolve()
 

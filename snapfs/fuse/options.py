@@ -94,9 +94,22 @@ def parse(texts: Iterable[str], *, sloppy: bool = False) -> OverlayOptions:
         raise InvalidArgument("lowerdir is missing; give -o lowerdir=DIR[:DIR...]")
     if options.upper is not None and options.work is None:
         raise InvalidArgument("workdir is missing; an upperdir needs -o workdir=DIR beside it")
+    if options.upper is not None and options.work is not None:
+        _check_apart(options.upper.resolve(), options.work.resolve(), options.lowers)
     if options.upper is None:
         options = replace(options, mount_flags=options.mount_flags | mounts.MS_RDONLY)
     return options
+
+
+def _check_apart(upper: Path, work: Path, lowers: Iterable[Path]) -> None:
+    """Refuse directories of which one would show or change another, as the kernel does."""
+    if upper.is_relative_to(work) or work.is_relative_to(upper):
+        raise InvalidArgument(
+            f"upperdir {os.fspath(upper)!r} and workdir {os.fspath(work)!r} lie in each other; "
+            "put them side by side"
+        )
+    if any(lower.resolve() == upper for lower in lowers):
+        raise InvalidArgument(f"upperdir {os.fspath(upper)!r} is a lowerdir too; take another one")
 
 
 def _apply(options: OverlayOptions, option: str, *, sloppy: bool) -> OverlayOptions:

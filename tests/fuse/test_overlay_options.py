@@ -48,6 +48,10 @@ def test_missing_upper_is_read_only(here: Path) -> None:
     [
         ("upperdir=u,workdir=w", "lowerdir is missing"),
         ("lowerdir=a,upperdir=u", "workdir is missing"),
+        ("lowerdir=a,upperdir=u,workdir=u", "lie in each other; put them side by side"),
+        ("lowerdir=a,upperdir=.,workdir=w", "lie in each other; put them side by side"),
+        ("lowerdir=a,upperdir=u,workdir=.", "lie in each other; put them side by side"),
+        ("lowerdir=a:u,upperdir=u,workdir=w", "upperdir '.*u' is a lowerdir too"),
         ("lowerdir=", "empty path"),
         ("lowerdir=a::b", "empty path"),
         ("lowerdir=a:", "empty path"),

@@ -273,6 +273,20 @@ def test_wrong_use_is_refused(place: Place, arguments: list[str], status: int, w
     assert not mounts.mounted_at(place.mnt)
 
 
+def test_mount_point_under_a_dead_mount_is_refused(place: Place) -> None:
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
+    mounts.mount("dead", place.mnt, "fuse.snapfs-overlay", 0, options)
+    try:
+        os.close(device)
+        done = place.run("-o", place.layers, place.mnt, check=False)
+        assert done.returncode == 2
+        assert "not connected; unmount what is there first" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        mounts.unmount(place.mnt, mounts.MNT_DETACH)
+
+
 def test_layers_that_cannot_be_opened_fail_before_anything_is_mounted(place: Place) -> None:
     place.work.rmdir()
     place.work.symlink_to("/proc")
