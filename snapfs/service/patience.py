@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import structlog
+
+from snapfs.closing import Closing
 
 _log = structlog.get_logger(__name__)
 
@@ -22,7 +23,7 @@ IDLE_S = 300.0
 T = TypeVar("T")
 
 
-class Patience:
+class Patience(Closing):
     """Time counts only while the other side is waited for: our own work takes what it takes."""
 
     def __init__(self, cancel: Callable[[], object], idle_s: float) -> None:
@@ -31,17 +32,10 @@ class Patience:
         self._since_s: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="patience", daemon=True)
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the watch; twice is fine."""
         self._ended.set()
         self._thread.join()
 
