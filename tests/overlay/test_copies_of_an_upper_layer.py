@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -275,16 +277,24 @@ def test_what_was_copied_ahead_and_changed_since_is_copied_anew(
     assert not list(spare.iterdir())
 
 
-def test_a_layer_is_copied_however_deep_its_directories_are(copies: Copies) -> None:
-    deep = b"/".join([b"d"] * 1500)
-    for length in range(1, 2 * 1500, 2):
-        os.mkdir(os.fsencode(copies.upper) + b"/" + deep[:length])
-    (copies.upper / os.fsdecode(deep) / "file").write_text("one")
+@pytest.fixture
+def deep(copies: Copies) -> Iterator[bytes]:
+    """A path of many directories in the layer, which pytest could not remove afterwards."""
+    path = b"/".join([b"d"] * 1500)
+    for length in range(1, len(path) + 1, 2):
+        os.mkdir(os.fsencode(copies.upper) + b"/" + path[:length])
+    yield path
+    subprocess.run(["rm", "-rf", copies.upper, *copies.chain], check=True)
+
+
+def test_a_layer_is_copied_however_deep_its_directories_are(copies: Copies, deep: bytes) -> None:
+    file = f"{os.fsdecode(deep)}/file"
+    (copies.upper / file).write_text("one")
     copies.make()
-    assert (copies.chain[0] / os.fsdecode(deep) / "file").read_text() == "one"
+    assert (copies.chain[0] / file).read_text() == "one"
     last = [copies.chain[0]], copies.known or b""
     assert not has_changed(copies.upper, last)
-    (copies.upper / os.fsdecode(deep) / "file").write_text("another")
+    (copies.upper / file).write_text("another")
     assert has_changed(copies.upper, last)
     copies.make()
-    assert (copies.chain[0] / os.fsdecode(deep) / "file").read_text() == "another"
+    assert (copies.chain[0] / file).read_text() == "another"
