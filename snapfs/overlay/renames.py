@@ -153,10 +153,14 @@ def _prepare(tree: MergedTree, node: Node, new: Spot) -> None:
 
 
 def _set_redirect(tree: MergedTree, node: Dir, parent: Dir) -> None:
-    """Say on disk where a directory's lower part is; by a name if the parent stays the same."""
+    """Say on disk where a directory's lower part is; by a name if the parent stays the same.
+
+    Until the rename it must be true of the parent that the directory leaves, too.
+    """
     origin = node.origin_path()
     above, name = os.path.split(origin)
-    short = above.rstrip(b"/") == parent.origin_path() and bool(parent.stack)
+    stays = node.parent is parent and bool(parent.stack)
+    short = stays and above.rstrip(b"/") == parent.origin_path()
     try:
         xattrs.put(tree.real_path(node), xattrs.REDIRECT, name if short else origin)
     except OSError as error:

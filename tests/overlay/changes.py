@@ -86,6 +86,14 @@ CHANGES: dict[str, tuple[Step, Step]] = {
         both(remove_empty, lambda f: f.mkdir(b"up", 0o755)),
         lambda f: f.rename(b"up", b"empty", 0),
     ),
+    "rename of a directory back to where it is below": (
+        lambda f: f.rename(b"d/s", b"e/m", 0),
+        lambda f: f.rename(b"e/m", b"d/m", 0),
+    ),
+    "exchange of directories, one back to where it is below": (
+        both(lambda f: f.rename(b"d/s", b"e/m", 0), lambda f: f.mkdir(b"d/up", 0o755)),
+        lambda f: f.rename(b"e/m", b"d/up", RENAME_EXCHANGE),
+    ),
     "exchange": (nothing, lambda f: f.rename(b"d", b"e/b", RENAME_EXCHANGE)),
     "exchange of directories": (nothing, lambda f: f.rename(b"d", b"e", RENAME_EXCHANGE)),
     "settling": (touch_up_c, lambda f: f.tree.settle()),
