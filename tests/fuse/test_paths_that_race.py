@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import RunningDaemon, running
+from tests.support.daemon import RunningDaemon, eventually, running
 from tests.support.outside import outside_of, put_back, swapping
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -134,7 +134,12 @@ def test_what_the_service_reads_while_a_container_swaps_directories_is_in_the_la
                 for found in (it for it in paths if stat.S_ISREG(it.lstat().st_mode)):
                     assert found.read_bytes().startswith((b"of the volume", b"another"))
         daemon.run("volume", "umount", "db")
-    daemon.run("volume", "remove", "--history", "db")
+
+    def removed() -> bool:
+        """A container that another test starts meanwhile has the mount in its namespace a while."""
+        return daemon.run("volume", "remove", "--history", "db", check=False).exit_code == 0
+
+    eventually(removed, what="the end of the volume")
     assert daemon.run("fsck").exit_code == 0
 
 
