@@ -343,15 +343,14 @@ def test_reads_leave_the_access_time_of_a_lower_file_alone(layered: Tree) -> Non
 
 def test_removed_file_frees_its_blocks(house: House) -> None:
     tree = house.active(fill)
-    free = os.statvfs(tree.upper).f_bfree
     with (tree / "big").open("wb") as file:
         file.write(os.urandom(64 << 20))
         file.flush()
         os.fsync(file.fileno())
     (tree / "big").read_bytes()
-    size = (64 << 20) // os.statvfs(tree.upper).f_frsize
-    assert os.statvfs(tree.upper).f_bfree < free + size // 2
+    assert (tree.upper / "big").stat().st_blocks * 512 >= 64 << 20
     held = held_files(house)
+    assert held
     (tree / "big").unlink()
     eventually(lambda: held_files(house) < held, what="the end of its backing id")
 
@@ -363,10 +362,15 @@ def held_files(house: House) -> int:
 def test_removed_snapshot_lets_go_of_its_files(house: House, tmp_path: Path) -> None:
     tree = house.active(fill)
     before = held_files(house)
-    for number in range(20):
-        (tree / "dir" / str(number)).read_bytes()
-        (tree / f"new{number}").write_bytes(b"x")
-    assert held_files(house) >= before + 40
+
+    def opened() -> bool:
+        """The kernel may forget some at any time, of which others on the machine are the cause."""
+        for number in range(20):
+            (tree / "dir" / str(number)).read_bytes()
+            (tree / f"new{number}").write_bytes(b"x")
+        return held_files(house) >= before + 40
+
+    eventually(opened, what="an id for each file")
     with bind_mount(tree.path, tmp_path / "held"):
         house.snapshots.remove(tree.key)
         eventually(lambda: held_files(house) <= before, what="the end of its backing ids")
