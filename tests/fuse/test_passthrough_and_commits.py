@@ -127,7 +127,7 @@ def test_writers_of_a_dead_worker_are_not_overlooked(own_house: House) -> None:
     assert (own_house.on("done") / "file").read_bytes() == b"UPPER"
 
 
-@pytest.mark.logs("lane.unmounted", "lane.worker_died")
+@pytest.mark.logs("lane.unmounted", "lane.worker_died", "lane.worker_restarted")
 @pytest.mark.parametrize("way", ["descriptor", "mapping"])
 def test_commit_is_refused_while_an_aborted_mount_has_left_a_writer(
     own_house: House, way: str

@@ -18,6 +18,7 @@ from snapfs.fuse.supervisor import WATCHDOG_S, Lane
 from snapfs.model import SnapshotId
 from snapfs.snapshots import Snapshotter
 from tests.support.daemon import clear, eventually, processes_below
+from tests.support.dentries import drop_dentries_of
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
@@ -75,8 +76,10 @@ class House:
 
     def start(self) -> None:
         self.lane.start(timeout_s=START_TIMEOUT_S)
+        _started.add(self.mountpoint)
 
     def stop(self) -> None:
+        _started.discard(self.mountpoint)
         self.lane.stop(timeout_s=STOP_TIMEOUT_S)
 
     def name(self) -> str:
@@ -201,9 +204,17 @@ def aborting_after(base: Path, timeout_s: float) -> Iterator[None]:
         timer.join()
 
 
+_started: set[Path] = set()
+"""Where lanes of this process are mounted."""
+
+
 def drop_dentries() -> None:
-    """Make the kernel forget names and inodes that nobody uses, and wait for its FORGETs."""
-    Path("/proc/sys/vm/drop_caches").write_text("2")
+    """Make the kernel forget names and inodes that nobody uses, of our lanes; of all file systems
+    when there are none."""
+    for mountpoint in _started:
+        drop_dentries_of(mountpoint)
+    if not _started:
+        Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 @contextmanager
