@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import fnmatch
 import logging
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 from snapfs import logs
 from tests.support.daemon import clear, mounts_below, processes_below
 
+CLONE_NEWNS = 0x20000
+MS_REC, MS_SLAVE, MS_SHARED = 1 << 14, 1 << 19, 1 << 20
 ALLOWED_SKIPS = Path(__file__).parent.parent / ".ci" / "allowed-skips"
 
 
@@ -38,8 +42,24 @@ def pytest_configure(config: pytest.Config) -> None:
     logs.bind_structlog()
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job, as whose
         signal.signal(signal.SIGINT, signal.default_int_handler)  # children nothing could be ended
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        own_mounts()
     if config.getoption("--no-unlisted-skips"):
         config.pluginmanager.register(SkipRule(allowed_skips(ALLOWED_SKIPS.read_text())))
+
+
+def own_mounts() -> None:
+    """Keep the mounts of this worker's tests from those beside it, whose containers would have
+    copies of them for a while."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    calls = [partial(libc.unshare, CLONE_NEWNS)]
+    if " shared:" in Path("/proc/self/mountinfo").read_text():  # then so are ours, from now on
+        how = (MS_SLAVE, MS_SHARED)
+        calls += [partial(libc.mount, b"none", b"/", None, MS_REC | it, None) for it in how]
+    for call in calls:
+        if call():
+            why = os.strerror(ctypes.get_errno())
+            raise pytest.UsageError(f"no mounts of its own for a worker of the tests: {why}")
 
 
 def allowed_skips(text: str) -> list[str]:
