@@ -7,9 +7,7 @@ import random
 import signal
 import stat
 import subprocess
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,14 +15,9 @@ import pytest
 from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
+from tests.support.past_python import fill, fresh, kept, without_python
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
-
-
-def fill(layer: Path) -> None:
-    (layer / "lower").write_text("lower")
-    (layer / "merged").mkdir()
-    (layer / "merged" / "hidden").write_text("hidden")
 
 
 @pytest.fixture
@@ -32,30 +25,8 @@ def tree(house: House) -> Tree:
     return house.active(fill)
 
 
-@contextmanager
-def moves(house: House, count: int) -> Iterator[None]:
-    """The block moves so many names without Python, and no more."""
-
-    def moved() -> int:
-        return Counter(house.worker().answered)["RENAME"]
-
-    before = moved()
-    yield
-    assert moved() == before + count
-
-
-def fresh(tree: Tree, name: str) -> Path:
-    """A new directory that has been asked for a name since."""
-    directory = tree / name
-    directory.mkdir()
-    assert not (directory / "absent").exists()
-    return directory
-
-
-def kept(tree: Tree) -> list[str]:
-    """What the work directory keeps for those who still use it."""
-    names = os.listdir(tree.upper.parent / "work" / "snapfs")
-    return [name for name in names if name.startswith("o")]
+def moves(house: House, count: int) -> AbstractContextManager[None]:
+    return without_python(house, "RENAME", count)
 
 
 def test_content_is_replaced_as_programs_do_it(house: House, tree: Tree) -> None:

@@ -7,9 +7,7 @@ import os
 import random
 import signal
 import subprocess
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from snapfs.snapshots.quota import INODES_LABEL
 from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
+from tests.support.past_python import fill, fresh, kept, without_python
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -34,41 +33,13 @@ CANNOT_BE = {
 }
 
 
-def fill(layer: Path) -> None:
-    (layer / "lower").write_text("lower")
-    (layer / "merged").mkdir()
-    (layer / "merged" / "hidden").write_text("hidden")
-
-
 @pytest.fixture
 def tree(house: House) -> Tree:
     return house.active(fill)
 
 
-@contextmanager
-def removes(house: House, count: int, operation: str = "UNLINK") -> Iterator[None]:
-    """The block removes so many names without Python, and no more."""
-
-    def removed() -> int:
-        return Counter(house.worker().answered)[operation]
-
-    before = removed()
-    yield
-    assert removed() == before + count
-
-
-def fresh(tree: Tree, name: str) -> Path:
-    """A new directory that has been asked for a name since."""
-    directory = tree / name
-    directory.mkdir()
-    assert not (directory / "absent").exists()
-    return directory
-
-
-def kept(tree: Tree) -> list[str]:
-    """What the work directory keeps for those who still use it."""
-    names = os.listdir(tree.upper.parent / "work" / "snapfs")
-    return [name for name in names if name.startswith("o")]
+def removes(house: House, count: int, operation: str = "UNLINK") -> AbstractContextManager[None]:
+    return without_python(house, operation, count)
 
 
 def assert_usage_is_a_walk(house: House, tree: Tree) -> None:
