@@ -8,16 +8,17 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from snapfs import logs
+from snapfs.fuse import mounts
+from snapfs.fuse.attach import MS_REC
+from snapfs.volumes.remount import CLONE_NEWNS
 from tests.support.daemon import clear, mounts_below, processes_below
 
-CLONE_NEWNS = 0x20000
-MS_REC, MS_SLAVE, MS_SHARED = 1 << 14, 1 << 19, 1 << 20
+MS_SLAVE, MS_SHARED = 1 << 19, 1 << 20
 ALLOWED_SKIPS = Path(__file__).parent.parent / ".ci" / "allowed-skips"
 
 
@@ -51,15 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def own_mounts() -> None:
     """Keep the mounts of this worker's tests from those beside it, whose containers would have
     copies of them for a while."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    calls = [partial(libc.unshare, CLONE_NEWNS)]
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
+        why = os.strerror(ctypes.get_errno())
+        raise pytest.UsageError(f"no mounts of its own for a worker of the tests: {why}")
     if " shared:" in Path("/proc/self/mountinfo").read_text():  # then so are ours, from now on
-        how = (MS_SLAVE, MS_SHARED)
-        calls += [partial(libc.mount, b"none", b"/", None, MS_REC | it, None) for it in how]
-    for call in calls:
-        if call():
-            why = os.strerror(ctypes.get_errno())
-            raise pytest.UsageError(f"no mounts of its own for a worker of the tests: {why}")
+        for how in (MS_SLAVE, MS_SHARED):
+            mounts.mount("", Path("/"), "", MS_REC | how, "")
 
 
 def allowed_skips(text: str) -> list[str]:
