@@ -39,6 +39,7 @@ from snapfs.metadata.blobs import blob_path
 from snapfs.metadata.schema import BLOBS, INGESTS, SHARED
 from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition, Kind, Usage
 from snapfs.snapshots import records, roots
+from snapfs.snapshots.durability import syncfs
 from snapfs.snapshots.layers import WORK_MODE, LayerDirectories
 from snapfs.snapshots.records import SnapshotRow
 from snapfs.snapshots.usage import measure
@@ -82,9 +83,11 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     with locked(fd, fcntl.LOCK_EX, f"another restore to {root}"), place.still():
         record = place.existing()
-        read_contents(place, record)
+        contents = read_contents(place, record)
         layers = LayerDirectories(root)
-        _begin(root, record)
+        if _begin(root, record):
+            _unmark(root)
+            return Restored(record, contents.actives)
         layers.establish()
         for done, layer in enumerate(record.layers):
             report(Progress("layers", done, len(record.layers)))
@@ -93,6 +96,7 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
             report(Progress("content", done, len(record.blobs)))
             _restore_blob(place, root, blob)
         left_out = _restore_metadata(source / record.metadata, root, record)
+        syncfs(fd)  # also what no layer's own sync covered, such as its work directory
         _finish(root, layers, record)
     return Restored(record, left_out)
 
@@ -122,13 +126,16 @@ def _restore_blob(place: Target, root: Path, blob: BlobRecord) -> None:
         raise DataLoss(f"content {source} of the backup is gone") from error
 
 
-def _begin(root: Path, record: Record) -> None:
-    """Mark a root as being restored; refuse one that holds something else."""
+def _begin(root: Path, record: Record) -> bool:
+    """Mark a root as being restored; refuse one that holds something else.
+
+    True when all is there already: only the end of the restore failed, or was cut.
+    """
     mark, path = _Mark(store=record.store, revision=record.revision), root / roots.RESTORING
-    found = read(path, _Mark)
-    if found is not None and not (root / "metadata").exists():
-        if found == mark:
-            return
+    found, is_whole = read(path, _Mark), (root / "metadata").exists()
+    if found == mark:
+        return is_whole
+    if found is not None and not is_whole:
         raise FailedPrecondition(
             f"root {root} is being made of another backup; empty it and restore again"
         )
@@ -138,6 +145,7 @@ def _begin(root: Path, record: Record) -> None:
             f"root {root} is not empty ({', '.join(held[:3])}); name a new one with --root"
         )
     write(path, mark)
+    return False
 
 
 def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ...]:
@@ -191,6 +199,11 @@ def _finish(root: Path, layers: LayerDirectories, record: Record) -> None:
     for layer in record.layers:
         (layers.directory(layer.id) / LAYER).unlink(missing_ok=True)
     (root / _DRAFT).rename(root / "metadata")
+    _unmark(root)
+
+
+def _unmark(root: Path) -> None:
+    """Say that a root is whole, once its metadata has its name for good."""
     sync_directory(root)
     (root / roots.RESTORING).unlink()
     sync_directory(root)

@@ -187,8 +187,15 @@ def _write_record(root: Path, record: RootRecord) -> None:
 
 
 def check_whole(root: Path) -> None:
-    """Raise FailedPrecondition for a root that a restore has not finished."""
-    if (root / RESTORING).exists() and not (root / "metadata").exists():
+    """Raise FailedPrecondition for a root that a restore has not finished.
+
+    The mark of one that ended but for its own removal goes: a root that was used is not to be
+    taken for the one that was restored.
+    """
+    if (root / "metadata").exists():
+        with suppress(OSError):  # a root that cannot be written is refused elsewhere
+            (root / RESTORING).unlink()
+    elif (root / RESTORING).exists():
         raise FailedPrecondition(
             f"root {root} is restored in part only; let `snapfs restore` finish, or empty it"
         )

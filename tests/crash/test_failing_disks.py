@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
 
-from snapfs import seals, tables
+from snapfs import backup, seals, tables
 from snapfs.model import Active, DataLoss, FailedPrecondition, SnapfsError
 from snapfs.overlay import Tree, TreeSpec
-from snapfs.snapshots import NoTrees, Snapshotter, Verdict, durability, verify
+from snapfs.snapshots import NoTrees, Snapshotter, Verdict, durability, roots, verify
+from snapfs.snapshots.faults import refusing
 from tests.crash import acts
 from tests.support.daemon import clear, eventually, running
 from tests.support.recorded_disk import RecordedDisk, attached
@@ -209,6 +210,85 @@ def test_a_service_says_what_failed_and_its_successor_goes_on(disk: Disk, tmp_pa
         daemon.start()
         assert daemon.run("fsck").exit_code == 0
         daemon.run("snapshot", "commit", "next", "made")
+
+
+def committed(root: Path, *names: str) -> dict[str, bytes]:
+    """Commit layers to a root; return the digest of each there is."""
+    with opened(root) as snapshotter:
+        for number, name in enumerate(names):
+            snapshotter.prepare(f"{name}-key")
+            acts.fill(upper(snapshotter, f"{name}-key"), number)
+            snapshotter.commit(f"{name}-key", name)
+        return {it.name: seals.measure(upper(snapshotter, it.name)) for it in snapshotter.walk()}
+
+
+def is_refused(act: Callable[[], object]) -> None:
+    with pytest.raises(SnapfsError, match=r"disk|read-only|Read-only") as error, refusing("do it"):
+        act()
+    assert isinstance(error.value, DataLoss | FailedPrecondition), error.value
+
+
+@pytest.mark.parametrize("failing", [("write",), ("flush",), ("write", "flush")], ids="+".join)
+def test_a_backup_that_does_not_reach_its_disk_leaves_the_earlier_one(
+    disk: Disk, tmp_path: Path, failing: tuple[str, ...]
+) -> None:
+    root, target = tmp_path / "root", disk.place / "backup"
+    committed(root, "one")
+    first = backup.take(root, target).record
+    before = committed(root, "two")
+    with disk.failing(*failing):
+        is_refused(lambda: backup.take(root, target))
+    disk.remount()
+    assert backup.verify(target) == first
+    done = backup.take(root, target)
+    assert backup.verify(target) == done.record
+    assert len(done.record.layers) == 2
+    assert committed(root) == before
+
+
+@ON_EXT4
+@pytest.mark.parametrize("failing", [("write",), ("flush",), ("write", "flush")], ids="+".join)
+def test_a_restore_that_does_not_reach_its_disk_is_unfinished(
+    disk: Disk, tmp_path: Path, failing: tuple[str, ...]
+) -> None:
+    root, target, new = tmp_path / "root", tmp_path / "backup", disk.place / "new"
+    before = committed(root, "one", "two")
+    backup.take(root, target)
+    new.mkdir()
+    os.sync()
+    with disk.failing(*failing):
+        is_refused(lambda: backup.restore(target, new))
+    disk.remount()
+    if (new / roots.RESTORING).exists():
+        with pytest.raises(FailedPrecondition, match="restored in part only"):
+            roots.check_whole(new)
+    backup.verify(target)
+    backup.restore(target, new)
+    roots.check_whole(new)
+    assert committed(new) == before
+
+
+@pytest.mark.parametrize("which", ["root", "backup"])
+def test_a_source_that_cannot_be_read_is_said_and_stays(
+    disk: Disk, tmp_path: Path, which: str
+) -> None:
+    places = {it: (disk.place if it == which else tmp_path) / it for it in ("root", "backup")}
+    root, target, new = places["root"], places["backup"], tmp_path / "new"
+    before = committed(root, "one", "two")
+    if which == "backup":
+        backup.take(root, target)
+    disk.remount()
+    layer = (root if which == "root" else target) / "layers/1/fs/etc/file2"
+    with disk.failing("read"), pytest.raises(OSError, match="Input/output"):
+        layer.read_bytes()  # what is not in memory
+    with opened(root) if which == "root" else nullcontext(), disk.failing("read"):
+        is_refused(
+            lambda: backup.take(root, target) if which == "root" else backup.restore(target, new)
+        )
+    backup.take(root, target)
+    backup.verify(target)
+    backup.restore(target, new)
+    assert committed(new) == committed(root) == before
 
 
 @pytest.mark.logs("layers.write_error")
