@@ -23,7 +23,7 @@ from tests.support.recorded_disk import Flush, Recorded, Write, attached, rebuil
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 MIB = 1 << 20
-SIZES = {"ext4": 48 * MIB, "xfs": 320 * MIB}
+SIZES = {"ext4": 96 * MIB, "xfs": 320 * MIB}
 SECTOR_BYTES = 512
 MOST_FAILURES = 20
 TORN = frozenset({"ext4"})
