@@ -48,7 +48,10 @@ class Opened:
     def damaged(self) -> int:
         """How many records that were left make no sense."""
     def find(self, nodeid: int, /) -> tuple[int, int, int, int, int, int, int, bool] | None: ...
-    def all(self) -> list[tuple[int, int, int, int, int, int, int, bool]]: ...
+    def all(
+        self, bits: int, value: int, written: bool, /
+    ) -> list[tuple[int, int, int, int, int, int, int, bool]]:
+        """Entries whose number has `value` in `bits`; with `written`, those open for writing."""
     def add(self, nodeid: int, kind: int, backing_id: int, device: int, ino: int, /) -> None:
         """Make an entry without opens."""
     def enter(self, nodeid: int, writing: bool, pid: int, unique: int, /) -> bool:

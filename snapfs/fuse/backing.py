@@ -30,12 +30,17 @@ import structlog
 
 from snapfs.fuse import channel
 from snapfs.fuse.handover import Connection
-from snapfs.overlay import is_sealed
+from snapfs.overlay import identity, is_sealed
 
 if TYPE_CHECKING:
     from snapfs.fuse._channel import Opened
 
-IDLE_KEPT = 1024
+IDLE_KEPT = 16384
+"""More than the files of a usual image. One costs the kernel about half a KiB, and holds the inode
+of its file in memory, which containers of one image share."""
+
+_TREE_BITS = ~identity.LOW_MASK & ~channel.INCARNATION & (1 << 64) - 1
+"""What the numbers of a tree's nodes have in common with its root's."""
 
 log = structlog.get_logger(__name__)
 
@@ -113,9 +118,12 @@ class BackingIds:
         entry = self.get(nodeid)
         return entry is not None and entry.inherited
 
-    def writers(self) -> Iterator[Entry]:
-        """Yield the entries through which the kernel may write without us."""
-        return (it for it in self._all() if it.writers and it.kind == Kind.UPPER)
+    def writers(self, tree: int) -> list[Entry]:
+        """Return the entries of a tree through which the kernel may write without us.
+
+        The tree is named by the number of its root.
+        """
+        return [it for it in self._of(tree, written=True) if it.kind == Kind.UPPER]
 
     def writers_of(self, nodeid: int) -> list[int] | None:
         """Return the processes that opened a node for writing; None when not all are known."""
@@ -191,11 +199,13 @@ class BackingIds:
         if self._find(nodeid) is not None:
             self.close_id(self.opened.remove(nodeid))
 
-    def discard_all(self, wanted: Callable[[int], bool]) -> None:
-        """Let go of the files of all nodes whose id is `wanted`, at once if they are not open."""
-        for entry in self._all():
-            if wanted(entry.nodeid):
-                self.discard(entry.nodeid)
+    def discard_all(self, tree: int) -> None:
+        """Let go of the files of a tree's nodes, of those that are not open at once.
+
+        The tree is named by the number of its root.
+        """
+        for entry in self._of(tree):
+            self.discard(entry.nodeid)
 
     def close_id(self, backing_id: int) -> None:
         """Close an id, which frees a removed file's blocks: may take long; safe in any thread."""
@@ -206,8 +216,8 @@ class BackingIds:
         except OSError as error:  # the kernel knows no such id: nothing is held
             log.error("backing.close_failed", backing_id=backing_id, error=str(error))
 
-    def _all(self) -> Iterator[Entry]:
-        return map(Entry._make, self.opened.all())
+    def _of(self, tree: int, *, written: bool = False) -> Iterator[Entry]:
+        return map(Entry._make, self.opened.all(_TREE_BITS, tree & _TREE_BITS, written))
 
     def _make(self, nodeid: int, kind: Kind, open_file: Callable[[], int]) -> None:
         if kind is Kind.CACHED:

@@ -27,7 +27,6 @@ from snapfs.fuse.backing import BackingIds
 from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.counting import Counting
 from snapfs.fuse.gate import Gate
-from snapfs.fuse.incarnations import number_of
 from snapfs.fuse.knowing import kernel_knows
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import InvalidArgument, Labels, Quota, SnapshotId, Usage
@@ -339,11 +338,7 @@ class LaneForest(Forest):
         """Whether what an earlier worker opened for writing may be written by the kernel still."""
         if self.backing is None:
             return False
-        key = tree.root.ino >> identity.LOW_BITS
-        return any(
-            it.inherited and number_of(it.nodeid) >> identity.LOW_BITS == key
-            for it in self.backing.writers()
-        )
+        return any(it.inherited for it in self.backing.writers(tree.root.ino))
 
     def usage(self, snapshot_id: SnapshotId) -> Usage | None:
         """Return what a shown snapshot takes; None when it is not shown, or not counted yet."""
@@ -397,7 +392,7 @@ class LaneForest(Forest):
     def _release_files(self, key: int) -> None:
         """Let go of the files of a tree that nobody has open."""
         if self.backing is not None:
-            self.backing.discard_all(lambda nodeid: number_of(nodeid) >> identity.LOW_BITS == key)
+            self.backing.discard_all(key << identity.LOW_BITS)
 
     def _id_of(self, key: int) -> SnapshotId | None:
         return next((n for n in self.ids() if identity.root(n) >> identity.LOW_BITS == key), None)

@@ -26,9 +26,8 @@ from snapfs.fuse.backing import BackingIds, Entry, Kind
 from snapfs.fuse.channel import INCARNATION, OpenFlags
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.hot import Hot
-from snapfs.fuse.incarnations import number_of
 from snapfs.fuse.trees import Forest
-from snapfs.overlay import Node, identity
+from snapfs.overlay import Node
 
 log = structlog.get_logger(__name__)
 
@@ -161,10 +160,7 @@ class Passing:
 
         The tree is named by its root's number: it may be one that this worker has not shown yet.
         """
-        if self.ids is None:
-            return []
-        key = root >> identity.LOW_BITS
-        return [it for it in self.ids.writers() if number_of(it.nodeid) >> identity.LOW_BITS == key]
+        return [] if self.ids is None else self.ids.writers(root)
 
     def _entry(self, ids: BackingIds, handle: FileHandle) -> Entry:
         opened = ids.get(handle.nodeid)

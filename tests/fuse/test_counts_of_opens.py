@@ -68,7 +68,7 @@ class Opens(RuleBasedStateMachine):
     @rule(again=st.booleans())
     def crash(self, again: bool) -> None:
         self.ids = BackingIds(-1, self.fd, idle_kept=IDLE_KEPT).opened
-        self.idle = [it[0] for it in self.ids.all() if not it[5]]
+        self.idle = [it[0] for it in self.ids.all(0, 0, False) if not it[5]]
         open_nodes = [node for node, counts in self.model.items() if counts[0]]
         if again and open_nodes and self.unique:
             assert not self.ids.enter(open_nodes[0], False, 1, RESENT | self.unique)
@@ -79,7 +79,7 @@ class Opens(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_the_models(self) -> None:
-        found = {it[0]: [it[5], it[6]] for it in self.ids.all()}
+        found = {it[0]: [it[5], it[6]] for it in self.ids.all(0, 0, False)}
         assert found == self.model
         assert self.ids.total == sum(opens for opens, _ in self.model.values())
         assert len(self.ids) == len(self.model)

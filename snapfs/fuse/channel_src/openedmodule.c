@@ -178,11 +178,16 @@ static PyObject *writers_of(Opened *self, PyObject *number)
     return pids;
 }
 
-static PyObject *all(Opened *self, PyObject *unused)
+static PyObject *all(Opened *self, PyObject *arguments)
 {
-    (void)unused;
+    unsigned long long bits, value;
+    int written;
+    if (!PyArg_ParseTuple(arguments, "KKp", &bits, &value, &written))
+        return NULL;
     PyObject *list = PyList_New(0);
     for (struct opened *it = NULL; list && (it = opened_each(self->table, it));) {
+        if ((it->record->nodeid & bits) != value || (written && !opened_writers(it)))
+            continue;
         PyObject *entry = described(it);
         if (!entry || PyList_Append(list, entry) < 0)
             Py_CLEAR(list);
@@ -218,7 +223,7 @@ static PyMethodDef methods[] = {
     {"offer", (PyCFunction)offer, METH_O, NULL},
     {"withdraw", (PyCFunction)withdraw, METH_O, NULL},
     {"writers_of", (PyCFunction)writers_of, METH_O, NULL},
-    {"all", (PyCFunction)all, METH_NOARGS, NULL},
+    {"all", (PyCFunction)all, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
