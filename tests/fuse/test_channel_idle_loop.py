@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import trio
@@ -88,30 +89,57 @@ async def test_nothing_is_left_open(quiet: socket.socket) -> None:
     assert len(set(os.listdir("/proc/self/fd"))) == len(before)
 
 
-async def test_deadlines_pass_while_requests_keep_coming() -> None:
+@contextmanager
+def asking(
+    interval_s: float, limit_s: float = DEADLINE_S / 4
+) -> Iterator[tuple[int, threading.Event]]:
+    """A descriptor on which requests keep coming, until the event is set."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     needs_no_answer = struct.pack("<IIQQIIII", 40, Opcode.INTERRUPT, 2, 1, 0, 0, 0, 0)
     is_done = threading.Event()
 
     def ask_on() -> None:
-        while not is_done.wait(0.001):
+        while not is_done.wait(interval_s):
             theirs.send(needs_no_answer)
 
     with ours, theirs:
-        asking = threading.Thread(target=ask_on)
-        limit = threading.Timer(DEADLINE_S / 4, is_done.set)
-        async with idling() as idle, trio.open_nursery() as nursery:
-            assert idle is not None
-            nursery.start_soon(reader_of, idle, ours.fileno())
-            asking.start()
-            limit.start()
-            await trio.sleep(SHORT_S)
-            assert not is_done.is_set()
+        thread = threading.Thread(target=ask_on)
+        limit = threading.Timer(limit_s, is_done.set)
+        thread.start()
+        limit.start()
+        try:
+            yield ours.fileno(), is_done
+        finally:
             is_done.set()
             limit.cancel()
+            thread.join()
+
+
+@pytest.mark.parametrize("interval_s", [0.001, 0.00001])
+async def test_deadlines_pass_while_requests_keep_coming(interval_s: float) -> None:
+    with asking(interval_s) as (fd, is_done):
+        async with idling() as idle, trio.open_nursery() as nursery:
+            assert idle is not None
+            nursery.start_soon(reader_of, idle, fd)
+            await trio.sleep(SHORT_S)
+            assert not is_done.is_set()
+            assert await trio.to_thread.run_sync(threading.get_ident) != threading.get_ident()
+            assert not is_done.is_set()
             nursery.cancel_scope.cancel()
-        asking.join()
+
+
+async def test_nothing_is_looked_for_once_requests_have_ceased() -> None:
+    with asking(0.00001) as (fd, is_done):
+        async with idling() as idle, trio.open_nursery() as nursery:
+            assert idle is not None
+            nursery.start_soon(reader_of, idle, fd)
+            await trio.sleep(SHORT_S)
+            is_done.set()
+            before_s = time.thread_time()
+            await trio.sleep(1)
+            assert time.thread_time() - before_s < 0.1
+            nursery.cancel_scope.cancel()
 
 
 async def reader_of(idle: Idle, fd: int) -> None:
