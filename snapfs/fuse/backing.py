@@ -105,10 +105,6 @@ class BackingIds:
         entry = self._find(nodeid)
         return entry if entry is not None and entry.opens else None
 
-    def has(self, nodeid: int) -> bool:
-        """Whether a node has an entry, open or kept for the next open."""
-        return self.opened.find(nodeid) is not None
-
     def _find(self, nodeid: int) -> Entry | None:
         found = self.opened.find(nodeid)
         return None if found is None else Entry._make(found)

@@ -13,10 +13,11 @@ from snapfs.fuse.channel import INCARNATION
 
 def kernel_knows(ino: int) -> bool:
     """Whether the kernel has a file by either of its numbers; not once the mount has ended."""
-    return _has(ino) or _has(ino | INCARNATION)
+    return kernel_has(ino) or kernel_has(ino | INCARNATION)
 
 
-def _has(nodeid: int) -> bool:
+def kernel_has(nodeid: int) -> bool:
+    """Whether the kernel has a file by one number; it learns of one by the reply that names it."""
     try:
         pyfuse3.invalidate_inode(nodeid, attr_only=True)
     except OSError:

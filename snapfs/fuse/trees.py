@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from snapfs.fuse.backing import BackingIds, Kind
 from snapfs.fuse.channel import INCARNATION
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.incarnations import Incarnations, number_of
+from snapfs.fuse.knowing import kernel_has
 from snapfs.model import Quota
 from snapfs.overlay import Attributes, DirEntry, Handed, Inodes, Listed, Node, Tree, identity
 from snapfs.overlay.filecalls import syncfs
@@ -31,6 +33,8 @@ from snapfs.overlay.filecalls import syncfs
 REMOVED_S = 0.2
 """For the kernel to let go of what was just removed: it says so after unlink(2) has returned."""
 LOOK_AGAIN_S = 0.002
+DOUBT_S = 1.0
+"""For the kernel to have what it was answered, before it is asked whether it has a file."""
 
 log = structlog.get_logger(__name__)
 
@@ -216,6 +220,11 @@ class Forest:
         """`backing` are the ids of the session's connection, where files are passed through."""
         self.inodes = inodes
         self.backing = backing
+        self._has_predecessor = inodes.places is not None and bool(
+            len(inodes.places) or inodes.places.damaged
+        )
+        self._doubted: dict[int, float] = {}
+        """Files that are open, of which the kernel has said that it forgot them, and when."""
         self._shown: dict[int, Shown] = {}
         self._incarnations = Incarnations(self._is_held)
 
@@ -245,16 +254,54 @@ class Forest:
 
     def forget(self, nodeid: int, count: int) -> None:
         """Count `count` references less; those of a dead worker's time are not known and not
-        missed."""
+        missed.
+
+        What the kernel forgot may have been looked up again before it is heard that it did. Where
+        all references are counted that does no harm. Else the FORGET takes back those of the time
+        before with those of now, and what must not end while it is in use is kept.
+        """
+        if self._doubted:
+            self._settle_doubts()
+        if not self._has_predecessor or not self._is_doubtful(nodeid, count):
+            self._forget(nodeid, count)
+
+    def _is_doubtful(self, nodeid: int, count: int) -> bool:
+        """Whether a FORGET may be late; then all references but one have been taken back."""
+        is_open = self.backing is not None and self.backing.get(nodeid) is not None
+        known = self.inodes.find(number_of(nodeid))
+        if not is_open and (known is None or known.stash is None):
+            return False
+        try:
+            _, node = self.find(nodeid)
+        except OSError:
+            lookups = 0
+        else:
+            lookups = self._incarnations.lookups(nodeid, node)
+        if count < lookups or not (is_open or kernel_has(nodeid)):
+            return False
+        if is_open:  # or its opens are too many: who opened it was killed between two workers
+            self._doubted[nodeid] = time.monotonic()
+        if lookups > 1:
+            self._forget(nodeid, lookups - 1)
+        return True
+
+    def _settle_doubts(self) -> None:
+        """Forget what the kernel has forgotten, after all."""
+        latest_s = time.monotonic() - DOUBT_S
+        for nodeid in [it for it, since_s in self._doubted.items() if since_s < latest_s]:
+            del self._doubted[nodeid]
+            if not kernel_has(nodeid):
+                self._forget(nodeid, 1)
+
+    def _forget(self, nodeid: int, count: int) -> None:
         ino = number_of(nodeid)
         key = ino >> identity.LOW_BITS
         shown = self._shown.get(key)
-        if shown is not None and nodeid == ino and (known := shown.tree.handed.forget(ino, count)):
+        if shown is not None and nodeid == ino and shown.tree.handed.forget(ino, count):
             if shown.tree.handed.peek(ino) is None:
-                self._let_go(nodeid, count, known)
+                self._let_go(nodeid)
             self._reconsider(key, shown)
             return
-        known = 0
         try:
             node = self.inodes.get(ino)
         except KeyError:
@@ -268,19 +315,13 @@ class Forest:
             self._incarnations.forget(nodeid, node, known)
             if shown is not None and shown.desk is not None and not node.nlookup:
                 shown.desk.strike(ino)
-        self._let_go(nodeid, count, known)
+        self._let_go(nodeid)
         if shown is not None:
             self._reconsider(key, shown)
 
-    def _let_go(self, nodeid: int, count: int, known: int) -> None:
-        """Close the backing id of a node that the kernel has forgotten.
-
-        An earlier worker's opens may go on although all references that we know of are gone: those
-        end with a FORGET that takes back more.
-        """
-        if self.backing is None or not self.backing.has(nodeid) or self._refers_to(nodeid):
-            return
-        if count > known or not self.backing.is_inherited(nodeid):
+    def _let_go(self, nodeid: int) -> None:
+        """Close the backing id of a node that the kernel has forgotten."""
+        if self.backing is not None and not self._refers_to(nodeid):
             self.backing.forgotten(nodeid)
 
     def _refers_to(self, nodeid: int) -> bool:

@@ -14,5 +14,14 @@ _SAME_BITS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NO
 
 def drop_dentries_of(mountpoint: Path) -> None:
     """Mount anew as it is: the kernel writes back, and drops all dentries that nobody uses."""
-    flags = MS_REMOUNT | os.statvfs(mountpoint).f_flag & _SAME_BITS
+    drop_with(mountpoint, flags_of(mountpoint))
+
+
+def flags_of(mountpoint: Path) -> int:
+    """Return what `drop_with` needs; asks the mount."""
+    return MS_REMOUNT | os.statvfs(mountpoint).f_flag & _SAME_BITS
+
+
+def drop_with(mountpoint: Path, flags: int) -> None:
+    """As `drop_dentries_of`, and asks the mount nothing: nobody may be there to answer."""
     mounts.mount("", mountpoint, "", flags, "")

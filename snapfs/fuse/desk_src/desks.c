@@ -353,14 +353,14 @@ static int tell_forgotten(uint64_t nodeid, uint64_t lookups)
 }
 
 /* Forget lookups that were counted here; the last of a tree are left to Python, which closes it, and
- * so is what an earlier worker may have open. */
+ * so is what is open: the kernel may not have forgotten it (Forest.forget). */
 static int forget(int fd, uint64_t nodeid, uint64_t lookups)
 {
     Desk *desk = desk_for(nodeid);
     if (!desk)
         return 0;
     const struct opened *entry = hot->find(nodeid);
-    if (entry && entry->is_inherited)
+    if (entry && opened_opens(entry))
         return 0;
     if (names->has_node(desk->handed, nodeid))
         return tell_forgotten(nodeid, lookups);

@@ -1,0 +1,123 @@
+"""What the kernel forgot is looked up again before a new worker hears of the first.
+
+The kernel sends a few requests before it says what it has forgotten. The worker that looked the
+file up is dead, so the next one cannot tell references of before from those of now.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from snapfs.fuse import supervisor
+from snapfs.fuse.modes import Mode
+from tests.support.daemon import eventually
+from tests.support.dentries import drop_with, flags_of
+from tests.support.lanes import House, Tree, drop_dentries
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.root,
+    pytest.mark.logs("lane.worker_died", "lane.worker_restarted"),
+]
+
+DEADLINE_S = 20.0
+DEAD_S = 0.5
+"""Between two workers."""
+IN_ORDER_S = 0.02
+"""For a call to have become a request before the next one."""
+SLOW_REQUESTS = 4
+"""That keep the new worker busy, so that the first program can go on before it hears more."""
+
+
+def fill(layer: Path) -> None:
+    for name in ("read", "kept"):
+        (layer / name).write_text(name)
+
+
+@pytest.fixture(autouse=True)
+def _dead_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_DELAY_S", DEAD_S)
+
+
+@contextmanager
+def slow_files(tree: Tree) -> Iterator[list[int]]:
+    fds = [os.open(tree / f"slow{it}", os.O_RDWR | os.O_CREAT) for it in range(SLOW_REQUESTS)]
+    try:
+        yield fds
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def late(house: House, slow: list[int], act: Callable[[], int]) -> int:
+    """Act while the kernel has not yet told a new worker what it forgot; return what that does."""
+    flags = flags_of(house.mountpoint)
+    house.kill_worker()
+    drop_with(house.mountpoint, flags)
+    with ThreadPoolExecutor(SLOW_REQUESTS + 1) as pool:
+        first = pool.submit(act)
+        time.sleep(IN_ORDER_S)
+        others = [pool.submit(os.setxattr, fd, "user.x", b"x") for fd in slow]
+        for it in others:
+            it.result(DEADLINE_S)
+        return first.result(DEADLINE_S)
+
+
+@pytest.mark.parametrize("name", ["read", "made"])
+@pytest.mark.parametrize("listings", [0, 1], ids=["looked up once", "looked up twice"])
+def test_file_that_is_open_is_opened_again(own_house: House, name: str, listings: int) -> None:
+    tree = own_house.active(fill)
+    (tree / "made").write_text("made")
+    with slow_files(tree) as slow:
+        top = os.open(tree.path, os.O_PATH)
+        os.stat(name, dir_fd=top)
+        for _ in range(listings):
+            with os.scandir(tree.path) as found:
+                assert any(it.name == name for it in found)
+        fd = late(own_house, slow, lambda: os.open(name, os.O_RDONLY, dir_fd=top))
+        own_house.worker()  # which has heard all by now
+        again = os.open(name, os.O_RDONLY, dir_fd=top)
+        for it in (fd, again):
+            assert os.pread(it, 10, 0).decode() == name
+            os.close(it)
+        os.close(top)
+    eventually(lambda: is_forgotten(own_house), what="the end of all nodes")
+
+
+@pytest.mark.modes(Mode.PASSTHROUGH, Mode.NO_OPEN)
+def test_file_that_is_removed_then_is_read_until_it_is_closed(own_house: House) -> None:
+    tree = own_house.active(fill)
+    (tree / "made").write_text("made")
+    top = os.open(tree.path, os.O_PATH)
+
+    def open_and_remove() -> int:
+        fd = os.open("made", os.O_RDWR, dir_fd=top)
+        os.unlink("made", dir_fd=top)
+        return fd
+
+    with slow_files(tree) as slow:
+        fd = late(own_house, slow[:2], open_and_remove)
+    own_house.worker()
+    assert os.pread(fd, 10, 0) == b"made"
+    os.ftruncate(fd, 2)
+    assert os.pwrite(fd, b"MA", 0) == 2
+    assert os.fstat(fd).st_size == 2
+    assert os.pread(fd, 10, 0) == b"MA"
+    os.close(fd)
+    os.close(top)
+    eventually(lambda: is_forgotten(own_house), what="the end of all nodes")
+    work = own_house.layer(tree.id).parent / "work" / "snapfs"
+    assert [it for it in os.listdir(work) if it.startswith("o")] == []
+
+
+def is_forgotten(house: House) -> bool:
+    drop_dentries()
+    status = house.worker()
+    return not (status.nodes or status.lookups or status.files or status.backing)
