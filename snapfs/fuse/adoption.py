@@ -33,6 +33,10 @@ _MOST_FDS = 16
 log = structlog.get_logger(__name__)
 
 
+class WorkerHangs(Unavailable):
+    """Somebody is at a lane's door, and says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Adopted:
     """A living worker and its mount, both ours now."""
@@ -43,13 +47,18 @@ class Adopted:
 
 
 def adopt(
-    settings: WorkerSettings, frozen: Iterable[SnapshotId], deadline_s: float
+    settings: WorkerSettings,
+    frozen: Iterable[SnapshotId],
+    deadline_s: float,
+    *,
+    patience_s: float = ANSWER_TIMEOUT_S,
 ) -> Adopted | None:
     """Take over the lane's living worker; None when there is none, or none that is to be adopted.
 
-    What it still keeps frozen, beside `frozen`, is thawed, or dropped if it is gone.
+    What it still keeps frozen, beside `frozen`, is thawed, or dropped if it is gone. Raises
+    WorkerHangs when it says nothing for `patience_s`.
     """
-    timeout_s = max(0.1, min(ANSWER_TIMEOUT_S, deadline_s - time.monotonic()))
+    timeout_s = max(0.1, min(patience_s, deadline_s - time.monotonic()))
     channel = None
     try:
         channel = unixsocket.connect(settings.door, timeout_s)
@@ -57,6 +66,9 @@ def adopt(
         return _introduce(channel, settings, tuple(frozen))
     except (FileNotFoundError, ConnectionRefusedError):
         return None  # nobody there: a first start, or the worker has died too
+    except TimeoutError as error:
+        text = f"lane {settings.lane}: whoever is at {settings.door} does not answer"
+        raise WorkerHangs(text) from error
     except (SnapfsError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning(
             "lane.not_adopted",
@@ -98,12 +110,9 @@ def _introduce(
 
 
 def _receive_welcome(channel: socket.socket, pid: int) -> tuple[control.Welcome, Connection]:
-    try:
-        packet, fds, flags, _ = socket.recv_fds(
-            channel, control.MAX_PACKET_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC
-        )
-    except TimeoutError:
-        raise Unavailable(f"worker {pid} did not answer in time") from None
+    packet, fds, flags, _ = socket.recv_fds(
+        channel, control.MAX_PACKET_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC
+    )
     try:
         answer = control.decode(packet)
         if flags & socket.MSG_CTRUNC:
@@ -139,7 +148,7 @@ def check(welcome: control.Welcome, settings: WorkerSettings) -> None:
 
 
 def end_worker(settings: WorkerSettings, timeout_s: float) -> None:
-    """Kill whoever listens at a lane's door and was not adopted; return when it is dead.
+    """Kill whoever listens at a lane's door and is not to be adopted; return when it is dead.
 
     To be called before another reads from the same connection. Raises Unavailable when it does not
     die in time, or when nobody can say whether somebody is there.

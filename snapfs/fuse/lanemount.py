@@ -174,12 +174,21 @@ def clear_stale(mountpoint: Path) -> None:
 
     What containers hold of it stays with them. Asks the old mount nothing, so it cannot hang.
     """
+    _clear(mountpoint, mounts.MNT_DETACH)
+
+
+def abort_stale(mountpoint: Path) -> None:
+    """As `clear_stale`, and end what it unmounts: who uses it gets errors, and does not wait."""
+    _clear(mountpoint, mounts.MNT_FORCE | mounts.MNT_DETACH)
+
+
+def _clear(mountpoint: Path, flags: int) -> None:
     path = real_mountpoint(mountpoint)
     idmapped.detach_all(path)
     while (found := mounts.mounted_at(path)) and found[-1].type == FS_TYPE:
         log.warning("lane.stale_mount_cleared", mountpoint=str(path))
         try:
-            mounts.unmount(path, mounts.MNT_DETACH)
+            mounts.unmount(path, flags)
         except OSError as error:
             raise Unavailable(
                 f"{path}: a stale mount cannot be cleared: {error.strerror}"

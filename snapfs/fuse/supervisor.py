@@ -28,7 +28,7 @@ import structlog
 from snapfs import __version__
 from snapfs.fuse import adoption, control, mounts, stored
 from snapfs.fuse.idmapped import Clones
-from snapfs.fuse.lanemount import FS_TYPE, LaneMount, real_mountpoint
+from snapfs.fuse.lanemount import FS_TYPE, LaneMount, abort_stale, real_mountpoint
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.process import WorkerProcess, WorkerSettings
 from snapfs.fuse.spare import SPARE_AFTER_S, Spare
@@ -143,6 +143,8 @@ class Lane:
         self._worker: WorkerProcess | None = None
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._hung = False
+        """The worker of an earlier control process does not answer."""
         self._frozen: dict[SnapshotId, bool] = {}
         """What is frozen, and whether that lasts when the control process goes."""
         self._left_in_use = False
@@ -176,6 +178,7 @@ class Lane:
                 raise FailedPrecondition(f"lane {self.name} is {self._state.value}; stop it first")
             self._state = LaneState.STARTING
             self._stopping.clear()
+        self._hung = False
         mount, worker = (
             self._adopt(deadline_s) or self._resume(deadline_s) or self._mount_anew(deadline_s)
         )
@@ -194,7 +197,14 @@ class Lane:
     def _adopt(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess] | None:
         with self._changed:
             frozen = tuple(sorted(self._frozen))
-        adopted = adoption.adopt(self._settings, frozen, deadline_s)
+        try:
+            adopted = adoption.adopt(
+                self._settings, frozen, deadline_s, patience_s=self._patience_s(deadline_s)
+            )
+        except adoption.WorkerHangs as error:
+            self._hung = True
+            log.error("lane.worker_hangs", lane=self.name, error=str(error))
+            return None
         if adopted is None:
             return None
         mount, worker = adopted.mount, adopted.worker
@@ -212,6 +222,16 @@ class Lane:
         self._thaw_late(worker, given_up)
         log.info("lane.adopted", lane=self.name, pid=worker.pid, version=worker.version)
         return mount, worker
+
+    def _patience_s(self, deadline_s: float) -> float:
+        """For how long a worker is believed to be slow.
+
+        Where the store has its connection, another one goes on; else its mount ends with it, so it
+        is given as long as any worker.
+        """
+        if not isinstance(self._store, stored.NoStore):
+            return adoption.ANSWER_TIMEOUT_S
+        return max(adoption.ANSWER_TIMEOUT_S, min(self._watchdog_s, _left(deadline_s) / 2))
 
     def _resume(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess] | None:
         """Go on under a mount that is in the service manager's store, with a new worker."""
@@ -234,6 +254,8 @@ class Lane:
 
     def _mount_anew(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess]:
         try:
+            if self._hung:
+                self._end_hung(deadline_s)
             self._settings = replace(self._settings, mode=self._wanted_mode)
             mount = self._mount = LaneMount.open(
                 self._mountpoint, self._wanted_mode, timeout_s=_left(deadline_s)
@@ -242,6 +264,12 @@ class Lane:
         except SnapfsError:
             self._abandon()
             raise
+
+    def _end_hung(self, deadline_s: float) -> None:
+        """End a worker that nobody can go on for: who waits for it gets an error, and two never
+        serve one snapshot."""
+        abort_stale(self._mountpoint)  # first: it may wait for an answer of its own mount
+        adoption.end_worker(self._settings, _left(deadline_s))
 
     def stop(self, timeout_s: float) -> None:
         """Unmount and end the worker; idempotent.

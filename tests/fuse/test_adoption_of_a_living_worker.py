@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -274,19 +275,59 @@ def test_next_worker_that_does_not_start_is_tried_again(
         assert (container / "file").read_text() == "by the next"
 
 
-@pytest.mark.logs("lane.not_adopted", "lane.stale_mount_cleared", "lane.left_in_use")
-def test_worker_that_hangs_is_not_waited_for(own_house: House, tmp_path: Path) -> None:
-    tree = own_house.active(fill)
-    pid = own_house.worker().pid
-    with bind_mount(tree.path, tmp_path / "container"):
-        own_house.stop()
+@pytest.mark.logs(
+    "lane.worker_hangs", "lane.worker_ended", "lane.stale_mount_cleared", "lane.left_in_use"
+)
+def test_worker_that_hangs_is_ended_and_its_users_get_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adoption, "ANSWER_TIMEOUT_S", 0.5)
+    with house(tmp_path / "house", watchdog_s=1.0) as made:
+        tree = made.active(fill)
+        hung = made.worker().pid
+        with bind_mount(tree.path, tmp_path / "container") as container:
+            held = os.open(container / "dir", os.O_PATH)
+            made.stop()
+            with stopped(hung), ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit((container / "dir" / "new").write_text, "nobody answers")
+                made.restart()
+                assert isinstance(waiting.exception(DEADLINE_S), OSError)
+                assert not Path(f"/proc/{hung}").exists()
+            for path in (container / "file", Path(f"/proc/self/fd/{held}/name")):
+                with pytest.raises(OSError) as refused:
+                    path.stat()
+                assert refused.value.errno == errno.ENOTCONN
+            os.close(held)
+        (tree / "file").write_text("by the next")
+        made.snapshots.commit(tree.key, "done")
+
+
+@pytest.mark.logs("lane.left_in_use")
+def test_worker_that_is_slow_is_waited_for_where_its_mount_would_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adoption, "ANSWER_TIMEOUT_S", 0.1)
+    with house(tmp_path / "house", watchdog_s=DEADLINE_S) as made:
+        tree = made.active(fill)
+        slow = made.worker().pid
+        with bind_mount(tree.path, tmp_path / "container") as container:
+            made.stop()
+            with stopped(slow):
+                threading.Timer(1.0, os.kill, (slow, signal.SIGCONT)).start()
+                made.restart()
+            assert made.worker().pid == slow
+            (container / "file").write_text("served on")
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Keep a process from running meanwhile, if it lives."""
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
-        try:
-            began = time.monotonic()
-            own_house.start()
-            assert time.monotonic() - began < adoption.ANSWER_TIMEOUT_S + 5
-            assert own_house.worker().pid != pid
-        finally:
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
 
