@@ -1,10 +1,10 @@
 """Taking a backup of a root, beside the service that serves it or without one.
 
 The metadata is one state of the store, saved as a stream. Then the layers and blobs that it speaks
-of and the backup lacks are copied: they never change, so there is no hurry. Layers that are removed
-in the meantime are kept until then, unless the root's file system gets full (snapshots.holding).
-A blob that was removed, or a layer that could not be kept, makes the copy of the metadata too old:
-the backup begins anew, with what it has.
+of and the backup lacks are copied: they never change, so there is no hurry. What is removed in the
+meantime is kept until then, unless the root's file system gets full or the backup stands still
+(snapshots.holding). When something could not be kept, the rest of what is still wanted is copied,
+and the metadata saved anew: the next pass has only to copy what is new since this one.
 
 Active snapshots are not in it, since programs write to them meanwhile: commit what is to be kept.
 """
@@ -15,7 +15,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snapfs.backup import storing
@@ -37,8 +37,8 @@ from snapfs.snapshots import records
 from snapfs.snapshots.holding import Hold, held
 from snapfs.store import ReadStore
 
-ATTEMPTS = 10
-"""Each has less to copy than the one before."""
+PASSES = 10
+"""Each has to copy only what was made during the one before."""
 
 _DRAFT = "metadata" + PART
 
@@ -56,7 +56,7 @@ class Taken:
 
 
 class _Outdated(Exception):
-    """What the saved metadata speaks of was removed."""
+    """Something that the saved metadata speaks of was removed, and has not been copied."""
 
 
 def take(
@@ -80,21 +80,27 @@ def take(
     _check_apart(root, target)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = Target(target)
-    with (
-        place.held(),
-        ReadStore.open(root / "metadata", TABLES) as store,
-        held(root / "layers") as hold,
-    ):
-        for _ in range(ATTEMPTS):
-            try:
+    why, copied = "", (0, 0)
+    with place.held(), ReadStore.open(root / "metadata", TABLES) as store:
+        for _ in range(PASSES):
+            with held(root) as hold:
                 taking = _Taking(root, store, place, hold, report, clock_ns, recheck=recheck)
-                return taking.run()
-            except _Outdated:
-                continue
+                try:
+                    taken = taking.run()
+                except _Outdated:
+                    why = hold.why_lost or "something else than the service deletes there"
+                    copied = _sum(copied, taking.copied)
+                    continue
+                layers, blobs = _sum(copied, taking.copied)
+                return replace(taken, copied_layers=layers, copied_blobs=blobs)
     raise Unavailable(
-        f"snapshots of {root} are removed faster than they can be copied; try again later: "
-        "what was copied stays"
+        f"snapshots or content of {root} are removed faster than they can be copied, and were not "
+        f"kept ({why}); try again later: what was copied stays"
     )
+
+
+def _sum(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
+    return first[0] + second[0], first[1] + second[1]
 
 
 def _check_apart(root: Path, target: Path) -> None:
@@ -106,7 +112,7 @@ def _check_apart(root: Path, target: Path) -> None:
 
 
 class _Taking:
-    """One attempt."""
+    """One pass."""
 
     def __init__(
         self,
@@ -129,11 +135,19 @@ class _Taking:
         self._copied_layers = 0
         self._copied_blobs = 0
         self._damaged: DataLoss | None = None
+        self._is_outdated = False
+
+    @property
+    def copied(self) -> tuple[int, int]:
+        """How many layers and blobs were copied."""
+        return self._copied_layers, self._copied_blobs
 
     def run(self) -> Taken:
         contents = self._save()
         layers = self._layers(contents)
         blobs = self._blobs(contents)
+        if self._is_outdated:
+            raise _Outdated
         if self._damaged is not None:
             raise self._damaged
         record = Record(
@@ -188,25 +202,29 @@ class _Taking:
         return None if self._recheck and any(storing.damages(directory, have)) else have
 
     def _copy_layer(self, layer: Layer) -> LayerRecord | None:
-        """Copy a layer; None when it is damaged, which is told at the end."""
+        """Copy a layer; None when it is damaged, or gone, which is told at the end."""
         source = self._root / "layers" / str(layer.id)
         target = self._target.layer(layer.id)
+        if self._hold.is_lost and self._is_removed(layer):  # it may be gone in part
+            return None
         try:
             record = storing.put_layer(source, target, layer.created_ns, layer.digest)
         except (OSError, DataLoss) as error:
-            self._check_layer(layer)
-            self._note(error, f"layer {source}")
+            if not self._is_removed(layer):
+                self._note(error, f"layer {source}")
             return None
-        if self._hold.is_lost:  # files are deleted after the row, and after the hold is lost
-            self._check_layer(layer)
+        if self._hold.is_lost and self._is_removed(layer):  # files go after the row and the hold
+            return None
         self._copied_layers += 1
         return record
 
-    def _check_layer(self, layer: Layer) -> None:
+    def _is_removed(self, layer: Layer) -> bool:
+        """Say whether a snapshot was removed, so that the saved metadata is too old."""
         with self._store.view() as tx:
             row = records.by_id(tx, layer.id)
-        if not is_committed(row, layer):
-            raise _Outdated
+        is_removed = not is_committed(row, layer)
+        self._is_outdated = self._is_outdated or is_removed
+        return is_removed
 
     def _blobs(self, contents: Contents) -> tuple[BlobRecord, ...]:
         stored = []
@@ -236,8 +254,9 @@ class _Taking:
             with self._store.view() as tx:
                 row = tx.get(BLOBS, SHARED, blob.digest)
             if row is None or row.body.going:
-                raise _Outdated from error
-            self._note(error, f"content {blob.digest}")
+                self._is_outdated = True
+            else:
+                self._note(error, f"content {blob.digest}")
             return
         self._copied_blobs += 1
 

@@ -2,8 +2,9 @@
 
 `shared` (the default): content that any namespace has needs not be sent again by another that
 knows its digest. `isolated`: only what a namespace labelled containerd.io/namespace.shareable=true
-has. A blob's file is there exactly as long as a namespace has the content; the lock of a digest is
-held while its file or its blob's row comes or goes.
+has. A blob's file is there exactly as long as a namespace has the content, or as somebody who
+copies the root holds it (snapshots.holding); the lock of a digest is held while its file or its
+blob's row comes or goes.
 
 Lock order: the lock of a reference, the lock of a digest, the store's writer.
 """
@@ -52,6 +53,7 @@ from snapfs.model import (
     check_name,
 )
 from snapfs.snapshots.faults import refusal
+from snapfs.snapshots.holding import Holds
 from snapfs.store import ReadTx, Row, Store, WriteTx
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,9 @@ log = structlog.get_logger(__name__)
 SHAREABLE = "containerd.io/namespace.shareable"
 INGEST_LIFE_NS = 24 * 3600 * 1_000_000_000
 """How long an ingest without a lease stays."""
+
+KEPT_NS = 60 * 1_000_000_000
+"""How long until a collection looks again at content that it kept for who copies the root."""
 
 SEQUENCE = "ingests"
 Policy = Literal["shared", "isolated"]
@@ -88,6 +93,9 @@ class ContentStore(Manager):
         """Locks of digests, with the number of threads that hold or want each."""
         self._is_tidy = False
         """No blob may be there that a crash, or a removal that failed, has left."""
+        self._holds = Holds(directory.parent)
+        self.kept_until_ns: int | None = None
+        """When to look again at what was kept for who copies the root; None when nothing was."""
 
     # What is there
 
@@ -193,14 +201,23 @@ class ContentStore(Manager):
         """Remove the file of a blob that no namespace has; say whether there was one.
 
         The row says that it goes before the file does, so a blob that is half removed is never
-        taken for one that is there.
+        taken for one that is there. While somebody copies the root it goes no further, and the
+        next collection does.
         """
         with self._digest_lock(digest):
             row = self._update(partial(_condemn, digest=digest))
-            if row is None:
+            if row is None or self._keeps():
                 return False
             self._blobs.remove(digest)
             self._update(partial(_forget_blob, digest=digest))
+        return True
+
+    def _keeps(self) -> bool:
+        """Say whether files must stay for now; asked after the rows say that they go."""
+        if not self._holds.any():
+            return False
+        self._is_tidy = False
+        self.kept_until_ns = self._clock_ns() + KEPT_NS
         return True
 
     def tidy(self, released: Iterable[int]) -> None:
@@ -208,6 +225,7 @@ class ContentStore(Manager):
 
         The first time, and after a failure at any blob, all are looked at.
         """
+        self.kept_until_ns = None
         if not self._is_tidy:
             self._is_tidy = True  # unless something fails from here on
             try:
@@ -228,11 +246,13 @@ class ContentStore(Manager):
 
     def cleanup(self) -> list[str]:
         """Remove what a crash left: blobs and ingests without rows; return their names."""
+        if self._keeps():
+            return self._discard_ingests()
         rows = paced(self._rows(BLOBS, SHARED))
         removed = [digest for row in rows if (digest := self._collect_idle(row.oid))]
         for digest in paced(self._blobs.digests()):
             with self._digest_lock(digest), self._store.view() as tx:
-                if tx.get(BLOBS, SHARED, digest) is None:
+                if tx.get(BLOBS, SHARED, digest) is None and not self._keeps():
                     self._blobs.remove(digest)
                     removed.append(digest)
         return removed + self._discard_ingests()

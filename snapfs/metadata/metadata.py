@@ -128,5 +128,8 @@ class Metadata(Closing):
             told(deletion=deletion)
 
     def _next_expiry(self, after_ns: int) -> int | None:
+        """Return when to collect again though nothing changes: something expires, or was kept."""
         with self._store.view() as tx:
-            return tx.next_expiry(after_ns)
+            expiry_ns = tx.next_expiry(after_ns)
+        wanted = [it for it in (expiry_ns, self.content.kept_until_ns) if it is not None]
+        return min(wanted, default=None)

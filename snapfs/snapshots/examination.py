@@ -18,7 +18,7 @@ from snapfs.model import Kind, NotFound, SnapfsError, SnapshotId, Unavailable
 from snapfs.snapshots import records
 from snapfs.snapshots.erase import erase
 from snapfs.snapshots.faults import refusing
-from snapfs.snapshots.holding import is_held
+from snapfs.snapshots.holding import Holds
 from snapfs.snapshots.layers import LayerDirectories, sync_directory
 from snapfs.snapshots.records import SnapshotRow, shown
 from snapfs.snapshots.recovery import Promises, promise_removal, promises
@@ -200,7 +200,7 @@ class _Examination:
     def _erase(self, identity: SnapshotId) -> None:
         path = self._layers.directory(identity)
         with refusing(f"delete {path}"):
-            if is_held(self._layers.path):
+            if Holds(self._layers.root).any():
                 raise Unavailable(f"{path} is kept while a backup copies layers; try again later")
             erase(path, budget_s=ERASE_S)
             sync_directory(self._layers.path)

@@ -22,7 +22,7 @@ import structlog
 
 from snapfs.model import SnapfsError, SnapshotId
 from snapfs.snapshots.erase import erase
-from snapfs.snapshots.holding import is_held
+from snapfs.snapshots.holding import Holds
 from snapfs.snapshots.layers import LayerDirectories, sync_directory
 
 SLICE_S = 1.0
@@ -82,6 +82,7 @@ class Remover:
     ) -> None:
         """`clear` forgets intents in one transaction."""
         self._layers = layers
+        self._holds = Holds(layers.root)
         self._clear = clear
         self._steps = steps
         self._clock_s = clock_s
@@ -146,21 +147,26 @@ class Remover:
 
     def _run(self) -> None:
         while (jobs := self._wait_for_work()) is not None:
-            if self._are_kept():  # asked after the rows of all these were removed
-                with self._changed:
-                    for job in jobs:
-                        job.put_off(self._clock_s())
-                    self._changed.notify_all()
+            if self._put_off(jobs):
                 continue
             gone = [job for job in jobs if self._attempt(job)]
             if gone:
                 self._settle(gone)
 
-    def _are_kept(self) -> bool:
+    def _put_off(self, jobs: Iterable[_Job]) -> bool:
+        """Put jobs off while somebody copies layers; asked after the rows of all were removed."""
         try:
-            return is_held(self._layers.path)
-        except OSError:  # what is wrong there shows at the first deletion
-            return False
+            if not self._holds.any():
+                return False
+        except OSError as error:  # who holds must know before anything goes
+            for job in jobs:
+                self._fail(job, str(error))
+            return True
+        with self._changed:
+            for job in jobs:
+                job.put_off(self._clock_s())
+            self._changed.notify_all()
+        return True
 
     def _wait_for_work(self) -> list[_Job] | None:
         """Return the jobs that are due, with all new ones, or None when it is time to stop."""

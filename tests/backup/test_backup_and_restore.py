@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from snapfs import backup, tables
 from snapfs.backup import storing, taking
-from snapfs.metadata import Context
+from snapfs.metadata import Context, content
 from snapfs.metadata.objects import Descriptor, Image
 from snapfs.model import (
     AlreadyExists,
@@ -302,6 +304,149 @@ def test_a_snapshot_that_cannot_be_kept_until_it_is_copied_is_not_in_the_backup(
     assert [layer.id for layer in taken.record.layers] == [1]
     assert len(attempts) == 2
     backup.verify(tmp_path / "target")
+
+
+def test_content_removed_meanwhile_is_kept_until_it_is_copied(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = [root.write_blob(bytes([number]) * 1000) for number in range(3)]
+    paths = [root.metadata.content.path("default", it) for it in digests]
+    original, copied = storing.put_blob, []
+
+    def put(*arguments: object, **named: object) -> None:
+        if not copied:
+            for digest in digests:
+                root.metadata.content.delete("default", digest)
+            root.metadata.collector.collect()
+            assert all(it.exists() for it in paths)
+        copied.append(arguments)
+        original(*arguments, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storing, "put_blob", put)
+        taken = backup.take(root.path, tmp_path / "target")
+    assert (len(taken.record.blobs), len(copied)) == (3, 3)
+    backup.verify(tmp_path / "target")
+    assert root.metadata.content.kept_until_ns is not None
+    root.metadata.collector.collect()
+    assert not any(it.exists() for it in paths)
+    assert root.metadata.content.kept_until_ns is None
+    assert root.snapshotter.fsck().clean
+    assert backup.take(root.path, tmp_path / "target").record.blobs == ()
+
+
+def test_the_collector_comes_back_for_content_that_was_kept(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "KEPT_NS", 200_000_000)
+    digest = root.write_blob(b"blob" * 1000)
+    path = root.metadata.content.path("default", digest)
+    with holding.held(root.path):
+        root.metadata.start()
+        root.metadata.content.delete("default", digest)
+        root.metadata.gc.trigger().result(timeout=60)
+        assert path.exists()
+    eventually(lambda: not path.exists(), what="the removal")
+
+
+def test_what_cannot_be_kept_does_not_make_a_backup_begin_anew(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pass copies all that is still there; the next one has nothing left to do."""
+    monkeypatch.setattr(holding, "LEAST_FREE", 1.0)  # as on a disk that is full
+    names = [f"layer{number}" for number in range(6)]
+    for name in names:
+        root.commit(name)
+    digests = [root.write_blob(bytes([number]) * 1000) for number in range(24)]
+    put_layer, put_blob, save = storing.put_layer, storing.put_blob, ReadStore.save
+    copied: list[str] = []
+    saved: list[object] = []
+
+    def layer(source: Path, *others: object) -> object:
+        if len(copied) == 1:
+            for name in names[3:]:
+                root.snapshotter.remove(name)
+            assert root.snapshotter.cleanup() == ()
+        copied.append(source.name)
+        return put_layer(source, *others)  # type: ignore[arg-type]
+
+    def blob(source: Path, target: Path, digest: str, *others: int, link: bool) -> None:
+        if not any(":" in it for it in copied):
+            for it in digests[12:]:
+                root.metadata.content.delete("default", it)
+        copied.append(digest)
+        put_blob(source, target, digest, *others, link=link)
+
+    def count(store: ReadStore, *arguments: object) -> object:
+        saved.append(arguments)
+        return save(store, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storing, "put_layer", layer)
+    monkeypatch.setattr(storing, "put_blob", blob)
+    monkeypatch.setattr(ReadStore, "save", count)
+    taken = backup.take(root.path, tmp_path / "target")
+    assert len(saved) == 2
+    assert len(copied) == len(set(copied)) == 3 + 24
+    assert (len(taken.record.layers), len(taken.record.blobs)) == (3, 12)
+    assert (taken.copied_layers, taken.copied_blobs) == (3, 12)
+    backup.verify(tmp_path / "target")
+    root.close()
+    backup.restore(tmp_path / "target", tmp_path / "new")
+    check_restored(tmp_path / "new", root.path, set(names[:3]))
+
+
+STOPPING = """
+import os, signal, sys
+from pathlib import Path
+from snapfs import backup
+from snapfs.backup import storing
+
+put, stopped = storing.put_layer, []
+
+def stop(*arguments):
+    if not stopped:
+        stopped.append(True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return put(*arguments)
+
+storing.put_layer = stop
+taken = backup.take(Path(sys.argv[1]), Path(sys.argv[2]))
+print(sorted(it.id for it in taken.record.layers))
+"""
+
+
+@pytest.mark.logs("hold.expired")
+def test_a_backup_that_was_stopped_holds_up_no_removal_and_is_right_in_the_end(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "LEASE_S", 2.0)
+    target = tmp_path / "target"
+    root.commit("base")
+    going = root.commit("going", "base")
+    root.commit("other", "base")
+    digest = root.write_blob(b"blob" * 1000)
+    blob = root.metadata.content.path("default", digest)
+    command = [sys.executable, "-c", STOPPING, root.path, target]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+            root.snapshotter.remove("going")
+            root.metadata.content.delete("default", digest)
+            (left,) = root.snapshotter.cleanup()
+            assert "kept while a backup copies layers" in left.error
+            eventually(lambda: not going.exists(), what="the removal")
+            assert root.snapshotter.cleanup() == ()
+            root.metadata.collector.collect()
+            assert not blob.exists()
+            process.send_signal(signal.SIGCONT)
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert printed == "[1, 3]\n"
+    assert backup.verify(target).blobs == ()
+    root.close()
+    backup.restore(target, tmp_path / "new")
+    check_restored(tmp_path / "new", root.path, {"base", "other"})
 
 
 def test_snapshots_that_go_faster_than_they_are_copied_end_it_with_a_reason(
