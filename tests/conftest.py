@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--power-cut-seed", type=int, default=1, help="which moments, and what reaches the disk"
     )
+    parser.addoption("--soak-seconds", type=float, default=20, help="how long everything is used")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -49,10 +49,10 @@ def test_a_row_that_grows_with_each_kill_is_named() -> None:
 @pytest.mark.fuse
 @pytest.mark.root
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_nothing_grows_with_use(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_nothing_grows_with_use(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """The short form of `make soak`."""
-    soaked = soak.run(tmp_path, seconds=20, seed=3)
+    soaked = soak.run(tmp_path, seconds=pytestconfig.getoption("--soak-seconds"), seed=3)
     assert not soaked.failures, soaked.table()
     assert not soaked.growing(), soaked.table()
     assert soaked.kills
