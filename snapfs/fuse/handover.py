@@ -69,6 +69,7 @@ class Init(enum.IntFlag):
     HAS_EXPIRE_ONLY = 1 << 35
     DIRECT_IO_ALLOW_MMAP = 1 << 36
     PASSTHROUGH = 1 << 37
+    NO_EXPORT_SUPPORT = 1 << 38
     HAS_RESEND = 1 << 39
     ALLOW_IDMAP = 1 << 40
 
@@ -88,6 +89,7 @@ WANTED = (
     | Init.HANDLE_KILLPRIV_V2
     | Init.INIT_EXT
     | Init.HAS_EXPIRE_ONLY
+    | Init.NO_EXPORT_SUPPORT  # else who may open by handle opens all snapshots of the lane
     | Init.HAS_RESEND
     | Init.ALLOW_IDMAP
 )
