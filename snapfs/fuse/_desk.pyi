@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from snapfs.overlay import Dir, Handed
 from snapfs.overlay._names import Index
 
+def descriptors() -> int:
+    """How many files are open that desks read and write in the fast lane."""
+
 class Desk:
     """What it declines (None) is to be asked of Python; what it answers, it has counted."""
 

@@ -75,6 +75,9 @@ class Hot:
         self._library: ModuleType | None = None
         self._opened: Opened | None = None
         self._record: memoryview | None = None
+        self.without_opens = False
+        """The kernel opens files by itself: they are read and written by their nodes, from the
+        session's begin."""
         self._hear: Callable[[Happening], None] = _ignore
 
     def passes(
@@ -96,7 +99,7 @@ class Hot:
     def running(self) -> Iterator[None]:
         """Answer requests meanwhile. The channel is in use and pyfuse3's session exists."""
         library = channel.required()
-        library.hot_start(self._opened, self._listen, self._record)
+        library.hot_start(self._opened, self._listen, self._record, self.without_opens)
         self._library = library
         try:
             yield

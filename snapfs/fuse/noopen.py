@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 
 import pyfuse3
 
-from snapfs.fuse import privileges
+from snapfs.fuse import _desk, privileges
 from snapfs.fuse.answering import raising
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Body, NotSupported, Opcode, OpenFlags, Request
@@ -31,7 +31,8 @@ from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Node, SetAttr, Tree
 
-KEPT = 1024
+KEPT = 512
+"""By Python; the fast lane keeps as many (desk_src/kept.h)."""
 _FROM_CACHE = 1 << 0
 """FUSE_WRITE_CACHE: pages that a mapping changed, by whoever has the file open."""
 
@@ -83,7 +84,6 @@ class Descriptors:
         """Open a node, in the place of a descriptor that is for reading only."""
         # Whether an append-only file may be written, each write asks.
         fd = shown.tree.open(node, os.O_RDWR | os.O_APPEND if writable else os.O_RDONLY)
-        self._operations.place(shown, node)  # else each look at its times would come to us
         number = self._numbers.get(node.ino)
         if number is not None:  # may be in use: it becomes writable under its number
             handle = self._operations.files.get(number)
@@ -113,6 +113,7 @@ class NoOpenOperations(OverlayOperations):
     def __init__(self, forest: Forest, view: View, *, inflight: InFlight | None = None) -> None:
         super().__init__(forest, view, inflight=inflight)
         self.descriptors = Descriptors(self)
+        self.hot.without_opens = True
         self.raw.update(
             {
                 Opcode.OPEN: _refuse_for_good,
@@ -133,12 +134,19 @@ class NoOpenOperations(OverlayOperations):
         return 0, OpenFlags.KEEP_CACHE, 0
 
     def maybe_mapped(self, shown: Shown) -> Collection[int]:
-        """Any file may be: the kernel told us of no open."""
-        return [node.ino for node in self.forest.nodes(shown) if node.type == stat.S_IFREG]
+        """Any file may be that was read: the kernel told us of no open."""
+        known = [node.ino for node in self.forest.nodes(shown) if node.type == stat.S_IFREG]
+        return known + shown.tree.handed.touched()
+
+    @property
+    def open_count(self) -> int:
+        """Descriptors that are kept."""
+        return len(self.files) + _desk.descriptors()
 
     async def _read_node(self, request: Request) -> Body:
         _, offset, size, *_ = READ_IN.unpack_from(request.body)
         shown, node = self.forest.find(request.nodeid)
+        self.place(shown, node)
         async with self.descriptors.lent(shown, node, writable=False) as number:
             return await raising(self.read(number, offset, size))
 
@@ -149,6 +157,7 @@ class NoOpenOperations(OverlayOperations):
         await self._prepare_write(shown, node, kills_set_id=bool(flags & KILL_SET_ID))
         if isinstance(shown.tree, Tree) and not flags & _FROM_CACHE:
             shown.tree.check_open(node, opened)
+        self.place(shown, node)
         async with self.descriptors.lent(shown, node, writable=True) as number:
             done = await raising(self.write(number, offset, data))
         return WRITE_OUT.pack(done, 0)

@@ -299,6 +299,7 @@ class Forest:
         shown = self._shown.get(key)
         if shown is not None and nodeid == ino and shown.tree.handed.forget(ino, count):
             if shown.tree.handed.peek(ino) is None:
+                self.strike(ino)
                 self._let_go(nodeid)
             self._reconsider(key, shown)
             return

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.lanes import House, Tree
+from snapfs.fuse.modes import Mode
+from tests.support.daemon import eventually
+from tests.support.lanes import House, Tree, drop_dentries
 
 
 def fill(layer: Path) -> None:
@@ -27,6 +29,17 @@ def without_python(house: House, operation: str, count: int) -> Iterator[None]:
     before = answered()
     yield
     assert answered() == before + count
+
+
+def end_of_opens(house: House) -> None:
+    """Return when nothing is open; of a lane without opens: when the kernel has forgotten it."""
+
+    def is_over() -> bool:
+        if house.mode is Mode.NO_OPEN:
+            drop_dentries()
+        return house.worker().files == 0
+
+    eventually(is_over, what="the releases")
 
 
 def fresh(tree: Tree, name: str) -> Path:

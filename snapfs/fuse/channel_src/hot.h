@@ -55,6 +55,12 @@ struct hot_api {
     bool (*add)(uint32_t opcode, hot_handler handler);
     int (*reply)(int fd, uint64_t unique, int error, const void *body, size_t size);
     struct opened *(*find)(uint64_t nodeid);
+    /* Whether the kernel says OPEN and CREATE to nobody: files are known by node. */
+    bool (*is_without_opens)(void);
+    /* Whether names may be changed here at all. */
+    bool (*takes_names)(void);
+    /* Have something done when the session ends, without the interpreter's lock. */
+    void (*at_stop)(void (*end)(void));
     /* Whether files may be opened here at all. */
     bool (*passes)(void);
     /* Make an id of a file that is not open, whose stat is `real`; NULL when that cannot be. */
@@ -107,6 +113,9 @@ bool passes_register(void);
 void passes_use(struct opened_table *table);
 struct opened_table *passes_table(void);
 void passes_allow(bool on);
+void passes_go_without_opens(bool on);
+/* Do what was to be done at the end of the session. */
+void passes_stop(void);
 /* The record that the fast lane notes the request in hand in (inflight.py); NULL: no one reads it. */
 void passes_note_in(_Atomic uint64_t *record);
 extern const struct hot_api hot_api;

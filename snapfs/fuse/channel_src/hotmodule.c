@@ -53,7 +53,8 @@ static PyObject *start(PyObject *module, PyObject *arguments)
 {
     (void)module;
     PyObject *table, *wanted, *noted;
-    if (!PyArg_ParseTuple(arguments, "OOO", &table, &wanted, &noted))
+    int without_opens;
+    if (!PyArg_ParseTuple(arguments, "OOOp", &table, &wanted, &noted, &without_opens))
         return NULL;
     if (table != Py_None && !PyObject_TypeCheck(table, &opened_type))
         return raise_errno(EINVAL);
@@ -67,6 +68,7 @@ static PyObject *start(PyObject *module, PyObject *arguments)
     if (!answers_register() || !passes_register())
         return PyErr_NoMemory();
     passes_use(table == Py_None ? NULL : opened_table_of(table));
+    passes_go_without_opens(without_opens);
     passes_note_in(record.buf);
     Py_XSETREF(passing, table == Py_None ? NULL : Py_NewRef(table));
     Py_XSETREF(listener, Py_NewRef(wanted));
@@ -79,6 +81,10 @@ static PyObject *stop(PyObject *module, PyObject *unused)
     (void)module;
     (void)unused;
     hot_enable(false);
+    Py_BEGIN_ALLOW_THREADS
+    passes_stop();
+    Py_END_ALLOW_THREADS
+    passes_go_without_opens(false);
     passes_use(NULL);
     forget_record();
     Py_CLEAR(passing);

@@ -29,6 +29,8 @@ struct release_in {
 
 static struct opened_table *table;
 static bool is_allowed;
+static bool is_without_opens;
+static void (*end_contents)(void);
 static struct hot_event events[MOST_EVENTS];
 static size_t event_first, event_end; /* those that Python has not taken */
 static char event_names[MOST_NAME_BYTES];
@@ -58,6 +60,17 @@ struct opened_table *passes_table(void)
 void passes_allow(bool on)
 {
     is_allowed = on;
+}
+
+void passes_go_without_opens(bool on)
+{
+    is_without_opens = on;
+}
+
+void passes_stop(void)
+{
+    if (end_contents)
+        end_contents();
 }
 
 bool passes_any_event(void)
@@ -92,6 +105,21 @@ static bool writes(uint32_t flags)
 static bool passes(void)
 {
     return is_allowed;
+}
+
+static bool goes_without_opens(void)
+{
+    return is_without_opens;
+}
+
+static bool takes_names(void)
+{
+    return is_allowed || is_without_opens;
+}
+
+static void at_stop(void (*end)(void))
+{
+    end_contents = end;
 }
 
 static struct opened *find(uint64_t nodeid)
@@ -308,6 +336,9 @@ const struct hot_api hot_api = {
     .add = hot_register,
     .reply = channel_reply,
     .find = find,
+    .is_without_opens = goes_without_opens,
+    .takes_names = takes_names,
+    .at_stop = at_stop,
     .passes = passes,
     .make = make,
     .enter = enter,

@@ -83,6 +83,7 @@ enum {
     OP_SETATTR = 4,
     OP_READLINK = 5,
     OP_SYMLINK = 6,
+    OP_MKNOD = 8,
     OP_MKDIR = 9,
     OP_UNLINK = 10,
     OP_RMDIR = 11,

@@ -45,7 +45,7 @@ int creation_plan(const Desk *desk, const struct in_header *request, const char 
 
 static int make(Creation *it)
 {
-    static const int flags = O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    int flags = it->access | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     it->file = -1;
     switch (it->mode & S_IFMT) {
     case S_IFDIR:

@@ -6,6 +6,7 @@
  *   list.c   pages of directories
  *   cards.c  where files are
  *   first.c  opens of files that nobody has open
+ *   contents.c  reads and writes, where nothing is opened
  *   change.c owners, modes and times
  *   create.c new files
  *   remove.c names that go
@@ -132,8 +133,12 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
 /* Whether an upper file may be written as it is now, without rules; stats it. */
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real);
 
+/* Whether a file has data of its own, or none to have (metacopy.py). */
+int file_holds_data(int file, const struct stat *real);
+
 /* Whether a file or directory is immutable or append-only to users. */
 int is_protected(const Card *card);
+int is_protected_file(int file);
 
 /* Number of the node of an upper file that carries none of its own; 0 when Python has to say. */
 uint64_t desk_number(const Desk *desk, const struct stat *real);
@@ -157,6 +162,15 @@ struct create_in {
 
 static_assert(sizeof(struct create_in) == 16, "fuse_create_in");
 
+struct mknod_in {
+    uint32_t mode;
+    uint32_t rdev;
+    uint32_t umask;
+    uint32_t padding;
+};
+
+static_assert(sizeof(struct mknod_in) == 16, "fuse_mknod_in");
+
 struct mkdir_in {
     uint32_t mode;
     uint32_t umask;
@@ -168,9 +182,10 @@ static_assert(sizeof(struct mkdir_in) == 8, "fuse_mkdir_in");
 typedef struct {
     Site site;
     mode_t mode;        /* with its type */
+    int access;         /* how a regular file is opened */
     const char *target; /* of a symbolic link */
     struct stat real;
-    int file; /* open for reading, if it is a regular one; or -1 */
+    int file; /* open, if it is a regular one; or -1 */
     uint64_t nodeid;
 } Creation;
 

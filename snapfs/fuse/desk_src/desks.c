@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "desks.h"
+#include "kept.h"
 
 #define LOW_BITS 40 /* identity.LOW_BITS: the bits above say which tree a node is of */
 #define INCARNATION (UINT64_C(1) << 63)
@@ -124,6 +125,7 @@ int desks_remove(Desk *desk)
         count++;
         return 0;
     }
+    kept_drop_tree(desk->handed->prefix, LOW_BITS);
     Py_DECREF(desk);
     return 1;
 }
@@ -368,7 +370,10 @@ static int forget(int fd, uint64_t nodeid, uint64_t lookups)
         return 0;
     Room *room;
     uint32_t slot;
-    if (entry && !names->guest(desk->handed, nodeid, &room, &slot))
+    if (names->guest(desk->handed, nodeid, &room, &slot))
+        return 1;
+    kept_drop(nodeid);
+    if (entry)
         hot->forgotten(fd, nodeid);
     return 1;
 }
@@ -421,5 +426,5 @@ int desks_begin(const struct hot_api *api)
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         if (!api->add(all[i].opcode, all[i].handler))
             return 0;
-    return entries_begin(api);
+    return entries_begin(api) && contents_begin(api);
 }

@@ -10,6 +10,9 @@ extern const struct hot_api *hot;
 /* The desk of a node's tree; NULL when there is none, and for the second number of a file. */
 Desk *desk_for(uint64_t nodeid);
 
+/* contents.c */
+int contents_begin(const struct hot_api *api);
+
 /* entries.c */
 int entries_begin(const struct hot_api *api);
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "desks.h"
+#include "kept.h"
 
 /* Let Python hear of a new name; its directory was `before` that. */
 static void tell_made(uint64_t parent, const struct stat *before, uint64_t nodeid,
@@ -83,7 +84,7 @@ static enum verdict answer_create(int fd, const struct in_header *request, const
     Desk *desk = desk_for(request->nodeid);
     if (!desk || !hot->passes() || size <= sizeof(*wish) || request->unique & RESENT)
         return COLD;
-    Creation it = {.mode = S_IFREG | (wish->mode & ~wish->umask & 07777)};
+    Creation it = {.mode = S_IFREG | (wish->mode & ~wish->umask & 07777), .access = O_RDONLY};
     size_t length = strnlen(name, size - sizeof(*wish));
     if (!hot->may_tell() || !creation_plan(desk, request, name, length, &it) ||
         !make(request, desk, &it))
@@ -109,15 +110,30 @@ static enum verdict answer_new(int fd, const struct in_header *request, const ch
                                size_t length, Creation *it)
 {
     Desk *desk = desk_for(request->nodeid);
-    if (!desk || !hot->passes() || request->unique & RESENT || !hot->may_tell())
+    if (!desk || !hot->takes_names() || request->unique & RESENT || !hot->may_tell())
         return COLD;
     if (!creation_plan(desk, request, name, length, it) || !make(request, desk, it))
         return COLD;
+    if (it->file >= 0)
+        kept_add(it->nodeid, it->file, 1);
     enter(request, desk, it, name, length);
     struct entry_out out = entry_of(desk, it);
     hot->reply(fd, request->unique, 0, &out, sizeof(out));
     hot->settled();
     return ANSWERED;
+}
+
+/* A lane without opens makes a file by its name only; it is most often written next. */
+static enum verdict answer_mknod(int fd, const struct in_header *request, const void *body,
+                                 size_t size)
+{
+    const struct mknod_in *wish = body;
+    const char *name = (const char *)(wish + 1);
+    if (!hot->is_without_opens() || size <= sizeof(*wish) || !S_ISREG(wish->mode) ||
+        !memchr(name, 0, size - sizeof(*wish)))
+        return COLD;
+    Creation it = {.mode = S_IFREG | (wish->mode & ~wish->umask & 07777), .access = O_RDWR};
+    return answer_new(fd, request, name, strlen(name), &it);
 }
 
 static enum verdict answer_mkdir(int fd, const struct in_header *request, const void *body,
@@ -157,7 +173,7 @@ static enum verdict answer_removal(int fd, const struct in_header *request, cons
     size_t length = strnlen(name, size);
     const Desk *desk = desk_for(request->nodeid);
     Removal it;
-    if (!desk || !hot->passes() || length == size || request->unique & RESENT)
+    if (!desk || !hot->takes_names() || length == size || request->unique & RESENT)
         return COLD;
     if (!hot->may_tell() || !removal_plan(desk, request->nodeid, name, length, is_directory, &it))
         return COLD;
@@ -228,7 +244,7 @@ static enum verdict answer_rename(int fd, const struct in_header *request, const
 {
     Names n;
     Move it;
-    if (request->unique & RESENT || !hot->passes() || !read_names(request, body, size, &n))
+    if (request->unique & RESENT || !hot->takes_names() || !read_names(request, body, size, &n))
         return COLD;
     Desk *desk = desk_for(n.parent);
     if (!desk || desk_for(n.new_parent) != desk || !hot->may_tell() || !move_plan(desk, &n, &it))
@@ -252,7 +268,8 @@ static enum verdict answer_rename(int fd, const struct in_header *request, const
 
 int entries_begin(const struct hot_api *api)
 {
-    return api->add(OP_CREATE, answer_create) && api->add(OP_MKDIR, answer_mkdir) &&
+    return api->add(OP_CREATE, answer_create) && api->add(OP_MKNOD, answer_mknod) &&
+           api->add(OP_MKDIR, answer_mkdir) &&
            api->add(OP_SYMLINK, answer_symlink) && api->add(OP_UNLINK, answer_unlink) &&
            api->add(OP_RMDIR, answer_rmdir) && api->add(OP_RENAME, answer_rename);
 }

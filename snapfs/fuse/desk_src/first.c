@@ -15,8 +15,7 @@
 #define METACOPY "trusted.overlay.metacopy"
 #define PROTATTR "trusted.overlay.protattr" /* protection.py */
 
-/* Whether a file has data of its own, or none to have (metacopy.py). */
-static int holds_data(int file, const struct stat *real)
+int file_holds_data(int file, const struct stat *real)
 {
     if (real->st_size == 0)
         return 1;
@@ -60,7 +59,7 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
     int file = openat(fd, path, flags);
     if (file < 0)
         return -1;
-    if (fstat(file, real) == 0 && S_ISREG(real->st_mode) && holds_data(file, real) &&
+    if (fstat(file, real) == 0 && S_ISREG(real->st_mode) && file_holds_data(file, real) &&
         (*is_upper || is_sealed(file)))
         return file;
     close(file);
@@ -70,6 +69,11 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
 int is_protected(const Card *card)
 {
     return card_attribute(card, PROTATTR) != ENODATA;
+}
+
+int is_protected_file(int file)
+{
+    return fgetxattr(file, PROTATTR, NULL, 0) >= 0 || errno != ENODATA;
 }
 
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real)

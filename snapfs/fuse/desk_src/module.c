@@ -2,6 +2,7 @@
 #include "desk.h"
 
 #include "../channel_src/hot.h"
+#include "kept.h"
 
 #include <errno.h>
 #include <math.h>
@@ -191,6 +192,7 @@ static PyObject *strike(Desk *self, PyObject *number)
     if (PyErr_Occurred())
         return NULL;
     card_drop(self, ino);
+    kept_drop(ino);
     Py_RETURN_NONE;
 }
 
@@ -248,8 +250,18 @@ static PyTypeObject desk_type = {
     .tp_members = desk_members,
 };
 
+static PyObject *descriptors(PyObject *module, PyObject *unused)
+{
+    return PyLong_FromSize_t(kept_count());
+}
+
+static PyMethodDef functions[] = {
+    {"descriptors", descriptors, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "snapfs.fuse._desk", .m_size = -1};
+    PyModuleDef_HEAD_INIT, .m_name = "snapfs.fuse._desk", .m_size = -1, .m_methods = functions};
 
 /* Join the fast lane, if the channel's library is in use; 0 with an exception set. */
 static int join(void)

@@ -212,6 +212,13 @@ int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot)
     return 1;
 }
 
+void handed_touch(Handed *self, uint64_t ino)
+{
+    size_t at = guest_slot(self, ino);
+    if (at != NO_SLOT)
+        self->guests[at].is_touched = 1;
+}
+
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count)
 {
     size_t at = guest_slot(self, ino);
@@ -378,6 +385,21 @@ static PyObject *handed_peek(Handed *self, PyObject *number)
                  (Py_ssize_t)entry->length);
 }
 
+static PyObject *handed_touched(Handed *self, PyObject *unused)
+{
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < self->guest_slots; i++) {
+        const Guest *guest = &self->guests[i];
+        if (!guest->ino || !guest->room || !guest->is_touched)
+            continue;
+        PyObject *number = PyLong_FromUnsignedLongLong(guest->ino);
+        if (!number || PyList_Append(list, number))
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
 static PyObject *handed_forget_method(Handed *self, PyObject *args)
 {
     unsigned long long ino, count;
@@ -494,6 +516,8 @@ static PyMethodDef methods[] = {
     {"claim", (PyCFunction)handed_claim, METH_O, "Hand a number out no more: a Node counts it."},
     {"disclaim", (PyCFunction)handed_disclaim, METH_O, "End a claim."},
     {"peek", (PyCFunction)handed_peek, METH_O, "Return (Dir, name) of a file, or None."},
+    {"touched", (PyCFunction)handed_touched, METH_NOARGS,
+     "Return the numbers of files whose data was read."},
     {"forget", (PyCFunction)handed_forget_method, METH_VARARGS,
      "Take lookups of a number back; returns how many were counted here."},
     {"clear", (PyCFunction)handed_clear, METH_NOARGS, "Forget all files and directories."},

@@ -9,6 +9,7 @@ static NamesApi api = {
     .room = handed_room,
     .hand = handed_hand,
     .guest = handed_guest,
+    .touch = handed_touch,
     .pin = handed_pin,
     .unpin = handed_unpin,
     .forget = handed_forget,

@@ -66,7 +66,8 @@ typedef struct room {
 typedef struct {
     uint64_t ino; /* 0: free */
     Room *room;   /* NULL: a Node has this number, with a lookup count of its own */
-    uint32_t slot;
+    uint32_t slot : 31;
+    uint32_t is_touched : 1; /* its data was read, so it may be mapped */
     uint32_t count;
 } Guest;
 
@@ -111,6 +112,8 @@ typedef struct {
     int (*hand)(Handed *, Room *, uint32_t slot);
     /* Room and slot of a file that was handed out; 0 when it was not. */
     int (*guest)(const Handed *, uint64_t ino, Room **, uint32_t *slot);
+    /* Note that the data of a file was read, if it was handed out. */
+    void (*touch)(Handed *, uint64_t ino);
     /* Keep a room while Python runs; the second gives it back. */
     void (*pin)(Room *);
     void (*unpin)(Handed *, Room *);
@@ -136,6 +139,7 @@ uint64_t name_hash(const char *name, size_t length, int bits);
 Room *handed_room(const Handed *self, uint64_t ino);
 int handed_hand(Handed *self, Room *room, uint32_t slot);
 int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot);
+void handed_touch(Handed *self, uint64_t ino);
 void handed_pin(Room *room);
 void handed_unpin(Handed *self, Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);

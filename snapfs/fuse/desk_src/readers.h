@@ -1,0 +1,15 @@
+/* Reads that have to wait for a disk, in threads that need no interpreter. */
+#ifndef SNAPFS_READERS_H
+#define SNAPFS_READERS_H
+
+#include "../channel_src/hot.h"
+#include "kept.h"
+
+/* Read and reply in a thread; false when that cannot be, and nothing was done. */
+bool readers_take(int device, const struct hot_api *api, uint64_t unique, struct kept *file,
+                  uint64_t offset, uint32_t size);
+
+/* Return when all are done: the session ends. */
+void readers_drain(void);
+
+#endif
