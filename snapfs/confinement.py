@@ -46,8 +46,10 @@ OF_CONTROL: Mapping[str, int] = {
     "CAP_SETPCAP": 8,
     "CAP_SETUID": 7,
     "CAP_SYS_CHROOT": 18,
+    "CAP_SYS_RESOURCE": 24,
 }
-"""What workers do not need besides."""
+"""What workers do not need besides. With CAP_SYS_RESOURCE they, and the kernel in their name, would
+write past the quota of users and projects and into reserved blocks; overlayfs lowers it, too."""
 
 CALLS = frozenset(
     {
