@@ -34,6 +34,8 @@ MARK = "write-error"
 """In a root whose file system had a write error: the boot during which it had."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 _XFS_FREE_EOFBLOCKS = 0x8080583A
 _EOFBLOCKS_BYTES = 128
 
@@ -169,10 +171,10 @@ def _sync(fd: int, shown: str) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        raise _lost(shown, str(error)) from error
+        first = "make room" if error.errno in _NO_ROOM else "check the disk"
+        raise _lost(shown, str(error), first) from error
 
 
-def _lost(shown: str, why: str) -> DataLoss:
-    return DataLoss(
-        f"{shown} did not reach the disk ({why}); check the disk and make the layer anew"
-    )
+def _lost(shown: str, why: str, first: str = "check the disk") -> DataLoss:
+    """Return what is so also where only room was lacking: memory may have let go of the data."""
+    return DataLoss(f"{shown} did not reach the disk ({why}); {first} and make the layer anew")

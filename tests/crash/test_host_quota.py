@@ -1,0 +1,128 @@
+"""The quota of the host's file system below a root: a limit on a btrfs subvolume, also for root.
+
+That of users and projects on ext4 and xfs answers in the same way; which of our calls get EDQUOT
+is the same for all (tests.crash.test_each_call_that_fails).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from snapfs.fuse.modes import Mode
+from tests.support import lanes
+from tests.support.daemon import clear, running
+from tests.support.overlay.kernel import image_fs
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow, pytest.mark.timeout(240)]
+
+MIB = 1 << 20
+LIMIT = 48 * MIB
+DATA = os.urandom(4 * MIB)
+
+
+def btrfs(*command: str | Path) -> None:
+    done = subprocess.run(["btrfs", *command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    with image_fs(tmp_path, "btrfs") as mounted:
+        btrfs("quota", "enable", mounted)
+        btrfs("quota", "rescan", "-w", mounted)
+        yield mounted
+
+
+@contextmanager
+def limited(place: Path, size_bytes: int) -> Iterator[None]:
+    btrfs("qgroup", "limit", str(size_bytes), place)
+    try:
+        yield
+    finally:
+        btrfs("qgroup", "limit", "none", place)
+
+
+def fill(path: Path) -> bytes:
+    """Write until not even a page finds room; return what was written and synced."""
+    whole = b""
+    with path.open("wb", buffering=0) as file:
+        for size in (MIB, 4096):
+            while len(whole) < 2 * LIMIT:
+                block = os.urandom(size)
+                try:
+                    count = file.write(block)
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    assert error.errno == errno.EDQUOT  # noqa: PT017
+                    break
+                whole += block[:count]
+                file.seek(len(whole))
+    assert MIB < len(whole) < LIMIT
+    return whole
+
+
+def change(path: Path) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.write(b"changed")
+
+
+def set_up(upper: Path) -> None:
+    (upper / "file").write_bytes(DATA)
+
+
+@pytest.mark.parametrize("mode", [Mode.PASSTHROUGH, Mode.NO_OPEN])
+def test_writers_get_edquot_and_a_copy_up_leaves_the_file_as_it_was(
+    place: Path, tmp_path: Path, mode: Mode
+) -> None:
+    with lanes.house(tmp_path / "house", root=place / "root", mode=mode) as house:
+        tree = house.active(set_up)
+        assert [it.name for it in tree.path.iterdir()] == ["file"]
+        worker = house.worker().pid
+        with limited(place, LIMIT):  # nothing in this process asks the store in it
+            whole = fill(tree / "new")
+            with pytest.raises(OSError, match="quota"):
+                change(tree / "file")
+            assert not (tree.upper / "file").exists()
+            assert os.listdir(tree.upper) == ["new"]
+            with pytest.raises(OSError, match="quota"):
+                (tree / "directory").mkdir()
+            assert (tree / "file").read_bytes() == DATA
+            assert (tree / "new").read_bytes()[: len(whole)] == whole
+            assert house.worker().pid == worker
+        change(tree / "file")
+        (tree / "directory").mkdir()
+        assert (tree / "file").read_bytes() == b"changed" + DATA[7:]
+        assert (tree / "new").read_bytes()[: len(whole)] == whole
+        house.snapshots.commit(tree.key, "done")
+        assert house.snapshots.fsck().clean
+
+
+def test_a_service_loses_nothing_at_the_limit_and_works_when_it_is_raised(
+    place: Path, tmp_path: Path
+) -> None:
+    """btrfs refuses pages of the store's map too, so the service may end (reliability.md)."""
+    base = tmp_path / "service"
+    base.mkdir()
+    with running(base, arguments=("--root", str(place / "root"))) as daemon:
+        daemon.run("snapshot", "prepare", "work")
+        daemon.run("snapshot", "commit", "work", "base")
+        daemon.run("snapshot", "prepare", "--parent", "base", "next")
+        os.sync()
+        btrfs("qgroup", "limit", str(MIB), place)
+        refused = daemon.run("snapshot", "prepare", "--parent", "base", "new", check=False)
+        assert refused.exit_code == 1
+        btrfs("quota", "disable", place)  # a limit below what is used cannot even be raised
+        daemon.stop()
+        clear(base)
+        daemon.start()
+        assert daemon.run("fsck").exit_code == 0
+        names = {it["name"] for it in daemon.json("snapshot", "list")}
+        assert names == {"base", "next"}
+        daemon.run("snapshot", "commit", "next", "made")
