@@ -121,6 +121,10 @@ class BackingIds:
         """
         return [it for it in self._of(tree, written=True) if it.kind == Kind.UPPER]
 
+    def cached_writers(self, tree: int) -> list[Entry]:
+        """Return the entries of a tree through which writes come to us, from the kernel's cache."""
+        return [it for it in self._of(tree, written=True) if it.kind == Kind.CACHED]
+
     def writers_of(self, nodeid: int) -> list[int] | None:
         """Return the processes that opened a node for writing; None when not all are known."""
         return self.opened.writers_of(nodeid)

@@ -36,7 +36,7 @@ from snapfs.fuse.session import Operations
 from snapfs.fuse.setid import SetIdWatch
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Forest, Shown
-from snapfs.overlay import Node, SetAttr, Tree
+from snapfs.overlay import Node, SetAttr, Tree, identity
 from snapfs.overlay.usage import Before
 
 INLINE_WRITE_BYTES = 128 * 1024
@@ -354,11 +354,16 @@ class FileHandlers(Operations):
                 node.tree.usage.closed(node)
             self.forest.released(handle.shown, node.ino)
 
-    def maybe_mapped(self, shown: Shown) -> Collection[int]:
-        """Return the nodes of a tree whose pages a shared mapping may have changed."""
-        return {
-            it.nodeid for it in self.files if it.writable and it.shown is shown and not it.native
-        }
+    def maybe_mapped(self, root: int) -> Collection[int]:
+        """Return the nodes of a tree whose pages a shared mapping may have changed.
+
+        The tree is named by the number of its root; nobody may have looked at it yet.
+        """
+        key = root >> identity.LOW_BITS
+        ours = (it.nodeid for it in self.files if it.writable and not it.native)
+        found = {it for it in ours if number_of(it) >> identity.LOW_BITS == key}
+        ids = self.passing.ids
+        return found if ids is None else found | {it.nodeid for it in ids.cached_writers(root)}
 
     def written_files(self) -> set[tuple[int, int]]:
         """Return st_dev and st_ino of all files that are open for writing through us."""

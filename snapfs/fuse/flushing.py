@@ -22,7 +22,6 @@ from snapfs.fuse.backing import Entry
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.incarnations import number_of
 from snapfs.fuse.threads import notified
-from snapfs.fuse.trees import Shown
 from snapfs.overlay import Node, identity
 
 RELEASES_TIMEOUT_S = 1.0
@@ -32,9 +31,12 @@ _FLUSHED_AT_ONCE = 64
 """Files in one turn of a thread: a database has hundreds open."""
 
 
-async def flush_dirty_pages(operations: FileHandlers, shown: Shown) -> None:
-    """Return when what mappings of this tree's files have changed was written through us."""
-    inodes = iter(operations.maybe_mapped(shown))
+async def flush_dirty_pages(operations: FileHandlers, root: int) -> None:
+    """Return when what mappings of a tree's files have changed was written through us.
+
+    `root` is the number of the tree's root: after a restart nobody may have looked at it yet.
+    """
+    inodes = iter(operations.maybe_mapped(root))
     while batch := list(islice(inodes, _FLUSHED_AT_ONCE)):
         await notified(operations.threads.notify, _write_back, batch)
 

@@ -12,7 +12,6 @@ INVARIANT: a node has at most one, in `Descriptors` and in the table of handles 
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -133,10 +132,9 @@ class NoOpenOperations(OverlayOperations):
         os.close(fd)
         return 0, OpenFlags.KEEP_CACHE, 0
 
-    def maybe_mapped(self, shown: Shown) -> Collection[int]:
-        """Any file may be that was read: the kernel told us of no open."""
-        known = [node.ino for node in self.forest.nodes(shown) if node.type == stat.S_IFREG]
-        return known + shown.tree.handed.touched()
+    def maybe_mapped(self, root: int) -> Collection[int]:
+        """Any file may be: the kernel told us of no open."""
+        return self.forest.numbers(root)
 
     @property
     def open_count(self) -> int:

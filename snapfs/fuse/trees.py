@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -359,13 +360,22 @@ class Forest:
             return False
         return True
 
-    def nodes(self, shown: Shown) -> list[Node]:
-        """Return the nodes of a tree that the kernel knows.
+    def numbers(self, root: int) -> list[int]:
+        """Return the numbers of files of a tree that the kernel may have data of: those with a
+        node, those that were read without one, and all that an earlier worker handed out.
 
-        Files that were handed out without a node are not among them: of those, nobody has asked
-        for more than attributes.
+        The tree is named by the number of its root; nobody may have looked at it yet.
         """
-        return [it for it in self.inodes if self._shown.get(it.ino >> identity.LOW_BITS) is shown]
+        key = root >> identity.LOW_BITS
+        if self._has_predecessor and self.inodes.places is not None:
+            return self.inodes.places.below(root, identity.LOW_BITS)
+        found = [
+            it.ino
+            for it in self.inodes
+            if it.ino >> identity.LOW_BITS == key and it.type == stat.S_IFREG
+        ]
+        shown = self._shown.get(key)
+        return found if shown is None else found + shown.tree.handed.touched()
 
     @property
     def lookups(self) -> int:

@@ -215,9 +215,8 @@ class Worker:
         is_done = False
         try:
             with trio.fail_after(wish.timeout_s):
-                shown = self._forest.shown(snapshot_id)
-                if shown is not None and not shown.gate.frozen:  # else it would wait for the thaw
-                    await flush_dirty_pages(self._operations, shown)
+                if snapshot_id not in self._forest.frozen_ids:  # else it would wait for the thaw
+                    await flush_dirty_pages(self._operations, identity.root(snapshot_id))
                 await self._forest.freeze(snapshot_id)
                 writers = await native_writers(self._operations, identity.root(snapshot_id))
                 if not writers:

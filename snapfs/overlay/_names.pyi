@@ -70,5 +70,7 @@ class Places:
     def drop(self, ino: int, /) -> None: ...
     def get(self, ino: int, /) -> int:
         """Return the number of the directory, 0 when it is not known."""
+    def below(self, root: int, low_bits: int, /) -> list[int]:
+        """Return the numbers that are like `root` but for their lower bits."""
 
     def __len__(self) -> int: ...

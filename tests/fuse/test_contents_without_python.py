@@ -8,6 +8,7 @@ import os
 import random
 import stat
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -490,3 +491,40 @@ def test_files_in_use_go_on_with_each_new_worker(own_house: House) -> None:
     finally:
         for fd in held.values():
             os.close(fd)
+
+
+MAPS = """
+import mmap, sys
+held = [open(path, "r+b") for path in sys.argv[1:]]
+maps = [mmap.mmap(it.fileno(), 1) for it in held]
+for it in maps:
+    it[:] = b"M"
+print(flush=True)
+input()
+"""
+
+
+@pytest.mark.modes(Mode.PASSTHROUGH, Mode.NO_OPEN)
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_what_a_mapping_changed_in_the_time_of_a_dead_worker_is_committed(own_house: House) -> None:
+    tree = own_house.active(fill)
+    if own_house.passes_through:  # under a quota what is written comes through the worker there
+        own_house.snapshots.set_quota(tree.key, size_bytes=MIB)
+    os.listdir(tree / "only")
+    paths = [tree / "only" / "5", tree / "only" / "6", fresh(tree, "new", b"u")]
+    with subprocess.Popen(
+        [sys.executable, "-c", MAPS, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"\n"
+            own_house.kill_worker()
+            own_house.worker()
+            own_house.snapshots.commit(tree.key, "committed")
+            assert [(tree.upper / it.relative_to(tree.path)).read_bytes() for it in paths] == [
+                b"M"
+            ] * 3
+        finally:
+            program.kill()
+    committed = own_house.on("committed")
+    assert [(committed / it.relative_to(tree.path)).read_bytes() for it in paths] == [b"M"] * 3

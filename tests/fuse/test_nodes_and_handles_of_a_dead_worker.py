@@ -301,3 +301,15 @@ def test_places_are_found_by_the_next_process_and_end_with_the_node(tmp_path: Pa
     assert places.get(file.ino) == 0
     tree.close()
     os.close(fd)
+
+
+def test_places_of_one_tree_are_told_from_those_of_others() -> None:
+    fd = os.memfd_create("places")
+    places = Places(fd)
+    for tree in range(1, 4):
+        for number in range(2, 500):
+            places.note(tree << 40 | number, tree << 40)
+    later = Places(fd)
+    assert sorted(later.below(2 << 40, 40)) == [2 << 40 | number for number in range(2, 500)]
+    assert later.below(4 << 40, 40) == []
+    os.close(fd)

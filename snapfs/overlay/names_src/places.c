@@ -202,6 +202,25 @@ static PyObject *get(Places *self, PyObject *object)
     return PyLong_FromUnsignedLongLong(ino ? places_get(self, ino) : 0);
 }
 
+static PyObject *below(Places *self, PyObject *args)
+{
+    unsigned long long root;
+    unsigned bits;
+    if (!PyArg_ParseTuple(args, "KI", &root, &bits))
+        return NULL;
+    PyObject *list = PyList_New(0);
+    const Whereabout *entries = table(self, self->bits);
+    for (size_t i = 0; list && bits < 64 && i < (size_t)1 << self->bits; i++) {
+        if (!entries[i].ino || entries[i].ino >> bits != root >> bits)
+            continue;
+        PyObject *ino = PyLong_FromUnsignedLongLong(entries[i].ino);
+        if (!ino || PyList_Append(list, ino))
+            Py_CLEAR(list);
+        Py_XDECREF(ino);
+    }
+    return list;
+}
+
 static int begin(Places *self)
 {
     struct stat found;
@@ -276,6 +295,8 @@ static PyGetSetDef attributes[] = {
 static PyMethodDef methods[] = {
     {"note", (PyCFunction)(void (*)(void))note, METH_FASTCALL, "Note the directory of a number."},
     {"drop", (PyCFunction)drop, METH_O, "Forget a number."},
+    {"below", (PyCFunction)below, METH_VARARGS,
+     "Return the numbers that have the same bits as one, but for so many lower ones."},
     {"get", (PyCFunction)get, METH_O, "Return the number of the directory, 0 when it is not known."},
     {NULL, NULL, 0, NULL},
 };
