@@ -12,6 +12,8 @@ from tests.support import containerd, daemon
 
 SNAPSHOTTERS = ("overlayfs", "snapfs")
 """containerd's own first: it is the reference."""
+NO_OPEN = "snapfs-no-open"
+"""One whose containers are in the lane without opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +28,25 @@ class Engines:
 
 @contextlib.contextmanager
 def running(*, durability: str = "full") -> Iterator[Engines]:
-    """Start both on a disk of the machine, not on tmpfs, and end them."""
+    """Start all on a disk of the machine, not on tmpfs, and end them."""
     with (
         ending.scratch_directory() as scratch,
         _snapfs(scratch / "alone", durability) as alone,
         _snapfs(scratch / "snapfs", durability) as serve,
-        containerd.running(scratch / "containerd", {"snapfs": serve.address}) as engine,
+        _snapfs(scratch / NO_OPEN, durability, SNAPFS_LANES_ACTIVE="no-open") as other,
+        containerd.running(
+            scratch / "containerd", {"snapfs": serve.address, NO_OPEN: other.address}
+        ) as engine,
     ):
         yield Engines(scratch, alone, engine)
 
 
-def _snapfs(base: Path, durability: str) -> contextlib.AbstractContextManager[daemon.RunningDaemon]:
+def _snapfs(
+    base: Path, durability: str, **environ: str
+) -> contextlib.AbstractContextManager[daemon.RunningDaemon]:
     base.mkdir()
     return daemon.running(
-        base, arguments=["--log-level", "info"], environ={"SNAPFS_DURABILITY": durability}
+        base,
+        arguments=["--log-level", "info"],
+        environ={"SNAPFS_DURABILITY": durability, **environ},
     )

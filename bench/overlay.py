@@ -32,6 +32,8 @@ from tests.support.images import debian_tree
 
 RUNS = 5
 DISK_GIB = 8
+PACKAGES = ("vim",)
+"""Besides those of the tests: about 12,000 files then."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ def main() -> None:
     words = [word for word in chosen.rows.split(",") if word]
     rows = [row for row in ROWS if not words or any(word in row.name for word in words)]
     with ending.scratch_directory() as scratch, disk.own_disk(scratch, DISK_GIB) as own:
-        archive = debian_tree()
+        archive = debian_tree(*PACKAGES)
         with (
             systems.snapfs_serving(own / "snapfs", archive) as serve,
             requests.tracer(scratch) as tracer,

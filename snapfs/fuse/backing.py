@@ -35,7 +35,7 @@ from snapfs.overlay import identity, is_sealed
 if TYPE_CHECKING:
     from snapfs.fuse._channel import Opened
 
-IDLE_KEPT = 16384
+IDLE_KEPT = 8192
 """More than the files of a usual image. One costs the kernel about half a KiB, and holds the inode
 of its file in memory, which containers of one image share."""
 

@@ -24,26 +24,28 @@ LONG_NAME = "n" * 255
 _APPLETS = ("sh", "ls", "cat", "echo", "sleep", "touch", "mkdir", "rm", "mv", "ln", "stat", "sync")
 
 
-def debian_tree() -> Path:
-    """Return a tar archive of a small Debian with python3, git and dpkg; made when missing."""
+def debian_tree(*more: str) -> Path:
+    """Return a tar archive of a small Debian with python3, git, dpkg and `more` packages; made when
+    missing."""
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    recipe = " ".join((suite, platform.machine(), *DEBIAN_PACKAGES))
+    packages = (*DEBIAN_PACKAGES, *more)
+    recipe = " ".join((suite, platform.machine(), *packages))
     made = CACHE / f"debian-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.tar"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             growing = made.with_suffix(".growing.tar")
-            _bootstrap(suite, growing)
+            _bootstrap(suite, packages, growing)
             growing.rename(made)
     return made
 
 
-def _bootstrap(suite: str, archive: Path) -> None:
+def _bootstrap(suite: str, packages: tuple[str, ...], archive: Path) -> None:
     subprocess.run(
         [
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=tar"),
-            f"--include={','.join(DEBIAN_PACKAGES)}",
+            f"--include={','.join(packages)}",
             *(suite, archive, *_package_sources(suite)),
         ],
         check=True,
