@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def processes_below(path: Path) -> list[int]:
 def clear(base: Path) -> None:
     """End every process and mount of a test's directory, whatever the test did."""
     for pid in processes_below(base):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for target in reversed(mounts_below(base)):
         subprocess.run(["umount", "-l", target], check=False, capture_output=True)
     eventually(lambda: not processes_below(base), what="the end of all processes")
