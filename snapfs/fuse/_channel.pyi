@@ -79,6 +79,9 @@ def hot_start(
     from `receive` and `idle` when there are events. The request in hand is noted in `record`, one
     of inflight.py's, when it must not happen twice."""
 
+def summed(unique: int, first: int, second: int, state: int, /) -> int:
+    """As inflight.summed."""
+
 def hot_stop() -> None: ...
 def hot_allow_passing(on: bool, /) -> None:
     """Whether files that are not open may be opened there."""

@@ -63,7 +63,7 @@ IN_DOUBT = Note(State.INTENDED, 0, 0)
 
 
 def summed(unique: int, first: int, second: int, state: int) -> int:
-    """Return the word of a record's state, with the sum of all; the fast lane has the same."""
+    """Return the word of a record's state, with the sum of all; the library has the same."""
     mixed = unique * 0x9E3779B97F4A7C15 + first * 0xC2B2AE3D27D4EB4F
     mixed += second * 0x165667B19E3779F9 + state * 0xD6E8FEB86659FD93
     return (mixed & _WORD & ~_STATE_BITS) | state
@@ -76,6 +76,7 @@ class InFlight:
         """`number` returns that of the present request, 0 when nobody knows it."""
         self._fd = fd
         self._number = number
+        self._summed = channel.required().summed if channel.loaded() else summed
         found = os.fstat(fd).st_size // RECORD_BYTES
         self._slots = max(FIRST_SLOTS, min(found, MOST_SLOTS))
         self._words = self._map()
@@ -116,7 +117,7 @@ class InFlight:
         if not word:
             return None
         state = word & _STATE_BITS
-        if state not in (State.INTENDED, State.DONE) or word != summed(
+        if state not in (State.INTENDED, State.DONE) or word != self._summed(
             unique, first, second, state
         ):
             self.damaged += 1
@@ -168,7 +169,7 @@ class InFlight:
         words[at] = unique
         words[at + _FIRST] = first
         words[at + _SECOND] = second
-        words[at + _STATE] = summed(unique, first, second, state)
+        words[at + _STATE] = self._summed(unique, first, second, state)
         return slot
 
     def done(self, slot: int, first: int) -> int:
@@ -179,7 +180,7 @@ class InFlight:
         at = slot * _WORDS
         unique, known, second, _ = self._words[at : at + _WORDS]
         if first in (0, known):
-            self._words[at + _STATE] = summed(unique, known, second, State.DONE)
+            self._words[at + _STATE] = self._summed(unique, known, second, State.DONE)
             return slot
         moved = self.put(unique, first, second, State.DONE)  # killed here, both are there
         self._clear(slot)

@@ -11,10 +11,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from snapfs.fuse import channel
 from snapfs.fuse.backing import BackingIds, Kind
-from snapfs.fuse.inflight import IN_DOUBT, RECORD_BYTES, InFlight, State
+from snapfs.fuse.inflight import IN_DOUBT, RECORD_BYTES, InFlight, State, summed
 from snapfs.overlay import Places
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Mode, drop_dentries
@@ -151,6 +153,11 @@ def test_every_flipped_bit_of_a_note_is_found_and_its_request_is_in_doubt() -> N
             assert found.earlier(50 | channel.RESENT) is IN_DOUBT
             assert found.earlier(50) is None
             os.close(fd)
+
+
+@given(st.lists(st.integers(0, (1 << 64) - 1), min_size=3, max_size=3), st.sampled_from(State))
+def test_library_sums_a_note_as_a_worker_without_it(words: list[int], state: State) -> None:
+    assert channel.required().summed(*words, state) == summed(*words, state)
 
 
 def test_note_that_is_done_with_another_node_is_there_in_one_piece() -> None:

@@ -118,6 +118,8 @@ void passes_go_without_opens(bool on);
 void passes_stop(void);
 /* The record that the fast lane notes the request in hand in (inflight.py); NULL: no one reads it. */
 void passes_note_in(_Atomic uint64_t *record);
+/* The word of such a record's state, with a sum of all its words, as inflight.summed. */
+uint64_t passes_summed(uint64_t unique, uint64_t first, uint64_t second, uint64_t state);
 extern const struct hot_api hot_api;
 
 /* Whether Python has something to hear of; it is to take it before it does anything else. */

@@ -139,7 +139,17 @@ static PyObject *idle_(PyObject *module, PyObject *arguments)
     return PyBool_FromLong(is_waiting);
 }
 
+static PyObject *summed(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long unique, first, second, state;
+    if (!PyArg_ParseTuple(arguments, "KKKK", &unique, &first, &second, &state))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(passes_summed(unique, first, second, state));
+}
+
 PyMethodDef hot_methods[] = {
+    {"summed", summed, METH_VARARGS, NULL},
     {"hot_figures", figures, METH_NOARGS, NULL},
     {"hot_start", start, METH_VARARGS, NULL},
     {"hot_allow_passing", allow_passing, METH_O, NULL},

@@ -301,8 +301,7 @@ void passes_note_in(_Atomic uint64_t *record)
     in_hand = record;
 }
 
-/* The word of the state, with a sum of the record, as in inflight.py. */
-static uint64_t summed(uint64_t unique, uint64_t first, uint64_t second, uint64_t state)
+uint64_t passes_summed(uint64_t unique, uint64_t first, uint64_t second, uint64_t state)
 {
     uint64_t mixed = unique * UINT64_C(0x9E3779B97F4A7C15) + first * UINT64_C(0xC2B2AE3D27D4EB4F);
     mixed += second * UINT64_C(0x165667B19E3779F9) + state * UINT64_C(0xD6E8FEB86659FD93);
@@ -316,7 +315,7 @@ static void intend(uint64_t unique, uint64_t first, uint64_t second)
     in_hand[RECORD_UNIQUE] = unique;
     in_hand[RECORD_FIRST] = first;
     in_hand[RECORD_SECOND] = second;
-    in_hand[RECORD_STATE] = summed(unique, first, second, STATE_INTENDED);
+    in_hand[RECORD_STATE] = passes_summed(unique, first, second, STATE_INTENDED);
 }
 
 static void settled(void)
