@@ -30,7 +30,8 @@ from snapfs.fuse.modes import Mode
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.options import IdRange, OverlayOptions
 from snapfs.fuse.trees import SingleForest
-from snapfs.overlay import Inodes, Tree, TreeSpec
+from snapfs.model import FailedPrecondition
+from snapfs.overlay import Inodes, Tree, TreeSpec, check_upper
 
 log = structlog.get_logger(__name__)
 
@@ -46,31 +47,33 @@ def serve(options: OverlayOptions, mountpoint: Path, *, ready: Callable[[], None
 
     Raises OSError with nothing left mounted.
     """
-    with sole_use(options.work, timeout_s=PREDECESSOR_TIMEOUT_S):
+    with sole_use(options.upper, options.work, timeout_s=PREDECESSOR_TIMEOUT_S):
         _serve(options, mountpoint, ready)
 
 
 @contextlib.contextmanager
-def sole_use(work: Path | None, *, timeout_s: float) -> Iterator[None]:
-    """Hold a mount's work directory, without which two would take each other's files.
+def sole_use(upper: Path | None, work: Path | None, *, timeout_s: float) -> Iterator[None]:
+    """Hold a mount's directories, without which two would take each other's files.
 
     umount(8) returns before the process behind the mount has settled its layer and ended: wait for
-    it. Raises OSError(EBUSY) when it holds the directory for longer. The lock ends with its holder.
+    it. Raises OSError(EBUSY) when it holds one for longer. The locks end with their holder.
     """
-    if work is None:
+    deadline_s = time.monotonic() + timeout_s
+    with contextlib.ExitStack() as stack:
+        for what, path in (("work", work), ("upper", upper)):
+            if path is not None:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                _lock(fd, what, path, deadline_s)
         yield
-        return
-    fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        deadline_s = time.monotonic() + timeout_s
-        while not _locked(fd):
-            if time.monotonic() > deadline_s:
-                text = "work directory is in use by another mount; unmount that, or take another"
-                raise OSError(errno.EBUSY, text, str(work))
-            time.sleep(POLL_S)
-        yield
-    finally:
-        os.close(fd)
+
+
+def _lock(fd: int, what: str, path: Path, deadline_s: float) -> None:
+    while not _locked(fd):
+        if time.monotonic() > deadline_s:
+            text = f"{what} directory is in use by another mount; unmount that, or take another"
+            raise OSError(errno.EBUSY, text, str(path))
+        time.sleep(POLL_S)
 
 
 def _locked(fd: int) -> bool:
@@ -82,6 +85,7 @@ def _locked(fd: int) -> bool:
 
 
 def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None]) -> None:
+    _check_room(options)
     inodes = Inodes()
     tree = Tree(_spec(options), inodes)
     try:
@@ -103,6 +107,16 @@ def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None])
         tree.settle()
     finally:
         tree.close()
+
+
+def _check_room(options: OverlayOptions) -> None:
+    """Refuse directories in which the first change would fail."""
+    if options.upper is None or options.work is None:
+        return
+    try:
+        check_upper(options.upper, options.work)
+    except OSError as error:
+        raise FailedPrecondition(error.strerror or str(error)) from error
 
 
 async def _run(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.fuse import mounts, standalone
+from snapfs.fuse import mounts, options, standalone
 from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
-from tests.support.overlay.kernel import overlay, tmpfs
+from tests.support.overlay.kernel import mount, overlay, tmpfs
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
 COMMAND = Path(sys.executable).with_name("snapfs-overlay")
 DEADLINE_S = 30.0
+MS_BIND = 4096
 
 
 class Place:
@@ -121,12 +124,132 @@ def test_a_new_mount_waits_for_its_predecessor_to_end(place: Place) -> None:
 def test_two_mounts_never_share_a_work_directory(place: Place) -> None:
     place.mount()
     refused = pytest.raises(OSError, match="in use by another mount")
-    with refused, standalone.sole_use(place.work, timeout_s=0.2):
+    with refused, standalone.sole_use(None, place.work, timeout_s=0.2):
         pass
     mounts.unmount(place.mnt)
-    with standalone.sole_use(place.work, timeout_s=DEADLINE_S):
+    with standalone.sole_use(place.upper, place.work, timeout_s=DEADLINE_S):
         assert not mounts.mounted_at(place.mnt)
     eventually(place.ended, what="the end of the process")
+
+
+def test_two_mounts_never_share_an_upper_directory(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their work directories; a mount that follows at once waits for the first to end."""
+    place.mount()
+    (place.base / "work2").mkdir()
+    chosen = options.parse([place.layers.replace(f"{place.work}", f"{place.base}/work2")])
+    monkeypatch.setattr(standalone, "PREDECESSOR_TIMEOUT_S", 0.2)
+    with pytest.raises(OSError, match="in use") as refused:
+        standalone.serve(chosen, place.below, ready=lambda: None)
+    assert refused.value.errno == errno.EBUSY
+    assert refused.value.filename == str(place.upper)
+    assert "upper directory is in use by another mount" in str(refused.value)
+    assert not mounts.mounted_at(place.below)
+    (place.mnt / "new").write_text("first")
+    mounts.unmount(place.mnt)
+    other = place.layers.replace(f"{place.work}", f"{place.base}/work2")
+    place.run("-o", other, place.mnt)
+    assert (place.mnt / "new").read_text() == "first"
+    mounts.unmount(place.mnt)
+    eventually(place.ended, what="the end of the process")
+
+
+def refused_to_mount(place: Place, upper: Path, work: Path) -> str:
+    """Return what the command says; nothing may be mounted, nor be left in the directories."""
+    before = [sorted(os.listdir(path)) for path in (upper, work)]
+    layers = f"lowerdir={place.low}:{place.below},upperdir={upper},workdir={work}"
+    done = place.run("-o", layers, place.mnt, check=False)
+    assert done.returncode == 1
+    assert "Errno" not in done.stderr
+    assert not mounts.mounted_at(place.mnt)
+    assert [sorted(os.listdir(path)) for path in (upper, work)] == before
+    return done.stderr
+
+
+def test_a_work_directory_on_another_file_system_is_refused(place: Place) -> None:
+    with tmpfs(place.base / "memory") as memory:
+        said = refused_to_mount(place, place.upper, memory)
+    assert said == (
+        f"snapfs-overlay: work directory {memory} is on another file system than {place.upper}; "
+        "put both on one\n"
+    )
+
+
+def test_a_work_directory_on_another_mount_of_the_file_system_is_refused(place: Place) -> None:
+    (place.base / "aside").mkdir()
+    mounts.mount(str(place.base / "aside"), place.work, "none", MS_BIND, "")
+    try:
+        said = refused_to_mount(place, place.upper, place.work)
+    finally:
+        mounts.unmount(place.work)
+    assert f"{place.work} is on another mount than {place.upper}; put both on one" in said
+
+
+def test_an_upper_directory_without_trusted_attributes_is_refused(place: Place) -> None:
+    target = place.base / "ramfs"
+    target.mkdir()
+    mount("ramfs", target)
+    try:
+        for name in ("u", "w"):
+            (target / name).mkdir()
+        said = refused_to_mount(place, target / "u", target / "w")
+    finally:
+        mounts.unmount(target)
+    assert f"the file system of {target}/w takes no trusted.* attributes" in said
+    assert "ext4, xfs, btrfs, tmpfs" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("kernel", "makes no whiteouts (RENAME_WHITEOUT)"),
+        ("fuse-overlayfs", "takes no trusted.* attributes"),
+    ],
+)
+def test_an_upper_directory_on_an_overlay_that_keeps_its_whiteouts_is_refused(
+    place: Place, kind: str, words: str
+) -> None:
+    base, target = place.base, place.base / "other"
+    for name in ("other", "u", "w"):
+        (base / name).mkdir()
+    layers = f"lowerdir={place.below},upperdir={base}/u,workdir={base}/w"
+    if kind == "kernel":
+        mount("overlay", target, layers)
+    elif shutil.which(kind) is None:
+        pytest.skip("no fuse-overlayfs here")
+    else:
+        subprocess.run([kind, "-o", layers, target], check=True, timeout=DEADLINE_S)
+    try:
+        for name in ("u", "w"):
+            (target / name).mkdir()
+        said = refused_to_mount(place, target / "u", target / "w")
+    finally:
+        mounts.unmount(target)
+    eventually(place.ended, what="the end of the process")
+    assert f"the file system of {target}/w {words}" in said
+    assert "ext4, xfs, btrfs, tmpfs" in said
+
+
+def fill(directory: Path) -> None:
+    for number in range(50):
+        (directory / f"full{number}").touch()
+
+
+def test_a_full_upper_directory_is_mounted(tmp_path: Path) -> None:
+    """Somebody must be able to remove something."""
+    with tmpfs(tmp_path / "memory", "size=1m,nr_inodes=40") as memory:
+        place = Place(memory)
+        place.mount()
+        (place.mnt / "new").touch()
+        mounts.unmount(place.mnt)
+        eventually(place.ended, what="the end of the process")
+        with pytest.raises(OSError, match="No space"):
+            fill(memory)
+        place.mount()
+        (place.mnt / "new").unlink()
+        mounts.unmount(place.mnt)
+        eventually(place.ended, what="the end of the process")
 
 
 def test_root_is_inode_1(place: Place) -> None:
