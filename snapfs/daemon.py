@@ -56,7 +56,8 @@ from snapfs.service.exchanging import Exchanging, connect
 from snapfs.service.offered import Offered
 from snapfs.service.records import DaemonRecord, LaneRecord
 from snapfs.service.store_server import StoreServicer
-from snapfs.service.volume_plugin import PluginServer, VolumePlugin
+from snapfs.service.volume_plugin import VolumePlugin
+from snapfs.service.volume_socket import PluginServer
 from snapfs.snapshots import Placement, Snapshotter, roots
 from snapfs.store import Store
 from snapfs.sync.engine import Engine
@@ -172,7 +173,7 @@ class House:
         """Serve the volume plugin; without it the rest is as good as ever."""
         address = self._config.volumes.plugin_socket
         try:
-            stack.enter_context(PluginServer(address, VolumePlugin(self._volumes)))
+            stack.enter_context(PluginServer(address, VolumePlugin(self._volumes).calls()))
         except (OSError, SnapfsError) as error:
             log.warning("plugin.not_served", address=str(address), error=str(error))
 

@@ -1,6 +1,7 @@
-"""Volumes for Docker and podman: the volume plugin protocol, version 1, on a unix socket.
+"""Volumes for Docker and podman: the volume plugin protocol, version 1.
 
-HTTP POST with JSON bodies, as the engines send it (docs.docker.com, "Docker volume plugins").
+Calls with JSON bodies, as the engines send them (docs.docker.com, "Docker volume plugins");
+`volume_socket` serves them.
 Create makes a volume of that name, or takes one that is there; Mount counts who has it by the
 engine's id and Unmount takes it from its path when nobody has it any more, unless it was mounted
 already when the first came. Options of Create: `size`, `from` (a volume or set), `ref`, `branch`.
@@ -8,22 +9,14 @@ already when the first came. Options of Create: `size`, `from` (a volume or set)
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from http.server import BaseHTTPRequestHandler
-from pathlib import Path
-from socketserver import ThreadingMixIn, UnixStreamServer
-from typing import Any, ClassVar
+from typing import Any
 
 import structlog
 
-from snapfs.closing import Closing
-from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument, SnapfsError
+from snapfs.model import AlreadyExists, FailedPrecondition, InvalidArgument
 from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.quota import parse_size
 from snapfs.volumes import Described, Note, Volumes
@@ -31,8 +24,6 @@ from snapfs.volumes.refs import HEAD
 
 log = structlog.get_logger(__name__)
 
-MAX_BODY_BYTES = 1 << 20
-CONTENT_TYPE = "application/vnd.docker.plugins.v1.1+json"
 WHY = Note(author="container engine", reason="volume plugin")
 BUSY_S = 60.0
 """How long a mount waits for another of the same volume."""
@@ -147,92 +138,3 @@ def _shown(found: Described) -> dict[str, Any]:
         "Mountpoint": found.mounted_at,
         "Status": {"branch": found.branch, "snapshot": found.volume.base or ""},
     }
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    calls: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-
-    def do_POST(self) -> None:
-        call = self.calls.get(self.path)
-        if call is None:
-            return self._answer(404, {"Err": f"call {self.path} is not of the volume protocol"})
-        try:
-            body = self._body()
-            answer = call(body)
-        except (SnapfsError, OSError) as error:
-            return self._answer(500, {"Err": str(error)})
-        except Exception as error:
-            log.exception("plugin.call_failed", call=self.path)
-            return self._answer(500, {"Err": f"{error!r}; see the log of snapfs"})
-        return self._answer(200, {"Err": "", **answer})
-
-    def _body(self) -> dict[str, Any]:
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > MAX_BODY_BYTES:
-            raise InvalidArgument("the request is too long")
-        raw = self.rfile.read(length)
-        try:
-            body = json.loads(raw) if raw.strip() else {}
-        except ValueError as error:
-            raise InvalidArgument(f"the request is no json: {error}") from None
-        if not isinstance(body, dict):
-            raise InvalidArgument("the request is no json object")
-        return body
-
-    def _answer(self, status: int, answer: dict[str, Any]) -> None:
-        packed = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", CONTENT_TYPE)
-        self.send_header("Content-Length", str(len(packed)))
-        self.end_headers()
-        self.wfile.write(packed)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        log.debug("plugin.request", line=format % args)
-
-    def address_string(self) -> str:
-        return "unix"
-
-
-class _Server(ThreadingMixIn, UnixStreamServer):
-    daemon_threads = True
-
-
-class PluginServer(Closing):
-    """Serves the protocol at a unix socket, which is root's, until it is closed."""
-
-    def __init__(self, address: Path, plugin: VolumePlugin) -> None:
-        """Raises OSError when the socket cannot be made. A dead one is replaced, a live one not."""
-        self.address = address
-        address.parent.mkdir(parents=True, exist_ok=True)
-        _clear(address)
-        handler = type("Handler", (_Handler,), {"calls": plugin.calls()})
-        mask = os.umask(0o177)
-        try:
-            self._server = _Server(os.fspath(address), handler)
-        finally:
-            os.umask(mask)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="snapfs-plugin", daemon=True
-        )
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop answering and remove the socket."""
-        self._server.shutdown()
-        self._server.server_close()
-        self.address.unlink(missing_ok=True)
-
-
-def _clear(address: Path) -> None:
-    """Remove the socket of a server that has died; FailedPrecondition when one answers."""
-    if not address.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(os.fspath(address))
-        except ConnectionRefusedError:
-            address.unlink(missing_ok=True)
-            return
-    raise FailedPrecondition(f"socket {address} is answered by another process; stop that first")

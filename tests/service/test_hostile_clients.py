@@ -8,18 +8,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from snapfs.model import NotFound
-from snapfs.service import grpc_server, reading
+from snapfs.service import grpc_server, reading, volume_socket
 from snapfs.service.client import Client
 from snapfs.service.grpc_server import GrpcServer
+from snapfs.service.volume_socket import PluginServer
 from tests.support.daemon import RunningDaemon, eventually, running
 
 CONNECTIONS = 10_000
@@ -209,6 +213,134 @@ with Client(Path(sys.argv[1]), timeout_s=30) as client:
         except SnapfsError as error:
             print(type(error).__name__)
 """
+
+
+HALF_A_REQUEST = b"POST /VolumeDriver.List HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+LIST = b"POST /VolumeDriver.List HTTP/1.1\r\nHost: x\r\n\r\n"
+PLUGIN_GARBAGE = {
+    "nothing at all": b"",
+    "noise": os.urandom(100_000),
+    "a negative length": LIST[:-2] + b"Content-Length: -5\r\n\r\n",
+    "no number": LIST[:-2] + b"Content-Length: five\r\n\r\n",
+    "a body without a length": LIST[:-2] + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello",
+    "a long body": LIST[:-2] + b"Content-Length: 99999999999\r\n\r\n" + bytes(2 << 20),
+    "headers for ever": LIST[:-2] + (b"X: " + b"x" * 60_000 + b"\r\n") * 60,
+    "lists in lists": LIST[:-2] + b"Content-Length: 100000\r\n\r\n" + b"[" * 100_000,
+    "half a request": HALF_A_REQUEST,
+}
+
+
+class Plugin:
+    """The volume plugin's socket, whose one call fails when it is told so."""
+
+    def __init__(self, address: Path) -> None:
+        self.address = address
+        self.entered = threading.Semaphore(0)
+        self.leave = threading.Event()
+
+    def list(self, body: dict[str, Any]) -> dict[str, Any]:
+        if body.get("wait"):
+            self.entered.release()
+            assert self.leave.wait(60)
+        return {"Volumes": []}
+
+    def asks(self) -> bytes:
+        with connected(self.address) as client:
+            client.sendall(LIST)
+            return client.recv(4096)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[Plugin]:
+    made = Plugin(tmp_path / "volumes.sock")
+    with PluginServer(made.address, {"/VolumeDriver.List": made.list}):
+        yield made
+        made.leave.set()
+
+
+def threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.parametrize("garbage", PLUGIN_GARBAGE)
+def test_garbage_at_the_plugin_s_socket_is_a_line_of_the_log_at_most(
+    plugin: Plugin, garbage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = threads()
+    with ExitStack() as stack, structlog.testing.capture_logs() as said:
+        for _ in range(20):
+            noisy = stack.enter_context(connected(plugin.address))
+            send(noisy, PLUGIN_GARBAGE[garbage])
+            assert plugin.asks().startswith(b"HTTP/1.1 200")
+        stack.close()
+        eventually(lambda: threads() <= before, what="the end of connections")
+    assert len([it for it in said if it["log_level"] != "debug"]) <= 20
+    assert not [it for it in said if it["log_level"] in ("warning", "error")]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_half_sent_requests_keep_nobody_out_and_make_no_threads(plugin: Plugin) -> None:
+    before, files = threads(), descriptors(os.getpid())
+    with ExitStack() as stack:
+        for number in range(900):
+            noisy = stack.enter_context(connected(plugin.address))
+            send(noisy, HALF_A_REQUEST)
+            if number % 100 == 0:
+                assert plugin.asks().startswith(b"HTTP/1.1 200")
+        assert threads() - before <= volume_socket.MAX_CONNECTIONS + 1
+        assert plugin.asks().startswith(b"HTTP/1.1 200")
+    eventually(lambda: threads() <= before, what="the end of threads")
+    assert descriptors(os.getpid()) <= files
+
+
+def test_a_request_must_come_whole_in_time_and_a_byte_at_a_time_does_not_help(
+    plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_socket, "REQUEST_S", 0.5)
+    with connected(plugin.address) as client:
+        client.sendall(LIST)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+        def drips() -> bool:
+            try:
+                client.sendall(b"P")
+            except ConnectionError:
+                return True
+            return False
+
+        eventually(drips, what="the end of the connection")
+
+
+def test_who_does_not_ask_is_ended_and_who_is_in_a_call_is_not(
+    plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_socket, "IDLE_S", 0.5)
+    waits = LIST[:-2] + b'Content-Length: 10\r\n\r\n{"wait":1}'
+    with connected(plugin.address) as calling, connected(plugin.address) as silent:
+        calling.sendall(waits)
+        assert plugin.entered.acquire(timeout=30)
+        assert silent.recv(1) == b""
+        plugin.leave.set()
+        assert calling.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_two_hundred_may_connect_to_the_plugin_at_once(plugin: Plugin) -> None:
+    """As Go does: a full queue is an error there, not a wait. All are in calls meanwhile."""
+    waits = LIST[:-2] + b'Content-Length: 10\r\n\r\n{"wait":1}'
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(200)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect(os.fspath(plugin.address))
+            client.settimeout(60)
+            client.sendall(waits)
+        for _ in range(volume_socket.MAX_CONNECTIONS):
+            assert plugin.entered.acquire(timeout=30)
+        assert not plugin.entered.acquire(blocking=False)
+        plugin.leave.set()
+        for client in clients:
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+            client.close()
 
 
 def test_each_method_that_a_group_may_call_exists(daemon_methods: frozenset[str]) -> None:
