@@ -506,10 +506,11 @@ class MergedTree:
         """Let go of what an earlier opening, or a node never known here, kept for a number."""
         if self.spec.resumed and self._work is not None:
             name = b"o%x" % (ino & identity.LOW_MASK)
-            self._work.discard(name)
             node = self.inodes.find(ino)
             if node is not None and node.stash == name:
-                self._lose_kept(node)
+                self._discard_kept(node, name)
+            else:
+                self._work.discard(name)
 
     def released(self, node: Node) -> None:
         """Called by Inodes when the kernel forgot a node: let go of what was kept for it."""
@@ -517,12 +518,12 @@ class MergedTree:
             self.handed.close(node.ino)
             self.listings.drop(node)
         if node.stash is not None and node.link is None and self._work is not None:
-            with self.usage.losing(node):
-                self._work.discard(node.stash)
-            self._lose_kept(node)
+            self._discard_kept(node, node.stash)
 
-    def _lose_kept(self, node: Node) -> None:
-        """Book that what was kept for a node is gone: it lives by its names, or not at all."""
+    def _discard_kept(self, node: Node, stash: bytes) -> None:
+        """Let go of what was kept for a node: it lives by its names, or not at all."""
+        with self.usage.losing(node):
+            self.work.discard(stash)
         self.linkable.discard(node.ino)
         if node.parent is not None:
             node.stash = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.overlay import Inodes, Node, Tree, TreeSpec
+from snapfs.snapshots.usage import blocks_by_inode, measure
 
 
 @pytest.fixture
@@ -91,3 +92,26 @@ def test_number_of_what_is_forgotten_can_be_another_files(left: tuple[Tree, int,
     tree.forgotten(two)
     assert tree.inodes.find(two) is None
     assert node.parent is None
+
+
+def test_usage_counts_a_file_by_names_that_nobody_has_looked_up(spec: TreeSpec) -> None:
+    """Kept for an earlier opening's kernel, which forgets it, and alive by another name."""
+    dead = Tree(spec, Inodes())
+    node = made(dead, b"first")
+    dead.link(node, dead.root, b"second")
+    assert spec.upper is not None
+    tree = Tree(spec, Inodes())
+    tree.usage.begin()
+    tree.usage.finish(blocks_by_inode(spec.upper))
+    kept = tree.lookup(tree.root, b"first")
+    tree.unlink(tree.root, b"first")
+    assert kept.stash is not None
+    tree.forgotten(kept.ino)
+    assert tree.usage.usage() == measure(spec.upper)
+    del kept
+    assert tree.getattr(tree.lookup(tree.root, b"second")).nlink == 1
+    assert tree.usage.usage() == measure(spec.upper)
+    tree.unlink(tree.root, b"second")
+    tree.forgotten(node.ino)
+    assert tree.usage.usage() == measure(spec.upper)
+    tree.close()
