@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,6 +175,25 @@ static void take(enum received found, void **libfuse_buffer)
     }
 }
 
+/* Let Python hear of as much as there is room for, with the longest names, two at once. */
+static void tell_all(void)
+{
+    char name[NAME_MAX];
+    memset(name, 'n', sizeof(name));
+    const struct hot_event event = {.kind = EVENT_MOVED, .name = name, .length = sizeof(name)};
+    struct hot_event heard[64];
+    size_t told = 1, count;
+    hot_api.tell(&event);
+    for (; hot_api.may_tell(); told += 2) {
+        hot_api.tell(&event);
+        hot_api.tell(&event);
+    }
+    while ((count = passes_take_events(heard, 64)))
+        for (; count; count--, told--)
+            assert(memcmp(heard[count - 1].name, name, sizeof(name)) == 0);
+    assert(!told && !passes_any_event());
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 3)
@@ -208,6 +228,8 @@ int main(int argc, char **argv)
     static const uint32_t answered[] = {OP_OPEN, OP_RELEASE, OP_IOCTL};
     for (size_t i = 0; i < sizeof(answered) / sizeof(answered[0]); i++)
         assert(rounds < 10000 || hot_counts()[answered[i]] > 0);
+    passes_use(table);
+    tell_all();
     hot_reset();
     passes_use(NULL);
     opened_end(table);

@@ -10,6 +10,7 @@
 
 #define MOST_EVENTS 4096 /* for Python to hear of; then it is asked itself */
 #define MOST_AT_ONCE 8 /* of one request */
+#define NAMES_AT_ONCE 2 /* of these: what is moved, and what that replaces */
 #define MOST_NAME_BYTES (256u * 1024u)
 #define NOTIFY_INVAL_INODE 2
 #define NOTED 256
@@ -267,7 +268,8 @@ static enum verdict answer_release(int fd, const struct in_header *request, cons
 
 static bool may_tell(void)
 {
-    return event_end + MOST_AT_ONCE <= MOST_EVENTS && names_end + NAME_MAX <= MOST_NAME_BYTES;
+    return event_end + MOST_AT_ONCE <= MOST_EVENTS &&
+           names_end + NAMES_AT_ONCE * NAME_MAX <= MOST_NAME_BYTES;
 }
 
 static void tell(const struct hot_event *told)
