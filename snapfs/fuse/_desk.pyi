@@ -40,11 +40,13 @@ class Desk:
     """Files may be made and removed there, now."""
     keeps_in: int
     """Descriptor of the directory where removed files are kept for whoever uses them; or -1."""
-    def note(self, ino: int, fd: int, path: bytes, kind: int, is_upper: bool, /) -> None:
+    def note(
+        self, ino: int, fd: int, path: bytes, kind: int, is_upper: bool, parent: int, /
+    ) -> None:
         """Note where the file of a node is that Python keeps, a regular one or a symbolic link
         (`kind`: S_IFMT bits), so that its attributes are answered and it is opened without Python.
-        `fd` lives as long as the tree. What is found there later counts only if it is the same
-        file."""
+        This is a name of it that Python knows, in the directory `parent`; `fd` lives as long as the
+        tree. What is found there later counts only if it is the same file."""
     def note_directory(self, ino: int, fd: int, path: bytes, index: Index | None, /) -> None:
         """Likewise for a directory of the upper layer, `index` being the names of its lower ones if
         it has any: names that are absent are answered too."""

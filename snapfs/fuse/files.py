@@ -324,6 +324,10 @@ class FileHandlers(Operations):
         elif happening.what == What.MOVED:
             _, parent = self.forest.find(happening.other)
             cast(Tree, node.tree).take_over(parent, happening.name, node)
+        elif happening.what == What.LINKED:
+            _, parent = self.forest.find(happening.other)
+            cast(Tree, node.tree).take_further(parent, happening.name, node)
+            self.forest.remember(node)
         else:
             self._writer_left(node)
 

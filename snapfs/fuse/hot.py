@@ -44,11 +44,13 @@ class What(enum.IntEnum):
     MADE = 3
     """Made one in a directory, and gave it to the kernel."""
     REMOVED = 4
-    """Took the only name of one away, and kept it in the work directory."""
+    """Took a name of one away, and kept it in the work directory if that was the only one."""
     FORGOTTEN = 5
     """Nothing: the kernel forgot what it had looked up of one."""
     MOVED = 6
     """Gave one another name, which was its only one; what that replaced was removed before."""
+    LINKED = 7
+    """Gave one a further name, and that to the kernel."""
 
 
 class Happening(NamedTuple):
@@ -61,11 +63,12 @@ class Happening(NamedTuple):
     nlink: int
     """Of the file in the layer, just before it was opened, changed or removed."""
     other: int
-    """Node of the directory of what was made, removed or moved; how many lookups were forgotten."""
+    """Node of the directory of what was made, removed, moved or linked; how many lookups were
+    forgotten."""
     kind: int
     """Type of what was made: S_IFMT bits."""
     name: bytes
-    """Of what was made, removed or moved."""
+    """Of what was made, removed, moved or linked."""
 
 
 class Hot:

@@ -38,8 +38,10 @@ class Places:
         elif node.type in (stat.S_IFREG, stat.S_IFLNK):
             desk = self._desk(shown)
             place = tree.place_of(node)
-            if desk is not None and place is not None and self._forest.nodeid(node) == node.ino:
-                desk.note(node.ino, *place, node.type, node.up)
+            if desk is None or place is None or node.parent is None:
+                return
+            if self._forest.nodeid(node) == node.ino:
+                desk.note(node.ino, *place, node.type, node.up, node.parent.ino)
 
     def _place_directory(self, shown: Shown, tree: Tree, node: Dir) -> None:
         if not node.up or node.dead:

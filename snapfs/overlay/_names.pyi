@@ -50,6 +50,8 @@ class Handed:
     def touched(self) -> list[int]:
         """Return the numbers of files whose data was read."""
     def clear(self) -> None: ...
+    def moved(self) -> None:
+        """Say that a directory has moved: what was noted by path may be another name now."""
     @property
     def total(self) -> int: ...
     @property

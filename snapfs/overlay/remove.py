@@ -93,8 +93,13 @@ def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool)
         tree.usage.whiteout_made(fd, path)
 
 
-def take_out(tree: MergedTree, node: Node, parent: Dir, name: bytes) -> None:
-    """Book that the only name of an upper file or empty directory went, and that it was kept."""
+def take_out(tree: MergedTree, node: Node, parent: Dir, name: bytes, *, further: bool) -> None:
+    """Book that a name of an upper file or empty directory went. It was kept, unless it has a
+    `further` one that is known; this one need not be: it may have been an earlier process's."""
+    if further:
+        if (parent, name) in node.names():
+            node.drop_name(parent, name)
+        return
     node.stash = stash_name(node)
     if isinstance(node, Dir):
         _strike(tree, node, parent, name)

@@ -295,4 +295,5 @@ def _moved(tree: MergedTree, node: Node, new: Spot) -> None:
     if isinstance(node, Dir):
         tree.usage.moved()
         tree.epoch += 1
+        tree.handed.moved()
         tree.upper_layer.forget_steps()

@@ -78,16 +78,22 @@ class Tree(MergedTree):
         return create.take_in(self, self._names_of(parent), name, ino, kind, real_ino)
 
     def take_out(self, parent: Node, name: bytes, node: Node, before: Before) -> None:
-        """Book what `unlink` does with a file of the upper layer, of which this is the only name,
-        or `rmdir` with an empty directory of that alone, for one that was removed past the tree; it
-        was `before` that."""
+        """Book what `unlink` does with a file of the upper layer that has one name, or another one
+        that is known, or `rmdir` with an empty directory of that alone, for one that was removed
+        past the tree; it was `before` that."""
         self.usage.note(node, before)
-        remove.take_out(self, node, self._names_of(parent), name)
+        further = not node.is_dir and before.st_nlink > 1
+        remove.take_out(self, node, self._names_of(parent), name, further=further)
 
     def take_over(self, parent: Node, name: bytes, node: Node) -> None:
         """Book what `rename` does with a file of the upper layer that has one name, for one that
         was moved to a free name past the tree."""
         renames.take_over(node, self._names_of(parent), name)
+
+    def take_further(self, parent: Node, name: bytes, node: Node) -> None:
+        """Book what `link` does with a file of the upper layer that is not the copy of a lower one,
+        for a name that was made past the tree."""
+        node.add_name(self._names_of(parent), name)
 
     def tmpfile(
         self, parent: Node, mode: int, flags: int, *, uid: int, gid: int, umask: int

@@ -94,9 +94,9 @@ def test_file_that_is_held_without_being_open_lives_on(house: House, tree: Tree)
 
 def test_what_has_rules_is_left_to_them(house: House, tree: Tree) -> None:
     directory = fresh(tree, "new")
-    for name in ("first", "open", "set-id", "immutable", "append"):
+    for name in ("second", "open", "set-id", "immutable", "append"):
         (directory / name).write_text(name)
-    os.link(directory / "first", directory / "second")
+    os.link(directory / "second", directory / "first")  # by which it is known best
     (directory / "set-id").chmod(0o4755)
     subprocess.run(["chattr", "+i", directory / "immutable"], check=True)
     subprocess.run(["chattr", "+a", directory / "append"], check=True)

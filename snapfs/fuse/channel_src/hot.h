@@ -34,19 +34,23 @@ enum hot_event_kind {
     EVENT_MADE,
     EVENT_REMOVED,
     EVENT_FORGOTTEN,
-    EVENT_MOVED
+    EVENT_MOVED,
+    EVENT_LINKED
 };
 
 /* A file of the upper layer was opened for writing here, was closed again, or was changed; a name
- * was made in a directory, or taken from it, or is now in another one; or the kernel let go of a node. */
+ * was made in a directory, or taken from it, or is now in another one, or in both; or the kernel let go of
+ * a node. */
 struct hot_event {
     uint64_t nodeid;
     uint64_t ino, blocks, nlink; /* of what was opened, changed, made or removed: before, but for what
                                   * was made, which had no blocks; 0 for the others */
-    uint64_t other;   /* the directory of what was made, removed or moved; how often a node was looked up */
+    uint64_t other;   /* the directory of what was made, removed, moved or linked; how often a node was
+                       * looked up */
     enum hot_event_kind kind;
     uint32_t mode;    /* type of what was made */
-    const char *name; /* of what was made, removed or moved; valid until the next events are added */
+    const char *name; /* of what was made, removed, moved or linked; valid until the next events are
+                       * added */
     size_t length;
 };
 
@@ -74,7 +78,7 @@ struct hot_api {
      * that. */
     bool (*may_note)(void);
     void (*note)(uint64_t nodeid, const struct stat *before);
-    /* Let Python hear of anything, once or a few times, with one name; if there is room for that. */
+    /* Let Python hear of anything, once or a few times, with two names; if there is room for that. */
     bool (*may_tell)(void);
     void (*tell)(const struct hot_event *event);
     /* Count the open of a new file, for writing if `fresh` says what it is; reply with `out`. */

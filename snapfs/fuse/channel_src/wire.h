@@ -88,6 +88,7 @@ enum {
     OP_UNLINK = 10,
     OP_RMDIR = 11,
     OP_RENAME = 12,
+    OP_LINK = 13,
     OP_OPEN = 14,
     OP_READ = 15,
     OP_WRITE = 16,

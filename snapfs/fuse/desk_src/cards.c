@@ -104,6 +104,7 @@ static int insert(Desk *desk, const Card *wanted, const char *path, const struct
     card->next = *link;
     card->device = real->st_dev;
     card->real = real->st_ino;
+    card->moves = desk->handed->moves;
     Py_XINCREF(card->index);
     memcpy(card->path, path, length + 1);
     *link = card;
@@ -111,9 +112,22 @@ static int insert(Desk *desk, const Card *wanted, const char *path, const struct
     return 1;
 }
 
+/* Whether a file is noted by a name that it still has. That one stays: of several names the latest is
+ * noted (card_move), and programs that give files a second one remove the first. */
+static int is_good(const Desk *desk, const Card *wanted)
+{
+    const Card *card = card_find(desk, wanted->ino);
+    struct stat real;
+    return card && card->type == wanted->type && card->type != S_IFDIR && card->fd == wanted->fd &&
+           card->is_upper == wanted->is_upper && card->moves == desk->handed->moves &&
+           card_stat(card, &real) == DONE_HERE;
+}
+
 int card_put(Desk *desk, const Card *wanted, const char *path)
 {
     struct stat real;
+    if (is_good(desk, wanted))
+        return 1;
     if (fstatat(wanted->fd, path, &real, AT_SYMLINK_NOFOLLOW) || !is_kind(wanted, &real))
         return 1; /* nothing to note */
     card_drop(desk, wanted->ino);
@@ -122,20 +136,46 @@ int card_put(Desk *desk, const Card *wanted, const char *path)
     return insert(desk, wanted, path, &real);
 }
 
-void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real)
+void card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real)
 {
-    const Card wanted = {.ino = ino, .fd = fd, .is_upper = 1, .type = real->st_mode & S_IFMT};
+    const Card wanted = {.ino = ino,
+                         .fd = site->fd,
+                         .parent = site->parent,
+                         .is_upper = 1,
+                         .type = real->st_mode & S_IFMT};
     if (!card_find(desk, ino) && desk->card_count < MOST_CARDS)
-        insert(desk, &wanted, path, real);
+        insert(desk, &wanted, site->path, real);
 }
 
-void card_move(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real)
+void card_move(Desk *desk, uint64_t ino, const Site *site, const struct stat *real)
 {
     const Card *card = card_find(desk, ino);
     if (card && card->index)
         return; /* of a directory, which is Python's to drop */
     card_drop(desk, ino);
-    card_add(desk, ino, fd, path, real);
+    card_add(desk, ino, site, real);
+}
+
+static int is_called(const Card *card, const char *name, size_t length)
+{
+    size_t whole = strlen(card->path);
+    const char *last = card->path + whole - length;
+    return whole >= length && memcmp(last, name, length) == 0 &&
+           (whole == length || last[-1] == '/');
+}
+
+/* A name that was noted was known to Python, which knows of all that became of it since. Only a move of a
+ * directory can put another name in its place: one that nobody has looked up. */
+uint64_t card_other_name(const Desk *desk, uint64_t ino, uint64_t parent, const char *name,
+                         size_t length)
+{
+    const Card *card = card_find(desk, ino);
+    struct stat real;
+    if (!card || !card->is_upper || card->moves != desk->handed->moves)
+        return 0;
+    if (card->parent == parent && is_called(card, name, length))
+        return 0;
+    return card_stat(card, &real) == DONE_HERE ? card->parent : 0;
 }
 
 int card_attribute(const Card *card, const char *name)

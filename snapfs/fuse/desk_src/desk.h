@@ -9,6 +9,7 @@
  *   contents.c  reads and writes, where nothing is opened
  *   change.c owners, modes and times
  *   create.c new files
+ *   link.c   further names of files
  *   remove.c names that go
  *   desks.c  the desks in the fast lane
  *   entries.c  ... and what changes names there
@@ -28,6 +29,8 @@ typedef struct card {
     struct card *next;
     uint64_t ino; /* the node's number */
     uint64_t device, real;
+    uint64_t parent; /* directory of the name that was noted; 0 of a directory */
+    uint64_t moves;  /* of directories, up to then */
     Index *index; /* of a directory that is merged: the names that lower layers have */
     int fd;       /* of the layer; it lives as long as the tree */
     int is_upper;
@@ -107,6 +110,15 @@ int desk_list_known(Desk *desk, PyObject *directory, const Listing *it, struct k
 /* Stat the file of a card as the tree shows it, where that has no rules. */
 int desk_stat_noted(const Desk *desk, const Card *card, struct stat *real);
 
+/* A name in a directory of the upper layer that is no name of what lies below: where that is, the number
+ * of the directory, and what that is now. */
+typedef struct {
+    int fd;
+    char path[PATH_MAX];
+    uint64_t parent;
+    struct stat before;
+} Site;
+
 /* cards.c */
 Card *card_find(const Desk *desk, uint64_t ino);
 /* Note a file or directory, if there is such a one; 0 when memory is short. The path is copied and
@@ -115,11 +127,14 @@ Card *card_find(const Desk *desk, uint64_t ino);
 int card_put(Desk *desk, const Card *wanted, const char *path);
 /* Note what is new in the upper layer; needs no lock. Nothing happens where the number is noted or memory
  * is short: a card is a hint. */
-void card_add(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real);
+void card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
-/* Note that a file or link of the upper layer has moved; needs no lock. */
-void card_move(Desk *desk, uint64_t ino, int fd, const char *path, const struct stat *real);
+/* Note another name of a file or link of the upper layer instead of the one that was; needs no lock. */
+void card_move(Desk *desk, uint64_t ino, const Site *site, const struct stat *real);
 void cards_clear(Desk *desk);
+/* The directory of a name of a file that Python knows, if it is not this one; 0 when none is noted. */
+uint64_t card_other_name(const Desk *desk, uint64_t ino, uint64_t parent, const char *name,
+                         size_t length);
 /* 0 when what is noted has an attribute; else why not, an errno. */
 int card_attribute(const Card *card, const char *name);
 /* Stat the file; LEFT_TO_PYTHON when another one is there now, or none. */
@@ -142,14 +157,6 @@ int is_protected_file(int file);
 
 /* Number of the node of an upper file that carries none of its own; 0 when Python has to say. */
 uint64_t desk_number(const Desk *desk, const struct stat *real);
-
-/* A name in a directory of the upper layer that is no name of what lies below: where that is, and what the
- * directory is now. */
-typedef struct {
-    int fd;
-    char path[PATH_MAX];
-    struct stat before;
-} Site;
 
 /* create.c */
 
@@ -201,18 +208,22 @@ void creation_undo(const Creation *it);
 /* Whether names may be changed in a directory now, and where. */
 int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it);
 
+/* Whether a file or link carries nothing that has rules, and nothing watches it. */
+int is_plain(int fd, const char *path, const struct stat *real);
+
 /* A name that goes, and what it is of. */
 typedef struct {
     Site site;
     struct stat real;
     uint64_t nodeid;
+    uint64_t stays_in; /* the directory of another name, which Python knows; 0: it is the last */
 } Removal;
 
-/* Whether a name can be removed without rules: that of an upper file or link, its only one, or of an empty
- * upper directory if that is wanted, with nothing below it, whose node Python knows. */
+/* Whether a name can be removed without rules: that of an upper file or link, or of an empty upper
+ * directory if that is wanted, with nothing below it, whose node Python knows. */
 int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t length,
                  int is_directory, Removal *it);
-/* Keep the file under its number and take the name away; 0 when nothing was done. */
+/* Take the name away, and if it is the last keep the file under its number; 0 when nothing was done. */
 int removal_make(const Desk *desk, const Removal *it);
 
 struct rename_in {
@@ -239,6 +250,27 @@ typedef struct {
 int move_plan(const Desk *desk, const Names *n, Move *it);
 /* Move it, and keep what it replaces; 0 when nothing was done. */
 int move_make(const Desk *desk, const Move *it);
+
+/* link.c */
+
+struct link_in {
+    uint64_t old_nodeid;
+};
+
+static_assert(sizeof(struct link_in) == 8, "fuse_link_in");
+
+/* A further name of a file: of which, where, and what the file was and is. */
+typedef struct {
+    Site site;
+    const Card *card;
+    struct stat before, real;
+} Further;
+
+/* Whether an upper file or link can have a further name without rules. */
+int further_plan(const Desk *desk, uint64_t nodeid, uint64_t parent, const char *name, size_t length,
+                 Further *it);
+/* Make it; 0 when nothing was done. */
+int further_make(Further *it);
 
 /* change.c */
 

@@ -40,18 +40,25 @@ static void tell_removed(uint64_t parent, const Removal *it, const char *name, s
                                   .length = length});
 }
 
-/* What the kernel is told of what is new: nothing can be mapped yet, so what changes it, it sees. */
-static struct entry_out entry_of(const Desk *desk, const Creation *it)
+/* What the kernel is told of a new name; attributes that mappings may change are not to be kept. */
+static struct entry_out entry_of(const Desk *desk, uint64_t nodeid, const struct stat *real,
+                                 bool is_lasting)
 {
     struct entry_out out = {
-        .nodeid = it->nodeid,
+        .nodeid = nodeid,
         .entry_valid = desk->valid,
-        .attr_valid = desk->valid,
+        .attr_valid = is_lasting ? desk->valid : 0,
         .entry_valid_nsec = desk->valid_nsec,
-        .attr_valid_nsec = desk->valid_nsec,
+        .attr_valid_nsec = is_lasting ? desk->valid_nsec : 0,
     };
-    desk_say(&out.attr, it->nodeid, &it->real);
+    desk_say(&out.attr, nodeid, real);
     return out;
+}
+
+/* Nothing can be mapped in a new file yet, so what changes it, the kernel sees. */
+static struct entry_out entry_of_new(const Desk *desk, const Creation *it)
+{
+    return entry_of(desk, it->nodeid, &it->real, true);
 }
 
 /* Make what was planned; 0 when Python is to do it all. */
@@ -71,7 +78,7 @@ static int make(const struct in_header *request, Desk *desk, Creation *it)
 static void enter(const struct in_header *request, Desk *desk, const Creation *it, const char *name,
                   size_t length)
 {
-    card_add(desk, it->nodeid, it->site.fd, it->site.path, &it->real);
+    card_add(desk, it->nodeid, &it->site, &it->real);
     tell_made(request->nodeid, &it->site.before, it->nodeid, &it->real, name, length);
 }
 
@@ -98,7 +105,7 @@ static enum verdict answer_create(int fd, const struct in_header *request, const
     }
     close(it.file);
     enter(request, desk, &it, name, length);
-    struct entry_out out = entry_of(desk, &it);
+    struct entry_out out = entry_of_new(desk, &it);
     bool is_writer = (wish->flags & O_ACCMODE) != O_RDONLY;
     hot->enter_new(fd, request, entry, is_writer ? &it.real : NULL, &out);
     hot->settled();
@@ -117,7 +124,7 @@ static enum verdict answer_new(int fd, const struct in_header *request, const ch
     if (it->file >= 0)
         kept_add(it->nodeid, it->file, 1);
     enter(request, desk, it, name, length);
-    struct entry_out out = entry_of(desk, it);
+    struct entry_out out = entry_of_new(desk, it);
     hot->reply(fd, request->unique, 0, &out, sizeof(out));
     hot->settled();
     return ANSWERED;
@@ -159,13 +166,67 @@ static enum verdict answer_symlink(int fd, const struct in_header *request, cons
     return answer_new(fd, request, name, length, &it);
 }
 
+/* Let Python hear of a further name of a file, and that the kernel has looked it up. */
+static void tell_linked(uint64_t nodeid, const Further *it, const char *name, size_t length)
+{
+    hot->note(it->site.parent, &it->site.before);
+    hot->note(nodeid, &it->before);
+    hot->tell(&(struct hot_event){.nodeid = nodeid,
+                                  .other = it->site.parent,
+                                  .kind = EVENT_LINKED,
+                                  .name = name,
+                                  .length = length});
+}
+
+/* Give a file a further name. */
+static enum verdict answer_link(int fd, const struct in_header *request, const void *body,
+                                size_t size)
+{
+    const struct link_in *wish = body;
+    const char *name = (const char *)(wish + 1);
+    if (request->unique & RESENT || !hot->takes_names() || size <= sizeof(*wish))
+        return COLD;
+    Desk *desk = desk_for(request->nodeid);
+    size_t length = strnlen(name, size - sizeof(*wish));
+    uint64_t nodeid = wish->old_nodeid;
+    Further it;
+    if (!desk || desk_for(nodeid) != desk || length == size - sizeof(*wish) || !hot->may_tell() ||
+        !further_plan(desk, nodeid, request->nodeid, name, length, &it))
+        return COLD;
+    hot->intend(request->unique, 0, 0);
+    if (!further_make(&it)) {
+        hot->settled();
+        return COLD;
+    }
+    names->claim(desk->handed, nodeid, request->nodeid); /* it is claimed: says where it is too */
+    card_move(desk, nodeid, &it.site, &it.real);
+    tell_linked(nodeid, &it, name, length);
+    struct entry_out out = entry_of(desk, nodeid, &it.real, !desks_is_written(nodeid));
+    hot->reply(fd, request->unique, 0, &out, sizeof(out));
+    hot->settled();
+    return ANSWERED;
+}
+
 static bool is_open(uint64_t nodeid)
 {
     const struct opened *entry = hot->find(nodeid);
     return entry && (entry->is_inherited || opened_opens(entry));
 }
 
-/* Remove a name of what nobody has open past us, and let go of its id. */
+/* Whether a file would lose its last name while somebody has it open past us, which is Python's. */
+static bool is_needed(const Removal *it)
+{
+    return !it->stays_in && is_open(it->nodeid);
+}
+
+/* Let go of the id of a file that has lost its last name. */
+static void let_go(int fd, const Removal *it)
+{
+    if (!it->stays_in)
+        hot->forgotten(fd, it->nodeid);
+}
+
+/* Remove a name. */
 static enum verdict answer_removal(int fd, const struct in_header *request, const void *body,
                                    size_t size, int is_directory)
 {
@@ -177,14 +238,14 @@ static enum verdict answer_removal(int fd, const struct in_header *request, cons
         return COLD;
     if (!hot->may_tell() || !removal_plan(desk, request->nodeid, name, length, is_directory, &it))
         return COLD;
-    if (is_open(it.nodeid))
+    if (is_needed(&it))
         return COLD;
     hot->intend(request->unique, 0, 0);
     if (!removal_make(desk, &it)) {
         hot->settled();
         return COLD;
     }
-    hot->forgotten(fd, it.nodeid);
+    let_go(fd, &it);
     hot->note(request->nodeid, &it.site.before);
     tell_removed(request->nodeid, &it, name, length);
     hot->reply(fd, request->unique, 0, NULL, 0);
@@ -238,7 +299,7 @@ static int read_names(const struct in_header *request, const void *body, size_t 
     return n->new_length < size;
 }
 
-/* Move a file; what it replaces, nobody has open past us. */
+/* Move a file, maybe in place of another name. */
 static enum verdict answer_rename(int fd, const struct in_header *request, const void *body,
                                   size_t size)
 {
@@ -249,7 +310,7 @@ static enum verdict answer_rename(int fd, const struct in_header *request, const
     Desk *desk = desk_for(n.parent);
     if (!desk || desk_for(n.new_parent) != desk || !hot->may_tell() || !move_plan(desk, &n, &it))
         return COLD;
-    if (it.replaces && is_open(it.target.nodeid))
+    if (it.replaces && is_needed(&it.target))
         return COLD;
     hot->intend(request->unique, it.node.nodeid, it.replaces ? it.target.nodeid : 0);
     if (!move_make(desk, &it)) {
@@ -257,9 +318,9 @@ static enum verdict answer_rename(int fd, const struct in_header *request, const
         return COLD;
     }
     if (it.replaces)
-        hot->forgotten(fd, it.target.nodeid);
+        let_go(fd, &it.target);
     names->claim(desk->handed, it.node.nodeid, n.new_parent); /* it is claimed: says where it is now */
-    card_move(desk, it.node.nodeid, it.target.site.fd, it.target.site.path, &it.node.real);
+    card_move(desk, it.node.nodeid, &it.target.site, &it.node.real);
     tell_moved(&n, &it);
     hot->reply(fd, request->unique, 0, NULL, 0);
     hot->settled();
@@ -269,7 +330,7 @@ static enum verdict answer_rename(int fd, const struct in_header *request, const
 int entries_begin(const struct hot_api *api)
 {
     return api->add(OP_CREATE, answer_create) && api->add(OP_MKNOD, answer_mknod) &&
-           api->add(OP_MKDIR, answer_mkdir) &&
-           api->add(OP_SYMLINK, answer_symlink) && api->add(OP_UNLINK, answer_unlink) &&
+           api->add(OP_MKDIR, answer_mkdir) && api->add(OP_SYMLINK, answer_symlink) &&
+           api->add(OP_LINK, answer_link) && api->add(OP_UNLINK, answer_unlink) &&
            api->add(OP_RMDIR, answer_rmdir) && api->add(OP_RENAME, answer_rename);
 }

@@ -154,13 +154,14 @@ static PyObject *list_known(Desk *self, PyObject *arguments)
 
 static PyObject *note(Desk *self, PyObject *arguments)
 {
-    unsigned long long ino;
+    unsigned long long ino, parent;
     const char *path;
     unsigned int type;
     Card card = {0};
-    if (!PyArg_ParseTuple(arguments, "KiyIp", &ino, &card.fd, &path, &type, &card.is_upper))
+    if (!PyArg_ParseTuple(arguments, "KiyIpK", &ino, &card.fd, &path, &type, &card.is_upper, &parent))
         return NULL;
     card.ino = ino;
+    card.parent = parent;
     card.type = type;
     if (!card_put(self, &card, path))
         return PyErr_NoMemory();

@@ -18,8 +18,8 @@
 #define NAMES_BYTES 1024
 #define LIST_BYTES 1024 /* of names of attributes; more is Python's */
 
-/* Whether a file carries nothing that has rules: a number of its own, protection, data elsewhere. */
-static int is_plain(int fd, const char *path)
+/* Whether there is no attribute that has rules: a number of its own, protection, data elsewhere. */
+static int is_bare(int fd, const char *path)
 {
     static const char trusted[] = "trusted.";
     char full[PATH_MAX], list[LIST_BYTES];
@@ -34,11 +34,12 @@ static int is_plain(int fd, const char *path)
     return 1;
 }
 
-/* Whether a file has no other name, and nothing watches it. */
-static int is_simple(const struct stat *real)
+int is_plain(int fd, const char *path, const struct stat *real)
 {
-    return real->st_nlink == 1 && (S_ISLNK(real->st_mode) ||
-                                   (S_ISREG(real->st_mode) && !(real->st_mode & (S_ISUID | S_ISGID))));
+    if (!S_ISLNK(real->st_mode) &&
+        (!S_ISREG(real->st_mode) || real->st_mode & (S_ISUID | S_ISGID)))
+        return 0;
+    return is_bare(fd, path);
 }
 
 struct dirent64 {
@@ -79,7 +80,19 @@ static int is_simple_directory(const Desk *desk, const Removal *it)
     const Card *card = card_find(desk, it->nodeid);
     struct stat real;
     return card && card->type == S_IFDIR && !card->index && card_stat(card, &real) == DONE_HERE &&
-           real.st_ino == it->real.st_ino && is_empty(it->site.fd, it->site.path);
+           real.st_ino == it->real.st_ino && is_bare(it->site.fd, it->site.path) &&
+           is_empty(it->site.fd, it->site.path);
+}
+
+/* Whether a file's name can go: Python is to find the file by another one, or where it is kept. */
+static int may_lose(const Desk *desk, const char *name, size_t length, Removal *it)
+{
+    if (!is_plain(it->site.fd, it->site.path, &it->real))
+        return 0;
+    if (it->real.st_nlink == 1)
+        return 1;
+    it->stays_in = card_other_name(desk, it->nodeid, it->site.parent, name, length);
+    return it->stays_in != 0;
 }
 
 int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it)
@@ -91,6 +104,7 @@ int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length
         return 0;
     int used = snprintf(it->path, sizeof(it->path), "%s/%.*s", card->path, (int)length, name);
     it->fd = card->fd;
+    it->parent = parent;
     return used < (int)sizeof(it->path) && card_stat(card, &it->before) == DONE_HERE &&
            !is_protected(card);
 }
@@ -104,10 +118,10 @@ int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t len
     if (fstatat(site->fd, site->path, &it->real, AT_SYMLINK_NOFOLLOW))
         return 0;
     it->nodeid = desk_number(desk, &it->real);
+    it->stays_in = 0;
     if (!it->nodeid || !names->has_node(desk->handed, it->nodeid))
         return 0;
-    return is_plain(site->fd, site->path) &&
-           (is_directory ? is_simple_directory(desk, it) : is_simple(&it->real));
+    return is_directory ? is_simple_directory(desk, it) : may_lose(desk, name, length, it);
 }
 
 /* Name in the work directory of what is kept. */
@@ -116,16 +130,26 @@ static void kept_name(const Desk *desk, const Removal *it, char kept[24])
     snprintf(kept, 24, "o%" PRIx64, it->nodeid ^ desk->handed->prefix);
 }
 
+/* Let the next worker look for a file where it keeps a name. */
+static void note_other_name(const Desk *desk, const Removal *it)
+{
+    names->claim(desk->handed, it->nodeid, it->stays_in); /* it is claimed: says where it is */
+}
+
 int removal_make(const Desk *desk, const Removal *it)
 {
     char kept[24];
+    if (it->stays_in) {
+        note_other_name(desk, it);
+        return unlinkat(it->site.fd, it->site.path, 0) == 0;
+    }
     kept_name(desk, it, kept);
     return renameat(it->site.fd, it->site.path, desk->keeps_in, kept) == 0;
 }
 
 int move_plan(const Desk *desk, const Names *n, Move *it)
 {
-    if (!removal_plan(desk, n->parent, n->name, n->length, 0, &it->node))
+    if (!removal_plan(desk, n->parent, n->name, n->length, 0, &it->node) || it->node.stays_in)
         return 0;
     if (!site_find(desk, n->new_parent, n->new_name, n->new_length, &it->target.site))
         return 0;
@@ -143,6 +167,10 @@ int move_make(const Desk *desk, const Move *it)
     char kept[24];
     if (!it->replaces)
         return renameat2(from->fd, from->path, to->fd, to->path, RENAME_NOREPLACE) == 0;
+    if (it->target.stays_in) {
+        note_other_name(desk, &it->target);
+        return renameat(from->fd, from->path, to->fd, to->path) == 0;
+    }
     kept_name(desk, &it->target, kept);
     if (linkat(to->fd, to->path, desk->keeps_in, kept, 0))
         return 0;

@@ -506,6 +506,12 @@ static int set_linked(Handed *self, PyObject *value, void *unused)
     return 0;
 }
 
+static PyObject *handed_moved(Handed *self, PyObject *unused)
+{
+    self->moves++;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"open", (PyCFunction)handed_open, METH_VARARGS,
      "Let files of a directory be handed out: number, that of `..`, Dir, Index, ((fd, prefix) of each place)."},
@@ -521,6 +527,8 @@ static PyMethodDef methods[] = {
     {"forget", (PyCFunction)handed_forget_method, METH_VARARGS,
      "Take lookups of a number back; returns how many were counted here."},
     {"clear", (PyCFunction)handed_clear, METH_NOARGS, "Forget all files and directories."},
+    {"moved", (PyCFunction)handed_moved, METH_NOARGS,
+     "Say that a directory has moved: names that were noted before may be others."},
     {NULL, NULL, 0, NULL},
 };
 

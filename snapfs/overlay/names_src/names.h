@@ -97,6 +97,7 @@ typedef struct {
     Places *places; /* told of each file that is handed out or forgotten; may be NULL */
     uint64_t total; /* lookups counted here */
     int linked;     /* the tree has records of hard links: files with several names are Python's */
+    uint64_t moves; /* of directories in the tree */
 } Handed;
 
 typedef struct {
