@@ -52,6 +52,7 @@ class Layer:
         self.users = 1
         self._proc = b"/proc/self/fd/%d/" % self.fd
         self._steps: dict[bytes, int] = {}
+        """Directories on the way to long paths; the one used last is the last one."""
         self.is_protected = xattrs.get(self._proc + b".", xattrs.PROTECTED) is not None
         """Files in it may be immutable or append-only (protection.py)."""
 
@@ -69,21 +70,25 @@ class Layer:
         return b"/proc/self/fd/%d/%s" % (fd, rest)
 
     def _step(self, path: bytes) -> tuple[int, bytes]:
-        """Walk to a long path through descriptors of directories on the way, kept for reuse."""
-        if len(self._steps) >= _STEPS_KEPT:
-            self.forget_steps()
+        """Walk to a long path through descriptors of directories on the way.
+
+        Those that were used last are kept, and with them what was just returned.
+        """
         fd, start = self.fd, 0
         while len(path) - start >= _LONG_BYTES:
             cut = path.rindex(b"/", start, start + _LONG_BYTES)
             fd = self._kept(path[:cut], fd, path[start:cut])
             start = cut + 1
+        while len(self._steps) > _STEPS_KEPT:
+            os.close(self._steps.pop(next(iter(self._steps))))
         return fd, path[start:]
 
     def _kept(self, key: bytes, base: int, rest: bytes) -> int:
-        fd = self._steps.get(key)
+        fd = self._steps.pop(key, None)
         if fd is None:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = self._steps[key] = os.open(rest, flags, dir_fd=base)
+            fd = os.open(rest, flags, dir_fd=base)
+        self._steps[key] = fd  # as the last one used
         return fd
 
     def forget_steps(self) -> None:
