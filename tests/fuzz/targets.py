@@ -113,7 +113,7 @@ def fuzz_counts_of_opens(data: bytes) -> None:
     """What is open past us: each entry that is gone on with makes sense."""
     with left(data) as fd:
         opened = _channel.Opened(fd, 10)
-        for nodeid, kind, backing_id, _, _, opens, writers, inherited in opened.all():
+        for nodeid, kind, backing_id, _, _, opens, writers, inherited in opened.all(0, 0, False):
             assert 1 <= kind <= 3
             assert (backing_id > 0) == (kind != 3)
             assert writers <= opens
@@ -123,7 +123,7 @@ def fuzz_counts_of_opens(data: bytes) -> None:
             opened.add(7, 2, 5, 1, 2)
         opened.enter(7, True, 1, 100)
         opened.leave(7, True, 102)
-        for entry in opened.all():
+        for entry in opened.all(0, 0, False):
             opened.remove(entry[0])
         again = _channel.Opened(fd, 10)
         assert not again.damaged, "a damage is found once"
