@@ -188,7 +188,9 @@ def test_a_group_may_look_and_change_nothing(tmp_path: Path) -> None:
             done = subprocess.run(asking, capture_output=True, text=True, timeout=60, check=True)
             return done.stdout
 
-        assert look(readers, "daemon").split() == ["work", "PermissionDenied", "PermissionDenied"]
+        refused = ["PermissionDenied", "PermissionDenied"]
+        assert look(readers, "daemon").split() == ["work", *refused]
+        assert look(readers, "nogroup+daemon").split() == ["work", *refused]
         assert "PermissionDenied" in look(readers, "nogroup").split()[0]
         assert "PermissionDenied" in look(daemon.address, "daemon").split()[0]
         assert [it["name"] for it in daemon.json("snapshot", "list")] == ["work"]
@@ -199,8 +201,9 @@ import grp, os, pwd, sys
 from pathlib import Path
 from snapfs.model import SnapfsError
 from snapfs.service.client import Client
-os.setgroups([])
-os.setgid(grp.getgrnam(sys.argv[2]).gr_gid)
+first, *more = [grp.getgrnam(it).gr_gid for it in sys.argv[2].split("+")]
+os.setgroups(more)
+os.setgid(first)
 os.setuid(pwd.getpwnam("nobody").pw_uid)
 with Client(Path(sys.argv[1]), timeout_s=30) as client:
     for call in (
