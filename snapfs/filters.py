@@ -25,11 +25,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
-
-import re2
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from snapfs.model import InvalidArgument
+
+if TYPE_CHECKING:
+    import re2
 
 __all__ = ["Adaptor", "Filter", "Operator", "Selector", "parse"]
 
@@ -233,13 +234,13 @@ def _is_printable(char: str) -> bool:
     return unicodedata.category(char)[0] in "LMNPS"
 
 
-_OPTIONS = re2.Options()
-_OPTIONS.log_errors = False
-
-
 @functools.lru_cache(maxsize=128)
 def _compiled(expression: str) -> re2._Regexp[str] | None:
+    import re2  # few filters have expressions, and each worker would load it at its start
+
+    options = re2.Options()
+    options.log_errors = False
     try:
-        return re2.compile(expression, _OPTIONS)
+        return re2.compile(expression, options)
     except re2.error:
         return None

@@ -43,7 +43,7 @@ from snapfs.overlay import (
     identity,
 )
 from snapfs.overlay.filecalls import syncfs
-from snapfs.snapshots import claims, copying, quota
+from snapfs.snapshots import claims, quota, stillness
 
 log = structlog.get_logger(__name__)
 
@@ -327,7 +327,7 @@ class LaneForest(Forest):
             self._bind(shown, layers)
 
     def _bind(self, shown: Shown, layers: Layers) -> None:
-        holds_still = copying.holds_still(layers.labels)
+        holds_still = stillness.holds_still(layers.labels)
         try:
             shown.bind(quota.of_labels(layers.labels, self._quota), holds_still=holds_still)
         except InvalidArgument as error:  # of an older release, which took any

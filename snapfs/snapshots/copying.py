@@ -43,9 +43,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-STILL_LABEL = "containerd.io/snapshot/snapfs.holds-still"
-"""On an active snapshot that is to be copied while it is used: no file of it is written past its
-worker, so that it can be frozen whatever is open. Takes effect when the tree is opened."""
 
 LONGEST_CHAIN = 64
 """Copies that go over each other before a whole one is made."""
@@ -54,11 +51,6 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _RECORD = "copied"
 _DRAFT = "copied.new"
-
-
-def holds_still(labels: Labels) -> bool:
-    """Say whether a snapshot's labels ask that it can be frozen at any time."""
-    return STILL_LABEL in labels
 
 
 class Copying(Protocol):

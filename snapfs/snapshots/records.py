@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -42,7 +42,10 @@ from snapfs.snapshots.schema import (
     SnapshotBody,
     id_key,
 )
-from snapfs.store import ReadTx, Row, WriteTx
+from snapfs.store import ReadTx, Row
+
+if TYPE_CHECKING:
+    from snapfs.store import WriteTx
 
 SnapshotRow: TypeAlias = Row[SnapshotBody]
 

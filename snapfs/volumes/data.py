@@ -19,7 +19,8 @@ import structlog
 
 from snapfs.model import Committed, FailedPrecondition, Internal, SnapfsError, Usage
 from snapfs.snapshots import Snapshotter, records
-from snapfs.snapshots.copying import STILL_LABEL, Changed, Copied
+from snapfs.snapshots.copying import Changed, Copied
+from snapfs.snapshots.stillness import STILL_LABEL
 from snapfs.store import ReadTx, WriteTx
 from snapfs.volumes import mounting
 from snapfs.volumes.ids import NewId, VolumeId, VolumeSetId, VolumeSnapshotId
