@@ -227,7 +227,7 @@ class House:
                 *_rights_kept(self._kept),
                 *chain.from_iterable(map(_lane_warnings, lanes)),
             ),
-            lanes=tuple(map(_lane_record, lanes)),
+            lanes=tuple(map(lane_record, lanes)),
         )
 
     def _own_services(self) -> list[grpc_server.Register]:
@@ -343,7 +343,8 @@ def _detach_root(root: Path) -> None:
         log.warning("root.left_mounted", root=str(root), reason="still in use")
 
 
-def _lane_record(it: LaneStatus) -> LaneRecord:
+def lane_record(it: LaneStatus) -> LaneRecord:
+    """Return what the service says of a lane."""
     return LaneRecord(
         name=it.name,
         mountpoint=it.mountpoint,

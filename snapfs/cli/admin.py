@@ -62,12 +62,13 @@ def _status_lines(it: DaemonRecord) -> list[tuple[str, str]]:
                 f"{lane.mode}, {lane.state}, {worker}, restarted {lane.restarts} times",
             )
         )
-        lines += _feature_lines(lane)
+        lines += feature_lines(lane)
     lines += [("warning", warning) for warning in it.warnings]
     return lines
 
 
-def _feature_lines(lane: LaneRecord) -> Iterator[tuple[str, str]]:
+def feature_lines(lane: LaneRecord) -> Iterator[tuple[str, str]]:
+    """Yield the lines of `snapfs status` about what a lane can do, and what not, and why."""
     on = [name for name, reason in sorted(lane.features.items()) if not reason]
     if on:
         yield "  can", ", ".join(on)

@@ -49,6 +49,7 @@ def test_mount_may_read_ahead_and_keep_dirty_pages(own_house: House) -> None:
     tuned = Path(f"/sys/class/bdi/{found.device}")
     assert (tuned / "read_ahead_kb").read_text() == "4096\n"
     assert (tuned / "max_ratio").read_text() == "40\n"
+    assert (tuned / "strict_limit").read_text() == "0\n"
 
 
 def test_stop_leaves_nothing_and_start_begins_anew(own_house: House) -> None:

@@ -131,6 +131,21 @@ def test_writes_are_requests_only_where_the_worker_makes_them(
 
 
 @pytest.mark.modes(Mode.READONLY)
+@pytest.mark.modes(Mode.NO_OPEN)
+def test_big_reads_and_writes_are_requests_of_a_mebibyte(tracer: Tracer, tree: Path) -> None:
+    data = os.urandom(4 << 20)
+    fd = os.open(tree / "big", os.O_CREAT | os.O_RDWR)
+    with tracer.counting(tree) as found:
+        assert os.write(fd, data) == len(data)
+    assert found["write"] == 4
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    with tracer.counting(tree) as found:
+        assert os.pread(fd, len(data), 0) == data
+    assert found["read"] == 4
+    os.close(fd)
+
+
 def test_the_whole_mount_of_views_is_read_only(house: House, tree: Path) -> None:
     line = next(
         it
