@@ -112,6 +112,7 @@ class FileHandlers(Operations):
             fd = self._open_once(tree, node, flags & _KEPT_FLAGS)
             handle = FileHandle(shown, node, inode, flags=0, fd=fd, writable=writable, pid=ctx.pid)
             try:
+                self._check_grows(tree, handle, flags)
                 self._check_set_id(tree, handle, truncated=bool(flags & os.O_TRUNC))
             except OSError:
                 handle.close()
@@ -119,6 +120,13 @@ class FileHandlers(Operations):
             return self._opened(handle)
         finally:
             shown.end()
+
+    def _check_grows(self, tree: Tree, handle: FileHandle, flags: int) -> None:
+        """Let an append-only file be appended to, and not be mapped: the kernel would map the
+        backing file, past us, and who reads and writes may change any of it there."""
+        handle.only_grows = handle.writable and tree.only_grows(handle.node)
+        if handle.only_grows and flags & os.O_ACCMODE == os.O_RDWR and self.passing.ids is not None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     def _open_once(self, tree: Tree, node: Node, flags: int) -> int:
         """Open a file; what is to be emptied by that is so once."""

@@ -30,6 +30,7 @@ class FileHandle:
         "native",
         "node",
         "nodeid",
+        "only_grows",
         "pid",
         "read_flags",
         "set_id",
@@ -68,6 +69,8 @@ class FileHandle:
         """Who opened it; asked for its rights when it writes to a set-id file."""
         self.set_id = False
         """A write may have to take set-id bits away."""
+        self.only_grows = False
+        """The file was append-only when it was opened for writing: nothing else is taken."""
         self.slow = False
         """Reads may wait and cannot be told not to."""
         self.read_flags = os.RWF_NOWAIT

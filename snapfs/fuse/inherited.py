@@ -8,6 +8,7 @@ release is counted now.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from snapfs.fuse import channel, privileges
 from snapfs.fuse.answering import raising
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
 from snapfs.fuse.handles import FileHandle
+from snapfs.overlay import Tree
 
 if TYPE_CHECKING:
     from snapfs.fuse.files import FileHandlers
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 READ_IN = struct.Struct("<QQIIQII")
 WRITE_IN = struct.Struct("<QQIIQII")
 WRITE_OUT = struct.Struct("<II")
+FROM_CACHE = 1 << 0
+"""FUSE_WRITE_CACHE: pages of a mapping."""
 KILL_SET_ID = 1 << 2
 """FUSE_WRITE_KILL_SUIDGID: who writes may not keep set-id bits."""
 _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME | os.O_APPEND
@@ -48,6 +52,10 @@ class InheritedRequests:
         if flags & os.O_ACCMODE == os.O_RDONLY:  # pages of a mapping: for no file in particular
             flags = os.O_RDWR
         self._know(request, fh, flags)
+        if self._operations.files.get(fh).only_grows and (
+            how & FROM_CACHE or not flags & os.O_APPEND
+        ):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         channel.note_kills_set_id(kills=bool(how & KILL_SET_ID))
         data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
         return WRITE_OUT.pack(await raising(self._operations.write(fh, offset, data)), 0)
@@ -72,5 +80,6 @@ class InheritedRequests:
             files.add(known, fh)
         if writable:
             known.writable = True
+            known.only_grows = isinstance(node.tree, Tree) and node.tree.only_grows(node)
             known.set_id = privileges.loses_set_id(os.fstat(fd).st_mode)
             node.tree.usage.opened(node, native=known.native)

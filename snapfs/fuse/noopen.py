@@ -32,8 +32,6 @@ from snapfs.overlay import Node, SetAttr, Tree
 
 KEPT = 512
 """By Python; the fast lane keeps as many (desk_src/kept.h)."""
-_FROM_CACHE = 1 << 0
-"""FUSE_WRITE_CACHE: pages that a mapping changed, by whoever has the file open."""
 
 
 class Descriptors:
@@ -153,7 +151,7 @@ class NoOpenOperations(OverlayOperations):
         data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
         shown, node = self.forest.find(request.nodeid)
         await self._prepare_write(shown, node, kills_set_id=bool(flags & KILL_SET_ID))
-        if isinstance(shown.tree, Tree) and not flags & _FROM_CACHE:
+        if isinstance(shown.tree, Tree):  # a mapping's pages come without O_APPEND
             shown.tree.check_open(node, opened)
         self.place(shown, node)
         async with self.descriptors.lent(shown, node, writable=True) as number:

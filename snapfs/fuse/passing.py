@@ -2,8 +2,9 @@
 
 * A lower file is read through its own backing id, never written.
 * An upper file is read and written through one id of its own.
-* Writes that must be seen (set-id bits, a quota) come to us, while reads, exec and mappings of the
-  same node go on natively: FOPEN_DIRECT_IO with FOPEN_PASSTHROUGH and the node's id.
+* Writes that must be seen (set-id bits, a quota, an append-only file) come to us, while reads, exec
+  and mappings of the same node go on natively: FOPEN_DIRECT_IO with FOPEN_PASSTHROUGH and the
+  node's id.
 * Where there is no id to be had, the node is open through the page cache, as without passthrough.
 
 Whatever a node was opened as first holds until its last release (backing.py). An open that comes by
@@ -65,7 +66,7 @@ class Passing:
             return OpenFlags.KEEP_CACHE if entry.opens > 1 else OpenFlags(0), 0
         flags = OpenFlags.PASSTHROUGH
         if handle.writable:
-            if handle.set_id or not handle.shown.native_writes:
+            if handle.set_id or handle.only_grows or not handle.shown.native_writes:
                 flags |= OpenFlags.DIRECT_IO
             if handle.node.nlookup:  # else the kernel has nothing cached
                 self._distrust_cached(handle.nodeid)

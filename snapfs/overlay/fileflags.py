@@ -35,7 +35,7 @@ from .filecalls import (
 )
 from .layer import refuse
 from .node import Dir, Node
-from .protection import IMMUTABLE, PROTECTING, protection, store
+from .protection import APPEND, IMMUTABLE, PROTECTING, protection, store
 from .types import SetAttr
 
 _FIXED = FS_CASEFOLD_FL | FS_PROJINHERIT_FL | FS_VERITY_FL
@@ -91,6 +91,11 @@ def check_open(tree: MergedTree, node: Node, flags: int) -> None:
     appends = flags & os.O_APPEND and not flags & os.O_TRUNC
     if protection(tree, node) & (IMMUTABLE if appends else PROTECTING):
         raise refuse(errno.EPERM, node.name)
+
+
+def only_grows(tree: MergedTree, node: Node) -> bool:
+    """Whether a file is append-only."""
+    return bool(protection(tree, node) & APPEND)
 
 
 def check_fallocate(tree: MergedTree, node: Node, mode: int) -> None:

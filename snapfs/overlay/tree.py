@@ -103,6 +103,7 @@ class Tree(MergedTree):
         It goes when it is forgotten: the caller remembers it at once.
         """
         self._writable()
+        fileflags.check_create(self, parent)
         owner = self._owner(uid, gid, umask)
         return tmpfiles.tmpfile(self, directory(parent), mode, flags, owner)
 
@@ -195,6 +196,10 @@ class Tree(MergedTree):
     def check_open(self, node: Node, flags: int) -> None:
         """Refuse with EPERM to open a protected file for writing; O_APPEND is a part of `flags`."""
         fileflags.check_open(self, node, flags)
+
+    def only_grows(self, node: Node) -> bool:
+        """Whether a file is append-only, which has to be seen to after its open too."""
+        return fileflags.only_grows(self, node)
 
     def open(self, node: Node, flags: int) -> int:
         """Open a regular file; for writing it is copied up first, without its data for O_TRUNC.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import mmap
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +23,15 @@ from snapfs.overlay import Tree as OverlayTree
 from snapfs.overlay import TreeSpec, identity
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries
+from tests.support.overlay.kernel import overlay
 from tests.support.overlay.operations import outcome
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 DEADLINE_S = 20.0
+REFUSED = ("EPERM", "EACCES", "EIO")
+"""An open, a mapping, or what is written through it."""
 
 
 def lower(layer: Path) -> None:
@@ -94,6 +100,101 @@ def test_an_append_only_file_takes_what_is_appended(layered: Tree) -> None:
     with (layered / "file").open("a") as file:
         file.write(" and more")
     assert (layered / "file").read_bytes() == b"lower and more"
+
+
+def scribble(path: Path) -> None:
+    """Change what is there through a shared mapping of a file that is open for appending."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    try:
+        with mmap.mmap(fd, 5) as mapped:
+            mapped[:5] = b"HACKD"
+            mapped.flush()
+    finally:
+        os.close(fd)
+
+
+def clear_append(path: Path) -> None:
+    """Stop appending, and write at the start."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+        os.pwrite(fd, b"HACKD", 0)
+    finally:
+        os.close(fd)
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b" and more")
+
+
+def kept_through(file: Path, way: Callable[[Path], None]) -> bytes:
+    """Make a file append-only, try a way round with and without a reader; return what it has."""
+    append(file)
+    run("chattr", "+a", file)
+    try:
+        assert outcome(lambda: way(file)) in REFUSED
+        append(file)
+        drop_dentries()
+        with file.open("rb"):
+            assert outcome(lambda: way(file)) in REFUSED
+            append(file)
+        drop_dentries()
+        return file.read_bytes()
+    finally:
+        run("chattr", "-a", file)
+
+
+@pytest.mark.parametrize("way", [scribble, clear_append])
+def test_no_way_round_changes_what_an_append_only_file_has(
+    layered: Tree, tmp_path: Path, way: Callable[[Path], None]
+) -> None:
+    """Nor does it in kernel overlayfs, which refuses earlier (posix.md)."""
+    kept = kept_through(layered / "file", way)
+    (tmp_path / "low").mkdir()
+    lower(tmp_path / "low")
+    (tmp_path / "upper").mkdir()
+    with overlay(
+        tmp_path / "kernel", [tmp_path / "low"], tmp_path / "upper", tmp_path / "work"
+    ) as merged:
+        assert kept_through(merged / "file", way) == kept
+    assert kept == b"lower and more and more and more"
+
+
+@pytest.mark.modes(Mode.NO_OPEN)
+def test_an_immutable_file_is_not_changed_by_a_mapping_in_a_lane_without_opens(
+    layered: Tree,
+) -> None:
+    (layered / "new").write_bytes(b"content")
+    run("chattr", "+i", layered / "new")
+    assert outcome(lambda: scribble(layered / "new")) in REFUSED
+    drop_dentries()
+    assert (layered.upper / "new").read_bytes() == b"content"
+    run("chattr", "-i", layered / "new")
+
+
+@pytest.mark.modes(Mode.PASSTHROUGH)
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_who_appends_goes_on_and_cannot_do_more_after_a_worker_s_death(layered: Tree) -> None:
+    file = layered / "file"
+    run("chattr", "+a", file)
+    fd = os.open(file, os.O_WRONLY | os.O_APPEND)
+    try:
+        layered.house.kill_worker()
+        assert os.write(fd, b" and more") == 9
+        fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+        assert outcome(lambda: os.pwrite(fd, b"HACKD", 0)) == "EPERM"
+        assert file.read_bytes() == b"lower and more"
+    finally:
+        os.close(fd)
+    run("chattr", "-a", file)
+
+
+def test_an_immutable_directory_takes_no_file_without_a_name(layered: Tree) -> None:
+    run("chattr", "+i", layered / "dir")
+    flags = os.O_TMPFILE | os.O_RDWR
+    assert outcome(lambda: os.close(os.open(layered / "dir", flags))) == "EPERM"
+    run("chattr", "-i", layered / "dir")
 
 
 def test_an_append_only_directory_loses_no_names(layered: Tree) -> None:

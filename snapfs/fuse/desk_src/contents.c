@@ -27,7 +27,6 @@
 #define SLOW_FOR_NS 1000000000
 
 enum {
-    WRITE_CACHE = 1 << 0,       /* pages that a mapping changed, by whoever has the file open */
     WRITE_KILL_SUIDGID = 1 << 2 /* who writes may not keep set-id bits */
 };
 
@@ -164,7 +163,7 @@ static int may_write(const struct kept *file, const struct file_in *wish, struct
         return 0;
     if (wish->flags & WRITE_KILL_SUIDGID && before->st_mode & SET_ID)
         return 0;
-    return wish->flags & WRITE_CACHE || !is_protected_file(file->fd);
+    return !is_protected_file(file->fd);
 }
 
 static enum verdict answer_write(int fd, const struct in_header *request, const void *body,
