@@ -13,7 +13,6 @@ deadlines of its own.
 
 from __future__ import annotations
 
-import grp
 import os
 import signal
 import sys
@@ -40,7 +39,7 @@ from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import FREE_DEATHS, Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER, clear_copies, clear_unpacked
 from snapfs.metadata import Backend, Knobs, Metadata
-from snapfs.model import MAIN_LANE, InvalidArgument, LaneName, Quota, SnapfsError, Unavailable
+from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
 from snapfs.overlay import LayerCopy, diff, has_changed
 from snapfs.service import (
     anchor_server,
@@ -284,7 +283,7 @@ class House:
             readers_address(config.address),
             services=self._own_services(),
             max_workers=READERS,
-            readers_gid=_group(config.service.group),
+            readers_gid=preflight.group_number(config.service.group),
         )
 
     def _stop_readers(self) -> None:
@@ -300,15 +299,6 @@ class House:
 def readers_address(address: Path) -> Path:
     """Return the socket for who may look only: `snapfs-read.sock` beside `snapfs.sock`."""
     return address.with_name(f"{address.stem}-read{address.suffix}")
-
-
-def _group(name: str) -> int:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise InvalidArgument(
-            f"service.group: there is no group {name!r}; make it, or leave the setting out"
-        ) from None
 
 
 def _registered(config: Config) -> dict[str, Registered]:
@@ -545,6 +535,8 @@ def serve(config: Config) -> None:
     """Run the service until SIGTERM or SIGINT; raises SnapfsError when it cannot serve."""
     preflight.check_privileges()
     preflight.check_fuse_device()
+    if config.service.group:
+        preflight.group_number(config.service.group)
     heap.limit()
     kept = confinement.confine(confinement.CONTROL)
     if kept:

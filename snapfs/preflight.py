@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import os
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from snapfs.model import MAIN_LANE, FailedPrecondition, PermissionDenied
+from snapfs.model import MAIN_LANE, FailedPrecondition, InvalidArgument, PermissionDenied
 from snapfs.snapshots import LayerReader, roots
 
 log = structlog.get_logger(__name__)
@@ -73,6 +74,16 @@ def check_layers_filesystem(root: Path) -> None:
             f"root {root}: its file system cannot hold layers "
             f"(trusted extended attributes and 0:0 devices): {error.strerror}; {way_out}"
         ) from error
+
+
+def group_number(name: str) -> int:
+    """Return the number of the group of `service.group`; InvalidArgument if there is none."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise InvalidArgument(
+            f"service.group: there is no group {name!r}; make it, or leave the setting out"
+        ) from None
 
 
 @contextmanager

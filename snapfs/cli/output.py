@@ -17,6 +17,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+MAX_COLUMN = 200
+"""Characters of a name; containerd's have about 110."""
 _PIPE_COLUMNS = 100_000
 
 
@@ -32,6 +34,12 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in _pairs(text)
     )
+
+
+def shortened(name: str) -> str:
+    """Return a name as a column has room for it: a key may have 32 KiB, and pads every row."""
+    half = MAX_COLUMN // 2
+    return name if len(name) <= MAX_COLUMN else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _pairs(text: str) -> Iterable[str]:

@@ -46,7 +46,11 @@ def check(config_path: Path | None) -> None:
     Example:
       snapfs config check --config ./config.toml
     """
+    from snapfs import preflight
+
     resolved = resolve(config_path)
+    if resolved.config.service.group:
+        preflight.group_number(resolved.config.service.group)
     changed = sum(origin != "default" for origin in resolved.origins.values())
     click.echo(f"configuration is valid: {changed} of {len(resolved.origins)} settings changed")
 

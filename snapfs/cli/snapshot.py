@@ -54,9 +54,9 @@ def list_(
         return
     rows = [
         (
-            it.snapshot.name,
+            output.shortened(it.snapshot.name),
             it.snapshot.kind.word,
-            it.snapshot.parent or "-",
+            output.shortened(it.snapshot.parent or "-"),
             output.size(it.usage.size_bytes) if it.usage is not None else "-",
             str(it.snapshot.id),
             output.when(it.snapshot.updated_ns),

@@ -26,6 +26,7 @@ IGNORED = frozenset(  # as above
     auto_unmount kernel_cache auto_cache max_read max_write splice_read splice_write
     splice_move no_splice_read no_splice_write no_splice_move relatime norelatime strictatime
     nostrictatime lazytime nolazytime defaults auto noauto user nouser users owner group
+    iversion noiversion mand nomand silent loud
     _netdev nofail comment loop metacopy index xino uuid
     """.split()  # noqa: SIM905
 )
@@ -47,6 +48,11 @@ REFUSED: Mapping[str, tuple[frozenset[str], str]] = {
     "nfs_export": (_OFF, "there are no file handles to export; leave the option out"),
     "verity": (_OFF, "digests of lower files are not checked; leave the option out"),
     "datadir": (frozenset(), "layers with data only are not read; use lowerdir"),
+    "remount": (
+        frozenset(),
+        "an overlay keeps its options; unmount it and mount it again, or make this mount of it "
+        "read-only with mount -i -o remount,bind,ro",
+    ),
     "uid": (frozenset(), "not an option of overlays; use squash_to_uid or uidmapping"),
     "gid": (frozenset(), "not an option of overlays; use squash_to_gid or gidmapping"),
     "umask": (frozenset(), "modes are shown as they are stored; leave the option out"),

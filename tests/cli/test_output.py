@@ -13,6 +13,16 @@ from snapfs.model import Active, Committed, NotFound, Snapshot, SnapshotId, Usag
 from snapfs.service.records import Record
 
 
+def test_a_long_name_is_shortened_in_a_table_and_one_of_containerd_is_not() -> None:
+    name = "k8s.io/1234/extract-123456789-abcd sha256:" + "0123456789abcdef" * 4
+    assert output.shortened(name) == name
+    shown = output.shortened("a" * 5000 + "z")
+    assert len(shown) == output.MAX_COLUMN
+    assert shown.startswith("aaa")
+    assert shown.endswith("az")
+    assert "…" in shown
+
+
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
     [

@@ -123,6 +123,22 @@ def test_config_show_says_where_each_value_came_from(tmp_path: Path) -> None:
     assert any(line.split()[:2] == ["service.max_workers", "3"] for line in text.splitlines())
 
 
+def test_a_group_that_does_not_exist_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[service]\ngroup = "nosuchgroup"\n')
+    refused = CliRunner().invoke(cli, ["config", "check", "--config", str(path)])
+    assert refused.exit_code == 1
+    said = "service.group: there is no group 'nosuchgroup'; make it, or leave the setting out"
+    assert refused.stderr == f"snapfs: {said}\n"
+    words = ["serve", "--root", tmp_path / "root", "--state", tmp_path / "state"]
+    served = subprocess.run(
+        [SNAPFS, *words, "--config", path], capture_output=True, text=True, timeout=60
+    )
+    assert served.returncode == 1
+    assert "there is no group 'nosuchgroup'" in served.stderr
+    assert os.listdir(tmp_path) == ["config.toml"]
+
+
 def test_config_check_counts_what_was_changed(tmp_path: Path) -> None:
     checked = CliRunner().invoke(cli, ["config", "check"], env={"SNAPFS_LOG_LEVEL": "error"})
     assert checked.exit_code == 0

@@ -137,6 +137,21 @@ def test_what_is_wrong_is_said_with_mount_s_exit_status(place: Place) -> None:
     assert place.ended()
 
 
+def test_a_remount_is_refused_with_what_does_it(place: Place) -> None:
+    steps = """
+        mount -t fuse.snapfs-overlay -o "$LAYERS,iversion" overlay "$PLACE/a place"
+        mount -o remount,ro "$PLACE/a place" || echo $?
+        mount -i -o remount,bind,ro "$PLACE/a place"
+        touch "$PLACE/a place/new" || umount "$PLACE/a place"
+    """
+    done = place.script(WITH_HELPER + steps)
+    assert done.stdout == "1\n"
+    assert "remount: an overlay keeps its options; unmount it and mount it again" in done.stderr
+    assert "mount -i -o remount,bind,ro" in done.stderr
+    assert "Read-only file system" in done.stderr
+    eventually(place.ended, what="the end of the process")
+
+
 def test_a_helper_s_flags_are_understood(place: Place) -> None:
     assert place.helper("-f", "-o", place.layers).returncode == 0
     assert not mounts.mounted_at(place.mnt)
