@@ -24,29 +24,46 @@ from .usage import BLOCK_BYTES
 class CopyUp:
     """One copy-up of a node that is no directory: made by `start`, then `run`, then `finish`."""
 
-    __slots__ = ("_protecting", "_source", "_source_proc", "_work", "data", "node", "real", "temp")
+    __slots__ = (
+        *("_held", "_protecting", "_source", "_source_proc", "_work"),
+        *("data", "node", "real", "temp"),
+    )
 
     def __init__(self, tree: MergedTree, node: Node, *, data: bool) -> None:
         self.node = node
         self.data = data
         """Copy the content; without it the copy is empty (the file is about to be cut)."""
         self._work = tree.work
-        self._source = tree.where(node)
-        self._source_proc = tree.real_path(node)
-        self.temp = self._work.temp()
-        fd, path = self._source
-        self.real = os.stat(path, dir_fd=fd, follow_symlinks=False)
-        if self.size_bytes:
-            self._find_data(tree)
-        self._protecting = protection.of_lower(tree, node)
-        tree.allowance.check(self.takes_bytes, 1)
+        self._held: list[int] = []
+        """Descriptors of our own: a layer closes what leads to a long path when it needs others."""
+        try:
+            self._source = fd, path = self._hold(*tree.where(node))
+            self._source_proc = b"/proc/self/fd/%d/%s" % (fd, path)
+            self.temp = self._work.temp()
+            self.real = os.stat(path, dir_fd=fd, follow_symlinks=False)
+            if self.size_bytes:
+                self._find_data(tree)
+            self._protecting = protection.of_lower(tree, node)
+            tree.allowance.check(self.takes_bytes, 1)
+        except BaseException:
+            self.close()
+            raise
+
+    def _hold(self, fd: int, path: bytes) -> tuple[int, bytes]:
+        self._held.append(os.dup(fd))
+        return self._held[-1], path
+
+    def close(self) -> None:
+        """Let go of the lower file, for a job that does not run."""
+        while self._held:
+            os.close(self._held.pop())
 
     def _find_data(self, tree: MergedTree) -> None:
         """The file may be a copy of metadata only: then read its data where that is."""
         found = data_of(tree, self.node)
         if found is not None:
             layer, path = found
-            self._source = layer.at(path)
+            self._source = self._hold(*layer.at(path))
 
     @property
     def size_bytes(self) -> int:
@@ -60,10 +77,13 @@ class CopyUp:
 
     def run(self) -> None:
         """Make the copy. Blocks; safe in any thread. On failure call abort_copy_up()."""
-        if stat.S_ISREG(self.real.st_mode):
-            self._copy_regular()
-        else:
-            self._copy_special()
+        try:
+            if stat.S_ISREG(self.real.st_mode):
+                self._copy_regular()
+            else:
+                self._copy_special()
+        finally:
+            self.close()
 
     def open(self) -> int:
         """Open the copy of a regular file, made but not published, for reading."""

@@ -274,7 +274,8 @@ class Tree(MergedTree):
         copyup.finish_or_discard(self, job)
 
     def abort_copy_up(self, job: CopyUp) -> None:
-        """Clean up a job that failed or is not wanted."""
+        """Clean up a job that failed or is not wanted, and that does not run any more."""
+        job.close()
         self.work.discard(job.temp)
 
     # Whole tree

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.overlay import SetAttr, Tree, TreeSpec
+from snapfs.overlay import SetAttr, Tree, TreeSpec, layer
 from tests.overlay.conftest import WHO, Stack
 from tests.support.overlay.census import differences
 from tests.support.overlay.kernel import tmpfs
@@ -61,6 +61,27 @@ def test_devices_fifos_and_sockets_are_copied(stack: Build) -> None:
         touch_up(tree, name)
         real = os.lstat(tree.upper / name)
         assert (real.st_mode, real.st_rdev) == (mode | 0o640, 0x105 if name == "dev" else 0)
+
+
+def test_copy_is_of_its_own_file_though_other_long_paths_are_walked_meanwhile(
+    stack: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{way}aa/bbb/file" for way in range(8)]
+    tree = stack({name: name.encode() for name in names})
+    nodes = [tree.node(name) for name in names]
+    monkeypatch.setattr(layer, "_LONG_BYTES", 6)
+    monkeypatch.setattr(layer, "_STEPS_KEPT", 4)
+    job = tree.tree.start_copy_up(nodes[0])
+    for node in nodes[1:]:
+        tree.tree.getattr(node)
+    job.run()
+    tree.tree.finish_copy_up(job)
+    assert (tree.upper / names[0]).read_text() == names[0]
+    counts = []
+    for _ in range(3):
+        tree.tree.abort_copy_up(tree.tree.start_copy_up(nodes[1]))
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[0] == counts[2]
 
 
 def test_holes_stay_holes(stack: Build) -> None:
