@@ -49,7 +49,7 @@ OF_CONTROL: Mapping[str, int] = {
     "CAP_SYS_RESOURCE": 24,
 }
 """What workers do not need besides. With CAP_SYS_RESOURCE they, and the kernel in their name, would
-write past the quota of users and projects and into reserved blocks; overlayfs lowers it, too."""
+write past the quota of users and projects; overlayfs lowers it, too."""
 
 CALLS = frozenset(
     {

@@ -1,7 +1,8 @@
 """What a file system reserves for others is not for those who write through a mount.
 
-A worker that had CAP_SYS_RESOURCE would take it for them, and write past the quota of users and
-projects by the same right; kernel overlayfs lowers it, too (fs/overlayfs/super.c).
+What is reserved for root is used, as workers write as root. One that had CAP_SYS_RESOURCE would
+take that of others, too, and write past the quota of users and projects by the same right: this
+test says so only where processes have the capability.
 """
 
 from __future__ import annotations
