@@ -23,8 +23,9 @@ def answer_open(fh: int, open_flags: int, backing_id: int, /) -> None:
 def take_answer(fh: int, /) -> tuple[int, int] | None:
     """Take such an answer back."""
 
-def kills_set_id() -> bool:
-    """Whether the request that waits for pyfuse3 says that its caller may not keep set-id bits."""
+def set_id_killer() -> int:
+    """Return the process whose request, which waits for libfuse, says that it may not keep set-id
+    bits (0: one that is not seen from here); -1 if it does not say so."""
 
 def unique() -> int:
     """Number of the request that waits for pyfuse3, 0 without one."""

@@ -27,7 +27,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
 
-ABI = 13
+ABI = 14
 """Of the library's Python face; a library of another one is not used."""
 INCARNATION = 1 << 63
 """Bit of a node's number that no reply shows: another node for the same visible inode number."""
@@ -188,16 +188,18 @@ def mask_of(opcodes: Iterable[int]) -> int:
     return mask
 
 
-_kills_set_id: ContextVar[bool | None] = ContextVar("kills_set_id", default=None)
+_set_id_killer: ContextVar[int | None] = ContextVar("set_id_killer", default=None)
 """Of the request that this task has in hand: a task reads it and answers it."""
+NO_KILLER = -1
 
 
-def kills_set_id() -> bool | None:
-    """Whether the kernel says of the present request that set-id bits are to go.
+def set_id_killer() -> int | None:
+    """The process of which the kernel says, in the present request, that it may not keep set-id
+    bits; NO_KILLER when it may.
 
     None where it does not say: with no library, or of a request that is answered past pyfuse3.
     """
-    return _kills_set_id.get()
+    return _set_id_killer.get()
 
 
 _unique: ContextVar[int] = ContextVar("unique", default=0)
@@ -222,9 +224,9 @@ def unnumbered() -> Iterator[None]:
         _unique.reset(token)
 
 
-def note_kills_set_id(*, kills: bool) -> None:
+def note_set_id_killer(pid: int) -> None:
     """Say for a request that is answered past pyfuse3 what it says itself."""
-    _kills_set_id.set(kills)
+    _set_id_killer.set(pid)
 
 
 class Requests:
@@ -236,7 +238,7 @@ class Requests:
         library.route(mask_of(raw))
         self._receive = library.receive
         self._reply = library.reply
-        self._kills = library.kills_set_id
+        self._killer = library.set_id_killer
         self._number = library.unique
 
     def receive(self, fd: int) -> Request | bool | None:
@@ -245,13 +247,13 @@ class Requests:
         found = self._receive(fd)
         if found is True:
             _unique.set(self._number())
-            _kills_set_id.set(self._kills())
+            _set_id_killer.set(self._killer())
             return True
         if found is None or found is False:
             return found
         request = Request._make(found)
         _unique.set(request.unique)
-        _kills_set_id.set(None)
+        _set_id_killer.set(None)
         return request
 
     def answer(self, fd: int, unique: int, body: Body) -> None:

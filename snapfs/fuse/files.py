@@ -165,7 +165,7 @@ class FileHandlers(Operations):
                 pid=ctx.pid,
             )
             entry = self.view.entry(tree.getattr(node))
-            handle.set_id = privileges.loses_set_id(entry.st_mode)
+            handle.set_id = privileges.has_set_id(entry.st_mode)
             info = self._opened(handle)
             self.places.place(shown, node)
             if not self.passing.is_lasting(node):
@@ -475,7 +475,7 @@ class FileHandlers(Operations):
             os.close(fd)
 
     def _check_set_id(self, tree: Tree, handle: FileHandle, *, truncated: bool) -> None:
-        handle.set_id = privileges.loses_set_id(os.fstat(handle.fd).st_mode)
+        handle.set_id = privileges.has_set_id(os.fstat(handle.fd).st_mode)
         if handle.set_id and truncated:
             self._drop_set_id(tree, handle)
 
@@ -488,11 +488,13 @@ class FileHandlers(Operations):
     def _drop_set_id(self, tree: Tree, handle: FileHandle) -> None:
         """Take set-id bits from a file that an unprivileged process changes; tell the kernel."""
         mode = os.fstat(handle.fd).st_mode
-        if not privileges.loses_set_id(mode):
-            handle.set_id = False
-        elif not privileges.keeps_set_id(handle.pid):
-            tree.setattr(handle.node, SetAttr(mode=privileges.without_set_id(mode)), handle.fd)
-            handle.set_id = False
+        handle.set_id = privileges.has_set_id(mode)
+        if not handle.set_id:
+            return
+        left = privileges.left_by_write(mode, tree.getattr(handle.node).gid, handle.pid)
+        if left != stat.S_IMODE(mode):
+            tree.setattr(handle.node, SetAttr(mode=left), handle.fd)
+            handle.set_id = privileges.has_set_id(stat.S_IFREG | left)
             pyfuse3.invalidate_inode(handle.nodeid, attr_only=True)
 
 

@@ -56,7 +56,7 @@ class InheritedRequests:
             how & FROM_CACHE or not flags & os.O_APPEND
         ):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        channel.note_kills_set_id(kills=bool(how & KILL_SET_ID))
+        channel.note_set_id_killer(request.pid if how & KILL_SET_ID else channel.NO_KILLER)
         data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
         return WRITE_OUT.pack(await raising(self._operations.write(fh, offset, data)), 0)
 
@@ -81,5 +81,5 @@ class InheritedRequests:
         if writable:
             known.writable = True
             known.only_grows = isinstance(node.tree, Tree) and node.tree.only_grows(node)
-            known.set_id = privileges.loses_set_id(os.fstat(fd).st_mode)
+            known.set_id = privileges.has_set_id(os.fstat(fd).st_mode)
             node.tree.usage.opened(node, native=known.native)

@@ -358,13 +358,14 @@ class OverlayOperations(FileHandlers):
         self, tree: Tree, node: Node, wanted: SetAttr, ctx: pyfuse3.RequestContext
     ) -> SetAttr:
         """Make a truncation take set-id bits when the caller has no right to keep them."""
-        mode = tree.getattr(node).mode
-        if wanted.mode is not None or not privileges.loses_set_id(mode):
+        found = tree.getattr(node)
+        if wanted.mode is not None or not privileges.has_set_id(found.mode):
             return wanted
-        if privileges.keeps_set_id(ctx.pid):
+        left = privileges.left_by_write(found.mode, found.gid, ctx.pid)
+        if left == stat.S_IMODE(found.mode):
             return wanted
         return SetAttr(
-            mode=privileges.without_set_id(mode),
+            mode=left,
             uid=wanted.uid,
             gid=wanted.gid,
             size=wanted.size,

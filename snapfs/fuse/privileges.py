@@ -2,9 +2,10 @@
 
 Whether who writes to a set-id file leaves it set-id (CAP_FSETID): with HANDLE_KILLPRIV_V2 the
 kernel says in a flag what it found. libfuse does not hand that on: the channel reads it from the
-request. Without the channel, and for requests that have no such flag (fallocate, copy_file_range,
-an ACL that is set), we ask /proc about the caller, for the few files that have such bits. So we do
-to list trusted attributes (CAP_SYS_ADMIN), for files that have any.
+request. Whether such a caller is of the file's group it does not say, and for the few files for
+which it matters we ask /proc. Without the channel, and for requests that have no such flag
+(fallocate, copy_file_range, an ACL that is set), we ask about CAP_FSETID too, for the few files
+that have such bits. So we do to list trusted attributes (CAP_SYS_ADMIN), for files that have any.
 """
 
 from __future__ import annotations
@@ -18,35 +19,51 @@ _CAP_FSETID = 1 << 4
 _CAP_SYS_ADMIN = 1 << 21
 
 
-def loses_set_id(mode: int) -> bool:
-    """Say whether a write by an unprivileged caller takes bits from this mode (chmod(2))."""
-    if not stat.S_ISREG(mode):
-        return False
-    return (
-        bool(mode & stat.S_ISUID)
-        or mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP
-    )
+def has_set_id(mode: int) -> bool:
+    """Say whether a write takes bits from this mode, if the wrong one writes (chmod(2))."""
+    return stat.S_ISREG(mode) and bool(mode & (stat.S_ISUID | stat.S_ISGID))
 
 
-def without_set_id(mode: int) -> int:
-    """Return the permission bits that such a write leaves."""
+def without_set_id(mode: int, *, in_group: bool) -> int:
+    """Return the permission bits that a write leaves by who has no right to set-id bits.
+
+    One of the file's group keeps the set-group bit of a file that is not run by the group, where it
+    once meant mandatory locks; since Linux 6.2, others do not (setattr_should_drop_sgid()).
+    """
     mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
+    if mode & stat.S_IXGRP or not in_group:
         mode &= ~stat.S_ISGID
     return stat.S_IMODE(mode)
 
 
-def keeps_set_id(pid: int) -> bool:
-    """Say whether the present request's caller has CAP_FSETID in the initial user name space.
+def left_by_write(mode: int, gid: int, pid: int) -> int:
+    """Return the permission bits that the present request's write leaves of a file of group `gid`.
 
-    Where the kernel does not say it, process `pid` is asked; False when that is gone.
+    Where the kernel does not say whose it is and whether that has CAP_FSETID in the initial user
+    name space, process `pid` is asked; what is gone has no right and no group.
     """
-    kills = channel.kills_set_id()
-    return has_right(pid) if kills is None else not kills
+    killer = channel.set_id_killer()
+    if killer is None:
+        return left_by(pid, mode, gid)
+    if killer == channel.NO_KILLER:
+        return stat.S_IMODE(mode)
+    return without_set_id(mode, in_group=is_in_group(killer, gid))
+
+
+def left_by(pid: int, mode: int, gid: int) -> int:
+    """As `left_by_write` when a process writes, whatever the present request says."""
+    if has_right(pid):
+        return stat.S_IMODE(mode)
+    return without_set_id(mode, in_group=is_in_group(pid, gid))
+
+
+def is_in_group(pid: int, gid: int) -> bool:
+    """Say whether a process is of a group; False when it is gone."""
+    return str(gid) in _groups(_status(pid))
 
 
 def has_right(pid: int) -> bool:
-    """Ask about a process, whatever the present request says."""
+    """Ask whether a process has CAP_FSETID."""
     return _has(_status(pid), pid, _CAP_FSETID)
 
 
@@ -59,8 +76,7 @@ def keeps_set_group(uid: int, pid: int, gid: int) -> bool:
     status = _status(pid) if uid else {}
     if not uid or _has(status, pid, _CAP_FSETID):
         return True
-    groups = {*status.get("Groups", "").split(), *status.get("Gid", "").split()[3:]}
-    return str(gid) in groups
+    return str(gid) in _groups(status)
 
 
 def sees_trusted(uid: int, pid: int) -> bool:
@@ -76,6 +92,10 @@ def _has(status: dict[str, str], pid: int, capability: int) -> bool:
         return os.readlink(f"/proc/{pid}/ns/user") == os.readlink("/proc/self/ns/user")
     except OSError:
         return False
+
+
+def _groups(status: dict[str, str]) -> set[str]:
+    return {*status.get("Groups", "").split(), *status.get("Gid", "").split()[3:]}
 
 
 def _status(pid: int) -> dict[str, str]:

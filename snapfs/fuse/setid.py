@@ -13,17 +13,27 @@ process that opened the file; one that ended meanwhile had none.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from snapfs.fuse import privileges
 from snapfs.overlay import Attributes, Node, SetAttr, Tree
+
+
+class _Watched(NamedTuple):
+    """A file as it was, and the bits that it loses by a write."""
+
+    size: int
+    mtime_ns: int
+    lost: int
 
 
 class SetIdWatch:
     """The watched files of a session, by inode number."""
 
     def __init__(self) -> None:
-        self._watched: dict[int, tuple[int, int]] = {}
+        self._watched: dict[int, _Watched] = {}
 
     def __contains__(self, node: Node) -> bool:
         return node.ino in self._watched
@@ -34,25 +44,35 @@ class SetIdWatch:
         `writers` are the processes that opened it for writing past us; None: not all are known.
         """
         found = tree.getattr(node)
-        if privileges.loses_set_id(found.mode) and (
-            writers is None or not all(map(privileges.has_right, writers))
-        ):
-            self._watched[node.ino] = _content(found)
+        lost = _lost(found, writers) if privileges.has_set_id(found.mode) else 0
+        if lost:
+            self._watched[node.ino] = _Watched(*_content(found), lost)
         else:
             self._watched.pop(node.ino, None)
 
     def check(self, tree: Tree, node: Node) -> None:
         """Take the bits of a watched file that was written to."""
-        found = tree.getattr(node)
-        if self._watched[node.ino] == _content(found):
+        found, watched = tree.getattr(node), self._watched[node.ino]
+        if watched[:2] == _content(found):
             return
         del self._watched[node.ino]
-        if privileges.loses_set_id(found.mode) and not tree.readonly:
-            tree.setattr(node, SetAttr(mode=privileges.without_set_id(found.mode)))
+        if found.mode & watched.lost and not tree.readonly:
+            tree.setattr(node, SetAttr(mode=stat.S_IMODE(found.mode) & ~watched.lost))
 
     def end(self, node: Node) -> None:
         """Watch a file no more: nobody has it open for writing."""
         self._watched.pop(node.ino, None)
+
+
+def _lost(found: Attributes, writers: Iterable[int] | None) -> int:
+    """The bits that go if any of the writers writes."""
+    mode = left = stat.S_IMODE(found.mode)
+    if writers is None:
+        left = privileges.without_set_id(mode, in_group=False)
+    else:
+        for pid in writers:
+            left &= privileges.left_by(pid, mode, found.gid)
+    return mode & ~left
 
 
 def _content(found: Attributes) -> tuple[int, int]:

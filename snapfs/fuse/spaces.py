@@ -7,6 +7,7 @@ The kernel refuses by itself what its FUSE does not know: of fallocate's modes t
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -159,6 +160,9 @@ class SpaceRequests:
     def _take_set_id(self, tree: Tree, node: Node, request: Request, fd: int) -> None:
         """Take set-id bits that the caller may not keep; these requests do not say so."""
         mode = os.fstat(fd).st_mode
-        if privileges.loses_set_id(mode) and not privileges.keeps_set_id(request.pid):
-            tree.setattr(node, SetAttr(mode=privileges.without_set_id(mode)))
+        if not privileges.has_set_id(mode):
+            return
+        left = privileges.left_by(request.pid, mode, tree.getattr(node).gid)
+        if left != stat.S_IMODE(mode):
+            tree.setattr(node, SetAttr(mode=left))
             pyfuse3.invalidate_inode(request.nodeid, attr_only=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +24,7 @@ Steps = Callable[[Path], Any]
 
 ACL_USER_OBJ, ACL_USER, ACL_GROUP_OBJ, ACL_MASK, ACL_OTHER = 1, 2, 4, 16, 32
 NOBODY = 65534
+DEADLINE_S = 20.0
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -43,6 +46,10 @@ def fill(layer: Path) -> None:
     for name, mode in (("suid", 0o4755), ("sgid", 0o2755), ("lock", 0o2644), ("both", 0o6777)):
         (layer / name).write_bytes(b"program")
         (layer / name).chmod(mode)
+    for name, mode in (("all", 0o6666), ("group", 0o2666), ("run", 0o2676)):
+        (layer / name).write_bytes(b"for everybody")
+        (layer / name).chmod(mode)
+        os.chown(layer / name, 1000, 1000)
     (layer / "plain").write_bytes(b"plain")
     os.setxattr(layer / "plain", "user.lower", b"value")
     os.utime(layer / "plain", ns=(1_000_000_000_123_456_789, 1_100_000_000_987_654_321))
@@ -74,13 +81,14 @@ def compare(steps: Steps, ours: Path, kernel: Path) -> None:
     assert steps(ours) == expected
 
 
-def as_user(code: str, path: Path, uid: int = 1000) -> str:
-    """Run Python as an ordinary user in a directory that only root can walk to."""
+def as_user(code: str, path: Path, uid: int = 1000, groups: Sequence[int] = ()) -> str:
+    """Run Python as an ordinary user in a directory that only root can walk to; of groups of the
+    same number and others."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         with open(writer, "w") as said:
-            _run_as(code, path, uid, said)
+            _run_as(code, path, uid, groups, said)
         os._exit(0)
     os.close(writer)
     with open(reader) as pipe:
@@ -89,16 +97,54 @@ def as_user(code: str, path: Path, uid: int = 1000) -> str:
     return text
 
 
-def _run_as(code: str, path: Path, uid: int, said: IO[str]) -> None:
+def _run_as(code: str, path: Path, uid: int, groups: Sequence[int], said: IO[str]) -> None:
     try:
         os.chdir(path)
         os.umask(0o022)
-        os.setgroups([])
+        os.setgroups(groups)
         os.setgid(uid)
         os.setuid(uid)
         exec(code, {"os": os, "say": lambda *words: print(*words, file=said)})
     except OSError as error:
         said.write(f"{error.errno}")
+
+
+@contextmanager
+def writing_later(file: Path, groups: Sequence[int]) -> Iterator[Callable[[], None]]:
+    """An ordinary user opens a file for writing, and writes when that is called."""
+    ends = socket.socketpair()
+    child = os.fork()
+    if not child:
+        ends[0].close()
+        _write_later(file, groups, ends[1])
+        os._exit(0)
+    with ends[0] as ours:
+        ends[1].close()
+        ours.settimeout(DEADLINE_S)
+
+        def write() -> None:
+            ours.send(b"go on")
+            assert ours.recv(100) == b"written"
+
+        assert ours.recv(100) == b"open"
+        yield write
+    os.waitpid(child, 0)
+
+
+def _write_later(file: Path, groups: Sequence[int], speaker: socket.socket) -> None:
+    try:
+        os.chdir(file.parent)
+        os.setgroups(groups)
+        os.setgid(1001)
+        os.setuid(1001)
+        fd = os.open(file.name, os.O_WRONLY)
+        speaker.send(b"open")
+        if speaker.recv(100):
+            os.write(fd, b"more")
+            speaker.send(b"written")
+            speaker.recv(100)  # has it open until the test has looked
+    except OSError as error:
+        speaker.send(str(error).encode())
 
 
 def modes(path: Path) -> dict[str, int]:
@@ -133,6 +179,50 @@ def test_set_id_bits_go_by_who_writes_and_not_by_who_opened(both: Any, name: str
         with (path / name).open("rb+", buffering=0) as file:
             said = as_user(f"os.write({file.fileno()}, b'x')", path)
         assert said == "", f"errno {said}"
+        return modes(path)
+
+    both(steps)
+
+
+@pytest.mark.parametrize("groups", [(), (1000,)], ids=["stranger", "of its group"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "f = os.open('{}', os.O_WRONLY); os.write(f, b'x')",
+        "f = os.open('{}', os.O_WRONLY | os.O_TRUNC)",
+        "os.truncate('{}', 2)",
+        "f = os.open('{}', os.O_RDWR); os.ftruncate(f, 3)",
+        "f = os.open('{}', os.O_RDWR); os.posix_fallocate(f, 0, 100)",
+        "f = os.open('{}', os.O_RDWR); os.copy_file_range(os.open('open/new', 0), f, 2)",
+    ],
+)
+@pytest.mark.parametrize("is_copied_up", [False, True], ids=["lower", "upper"])
+def test_set_group_bit_of_a_file_that_a_group_may_not_run_goes_by_the_writers_group(
+    both: Any, groups: tuple[int, ...], change: str, is_copied_up: bool
+) -> None:
+    def steps(path: Path) -> Any:
+        (path / "open" / "new").write_bytes(b"new")
+        for name in ("all", "group", "run"):
+            if is_copied_up:
+                os.utime(path / name, (1, 1))
+            said = as_user(change.replace("{}", name), path, 1001, groups)
+            assert said == "", f"errno {said}"
+        return modes(path), modes(path)["group"] == (0o2666 if groups else 0o666)
+
+    both(steps)
+
+
+@pytest.mark.parametrize("groups", [(), (1000,)], ids=["stranger", "of its group"])
+def test_set_group_bit_that_comes_while_a_file_is_written_goes_by_the_writers_group(
+    both: Any, groups: tuple[int, ...]
+) -> None:
+    def steps(path: Path) -> Any:
+        for name in ("all", "group", "run"):
+            (path / name).chmod(0o666)
+            with writing_later(path / name, groups) as write:
+                (path / name).chmod(0o2666)
+                write()
+                assert (path / name).stat().st_mode & 0o6777 == (0o2666 if groups else 0o666)
         return modes(path)
 
     both(steps)

@@ -4,7 +4,7 @@
 #include "hot.h"
 #include "module.h"
 
-#define ABI 13 /* channel.py asks for the same */
+#define ABI 14 /* channel.py asks for the same */
 #define BIG_REPLY_BYTES 65536 /* copied by the kernel while other threads may run */
 
 PyObject *raise_errno(int error)
@@ -114,12 +114,13 @@ static PyObject *missing(PyObject *module, PyObject *unused)
     return PyUnicode_FromString(name);
 }
 
-static PyObject *kills_set_id(PyObject *module, PyObject *unused)
+/* The process whose request takes set-id bits; -1 when it may keep them. */
+static PyObject *set_id_killer(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
     const struct in_header *request = channel_waiting();
-    return PyBool_FromLong(request && channel_kills_set_id(request));
+    return PyLong_FromLong(request && channel_kills_set_id(request) ? (long)request->pid : -1);
 }
 
 static PyObject *unique(PyObject *module, PyObject *unused)
@@ -143,7 +144,7 @@ static PyMethodDef methods[] = {
     {"route", route, METH_O, NULL},
     {"answer_open", answer_open, METH_VARARGS, NULL},
     {"take_answer", take_answer, METH_O, NULL},
-    {"kills_set_id", kills_set_id, METH_NOARGS, NULL},
+    {"set_id_killer", set_id_killer, METH_NOARGS, NULL},
     {"unique", unique, METH_NOARGS, NULL},
     {"missing", missing, METH_NOARGS, NULL},
     {"is_ours", is_ours, METH_NOARGS, NULL},
