@@ -130,7 +130,6 @@ def test_writes_are_requests_only_where_the_worker_makes_them(
         os.close(fd)
 
 
-@pytest.mark.modes(Mode.READONLY)
 @pytest.mark.modes(Mode.NO_OPEN)
 def test_big_reads_and_writes_are_requests_of_a_mebibyte(tracer: Tracer, tree: Path) -> None:
     data = os.urandom(4 << 20)
@@ -146,6 +145,7 @@ def test_big_reads_and_writes_are_requests_of_a_mebibyte(tracer: Tracer, tree: P
     os.close(fd)
 
 
+@pytest.mark.modes(Mode.READONLY)
 def test_the_whole_mount_of_views_is_read_only(house: House, tree: Path) -> None:
     line = next(
         it
