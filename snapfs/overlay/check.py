@@ -40,10 +40,9 @@ def check_upper(upper: Path, work: Path) -> None:
             raise
     finally:
         os.close(upper_fd)
-        try:
+        with contextlib.suppress(OSError):  # what is wrong with it was said above
             _clean(layer.fd)
-        finally:
-            layer.close()
+        layer.close()
 
 
 def _check_mount(upper_fd: int, upper: Path, work_fd: int, work: Path) -> None:

@@ -14,6 +14,8 @@ from tests.overlay.conftest import Stack
 from tests.support.overlay.kernel import mount, tmpfs, unmount
 from tests.support.overlay.layers import make_layer
 
+_REMOUNT, _RDONLY = 32, 1
+
 Build = Callable[..., Stack]
 pytestmark = pytest.mark.root
 
@@ -98,6 +100,14 @@ def test_upper_and_work_on_two_file_systems_are_refused(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="put both on one") as caught:
             check_upper(tmp_path, one)
         assert caught.value.errno == errno.EXDEV
+
+
+def test_a_read_only_file_system_is_named_with_what_cannot_be_done(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "one") as one:
+        mount("tmpfs", one, "", _REMOUNT | _RDONLY)
+        with pytest.raises(OSError, match=f"cannot make files in {one}: Read-only") as caught:
+            check_upper(one, one)
+        assert caught.value.errno == errno.EROFS
 
 
 def test_a_file_system_without_trusted_attributes_is_refused_by_name(tmp_path: Path) -> None:
