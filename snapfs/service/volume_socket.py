@@ -28,15 +28,14 @@ from snapfs.model import FailedPrecondition, InvalidArgument, SnapfsError
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 1 << 20
-MAX_REQUEST_BYTES = MAX_BODY_BYTES + (64 << 10)
-"""Of a head and a body."""
+MAX_HEAD_BYTES = 64 << 10
 MAX_CONNECTIONS = 128
 BACKLOG = 1024
 """Engines do not wait for a place in the kernel's queue: they are refused (Go's connect)."""
 REQUEST_S = 10.0
 """For a whole request, from its first byte on, and for taking the answer."""
 IDLE_S = 120.0
-"""For the first byte of a request; Go's clients close what they do not use after 90."""
+"""For the first byte of a request; Go's http.DefaultTransport keeps idle connections for 90."""
 GRACE_S = 1.0
 """Who has just come, or was just answered, is not ended for another."""
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.1+json"
@@ -80,6 +79,8 @@ class Connections:
         self._open: set[socket.socket] = set()
         self._waiting: dict[socket.socket, float] = {}
         """Those that we wait for, and since when; the longest first."""
+        self._ended: set[socket.socket] = set()
+        """Those that were told to leave and are still here."""
         self._closed = False
 
     def add(self, connection: socket.socket) -> bool:
@@ -95,6 +96,7 @@ class Connections:
     def remove(self, connection: socket.socket) -> None:
         with self._changed:
             self._open.discard(connection)
+            self._ended.discard(connection)
             self._waiting.pop(connection, None)
             self._changed.notify_all()
 
@@ -120,8 +122,11 @@ class Connections:
             self._changed.notify_all()
 
     def _end_longest(self) -> float | None:
-        """End who asks for nothing; seconds until there is somebody to end, None for none."""
-        if not self._waiting:
+        """End who asks for nothing; seconds until there is somebody to end, None for none.
+
+        Nobody is ended while one that was has still to leave its place.
+        """
+        if not self._waiting or len(self._open) - len(self._ended) < self._most:
             return None
         connection, since_s = next(iter(self._waiting.items()))
         left_s = since_s + GRACE_S - time.monotonic()
@@ -132,6 +137,7 @@ class Connections:
 
     def _end(self, connection: socket.socket) -> None:
         del self._waiting[connection]
+        self._ended.add(connection)
         try:
             connection.shutdown(socket.SHUT_RDWR)
         except OSError:  # the other side has gone
@@ -149,6 +155,11 @@ class _Patient(io.RawIOBase):
         """Wait for the next request."""
         self._end_s = time.monotonic() + IDLE_S
         self._read_bytes = 0
+        self._most_bytes = MAX_HEAD_BYTES
+
+    def expect(self, body_bytes: int) -> None:
+        """Let a body come too, now that its head is here."""
+        self._most_bytes = self._read_bytes + body_bytes
 
     def readable(self) -> bool:
         return True
@@ -157,10 +168,11 @@ class _Patient(io.RawIOBase):
         left_s = self._end_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("the request did not end in time")
-        if self._read_bytes > MAX_REQUEST_BYTES:
+        allowed_bytes = self._most_bytes - self._read_bytes
+        if allowed_bytes <= 0:
             raise ValueError("the request is too long")
         self._connection.settimeout(left_s)
-        got = self._connection.recv_into(buffer)
+        got = self._connection.recv_into(buffer, min(len(buffer), allowed_bytes))
         if not self._read_bytes:
             self._end_s = time.monotonic() + REQUEST_S
         self._read_bytes += got
@@ -217,6 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise InvalidArgument("the request says no length; send Content-Length")
         if len(said) > 20 or int(said) > MAX_BODY_BYTES:
             raise InvalidArgument("the request is too long")
+        self._patient.expect(int(said))
         raw = self.rfile.read(int(said))
         if len(raw) < int(said):
             raise _Cut("the request has no end")
@@ -282,9 +295,12 @@ def _clear(address: Path) -> None:
     if not address.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(address))
         except ConnectionRefusedError:
             address.unlink(missing_ok=True)
             return
+        except BlockingIOError:
+            pass  # somebody listens, whose queue is full
     raise FailedPrecondition(f"socket {address} is answered by another process; stop that first")

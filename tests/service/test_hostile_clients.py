@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from snapfs.model import NotFound
+from snapfs.model import FailedPrecondition, NotFound
 from snapfs.service import grpc_server, reading, volume_socket
 from snapfs.service.client import Client
 from snapfs.service.grpc_server import GrpcServer
@@ -317,14 +317,65 @@ def test_a_request_must_come_whole_in_time_and_a_byte_at_a_time_does_not_help(
 def test_who_does_not_ask_is_ended_and_who_is_in_a_call_is_not(
     plugin: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(volume_socket, "IDLE_S", 0.5)
     waits = LIST[:-2] + b'Content-Length: 10\r\n\r\n{"wait":1}'
-    with connected(plugin.address) as calling, connected(plugin.address) as silent:
+    with connected(plugin.address) as calling:
         calling.sendall(waits)
         assert plugin.entered.acquire(timeout=30)
-        assert silent.recv(1) == b""
+        monkeypatch.setattr(volume_socket, "IDLE_S", 0.5)
+        with connected(plugin.address) as silent:
+            assert silent.recv(1) == b""
         plugin.leave.set()
         assert calling.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_one_place_costs_one_connection_however_often_others_wake_the_waiter() -> None:
+    places = volume_socket.Connections(3)
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(4)]
+        for one, other in pairs:
+            stack.enter_context(one)
+            stack.enter_context(other)
+        idle, near, asking, last = (one for one, _ in pairs)
+        for one in (idle, near, asking):
+            assert places.add(one)
+        assert places.starts(asking)
+        came = threading.Thread(target=places.add, args=(last,))
+        came.start()
+        assert pairs[0][1].recv(1) == b""
+        places.waits(asking)  # wakes who waits, for whom a place is about to be free
+        pairs[1][1].settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            pairs[1][1].recv(1)
+        places.remove(idle)
+        came.join(30)
+        assert not came.is_alive()
+
+
+def test_a_head_of_64_kib_is_taken_and_a_longer_one_is_not(plugin: Plugin) -> None:
+    line = b"X: " + b"x" * 8000 + b"\r\n"
+    with connected(plugin.address) as client:
+        client.sendall(LIST[:-2] + line * 8 + b"\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    with connected(plugin.address) as client:
+        send(client, LIST[:-2] + line * 9 + b"\r\n")
+        client.settimeout(30)
+        with suppress(ConnectionError):
+            assert client.recv(4096) == b""
+
+
+def test_a_socket_whose_queue_is_full_is_answered_by_somebody(tmp_path: Path) -> None:
+    address = tmp_path / "volumes.sock"
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(os.fspath(address))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(os.fspath(address))
+        with pytest.raises(FailedPrecondition, match="is answered by another process"):
+            PluginServer(address, {})
 
 
 def test_two_hundred_may_connect_to_the_plugin_at_once(plugin: Plugin) -> None:
