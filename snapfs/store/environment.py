@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
 import lmdb
 
 from snapfs.model import FailedPrecondition, Unavailable
-from snapfs.store import faults, space
+from snapfs.store import faults, lock, space
 from snapfs.store.schema import Sub
 
 MAX_READERS = 1022
@@ -51,13 +52,17 @@ class Environment:
         self._views = 0
         self._resizing = False
         self._closed = False
-        with faults.translated(path):
-            self._env = _open(path, readonly, map_size_bytes)
-            try:
-                self.dbs = _handles(self._env)
-            except lmdb.Error:
-                self._env.close()
-                raise
+        with ExitStack() as claim:
+            if readonly:
+                claim.enter_context(lock.unwritten(path))
+            with faults.translated(path):
+                self._env = _open(path, readonly, map_size_bytes)
+                try:
+                    self.dbs = _handles(self._env)
+                except lmdb.Error:
+                    self._env.close()
+                    raise
+            self._claim = claim.pop_all()
         self._ballast: space.Ballast | None = None
         self._users = 1
 
@@ -182,6 +187,7 @@ class Environment:
             self._closed = True
             self._gate.wait_for(lambda: self._views == 0, RESIZE_WAIT_S)
             self._env.close()
+        self._claim.close()
         if self._ballast is not None:
             self._ballast.close()
             self._ballast = None

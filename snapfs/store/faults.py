@@ -12,6 +12,7 @@ import lmdb
 
 from snapfs.model import (
     DataLoss,
+    FailedPrecondition,
     Internal,
     PermissionDenied,
     ResourceExhausted,
@@ -78,7 +79,12 @@ def from_os(path: Path, error: OSError) -> SnapfsError:
 
 
 def from_errno(path: Path, number: int, text: str) -> SnapfsError:
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number == errno.EROFS:
+        return FailedPrecondition(
+            f"store {path} lies on a file system that is read-only here ({text}); "
+            "mount it read-write"
+        )
+    if number in (errno.EACCES, errno.EPERM):
         return PermissionDenied(
             f"store {path} may not be opened this way ({text}); run as its owner"
         )

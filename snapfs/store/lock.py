@@ -66,6 +66,42 @@ class WriterLock:
             self._fd = fd
 
 
+@contextmanager
+def unwritten(path: Path) -> Iterator[None]:
+    """Keep writers away for the block where a reader cannot be entered in LMDB's reader table.
+
+    That is so on a read-only mount: there LMDB reads without, and a writer that reaches the same
+    files by another mount would use the pages again that are being read. FailedPrecondition while
+    there is one.
+    """
+    fd = _readable(path) if _is_read_only(path) else None
+    if fd is None:
+        yield
+        return
+    try:
+        if not _flock(fd, fcntl.LOCK_SH):
+            raise FailedPrecondition(
+                f"store {path} is read-only here and written elsewhere: {_holder(fd)} cannot know "
+                "of a reader; read it where its mount is read-write"
+            )
+        yield
+    finally:
+        os.close(fd)
+
+
+def _is_read_only(path: Path) -> bool:
+    return not os.access(path, os.W_OK)
+
+
+def _readable(path: Path) -> int | None:
+    """Open the lock's file; None when there is none, so that no writer was here either."""
+    with faults.translated(path):
+        try:
+            return os.open(path / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+
+
 def is_held(path: Path) -> bool:
     """Say whether some process, maybe this one, is the writer of the store in `path` now."""
     try:
@@ -110,6 +146,9 @@ def _sign(fd: int) -> None:
 
 
 def _held(path: Path, fd: int) -> str:
+    return f"store {path} is in use by {_holder(fd)}; stop it first, or ask it instead"
+
+
+def _holder(fd: int) -> str:
     pid, _, command = os.pread(fd, 1100, 0).decode("utf-8", "replace").strip().partition(" ")
-    holder = f"process {pid} ({command})" if pid else "another process"
-    return f"store {path} is in use by {holder}; stop it first, or ask it instead"
+    return f"process {pid} ({command})" if pid else "another process"

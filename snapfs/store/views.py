@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import lmdb
+
 from snapfs.store import checking, faults, stream
 from snapfs.store.checking import Problem
 from snapfs.store.environment import Environment
@@ -84,18 +86,29 @@ class Views:
                 readers=self._environment.readers,
             )
 
-    def save(self, out: BinaryIO) -> int:
+    def save(self, out: BinaryIO, *, aside: bool = True) -> int:
         """Write the whole store to `out` as one portable stream; return the revision that it is.
 
         It is copied aside first, to a file without a name beside the data, so that a slow `out`
-        does not hold a view. The caller syncs `out`. Raises what writing raises (OSError).
+        does not hold a view; with `aside=False` straight to `out`, a file, so that the store's disk
+        needs no room and may be read-only. The caller syncs `out`. Raises what writing raises
+        (OSError).
         """
+        if not aside:
+            return self._write(out)
         with stream.spool(self.path) as kept:
-            with faults.translated(self.path), self.view() as tx:
-                head = stream.save(tx, kept)
+            with faults.translated(self.path):
+                revision = self._write(kept)
                 kept.seek(0)
             shutil.copyfileobj(kept, out, _COPY_BYTES)
-        return head.revision
+        return revision
+
+    def _write(self, out: BinaryIO) -> int:
+        try:
+            with self.view() as tx:
+                return stream.save(tx, out).revision
+        except lmdb.Error as error:
+            raise faults.from_lmdb(self.path, error) from error
 
     def check(self) -> list[Problem]:
         """Verify every invariant of the schema in one read transaction; an empty list is good."""
