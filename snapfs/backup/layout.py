@@ -15,6 +15,7 @@ again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -26,7 +27,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from snapfs.metadata.words import is_digest
-from snapfs.model import DataLoss, FailedPrecondition, NotFound, Unavailable
+from snapfs.model import DataLoss, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
 FORMAT = 1
 RECORD = "backup.json"
@@ -107,7 +108,11 @@ class Target:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep others from reading and writing here for the block; Unavailable when they do."""
+        """Keep others from reading and writing here for the block; Unavailable when they do.
+
+        Makes the directory if there is none.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with locked(fd, fcntl.LOCK_EX, f"another use of the backup {self.path}"):
             yield
@@ -122,6 +127,27 @@ class Target:
             return
         with locked(fd, fcntl.LOCK_SH, f"another backup to {self.path}"):
             yield
+
+
+@contextmanager
+def written(place: Path) -> Iterator[None]:
+    """Say, of what is written in the block, that it is `place` that has no room or is read-only.
+
+    Where two file systems are at work, the name of a file alone does not say which.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        why = f"cannot write to {place}: {(error.strerror or str(error)).lower()}"
+        if error.errno == errno.EROFS:
+            raise FailedPrecondition(
+                f"{why}; mount its file system read-write, or name another directory"
+            ) from error
+        raise ResourceExhausted(
+            f"{why}; free some space on its file system, or raise the quota"
+        ) from error
 
 
 @contextmanager

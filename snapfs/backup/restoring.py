@@ -32,6 +32,7 @@ from snapfs.backup.layout import (
     read,
     sync_directory,
     write,
+    written,
 )
 from snapfs.backup.progress import Progress, Report
 from snapfs.backup.verifying import read_contents
@@ -79,9 +80,10 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
     to `source`, OSError.
     """
     place = Target(source)
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with written(root):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with locked(fd, fcntl.LOCK_EX, f"another restore to {root}"), place.still():
+    with written(root), locked(fd, fcntl.LOCK_EX, f"another restore to {root}"), place.still():
         record = place.existing()
         contents = read_contents(place, record)
         layers = LayerDirectories(root)
@@ -205,5 +207,5 @@ def _finish(root: Path, layers: LayerDirectories, record: Record) -> None:
 def _unmark(root: Path) -> None:
     """Say that a root is whole, once its metadata has its name for good."""
     sync_directory(root)
-    (root / roots.RESTORING).unlink()
+    (root / roots.RESTORING).unlink(missing_ok=True)  # a service that began took it away
     sync_directory(root)

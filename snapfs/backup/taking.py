@@ -28,6 +28,7 @@ from snapfs.backup.layout import (
     Record,
     Target,
     write,
+    written,
 )
 from snapfs.backup.progress import Progress, Report
 from snapfs.metadata.blobs import blob_path
@@ -73,15 +74,15 @@ def take(
     read, and what is damaged copied anew. Raises NotFound when there is no
     root, FailedPrecondition when the target has a backup of another store or lies in the root,
     DataLoss when a layer or a blob is damaged (what is sound is copied first, the earlier backup
-    stays), Unavailable when snapshots go faster than they are copied; OSError.
+    stays), ResourceExhausted when the target's disk is full, Unavailable when snapshots go faster
+    than they are copied; OSError.
     """
     if not (root / "metadata").is_dir():
         raise NotFound(f"{root} is not a root of snapfs: it has no metadata; give another --root")
     _check_apart(root, target)
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = Target(target)
     why, copied = "", (0, 0)
-    with place.held(), ReadStore.open(root / "metadata", TABLES) as store:
+    with written(target), place.held(), ReadStore.open(root / "metadata", TABLES) as store:
         for _ in range(PASSES):
             with held(root) as hold:
                 taking = _Taking(root, store, place, hold, report, clock_ns, recheck=recheck)
@@ -167,7 +168,7 @@ class _Taking:
         """Save the metadata, and see that the backup that is there is of the same store."""
         draft = self._target.path / _DRAFT
         with draft.open("wb") as file:
-            self._store.save(file)
+            self._store.save(file, aside=False)
             file.flush()
             os.fsync(file.fileno())
         contents = Contents.load(draft)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -75,16 +76,17 @@ class Hold:
 def held(root: Path) -> Iterator[Hold]:
     """Let nobody delete files of a root for the block; OSError when that cannot be asked for.
 
-    On a read-only file system nobody could, and where there is no room for the file of a hold it
-    is lost from the beginning.
+    Where there is no room for the file of a hold, or the root is read-only here, which it need not
+    be for others, it is lost from the beginning.
     """
     try:
         path, fd = _make(root / HOLDS)
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             raise
-        why = "" if error.errno == errno.EROFS else "the root's file system has no room"
-        yield Hold(root / HOLDS, -1, why)
+        is_full = error.errno != errno.EROFS
+        why = "has no room" if is_full else "is mounted read-only here"
+        yield Hold(root / HOLDS, -1, f"the root's file system {why}")
         return
     hold, is_over = Hold(path, fd), threading.Event()
 
@@ -131,6 +133,8 @@ class Holds:
         self._lock = threading.Lock()
         self._seen: dict[str, tuple[int, float]] = {}
         """When each was touched last, by its file and by our clock. Guarded by `_lock`."""
+        self._strange: set[str] = set()
+        """Names of what is no hold and was logged. Guarded by `_lock`."""
 
     def any(self) -> bool:
         """Say whether somebody holds the root, so that nothing may be deleted now.
@@ -145,13 +149,17 @@ class Holds:
                 return False
             for gone in self._seen.keys() - set(names):
                 del self._seen[gone]
+            self._strange.intersection_update(names)
             counting = [name for name in names if self._counts(name)]
             return bool(counting)
 
     def _counts(self, name: str) -> bool:
         path = self._directory / name
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if not stat.S_ISREG(path.lstat().st_mode):
+                self._ignore(path)
+                return False
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
         try:
@@ -164,6 +172,12 @@ class Holds:
             return False
         finally:
             os.close(fd)
+
+    def _ignore(self, path: Path) -> None:
+        """Say once of what is no file that it is no hold; it stays."""
+        if path.name not in self._strange:
+            self._strange.add(path.name)
+            log.warning("hold.ignored", path=str(path), reason="it is not a regular file")
 
     def _idle_s(self, name: str, touched_ns: int) -> float:
         """Return for how long a hold was not touched; clocks that are set back do not matter."""

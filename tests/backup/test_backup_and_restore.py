@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from snapfs import backup, tables
-from snapfs.backup import storing, taking
+from snapfs.backup import restoring, storing, taking
 from snapfs.metadata import Context, content
 from snapfs.metadata.objects import Descriptor, Image
 from snapfs.model import (
@@ -29,9 +32,12 @@ from snapfs.snapshots import NoTrees, Snapshotter, fsck, holding, roots
 from snapfs.store import ReadStore
 from tests.backup.conftest import Root
 from tests.support.daemon import eventually
+from tests.support.overlay.kernel import mount, tmpfs, unmount
 from tests.support.trees import describe, differences
 
 pytestmark = pytest.mark.root
+
+_REMOUNT, _RDONLY = 32, 1
 
 
 def committed(root: Path) -> dict[str, Committed]:
@@ -377,9 +383,9 @@ def test_what_cannot_be_kept_does_not_make_a_backup_begin_anew(
         copied.append(digest)
         put_blob(source, target, digest, *others, link=link)
 
-    def count(store: ReadStore, *arguments: object) -> object:
-        saved.append(arguments)
-        return save(store, *arguments)  # type: ignore[arg-type]
+    def count(store: ReadStore, out: BinaryIO, *, aside: bool) -> int:
+        saved.append(out)
+        return save(store, out, aside=aside)
 
     monkeypatch.setattr(storing, "put_layer", layer)
     monkeypatch.setattr(storing, "put_blob", blob)
@@ -419,7 +425,6 @@ print(sorted(it.id for it in taken.record.layers))
 def test_a_backup_that_was_stopped_holds_up_no_removal_and_is_right_in_the_end(
     root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holding, "LEASE_S", 2.0)
     target = tmp_path / "target"
     root.commit("base")
     going = root.commit("going", "base")
@@ -434,6 +439,7 @@ def test_a_backup_that_was_stopped_holds_up_no_removal_and_is_right_in_the_end(
             root.metadata.content.delete("default", digest)
             (left,) = root.snapshotter.cleanup()
             assert "kept while a backup copies layers" in left.error
+            monkeypatch.setattr(holding, "LEASE_S", 2.0)
             eventually(lambda: not going.exists(), what="the removal")
             assert root.snapshotter.cleanup() == ()
             root.metadata.collector.collect()
@@ -447,6 +453,115 @@ def test_a_backup_that_was_stopped_holds_up_no_removal_and_is_right_in_the_end(
     root.close()
     backup.restore(target, tmp_path / "new")
     check_restored(tmp_path / "new", root.path, {"base", "other"})
+
+
+@contextmanager
+def on_tmpfs(place: Path, options: str) -> Iterator[Root]:
+    """A root on a file system of its own, closed, with a layer that was committed."""
+    with tmpfs(place, options):
+        made = Root(place / "root")
+        try:
+            made.commit("base")
+        finally:
+            made.close()
+        yield made
+
+
+def test_a_root_whose_disk_is_full_is_backed_up(tmp_path: Path) -> None:
+    with on_tmpfs(tmp_path / "disk", "size=4m") as root:
+        with suppress(OSError), (root.path / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        assert backup.take(root.path, tmp_path / "target").copied_layers == 1
+        backup.verify(tmp_path / "target")
+
+
+def test_a_root_on_a_read_only_file_system_is_backed_up(tmp_path: Path) -> None:
+    with on_tmpfs(tmp_path / "disk", "size=16m") as root:
+        mount("tmpfs", tmp_path / "disk", "", _REMOUNT | _RDONLY)
+        assert backup.take(root.path, tmp_path / "target").copied_layers == 1
+        backup.verify(tmp_path / "target")
+
+
+def test_a_root_that_is_served_is_not_backed_up_through_a_read_only_mount(
+    root: Root, tmp_path: Path
+) -> None:
+    """Its writer could not know of the reader: LMDB has no reader table there."""
+    root.commit("base")
+    with read_only(root.path, tmp_path / "seen") as seen:
+        command = [sys.executable, "-c", TAKING, seen, tmp_path / "target"]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert "is read-only here and written elsewhere: process" in refused.stderr
+        root.close()
+        with ReadStore.open(seen / "metadata", tables.TABLES):  # as a backup has it
+            started = subprocess.run(
+                [sys.executable, "-c", SERVING, root.path],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert "is in use by another process" in started.stderr
+        subprocess.run(command, timeout=60, check=True)
+        subprocess.run([sys.executable, "-c", SERVING, root.path], timeout=60, check=True)
+
+
+TAKING = "import sys; from pathlib import Path; from snapfs.backup import take; " + (
+    "take(Path(sys.argv[1]), Path(sys.argv[2]))"
+)
+SERVING = """
+import sys
+from pathlib import Path
+from snapfs.backup.contents import TABLES
+from snapfs.store import Store
+with Store.open(Path(sys.argv[1]) / "metadata", TABLES): pass
+"""
+
+
+@contextmanager
+def read_only(source: Path, target: Path) -> Iterator[Path]:
+    target.mkdir()
+    subprocess.run(["mount", "--bind", source, target], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", target], check=True)
+        yield target
+    finally:
+        unmount(target)
+
+
+def test_it_is_the_target_that_is_named_when_it_is_full_or_read_only(
+    root: Root, tmp_path: Path
+) -> None:
+    root.commit("base", data=os.urandom(1 << 20))
+    backup.take(root.path, tmp_path / "whole")
+    with tmpfs(tmp_path / "small", "size=512k") as small:
+        full = f"cannot write to {small}/backup: no space left on device; free some space on its"
+        with pytest.raises(ResourceExhausted, match=full):
+            backup.take(root.path, small / "backup")
+        with pytest.raises(ResourceExhausted, match=f"cannot write to {small}/new: no space left"):
+            backup.restore(tmp_path / "whole", small / "new")
+        mount("tmpfs", small, "", _REMOUNT | _RDONLY)
+        with pytest.raises(FailedPrecondition, match=f"write to {small}/backup: read-only file"):
+            backup.take(root.path, small / "backup")
+        with pytest.raises(FailedPrecondition, match=f"write to {small}/other: read-only file"):
+            backup.restore(tmp_path / "whole", small / "other")
+
+
+def test_a_service_that_begins_as_a_restore_ends_may_take_its_mark(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.commit("base")
+    backup.take(root.path, tmp_path / "target")
+    sync = restoring.sync_directory
+
+    def begin(path: Path) -> None:
+        sync(path)
+        roots.check_whole(path)
+
+    monkeypatch.setattr(restoring, "sync_directory", begin)
+    backup.restore(tmp_path / "target", tmp_path / "new")
+    root.close()
+    check_restored(tmp_path / "new", root.path, {"base"})
 
 
 def test_snapshots_that_go_faster_than_they_are_copied_end_it_with_a_reason(

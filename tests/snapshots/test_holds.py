@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from snapfs.snapshots import holding
 from snapfs.snapshots.holding import HOLDS, LEASE_S, Holds, held
@@ -146,8 +147,23 @@ def test_a_hold_that_was_not_touched_before_anybody_looked_does_not_count(tmp_pa
         assert "stood still" in other.ask()
 
 
+@pytest.mark.logs("hold.ignored")
+def test_what_is_no_file_among_holds_is_ignored_and_said_once(tmp_path: Path) -> None:
+    holds, strange = Holds(tmp_path), tmp_path / HOLDS
+    strange.mkdir()
+    (strange / "directory").mkdir()
+    (strange / "link").symlink_to("nowhere")
+    os.mkfifo(strange / "fifo")
+    with structlog.testing.capture_logs() as said:
+        assert not holds.any()
+        assert not holds.any()
+    assert [it["event"] for it in said] == ["hold.ignored"] * 3
+    with held(tmp_path):
+        assert holds.any()
+
+
 @pytest.mark.root
-def test_a_hold_gives_way_where_there_is_no_room_and_is_none_where_nobody_writes(
+def test_a_hold_gives_way_where_there_is_no_room_and_is_none_on_a_read_only_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holding, "_POLL_S", 0.01)
@@ -165,4 +181,4 @@ def test_a_hold_gives_way_where_there_is_no_room_and_is_none_where_nobody_writes
             assert hold.why_lost == "the root's file system has no room"
         mount("tmpfs", root, "", _REMOUNT | _RDONLY)
         with held(root) as hold:
-            assert not hold.is_lost
+            assert hold.why_lost == "the root's file system is mounted read-only here"
