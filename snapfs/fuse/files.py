@@ -179,7 +179,7 @@ class FileHandlers(Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         handle = self.files.get(fh)
         if handle.slow:
-            return await blocking(self.threads.file_io, os.pread, handle.fd, size, off)
+            return await blocking(self.threads.file_io, _read_all, handle.fd, size, off)
         target = self._buffer[:size]
         try:
             done = os.preadv(handle.fd, [target], off, handle.read_flags)
@@ -188,15 +188,18 @@ class FileHandlers(Operations):
                 self._choose_reads(handle)
             elif error.errno != errno.EAGAIN:
                 raise
-            return await blocking(self.threads.file_io, os.pread, handle.fd, size, off)
+            return await blocking(self.threads.file_io, _read_all, handle.fd, size, off)
         if done == size or off + done >= os.fstat(handle.fd).st_size:
             return target[:done]  # type: ignore[return-value]  # any buffer will do
         head = bytes(target[:done])  # the rest is not in memory; the buffer is not ours meanwhile
-        rest = await blocking(self.threads.file_io, os.pread, handle.fd, size - done, off + done)
+        rest = await blocking(self.threads.file_io, _read_all, handle.fd, size - done, off + done)
         return head + rest
 
     @answering
-    async def write(self, fh: int, off: int, buf: bytes | memoryview) -> int:
+    async def write(
+        self, fh: int, off: int, buf: bytes | memoryview, *, is_whole: bool | None = None
+    ) -> int:
+        """`is_whole`: it is an error when not all can be written; None where that is not known."""
         handle = self.files.get(fh)
         shown = handle.shown
         tree = await shown.begin()
@@ -206,7 +209,9 @@ class FileHandlers(Operations):
             if tree.allowance.bounded:
                 return await self._write_bounded(tree, handle, off, buf)
             tree.usage.note(handle.node)
-            return await self._write(handle, off, buf)
+            return await self._write(
+                handle, off, buf, not bounded.may_be_cut(off) if is_whole is None else is_whole
+            )
         finally:
             shown.end()
 
@@ -218,24 +223,29 @@ class FileHandlers(Operations):
         async with bounded.admitted(handle.shown, tree, handle.node, handle.fd, off, size) as fits:
             if fits < size and not bounded.may_be_cut(off):
                 raise bounded.exceeded()
-            return await self._write(handle, off, memoryview(buf)[:fits])
+            is_whole = not bounded.may_be_cut(off)
+            return await self._write(handle, off, memoryview(buf)[:fits], is_whole)
 
-    async def _write(self, handle: FileHandle, off: int, buf: bytes | memoryview) -> int:
+    async def _write(
+        self, handle: FileHandle, off: int, buf: bytes | memoryview, is_whole: bool
+    ) -> int:
         if len(buf) > INLINE_WRITE_BYTES or handle.slow_until_ns:
-            return await self._write_in_thread(handle, off, buf)
+            return await self._write_in_thread(handle, off, buf, is_whole)
         began_ns = time.monotonic_ns()
-        done = _write_all(handle.fd, buf, off)
+        done = _write_all(handle.fd, buf, off, is_whole)
         if time.monotonic_ns() - began_ns > SLOW_WRITE_NS:
             handle.slow_until_ns = began_ns + SLOW_FOR_NS
         return done
 
-    async def _write_in_thread(self, handle: FileHandle, off: int, buf: bytes | memoryview) -> int:
+    async def _write_in_thread(
+        self, handle: FileHandle, off: int, buf: bytes | memoryview, is_whole: bool
+    ) -> int:
         if handle.slow_until_ns < time.monotonic_ns():
             handle.slow_until_ns = 0
         usage = handle.node.tree.usage
         usage.opened(handle.node)
         try:
-            return await blocking(self.threads.file_io, _write_all, handle.fd, buf, off)
+            return await blocking(self.threads.file_io, _write_all, handle.fd, buf, off, is_whole)
         finally:
             usage.closed(handle.node)
 
@@ -498,12 +508,31 @@ class FileHandlers(Operations):
             pyfuse3.invalidate_inode(handle.nodeid, attr_only=True)
 
 
-def _write_all(fd: int, buf: bytes | memoryview, off: int) -> int:
-    """Write everything, or what fits before an error; raises when nothing was written."""
+def _read_all(fd: int, size: int, off: int) -> bytes:
+    """Read all that there is. Raises OSError when a part cannot be read.
+
+    The kernel takes less than it asked for as the end of the file, and has zeros after it.
+    """
+    found = os.pread(fd, size, off)
+    while found and len(found) < size:
+        more = os.pread(fd, size - len(found), off + len(found))
+        if not more:
+            break
+        found += more
+    return found
+
+
+def _write_all(fd: int, buf: bytes | memoryview, off: int, is_whole: bool) -> int:
+    """Write everything, or what fits before an error; raises OSError when nothing was written.
+
+    With `is_whole` any error raises: the kernel drops what is not written of a mapping's pages.
+    """
     done = os.pwrite(fd, buf, off)
     while done < len(buf):
         try:
             done += os.pwrite(fd, memoryview(buf)[done:], off + done)
         except OSError:
+            if is_whole:
+                raise
             return done
     return done

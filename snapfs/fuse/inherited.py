@@ -58,7 +58,9 @@ class InheritedRequests:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         channel.note_set_id_killer(request.pid if how & KILL_SET_ID else channel.NO_KILLER)
         data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
-        return WRITE_OUT.pack(await raising(self._operations.write(fh, offset, data)), 0)
+        is_whole = bool(how & FROM_CACHE)
+        done = await raising(self._operations.write(fh, offset, data, is_whole=is_whole))
+        return WRITE_OUT.pack(done, 0)
 
     def _know(self, request: Request, fh: int, flags: int) -> None:
         """Make a handle again that only an earlier worker had."""

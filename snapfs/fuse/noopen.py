@@ -26,7 +26,7 @@ from snapfs.fuse.channel import Body, NotSupported, Opcode, OpenFlags, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.inflight import InFlight
-from snapfs.fuse.inherited import KILL_SET_ID, READ_IN, WRITE_IN, WRITE_OUT
+from snapfs.fuse.inherited import FROM_CACHE, KILL_SET_ID, READ_IN, WRITE_IN, WRITE_OUT
 from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Node, SetAttr, Tree
@@ -157,7 +157,8 @@ class NoOpenOperations(OverlayOperations):
             shown.tree.check_open(node, opened)
         self.place(shown, node)
         async with self.descriptors.lent(shown, node, writable=True) as number:
-            done = await raising(self.write(number, offset, data))
+            is_whole = bool(flags & FROM_CACHE)
+            done = await raising(self.write(number, offset, data, is_whole=is_whole))
         return WRITE_OUT.pack(done, 0)
 
     async def _prepare_write(self, shown: Shown, node: Node, killer: int) -> None:

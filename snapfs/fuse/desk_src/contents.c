@@ -27,6 +27,7 @@
 #define SLOW_FOR_NS 1000000000
 
 enum {
+    WRITE_CACHE = 1 << 0,       /* pages that a mapping changed */
     WRITE_KILL_SUIDGID = 1 << 2 /* who writes may not keep set-id bits */
 };
 
@@ -149,6 +150,8 @@ static ssize_t write_all(int file, const char *data, size_t size, uint64_t offse
     size_t done = 0;
     do {
         ssize_t more = pwrite(file, data + done, size - done, (off_t)(offset + done));
+        if (more < 0 && errno == EINTR)
+            continue;
         if (more <= 0)
             return done ? (ssize_t)done : -1;
         done += (size_t)more;
@@ -183,9 +186,12 @@ static enum verdict answer_write(int fd, const struct in_header *request, const 
     ssize_t done = write_all(file->fd, (const char *)(wish + 1), wish->size, wish->offset);
     if (done < 0)
         return COLD; /* nothing happened */
+    hot->note(request->nodeid, &before);
+    if (wish->flags & WRITE_CACHE && (size_t)done < wish->size)
+        return COLD; /* Python writes it again, and says why that fails: what is not written of a
+                      * mapping's pages is dropped by the kernel */
     if (now_ns() - began_ns > SLOW_WRITE_NS)
         file->slow_until_ns = began_ns + SLOW_FOR_NS;
-    hot->note(request->nodeid, &before);
     struct write_out out = {.size = (uint32_t)done};
     hot->reply(fd, request->unique, 0, &out, sizeof(out));
     return ANSWERED;

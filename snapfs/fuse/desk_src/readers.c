@@ -46,7 +46,7 @@ static ssize_t read_all(const struct job *job, char *buffer)
         if (more < 0 && errno == EINTR)
             continue;
         if (more < 0)
-            return done ? (ssize_t)done : -errno;
+            return -errno; /* less than was asked for would be the end of the file, and zeros after it */
         if (more == 0)
             break;
         done += (size_t)more;
