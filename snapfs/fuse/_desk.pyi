@@ -38,6 +38,8 @@ class Desk:
     """... and for writing, now."""
     takes_names: bool
     """Files may be made and removed there, now."""
+    leaves_forgets: bool
+    """A FORGET may be late: Python decides what it takes back of a file without a node."""
     keeps_in: int
     """Descriptor of the directory where removed files are kept for whoever uses them; or -1."""
     def note(

@@ -117,7 +117,7 @@ class Directories:
         if self._view.owners is not None or self._view.static_nlink:
             return None
         if shown.desk is None:
-            shown.desk = Desk(
+            desk = Desk(
                 shown.tree.handed,
                 self._view.timeout_s,
                 shown.caches_absence,
@@ -125,6 +125,8 @@ class Directories:
                 partial(self._entry, shown),
                 shown.tree.main_numbers,
             )
+            desk.leaves_forgets = self._forest.doubts_all
+            shown.desk = desk
         return shown.desk
 
     def _from_desk(

@@ -112,6 +112,8 @@ class NoOpenOperations(OverlayOperations):
         super().__init__(forest, view, inflight=inflight)
         self.descriptors = Descriptors(self)
         self.hot.without_opens = True
+        forest.is_without_opens = True
+        forest.let_go = self._close_forgotten
         self.raw.update(
             {
                 Opcode.OPEN: _refuse_for_good,
@@ -123,6 +125,9 @@ class NoOpenOperations(OverlayOperations):
 
     def forgot(self, nodeid: int, lookups: int) -> None:
         super().forgot(nodeid, lookups)
+        self._close_forgotten(nodeid)
+
+    def _close_forgotten(self, nodeid: int) -> None:
         if not self.forest.is_known(nodeid):
             self.descriptors.close(nodeid)
 

@@ -15,8 +15,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Protocol
 
 import structlog
 import trio
@@ -224,8 +224,16 @@ class Forest:
         self._has_predecessor = inodes.places is not None and bool(
             len(inodes.places) or inodes.places.damaged
         )
+        self.is_without_opens = False
+        """Nobody says which files are open: any that the kernel has may be mapped."""
+        self.let_go: Callable[[int], object] = _ignore
+        """Told each number that is forgotten later than the kernel said."""
         self._doubted: dict[int, float] = {}
-        """Files that are open, of which the kernel has said that it forgot them, and when."""
+        """Files that may be in use, of which the kernel has said that it forgot them, and when; the
+        first one first."""
+        self._in_excess: set[int] = set()
+        """What was doubted and the kernel had: it may have a reference less than is counted."""
+        self._has_doubts = trio.Event()
         self._shown: dict[int, Shown] = {}
         self._incarnations = Incarnations(self._is_held)
 
@@ -261,17 +269,20 @@ class Forest:
         all references are counted that does no harm. Else the FORGET takes back those of the time
         before with those of now, and what must not end while it is in use is kept.
         """
-        if self._doubted:
-            self._settle_doubts()
         if not self._has_predecessor or not self._is_doubtful(nodeid, count):
             self._forget(nodeid, count)
+
+    @property
+    def doubts_all(self) -> bool:
+        """Whether each FORGET of a file may be late and take back what must be kept."""
+        return self._has_predecessor and self.is_without_opens
 
     def _is_doubtful(self, nodeid: int, count: int) -> bool:
         """Whether a FORGET may be late; then all references but one have been taken back."""
         is_open = self.backing is not None and self.backing.get(nodeid) is not None
         known = self.inodes.find(number_of(nodeid))
         if not is_open and (known is None or known.stash is None):
-            return False
+            return self.doubts_all and self._may_be_mapped(nodeid, count)
         try:
             _, node = self.find(nodeid)
         except OSError:
@@ -281,18 +292,59 @@ class Forest:
         if count < lookups or not (is_open or kernel_has(nodeid)):
             return False
         if is_open:  # or its opens are too many: who opened it was killed between two workers
-            self._doubted[nodeid] = time.monotonic()
+            self._doubt(nodeid)
         if lookups > 1:
             self._forget(nodeid, lookups - 1)
         return True
 
-    def _settle_doubts(self) -> None:
-        """Forget what the kernel has forgotten, after all."""
-        latest_s = time.monotonic() - DOUBT_S
-        for nodeid in [it for it, since_s in self._doubted.items() if since_s < latest_s]:
-            del self._doubted[nodeid]
-            if not kernel_has(nodeid):
-                self._forget(nodeid, 1)
+    def _may_be_mapped(self, nodeid: int, count: int) -> bool:
+        """As `_is_doubtful`, where files are opened without us: what is forgotten here is not
+        written back before a commit."""
+        ino = number_of(nodeid)
+        node = self.inodes.find(ino)
+        shown = self._shown.get(ino >> identity.LOW_BITS)
+        if node is None and shown is not None:
+            try:
+                node = shown.tree.recall(ino)
+            except OSError:  # it has lost its name
+                return False
+        lookups = 0 if node is None else self._incarnations.lookups(nodeid, node)
+        if node is None or not lookups:  # it may be known since the worker before the last
+            return kernel_has(nodeid)
+        if node.type != stat.S_IFREG or count < lookups - (nodeid in self._in_excess):
+            return False
+        self._doubt(nodeid)
+        if lookups > 1:
+            self._forget(nodeid, lookups - 1)
+        return True
+
+    def _doubt(self, nodeid: int) -> None:
+        self._doubted.pop(nodeid, None)
+        self._doubted[nodeid] = time.monotonic()
+        self._has_doubts.set()
+
+    async def settle_doubts(self) -> NoReturn:
+        """Forget what the kernel has forgotten after all, as long as the session lasts."""
+        while True:
+            while self._doubted:
+                nodeid, since_s = next(iter(self._doubted.items()))
+                await trio.sleep(max(0.0, since_s + DOUBT_S - time.monotonic()))
+                if self._doubted.get(nodeid) == since_s:
+                    try:
+                        self._settle_doubt(nodeid)
+                    except Exception:
+                        log.exception("fuse.forget_failed", inode=nodeid, count=1)
+            self._has_doubts = trio.Event()
+            await self._has_doubts.wait()
+
+    def _settle_doubt(self, nodeid: int) -> None:
+        del self._doubted[nodeid]
+        if kernel_has(nodeid):
+            self._in_excess.add(nodeid)
+            return
+        self._in_excess.discard(nodeid)
+        self._forget(nodeid, 1)
+        self.let_go(nodeid)
 
     def _forget(self, nodeid: int, count: int) -> None:
         ino = number_of(nodeid)
@@ -439,3 +491,7 @@ class SingleForest(Forest):
     def syncfs(self) -> None:
         if self._tree.upper is not None:
             syncfs(self._tree.upper.path)
+
+
+def _ignore(nodeid: int) -> None:
+    pass

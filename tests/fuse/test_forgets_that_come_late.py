@@ -7,16 +7,20 @@ file up is dead, so the next one cannot tell references of before from those of 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from snapfs.fuse import supervisor
 from snapfs.fuse.modes import Mode
+from snapfs.fuse.trees import DOUBT_S
 from tests.support.daemon import eventually
 from tests.support.dentries import drop_with, flags_of
 from tests.support.lanes import House, Tree, drop_dentries
@@ -35,10 +39,25 @@ IN_ORDER_S = 0.02
 SLOW_REQUESTS = 4
 """That keep the new worker busy, so that the first program can go on before it hears more."""
 
+STORE = """
+import mmap, os, sys
+print("ready", flush=True)
+sys.stdin.readline()
+fd = os.open(sys.argv[2], os.O_RDWR, dir_fd=int(sys.argv[1]))
+mapped = mmap.mmap(fd, 4)
+mapped[0:1] = b"X"
+print("stored", flush=True)
+sys.stdin.readline()
+"""
+"""Stores a byte in a file through a mapping when told to, and keeps it until the next line."""
+
 
 def fill(layer: Path) -> None:
     for name in ("read", "kept"):
         (layer / name).write_text(name)
+    (layer / "dir").mkdir()
+    for name in ("read", "kept"):
+        (layer / "dir" / name).write_text(name)
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +75,25 @@ def slow_files(tree: Tree) -> Iterator[list[int]]:
             os.close(fd)
 
 
-def late(house: House, slow: list[int], act: Callable[[], int]) -> int:
+def nothing() -> None:
+    pass
+
+
+def late(
+    house: House,
+    slow: list[int],
+    act: Callable[[], int],
+    beside: Callable[[], object] = nothing,
+) -> int:
     """Act while the kernel has not yet told a new worker what it forgot; return what that does."""
     flags = flags_of(house.mountpoint)
     house.kill_worker()
     drop_with(house.mountpoint, flags)
-    with ThreadPoolExecutor(SLOW_REQUESTS + 1) as pool:
+    with ThreadPoolExecutor(SLOW_REQUESTS + 2) as pool:
         first = pool.submit(act)
         time.sleep(IN_ORDER_S)
-        others = [pool.submit(os.setxattr, fd, "user.x", b"x") for fd in slow]
+        others = [pool.submit(beside)]
+        others += [pool.submit(os.setxattr, fd, "user.x", b"x") for fd in slow]
         for it in others:
             it.result(DEADLINE_S)
         return first.result(DEADLINE_S)
@@ -115,6 +144,71 @@ def test_file_that_is_removed_then_is_read_until_it_is_closed(own_house: House) 
     eventually(lambda: is_forgotten(own_house), what="the end of all nodes")
     work = own_house.layer(tree.id).parent / "work" / "snapfs"
     assert [it for it in os.listdir(work) if it.startswith("o")] == []
+
+
+@contextmanager
+def storing(top: int, name: str) -> Iterator[Callable[[], int]]:
+    """A program that maps a file when the call that is given is made, and keeps it mapped."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STORE, str(top), name],
+        pass_fds=[top],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        commands, said = program.stdin, program.stdout
+
+        def store() -> int:
+            commands.write(b"\n")
+            commands.flush()
+            return len(said.readline())
+
+        try:
+            assert said.readline() == b"ready\n"
+            yield store
+        finally:
+            commands.close()
+            program.wait(DEADLINE_S)
+
+
+@pytest.mark.modes(Mode.NO_OPEN)
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [(".", "made"), (".", "read"), ("dir", "read")],
+    ids=["new", "lower", "lower without a node"],
+)
+def test_mapped_changes_are_in_the_commit(own_house: House, directory: str, name: str) -> None:
+    tree = own_house.active(fill)
+    (tree / "made").write_text("made")
+    with slow_files(tree) as slow:
+        top = os.open(tree / directory, os.O_PATH)
+        os.stat(name, dir_fd=top)
+        with storing(top, name) as store:
+            beside = partial(os.stat, "kept", dir_fd=top)  # so that it is not the only one
+            assert late(own_house, slow, store, beside) == len("stored\n")
+            own_house.worker()
+            time.sleep(DOUBT_S + IN_ORDER_S)  # the kernel was asked whether it has the file
+            own_house.snapshots.commit(tree.key, own_house.name())
+            assert (tree.upper / directory / name).read_text() == f"X{name[1:]}"
+        os.close(top)
+    eventually(lambda: is_forgotten(own_house), what="the end of all nodes")
+
+
+@pytest.mark.modes(Mode.NO_OPEN)
+def test_what_is_forgotten_twice_in_a_second_is_forgotten(own_house: House) -> None:
+    tree = own_house.active(fill)
+    names = ["read", "dir/read"]
+    for name in names:
+        os.stat(tree / name)
+    own_house.kill_worker()
+    for _ in range(3):
+        for name in names:
+            assert (tree / name).read_text() == "read"
+        drop_dentries()
+    assert (tree / "read").read_text() == "read"
+    time.sleep(DOUBT_S + IN_ORDER_S)
+    eventually(lambda: is_forgotten(own_house), what="the end of all nodes")
 
 
 def is_forgotten(house: House) -> bool:

@@ -49,6 +49,7 @@ typedef struct {
     char passes_upper; /* files of the upper layer may be read past us */
     char takes_writers; /* ... and written, now */
     char takes_names;   /* ... and made, and removed */
+    char leaves_forgets; /* a FORGET may be late: Python decides what it takes back */
     int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */
     uint64_t main_device, main_base; /* of inode numbers that are shown as they are (identity.py) */
     Card **cards;

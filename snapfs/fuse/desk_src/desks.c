@@ -355,7 +355,7 @@ static int tell_forgotten(uint64_t nodeid, uint64_t lookups)
 }
 
 /* Forget lookups that were counted here; the last of a tree are left to Python, which closes it, and
- * so is what is open: the kernel may not have forgotten it (Forest.forget). */
+ * so is what is or may be open: the kernel may not have forgotten it (Forest.forget). */
 static int forget(int fd, uint64_t nodeid, uint64_t lookups)
 {
     Desk *desk = desk_for(nodeid);
@@ -366,6 +366,8 @@ static int forget(int fd, uint64_t nodeid, uint64_t lookups)
         return 0;
     if (names->has_node(desk->handed, nodeid))
         return tell_forgotten(nodeid, lookups);
+    if (desk->leaves_forgets)
+        return 0;
     if (desk->handed->total <= lookups || !names->forget(desk->handed, nodeid, lookups))
         return 0;
     Room *room;

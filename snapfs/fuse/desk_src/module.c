@@ -234,6 +234,7 @@ static PyMemberDef desk_members[] = {
     {"passes_upper", T_BOOL, offsetof(Desk, passes_upper), 0, NULL},
     {"takes_writers", T_BOOL, offsetof(Desk, takes_writers), 0, NULL},
     {"takes_names", T_BOOL, offsetof(Desk, takes_names), 0, NULL},
+    {"leaves_forgets", T_BOOL, offsetof(Desk, leaves_forgets), 0, NULL},
     {"keeps_in", T_INT, offsetof(Desk, keeps_in), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
