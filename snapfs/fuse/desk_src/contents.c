@@ -20,7 +20,6 @@
 #include "kept.h"
 #include "readers.h"
 
-#define REGULAR 8 /* S_IFREG >> 12 */
 #define SET_ID (S_ISUID | S_ISGID)
 #define MOST_WRITTEN (128u * 1024u) /* as files.INLINE_WRITE_BYTES */
 #define SLOW_WRITE_NS 5000000
@@ -50,21 +49,6 @@ struct write_out {
 
 static char *buffer; /* of one reply to READ */
 
-/* Where a regular file is that has no rules of its own, and whether in the upper layer. */
-static int find_place(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_upper)
-{
-    Room *room;
-    uint32_t slot;
-    const Card *card = card_find(desk, ino);
-    *is_upper = card && card->is_upper;
-    if (card && card->type != S_IFREG)
-        return 0;
-    if (!card && (!names->guest(desk->handed, ino, &room, &slot) ||
-                  (room->index->entries[slot].kind & 0xf) != REGULAR))
-        return 0;
-    return desk_path(desk, ino, path, fd) == DONE_HERE;
-}
-
 /* Whether what was opened is the file that was noted, with data of its own; other names of a lower one
  * may have been copied up. */
 static int is_it(const Desk *desk, uint64_t ino, int file, int is_upper)
@@ -84,7 +68,7 @@ static struct kept *open_file(const Desk *desk, uint64_t ino, int is_writable)
 {
     char path[PATH_MAX];
     int fd, is_upper;
-    if (!find_place(desk, ino, path, &fd, &is_upper) || (is_writable && !is_upper))
+    if (!file_place(desk, ino, path, &fd, &is_upper) || (is_writable && !is_upper))
         return NULL;
     int flags = (is_writable ? O_RDWR : O_RDONLY) | (is_upper ? 0 : O_NOATIME);
     int file = openat(fd, path, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);

@@ -149,6 +149,9 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
 /* Whether an upper file may be written as it is now, without rules; stats it. */
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real);
 
+/* Where a regular file is, and whether in the upper layer; 0 where Python has to say. */
+int file_place(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_upper);
+
 /* Whether a file has data of its own, or none to have (metacopy.py). */
 int file_holds_data(int file, const struct stat *real);
 

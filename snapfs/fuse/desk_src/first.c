@@ -32,15 +32,12 @@ static int is_sealed(int file)
     return fstatvfs(file, &found) == 0 && found.f_flag & ST_RDONLY;
 }
 
-/* Find the place of a file that may be passed: a lower one, or one that is noted. */
-static int find(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_upper)
+int file_place(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_upper)
 {
     Room *room;
     uint32_t slot;
     const Card *card = card_find(desk, ino);
     *is_upper = card && card->is_upper;
-    if (*is_upper && !desk->passes_upper)
-        return 0;
     if (card && card->type != S_IFREG)
         return 0;
     if (!card && (!names->guest(desk->handed, ino, &room, &slot) ||
@@ -53,7 +50,7 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
 {
     char path[PATH_MAX];
     int fd;
-    if (!find(desk, ino, path, &fd, is_upper))
+    if (!file_place(desk, ino, path, &fd, is_upper) || (*is_upper && !desk->passes_upper))
         return -1;
     int flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | (*is_upper ? 0 : O_NOATIME);
     int file = openat(fd, path, flags);
