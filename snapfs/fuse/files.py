@@ -221,9 +221,9 @@ class FileHandlers(Operations):
         """Write what the quota allows."""
         size = len(buf)
         async with bounded.admitted(handle.shown, tree, handle.node, handle.fd, off, size) as fits:
-            if fits < size and not bounded.may_be_cut(off):
-                raise bounded.exceeded()
             is_whole = not bounded.may_be_cut(off)
+            if fits < size and is_whole:
+                raise bounded.exceeded()
             return await self._write(handle, off, memoryview(buf)[:fits], is_whole)
 
     async def _write(

@@ -293,8 +293,7 @@ class Forest:
             return False
         if is_open:  # or its opens are too many: who opened it was killed between two workers
             self._doubt(nodeid)
-        if lookups > 1:
-            self._forget(nodeid, lookups - 1)
+        self._keep_one(nodeid, lookups)
         return True
 
     def _may_be_mapped(self, nodeid: int, count: int) -> bool:
@@ -314,9 +313,12 @@ class Forest:
         if node.type != stat.S_IFREG or count < lookups - (nodeid in self._in_excess):
             return False
         self._doubt(nodeid)
+        self._keep_one(nodeid, lookups)
+        return True
+
+    def _keep_one(self, nodeid: int, lookups: int) -> None:
         if lookups > 1:
             self._forget(nodeid, lookups - 1)
-        return True
 
     def _doubt(self, nodeid: int) -> None:
         self._doubted.pop(nodeid, None)

@@ -43,7 +43,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-
 LONGEST_CHAIN = 64
 """Copies that go over each other before a whole one is made."""
 
