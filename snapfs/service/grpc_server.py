@@ -8,9 +8,7 @@ Invariant: a live server's socket and a file that is no socket are never replace
 from __future__ import annotations
 
 import os
-import socket
 import stat
-import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from snapfs.model import FailedPrecondition, InvalidArgument, Unavailable
+from snapfs.service import answered
 from snapfs.service.malformed import RefuseMalformed
 from snapfs.service.reading import OnlyReads
 
@@ -45,8 +44,6 @@ MAX_STREAMS = 4096
 MAX_ADDRESS_BYTES = 107
 """Longest path of a unix socket (sockaddr_un, less its final zero)."""
 
-_CREDENTIALS = struct.Struct("3i")
-"""What SO_PEERCRED answers (unix(7)): pid, uid, gid."""
 
 Register = Callable[[grpc.Server], str]
 """Adds a service to the server and returns the service's full name."""
@@ -182,26 +179,12 @@ def _check_address(address: Path) -> None:
             f"socket address {address}: something that is no socket is there; "
             "move it away or choose another address"
         )
-    if holder := _holder(address):
+    if holder := answered.holder(address):
         raise FailedPrecondition(
             f"socket address {address}: {holder} answers there; "
             "stop it first or choose another address"
         )
     _log.info("server.stale_socket_replaced", address=str(address))
-
-
-def _holder(address: Path) -> str | None:
-    """Return who answers on a socket, with the process where the kernel tells; None: nobody."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(5)
-        try:
-            probe.connect(os.fspath(address))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return None
-        except TimeoutError:
-            return "another server"
-        raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return f"another server (pid {_CREDENTIALS.unpack(raw)[0]})"
 
 
 def _identity(address: Path) -> tuple[int, int] | None:

@@ -24,6 +24,7 @@ import structlog
 
 from snapfs.closing import Closing
 from snapfs.model import FailedPrecondition, InvalidArgument, SnapfsError
+from snapfs.service import answered
 
 log = structlog.get_logger(__name__)
 
@@ -294,13 +295,7 @@ def _clear(address: Path) -> None:
     """Remove the socket of a server that has died; FailedPrecondition when one answers."""
     if not address.is_socket():
         return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(address))
-        except ConnectionRefusedError:
-            address.unlink(missing_ok=True)
-            return
-        except BlockingIOError:
-            pass  # somebody listens, whose queue is full
-    raise FailedPrecondition(f"socket {address} is answered by another process; stop that first")
+    if answered.holder(address):
+        text = f"socket {address} is answered by another process; stop that first"
+        raise FailedPrecondition(text)
+    address.unlink(missing_ok=True)
