@@ -6,9 +6,6 @@ the source is as it was, and the next run goes on and leaves nothing over (tests
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,16 +34,7 @@ def test_it_is_told_and_the_next_run_goes_on(
     what: str, how: str, stride: int, library: Path, tmp_path: Path
 ) -> None:
     with tmpfs(tmp_path / "place", "size=256m") as place:  # nobody else's writes to wait for
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.backup.each_call", what, place, how, str(stride)],
-            env=failing_calls.preloaded(library),
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-            timeout=800,
-        )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+        found = failing_calls.run(library, "tests.backup.each_call", what, place, how, str(stride))
     print(f"\n| {what}, {how} | refused: {found['refused']} | passed over: {found['done']} |")
     assert found["refused"] + found["done"] >= LEAST_CALLS[what] // stride
     assert found["done"] <= MOST_PASSED_OVER

@@ -6,9 +6,6 @@ acknowledged is there, `fsck` finds nothing at the next start, and the same chan
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,15 +29,6 @@ def test_it_is_told_and_nothing_acknowledged_is_lost(
 ) -> None:
     stride = 2 if how.endswith("+") else 1
     with tmpfs(tmp_path / "place", "size=256m") as place:  # nobody else's writes to wait for
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.crash.each_call", place, how, str(stride)],
-            env=failing_calls.preloaded(library),
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-            timeout=800,
-        )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+        found = failing_calls.run(library, "tests.crash.each_call", place, how, str(stride))
     print(f"\n| changes, {how} | refused: {found['refused']} | passed over: {found['done']} |")
     assert found["refused"] + found["done"] >= LEAST_CALLS // stride

@@ -6,8 +6,10 @@ A program that is started with `preloaded` may fork; in the child `fail` chooses
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -19,6 +21,22 @@ def build(directory: Path) -> Path:
     flags = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-nonnull-compare")
     subprocess.run(["gcc", *flags, "-o", library, SOURCE], check=True, timeout=60)
     return library
+
+
+def run(library: Path, module: str, *arguments: str | Path) -> dict[str, int]:
+    """Run a module whose calls can fail; return what its last line says: how many of them were
+    `refused`, and how often it was `done` all the same."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=preloaded(library),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=800,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def preloaded(library: Path) -> dict[str, str]:
