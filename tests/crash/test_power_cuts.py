@@ -10,13 +10,13 @@ import random
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.crash import acts
+from tests.crash import acts, acts_of_leases, acts_of_syncs, acts_of_volumes
 from tests.support.loops import mount_image
 from tests.support.recorded_disk import Flush, Recorded, Write, attached, rebuild, recorded
 
@@ -36,6 +36,24 @@ KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
 def run(*command: str | Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr}"
+
+
+Check = Callable[[Path, int], None]
+"""Looks at a disk, mounted at a place, that was cut at a moment."""
+
+
+def work_on_snapshots(place: Path, now: acts.Moment) -> Check:
+    done = acts.work(place, now, acts.layout(place.with_name("layout")))
+    return lambda place, moment: acts.check(place, done, moment)
+
+
+WORKS: dict[str, Callable[[Path, acts.Moment], Check]] = {
+    "snapshots": work_on_snapshots,
+    "volumes": acts_of_volumes.work,
+    "leases": acts_of_leases.work,
+    "syncs": acts_of_syncs.work,
+}
+"""What is done on a disk: each does something, and returns what looks at what a cut left of it."""
 
 
 @contextmanager
@@ -71,10 +89,11 @@ def some(writes: list[Write], chance: random.Random, *, torn: bool) -> list[Writ
 
 
 @pytest.mark.parametrize("file_system", SIZES)
+@pytest.mark.parametrize("work", WORKS)
 def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
-    file_system: str, tmp_path: Path, request: pytest.FixtureRequest
+    work: str, file_system: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    count = request.config.getoption("--power-cuts")
+    count = request.config.getoption("--power-cuts") // len(WORKS)
     seed = request.config.getoption("--power-cut-seed")
     start, durable = tmp_path / "start.img", tmp_path / f"durable.{file_system}"
     copy, place = tmp_path / f"copy.{file_system}", tmp_path / "place"
@@ -83,17 +102,16 @@ def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
         file.truncate(SIZES[file_system])
     run(f"mkfs.{file_system}", "-q", start)
     run("cp", "--sparse=always", start, durable)
-    layout = acts.layout(tmp_path / "layout")
     with attached(start, tmp_path) as disk:
         run("mount", "-o", "noatime", disk.device, place)
         try:
-            done = acts.work(place, lambda: disk.now, layout)
+            check = WORKS[work](place, lambda: disk.now)
         finally:
             run("umount", place)
     entries, reached = list(recorded(tmp_path / "log")), 0
     checked, failures = 0, []
-    end_s = time.monotonic() + request.config.getoption("--power-cut-seconds")
-    chance = random.Random(f"{file_system} {seed}")
+    end_s = time.monotonic() + request.config.getoption("--power-cut-seconds") / len(WORKS)
+    chance = random.Random(f"{work} {file_system} {seed}")
     for index, flush in cuts(entries, count, chance):
         if time.monotonic() > end_s or len(failures) >= MOST_FAILURES:
             break
@@ -105,10 +123,10 @@ def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
         rebuild(copy, some(loose, chance, torn=file_system in TORN))
         try:
             with mounted(copy, place):
-                acts.check(place, done, entries[index].end)
+                check(place, entries[index].end)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next cuts are checked, too
             told = "".join(traceback.format_exception(error))
             failures.append(f"cut {index} of {len(entries)}, seed {seed}: {told}")
         checked += 1
-    print(f"\n| power cuts, {file_system} | {checked} | failed: {len(failures)} |")
+    print(f"\n| power cuts, {work}, {file_system} | {checked} | failed: {len(failures)} |")
     assert not failures, "\n\n".join(failures)
