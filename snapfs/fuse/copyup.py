@@ -1,9 +1,9 @@
 """Copy-ups in threads: one at a time for a node, others wait for it, nobody else notices.
 
-A copy takes as long as the file is big, so it runs off the loop; only its last step, which makes
-the copy visible, is done on the loop. Descriptors that read the lower file are moved to the copy
-then, so that a reader sees what a writer writes, as on any local file system. Those that the kernel
-reads past us keep the lower file, as with kernel overlayfs.
+A copy takes as long as the file is big, so it runs off the loop, unless it waits for nothing; only
+its last step, which makes the copy visible, is always done on the loop. Descriptors that read the
+lower file are moved to the copy then, so that a reader sees what a writer writes, as on any local
+file system. Those that the kernel reads past us keep the lower file, as with kernel overlayfs.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class CopyUps:
         published = False
         try:
             with tree.allowance.reserving(job.takes_bytes, 1):
-                if job.size_bytes:
-                    await blocking(self._threads.copy_up, job.run)
-                else:
+                if job.is_quick():
                     job.run()
+                else:
+                    await blocking(self._threads.copy_up, job.run)
             self._publish(tree, node, job)
             published = True
         finally:

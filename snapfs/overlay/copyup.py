@@ -10,78 +10,98 @@ import errno
 import os
 import stat
 
-from . import devices, identity, protection, xattrs
+from . import identity, protection, xattrs
+from ._copies import Source
 from .core import MergedTree
 from .layer import refuse, stat_or_none
 from .links import Link
 from .metacopy import data_of
 from .node import GONE, Dir, Node
 from .quota import ENTRY_BYTES
-from .syscalls import RENAME_NOREPLACE, copy_data, rename, set_times, set_times_of
-from .usage import BLOCK_BYTES
+from .specials import Special
+from .syscalls import RENAME_NOREPLACE, rename, set_times
+
+QUICK_BYTES = 128 * 1024
+"""What is copied inline at most, when it is in memory."""
 
 
 class CopyUp:
     """One copy-up of a node that is no directory: made by `start`, then `run`, then `finish`."""
 
-    __slots__ = (
-        *("_held", "_protecting", "_source", "_source_proc", "_work"),
-        *("data", "node", "real", "temp"),
-    )
+    __slots__ = ("_content", "_ino", "_protattr", "_source", "_work", "data", "node", "temp")
 
     def __init__(self, tree: MergedTree, node: Node, *, data: bool) -> None:
         self.node = node
         self.data = data
         """Copy the content; without it the copy is empty (the file is about to be cut)."""
         self._work = tree.work
-        self._held: list[int] = []
-        """Descriptors of our own: a layer closes what leads to a long path when it needs others."""
+        self._ino = b"%d" % (node.ino & identity.LOW_MASK)
+        self._protattr = b""
+        self._source: Source | Special
+        self._content: Source | None = None
+        """Where the data of a regular file is."""
+        fd, path = tree.where(node)
+        if node.type == stat.S_IFREG:
+            self._source = self._content = Source(fd, path)
+        else:
+            self._source = Special(fd, path)
+        self.temp = self._work.temp()
         try:
-            self._source = fd, path = self._hold(*tree.where(node))
-            self._source_proc = b"/proc/self/fd/%d/%s" % (fd, path)
-            self.temp = self._work.temp()
-            self.real = os.stat(path, dir_fd=fd, follow_symlinks=False)
-            if self.size_bytes:
-                self._find_data(tree)
-            self._protecting = protection.of_lower(tree, node)
+            if self._content is not None:
+                self._look(tree, self._content)
             tree.allowance.check(self.takes_bytes, 1)
         except BaseException:
             self.close()
             raise
 
-    def _hold(self, fd: int, path: bytes) -> tuple[int, bytes]:
-        self._held.append(os.dup(fd))
-        return self._held[-1], path
+    def _look(self, tree: MergedTree, source: Source) -> None:
+        """Find the data where that is, and what protects the file."""
+        if source.is_metacopy and self.size_bytes:
+            found = data_of(tree, self.node)
+            if found is not None:
+                layer, path = found
+                self._content = Source(*layer.at(path))
+        self._protattr = protection.of_source(tree, self.node, source.attributes)
 
     def close(self) -> None:
         """Let go of the lower file, for a job that does not run."""
-        while self._held:
-            os.close(self._held.pop())
+        self._source.close()
+        if self._content is not None:
+            self._content.close()
 
-    def _find_data(self, tree: MergedTree) -> None:
-        """The file may be a copy of metadata only: then read its data where that is."""
-        found = data_of(tree, self.node)
-        if found is not None:
-            layer, path = found
-            self._source = self._hold(*layer.at(path))
+    @property
+    def nlink(self) -> int:
+        """How many names the lower file has."""
+        return self._source.nlink
 
     @property
     def size_bytes(self) -> int:
-        """How much `run` will copy at most; small ones may as well run inline."""
-        return self.real.st_size if self.data and stat.S_ISREG(self.real.st_mode) else 0
+        """How much `run` will copy at most."""
+        return self._source.size_bytes if self.data and self._content is not None else 0
 
     @property
     def takes_bytes(self) -> int:
         """How much space the copy and its name take at most: holes stay holes."""
-        return ENTRY_BYTES + min(self.size_bytes, self.real.st_blocks * BLOCK_BYTES)
+        return ENTRY_BYTES + min(self.size_bytes, self._source.allocated_bytes)
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether `run` waits until the copy is durable."""
+        return self._work.sync and self.size_bytes > 0
+
+    def is_quick(self) -> bool:
+        """Whether `run` will wait for nothing: it may as well run inline."""
+        if not self.size_bytes or self._content is None:
+            return True
+        return not self.is_synced and self.size_bytes <= QUICK_BYTES and self._content.fetch()
 
     def run(self) -> None:
         """Make the copy. Blocks; safe in any thread. On failure call abort_copy_up()."""
         try:
-            if stat.S_ISREG(self.real.st_mode):
-                self._copy_regular()
+            if isinstance(self._source, Source):
+                self._copy_regular(self._source, self._content or self._source)
             else:
-                self._copy_special()
+                self._source.copy(self._work, self.temp, self._ino)
         finally:
             self.close()
 
@@ -90,47 +110,21 @@ class CopyUp:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(self.temp, flags, dir_fd=self._work.layer.fd)
 
-    def _copy_regular(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        target = os.open(self.temp, flags, 0o600, dir_fd=self._work.layer.fd)
+    def _copy_regular(self, source: Source, content: Source) -> None:
+        target, _ = source.copy(
+            content,
+            self._work.layer.fd,
+            self.temp,
+            self.size_bytes,
+            self.data or not source.size_bytes,
+            self._ino,
+            self._protattr,
+        )
         try:
-            if self.size_bytes:
-                self._copy_content(target)
-            os.fchown(target, self.real.st_uid, self.real.st_gid)
-            xattrs.copy(self._source_proc, self._work.proc(self.temp))
-            os.fchmod(target, stat.S_IMODE(self.real.st_mode))
-            protection.carry(self._source_proc, target, self._protecting)
-            cut = self.real.st_size > 0 and not self.data
-            mtime_ns = None if cut else self.real.st_mtime_ns
-            set_times_of(target, self.real.st_atime_ns, mtime_ns)
-            if self._work.sync and self.size_bytes:
+            if self.is_synced:
                 os.fsync(target)
         finally:
             os.close(target)
-
-    def _copy_content(self, target: int) -> None:
-        fd, path = self._source
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
-        source = os.open(path, flags, dir_fd=fd)
-        try:
-            copy_data(source, target, self.size_bytes)
-        finally:
-            os.close(source)
-
-    def _copy_special(self) -> None:
-        work, real = self._work.layer.fd, self.real
-        if stat.S_ISLNK(real.st_mode):
-            fd, path = self._source
-            os.symlink(os.readlink(path, dir_fd=fd), self.temp, dir_fd=work)
-        else:
-            os.mknod(self.temp, stat.S_IFMT(real.st_mode) | 0o600, real.st_rdev, dir_fd=work)
-        os.chown(self.temp, real.st_uid, real.st_gid, dir_fd=work, follow_symlinks=False)
-        xattrs.copy(self._source_proc, self._work.proc(self.temp))
-        if devices.shown(real.st_rdev, self._source_proc) != real.st_rdev:
-            devices.mark(self._work.proc(self.temp))
-        if not stat.S_ISLNK(real.st_mode):
-            os.chmod(self.temp, stat.S_IMODE(real.st_mode), dir_fd=work)
-        set_times(work, self.temp, real.st_atime_ns, real.st_mtime_ns)
 
 
 def finish(tree: MergedTree, job: CopyUp) -> None:
@@ -139,12 +133,10 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
     if node.up:
         work.discard(job.temp)
         return
-    low = node.ino & identity.LOW_MASK
-    xattrs.put(work.proc(job.temp), xattrs.INO, b"%d" % low)
     link = None
-    if job.real.st_nlink > 1 and identity.lasts(low):
+    if job.nlink > 1 and identity.lasts(low := node.ino & identity.LOW_MASK):
         named = 0 if node.parent is None else 1
-        link = tree.links.begin(low, job.temp, job.real.st_nlink, named=named)
+        link = tree.links.begin(low, job.temp, job.nlink, named=named)
     if node.parent is None:
         _finish_nameless(tree, node, job.temp, link)
         return

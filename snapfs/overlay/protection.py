@@ -80,6 +80,17 @@ def announce(tree: MergedTree) -> None:
         tree.upper_layer.is_protected = True
 
 
+def of_source(tree: MergedTree, node: Node, attributes: int) -> bytes:
+    """Return the protattr of a lower file's copy, empty when nothing protects it, and mark the
+    upper layer for it; `attributes` are what statx(2) says of the file."""
+    found = attributes & PROTECTING
+    if _layer(node).is_protected:
+        found |= decode(xattrs.get(tree.real_path(node), xattrs.PROTATTR))
+    if found:
+        announce(tree)
+    return encode(found)
+
+
 def of_lower(tree: MergedTree, node: Node) -> int:
     """Return what a node's copy is to be protected by, and mark the upper layer for it."""
     found = protection(tree, node)

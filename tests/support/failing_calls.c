@@ -2,6 +2,7 @@
 
    calls_fail(under, at, error, onwards) begins to count those calls: the one numbered `at`, from
    1, returns -1 with `error` and does nothing; with `onwards` so do all after it.
+   calls_kill(at, status) begins to count them anywhere: in place of one the process ends.
    calls_counted() says how many there were. */
 
 #define _GNU_SOURCE
@@ -21,7 +22,7 @@
 
 static char under[PATH_MAX];
 static size_t under_length;
-static int fails_at, fails_with, fails_onwards;
+static int fails_at, fails_with, fails_onwards, kills_with;
 static atomic_int counted;
 static atomic_int armed;
 
@@ -33,6 +34,11 @@ void calls_fail(const char *directory, int at, int error, int onwards) {
     fails_onwards = onwards;
     atomic_store(&counted, 0);
     atomic_store(&armed, 1);
+}
+
+void calls_kill(int at, int status) {
+    kills_with = status;
+    calls_fail("", at, 0, 0);
 }
 
 int calls_counted(void) {
@@ -67,6 +73,8 @@ static int fails(void) {
     int number = atomic_fetch_add(&counted, 1) + 1;
     if (number != fails_at && !(fails_onwards && number > fails_at))
         return 0;
+    if (kills_with)
+        _exit(kills_with);
     errno = fails_with;
     return 1;
 }
@@ -101,6 +109,8 @@ CALL(int, fdatasync, is_ours(fd), (int fd), fd)
 CALL(int, syncfs, is_ours(fd), (int fd), fd)
 CALL(int, ftruncate, is_ours(fd), (int fd, off_t n), fd, n)
 CALL(int, ftruncate64, is_ours(fd), (int fd, off64_t n), fd, n)
+CALL(int, truncate, names_ours(AT_FDCWD, path), (text path, off_t n), path, n)
+CALL(int, truncate64, names_ours(AT_FDCWD, path), (text path, off64_t n), path, n)
 CALL(int, fallocate, is_ours(fd), (int fd, int mode, off_t at, off_t n), fd, mode, at, n)
 CALL(int, fallocate64, is_ours(fd), (int fd, int mode, off64_t at, off64_t n), fd, mode, at, n)
 CALL(int, rename, names_ours(AT_FDCWD, to), (text from, text to), from, to)
@@ -133,6 +143,13 @@ CALL(int, fchownat, names_ours(fd, path), (int fd, text path, uid_t u, gid_t g, 
 CALL(int, utimensat, names_ours(fd, path), (int fd, text path, const struct timespec t[2], int flags),
      fd, path, t, flags)
 CALL(int, futimens, is_ours(fd), (int fd, const struct timespec t[2]), fd, t)
+
+int removexattr(text, text);
+int lremovexattr(text, text);
+int fremovexattr(int, text);
+CALL(int, removexattr, names_ours(AT_FDCWD, path), (text path, text name), path, name)
+CALL(int, lremovexattr, names_ours(AT_FDCWD, path), (text path, text name), path, name)
+CALL(int, fremovexattr, is_ours(fd), (int fd, text name), fd, name)
 
 int setxattr(text, text, bytes, size_t, int);
 int lsetxattr(text, text, bytes, size_t, int);

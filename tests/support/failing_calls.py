@@ -1,6 +1,6 @@
-"""Calls of the system that fail in a process, at the border of libc: failing_calls.c.
+"""Calls of the system that fail in a process, or end it, at the border of libc: failing_calls.c.
 
-A program that is started with `preloaded` may fork; in the child `fail` chooses the call.
+A program that is started with `preloaded` may fork; in the child `fail` or `kill` chooses the call.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def build(directory: Path) -> Path:
 
 def run(library: Path, module: str, *arguments: str | Path) -> dict[str, int]:
     """Run a module whose calls can fail; return what its last line says: how many of them were
-    `refused`, and how often it was `done` all the same."""
+    `refused`, and how often it was `done` all the same, or what else it counted."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         env=preloaded(library),
@@ -47,6 +47,11 @@ def preloaded(library: Path) -> dict[str, str]:
 def fail(under: Path, at: int, error: int, *, onwards: bool) -> None:
     """Let the `at`th call that changes something below `under` fail, and all after it if asked."""
     ctypes.CDLL(None).calls_fail(os.fsencode(under), at, error, int(onwards))
+
+
+def kill(at: int, status: int) -> None:
+    """End the process with an exit status in place of its `at`th call that changes something."""
+    ctypes.CDLL(None).calls_kill(at, status)
 
 
 def counted() -> int:

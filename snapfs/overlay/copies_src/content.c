@@ -1,0 +1,115 @@
+/* A file's data: shared with its copy where the file system can, else copied, holes as holes. */
+#include "copies.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define BLOCK_BYTES ((size_t)1 << 20)
+
+static bool cannot_share(int number)
+{
+    return number == EOPNOTSUPP || number == EXDEV || number == EINVAL || number == ENOTTY ||
+           number == EPERM || number == ETXTBSY;
+}
+
+static int write_all(int target, const char *bytes, size_t count, off_t at)
+{
+    while (count) {
+        ssize_t done = pwrite(target, bytes, count, at);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return -1;
+        bytes += done;
+        count -= (size_t)done;
+        at += done;
+    }
+    return 0;
+}
+
+/* One block by reading and writing it; returns how much, 0 at the end of the source. */
+static ssize_t copy_block(int source, int target, off_t at, size_t count)
+{
+    char *block = malloc(count < BLOCK_BYTES ? count : BLOCK_BYTES);
+    if (!block) {
+        errno = ENOMEM;
+        return -1;
+    }
+    ssize_t got;
+    do
+        got = pread(source, block, count < BLOCK_BYTES ? count : BLOCK_BYTES, at);
+    while (got < 0 && errno == EINTR);
+    if (got > 0 && write_all(target, block, (size_t)got, at))
+        got = -1;
+    int number = errno;
+    free(block);
+    errno = number;
+    return got;
+}
+
+static int copy_range(int source, int target, off_t at, off_t end)
+{
+    while (at < end) {
+        off_t from = at, to = at;
+        ssize_t done = copy_file_range(source, &from, target, &to, (size_t)(end - at), 0);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0 && (errno == EXDEV || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP))
+            done = copy_block(source, target, at, (size_t)(end - at));
+        if (!done)
+            errno = EIO; /* the source became shorter while it was copied */
+        if (done <= 0)
+            return -1;
+        at += done;
+    }
+    return 0;
+}
+
+/* The next part with data at or after `at`: 1, or 0 when there is none. */
+static int next_extent(int fd, off_t at, off_t size_bytes, off_t *start, off_t *end)
+{
+    *start = lseek(fd, at, SEEK_DATA);
+    if (*start < 0 && errno == ENXIO)
+        return 0;
+    if (*start < 0 && (errno == EINVAL || errno == EOPNOTSUPP)) {
+        *start = at;
+        *end = size_bytes;
+        return 1;
+    }
+    if (*start < 0)
+        return -1;
+    *end = lseek(fd, *start, SEEK_HOLE);
+    if (*end < 0)
+        return -1;
+    if (*end > size_bytes)
+        *end = size_bytes;
+    return 1;
+}
+
+int copy_content(int source, const char *content, int target, off_t size_bytes, bool *cloned)
+{
+    *cloned = false;
+    if (!size_bytes)
+        return 0;
+    if (!ioctl(target, FICLONE, source)) {
+        *cloned = true;
+        return 0;
+    }
+    if (!cannot_share(errno))
+        return -1;
+    if (content)
+        return write_all(target, content, (size_t)size_bytes, 0);
+    if (ftruncate(target, size_bytes))
+        return -1;
+    for (off_t at = 0, start, end; at < size_bytes; at = end) {
+        int found = next_extent(source, at, size_bytes, &start, &end);
+        if (found <= 0)
+            return found;
+        if (copy_range(source, target, start, end))
+            return -1;
+    }
+    return 0;
+}
