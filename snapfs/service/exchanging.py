@@ -12,8 +12,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from snapfs.closing import Closing
 from snapfs.config import Config
+from snapfs.model import ResourceExhausted
 from snapfs.service import exchange_server, grpc_server, ways
 from snapfs.service.exchange_client import ExchangePeer
 from snapfs.service.ways import Identity
@@ -21,6 +24,8 @@ from snapfs.snapshots.faults import refusing
 from snapfs.sync import remotes
 from snapfs.sync.remotes import Remote
 from snapfs.sync.replica import Replica
+
+log = structlog.get_logger(__name__)
 
 WORKERS = 32
 """Calls of other hosts at once; one that brings a layer takes one as long as it does."""
@@ -40,6 +45,12 @@ class Exchanging(Closing):
             secure=_secure(config),
         )
         self._server.set_serving(serving=True)
+        try:
+            self._make_link()
+        except ResourceExhausted as error:  # a full disk: remotes by ssh find nobody
+            log.warning("exchange.not_linked", error=str(error))
+
+    def _make_link(self) -> None:
         with refusing(f"make {self._link}"):
             self._link.unlink(missing_ok=True)
             self._link.symlink_to(self._server.address)

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from snapfs.model import Kind, SnapshotId
+import structlog
+
+from snapfs.model import Kind, ResourceExhausted, SnapshotId
 from snapfs.snapshots import claims, records
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.schema import Creating, Removing, decode_intent, encode_intent
 from snapfs.store import ReadTx, Store, WriteTx
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,11 @@ def recover(store: Store, layers: LayerDirectories) -> Mapping[int, SnapshotId]:
         promised = {promise_removal(tx, identity): identity for identity in undone}
         return {**left.removing, **promised}
 
-    return store.update(settle)
+    try:
+        return store.update(settle)
+    except ResourceExhausted as error:  # nothing of it is visible; the next start settles it
+        log.warning("promises.not_settled", error=str(error))
+        return left.removing
 
 
 def unfinished(tx: ReadTx, left: Promises, present: Iterable[SnapshotId]) -> list[SnapshotId]:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeAlias
 
 import lmdb
 
 from snapfs.model import FailedPrecondition, Unavailable
-from snapfs.store import faults, lock, space
+from snapfs.store import faults, lock, readertable, space
 from snapfs.store.schema import Sub
 
 MAX_READERS = 1022
@@ -92,8 +92,11 @@ class Environment:
         """Open the sound store in `path`, which is not open here; end it with `release`."""
         with faults.translated(path), opening:
             key = _identity(path)
-            if not readonly:
-                space.reserve_lock_file(path)
+            if readonly:
+                with suppress(OSError):  # LMDB finds out what may not be done, and says it
+                    readertable.settle(path)
+            else:
+                readertable.reserve(path)
             environment = cls(path, key, readonly=readonly, map_size_bytes=map_size_bytes)
             _open_here[key] = environment
             return environment
@@ -212,13 +215,17 @@ class Environment:
 
 
 def _open(path: Path, readonly: bool, map_size_bytes: int) -> lmdb.Environment:
-    """Open the environment; readahead is off because access is by key, not in order."""
+    """Open the environment; readahead is off because access is by key, not in order.
+
+    On a read-only mount LMDB does without locks by itself, in a snapshot of btrfs it does not.
+    """
     return lmdb.open(
         str(path),
         map_size=map_size_bytes,
         readonly=readonly,
         create=False,
         mode=0o700,
+        lock=not (readonly and lock.is_read_only(path)),
         readahead=False,
         max_readers=MAX_READERS,
         max_dbs=len(Sub),

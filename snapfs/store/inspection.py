@@ -17,16 +17,15 @@ import lmdb
 import lmdb.verify
 
 from snapfs.model import DataLoss, FailedPrecondition
-from snapfs.store import faults, lock, schema
+from snapfs.store import faults, lock, readertable, schema
 from snapfs.store.environment import Txn
 from snapfs.store.schema import Sub
 
 DATA_FILE = "data.mdb"
-LMDB_LOCK_FILE = "lock.mdb"
 NEW_PREFIX = "new."
 """Of a directory in which a store is being made; a leftover is of a process that died at it."""
 
-_OURS_BEFORE_DATA = frozenset({lock.FILE_NAME, "lost+found"})
+_OURS_BEFORE_DATA = frozenset({lock.FILE_NAME, readertable.APART, "lost+found"})
 _MAGIC = 0xBEEFC0DE
 _DATA_VERSION = 1
 _PAGE_HEADER_BYTES = 16
@@ -74,7 +73,7 @@ def holds_store(path: Path) -> bool:
             raise FailedPrecondition(f"{path} is not a directory; name another one") from None
     if DATA_FILE in names:
         return True
-    if LMDB_LOCK_FILE in names:
+    if readertable.FILE_NAME in names:
         raise DataLoss(
             f"{path}/{DATA_FILE} is missing though a store was here; restore it from a copy, "
             "or empty the directory to begin anew"

@@ -74,7 +74,7 @@ def unwritten(path: Path) -> Iterator[None]:
     files by another mount would use the pages again that are being read. FailedPrecondition while
     there is one.
     """
-    fd = _readable(path) if _is_read_only(path) else None
+    fd = _readable(path) if is_read_only(path) else None
     if fd is None:
         yield
         return
@@ -89,7 +89,8 @@ def unwritten(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _is_read_only(path: Path) -> bool:
+def is_read_only(path: Path) -> bool:
+    """Say whether readers of the store in `path` cannot be entered in LMDB's reader table."""
     return not os.access(path, os.W_OK)
 
 

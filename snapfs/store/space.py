@@ -1,9 +1,5 @@
 """Disk space that must be there before it is needed.
 
-LMDB writes its reader table through a shared map of `lock.mdb`. Where the file has a hole, or is
-written elsewhere at each write (copy-on-write), a full disk cannot say ENOSPC to such a write:
-the kernel ends the process with SIGBUS. So the table gets its blocks beforehand.
-
 A removal writes too. On a full disk it would be refused, and nothing could ever be freed, so the
 data file has blocks beyond its end (`Ballast`), which only what makes nothing new may use up.
 """
@@ -19,9 +15,6 @@ from pathlib import Path
 
 from snapfs.store.faults import NO_SPACE
 
-LOCK_FILE_BYTES = 128 * 1024
-"""More than LMDB wants for MAX_READERS; it takes what is there."""
-
 BALLAST_BYTES = 4 << 20
 """Blocks kept beyond the end of the data file. Half of them are for removals only."""
 
@@ -33,24 +26,8 @@ _GET_FLAGS = 0x80086601
 _SET_FLAGS = 0x40086602
 _NOCOW = 0x00800000
 _FLAGS = struct.Struct("=L")
-_HAS_NO_SUCH_FLAG = frozenset({errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-
-
-def reserve_lock_file(path: Path) -> None:
-    """Give the lock file of the store in `path` all its blocks; OSError when the disk is full.
-
-    One that has them is left alone: xfs would refuse on a full disk.
-
-    Call it only while this process has no environment open there: closing the file would end
-    LMDB's own locks on it (fcntl(2), POSIX locks).
-    """
-    fd = os.open(path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        found = os.fstat(fd)
-        if min(found.st_size, found.st_blocks * _BLOCK_BYTES) < LOCK_FILE_BYTES:
-            os.posix_fallocate(fd, 0, LOCK_FILE_BYTES)
-    finally:
-        os.close(fd)
+HAS_NO_SUCH_IOCTL = frozenset({errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+"""What file systems say to an ioctl(2) of another one's."""
 
 
 def write_in_place(directory: Path) -> None:
@@ -60,7 +37,7 @@ def write_in_place(directory: Path) -> None:
         flags = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))[0]
         fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(flags | _NOCOW))
     except OSError as error:
-        if error.errno not in _HAS_NO_SUCH_FLAG:
+        if error.errno not in HAS_NO_SUCH_IOCTL:
             raise
     finally:
         os.close(fd)

@@ -1,0 +1,101 @@
+"""On btrfs LMDB's reader table is in a subvolume of its own; a store is whole without it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snapfs.store import ReadStore, Store
+from tests.store.kit import DOCS, SCOPE, TABLES, Doc
+from tests.support.overlay.kernel import image_fs
+
+pytestmark = pytest.mark.root
+
+
+def subvolume(*command: str | Path) -> None:
+    subprocess.run(["btrfs", "subvolume", *command], check=True, capture_output=True)
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Iterator[Path]:
+    """A subvolume with a store in it, in which there is one document."""
+    with image_fs(tmp_path, "btrfs") as mounted:
+        subvolume("create", mounted / "around")
+        with Store.open(mounted / "around" / "store", TABLES) as store:
+            add(store, "first")
+        yield mounted / "around"
+
+
+def add(store: Store, name: str) -> None:
+    store.update(lambda tx: tx.create(DOCS, SCOPE, name, Doc()))
+
+
+def names(store: Store | ReadStore) -> list[str]:
+    with store.view() as tx:
+        return [row.name for row in tx.rows(DOCS, SCOPE)]
+
+
+def test_the_table_is_apart_and_readers_and_writers_share_it(around: Path) -> None:
+    table = around / "store" / "lock.mdb"
+    assert table.stat().st_dev != (around / "store" / "data.mdb").stat().st_dev
+    with Store.open(around / "store", TABLES) as store, store.view():
+        before = table.stat().st_ino
+        add(store, "second")
+    with ReadStore.open(around / "store", TABLES) as reader:
+        assert names(reader) == ["first", "second"]
+    assert table.stat().st_ino == before
+
+
+@pytest.mark.parametrize("first", [Store, ReadStore])
+def test_a_snapshot_of_the_subvolume_is_a_whole_store(
+    around: Path, first: type[Store | ReadStore]
+) -> None:
+    copy = around.parent / "copy"
+    subvolume("snapshot", around, copy)
+    with first.open(copy / "store", TABLES) as store:
+        assert names(store) == ["first"]
+    with Store.open(copy / "store", TABLES) as store, Store.open(around / "store", TABLES) as other:
+        add(store, "here")
+        add(other, "there")
+        assert names(store) == ["first", "here"]
+        assert names(other) == ["first", "there"]
+
+
+def test_a_read_only_snapshot_can_be_read(around: Path) -> None:
+    copy = around.parent / "copy"
+    subvolume("snapshot", "-r", around, copy)
+    with ReadStore.open(copy / "store", TABLES) as reader:
+        assert names(reader) == ["first"]
+        assert reader.check() == []
+
+
+def test_a_copy_elsewhere_is_a_whole_store(around: Path, tmp_path: Path) -> None:
+    shutil.copytree(around / "store", tmp_path / "with", symlinks=True)
+    shutil.copytree(
+        around / "store", tmp_path / "without", symlinks=True, ignore=lambda *_: ["readers"]
+    )
+    for copy in ("with", "without"):
+        with Store.open(tmp_path / copy, TABLES) as store:
+            add(store, "second")
+            assert names(store) == ["first", "second"]
+        with ReadStore.open(tmp_path / copy, TABLES) as reader:
+            assert names(reader) == ["first", "second"]
+
+
+def test_a_table_that_is_there_stays_where_it_is(around: Path) -> None:
+    """Others may have it open: an older release made it, or a reader did."""
+    store = around / "store"
+    (store / "lock.mdb").unlink()
+    shutil.rmtree(store / "readers")
+    (store / "lock.mdb").touch()
+    with Store.open(store, TABLES) as opened:
+        add(opened, "second")
+    assert not (store / "lock.mdb").is_symlink()
+    (store / "lock.mdb").unlink()
+    with Store.open(store, TABLES) as opened:
+        assert names(opened) == ["first", "second"]
+    assert (store / "lock.mdb").is_symlink()
