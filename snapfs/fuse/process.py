@@ -7,6 +7,7 @@ channel.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -29,9 +30,12 @@ from snapfs import __version__
 from snapfs.fuse import control
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.modes import Mode
+from snapfs.fuse.progress import Progress, describe
 from snapfs.model import DeadlineExceeded, FailedPrecondition, Internal, Quota, Unavailable
 
 POLL_S = 0.1
+TELL_EVERY_S = 5.0
+"""Of a worker that is still not ready."""
 KILL_TIMEOUT_S = 2.0
 """For a process that was killed to be gone."""
 
@@ -172,18 +176,30 @@ class WorkerProcess:
     def is_ready(self) -> bool:
         return self._ready and not self.gone.is_set()
 
-    def wait_ready(self, deadline_s: float, *, unless: threading.Event) -> None:
+    def wait_ready(
+        self, deadline_s: float, *, still_s: float = math.inf, unless: threading.Event
+    ) -> None:
         """Return when the worker serves.
 
-        Raises DeadlineExceeded, or Unavailable when it died or `unless` was set.
+        Raises DeadlineExceeded, also when it stands still for `still_s`, or Unavailable when it
+        died or `unless` was set.
         """
+        progress, began_s, told_s = Progress(self.pid), time.monotonic(), TELL_EVERY_S
         while not self._settled.wait(min(POLL_S, _left(deadline_s))):
             if unless.is_set():
                 raise Unavailable(f"worker {self.pid} is not needed any more")
-            if not _left(deadline_s):
+            waited_s = time.monotonic() - began_s
+            if not _left(deadline_s) or progress.stands_still_s() > still_s:
+                log.error("worker.not_ready", **self._late(waited_s))
                 raise DeadlineExceeded(f"worker {self.pid} is not ready in time")
+            if waited_s > told_s:
+                told_s += TELL_EVERY_S
+                log.info("worker.slow", **self._late(waited_s))
         if not self._ready:
             raise Unavailable(f"worker {self.pid} ended before it served; its log says why")
+
+    def _late(self, waited_s: float) -> dict[str, object]:
+        return {"pid": self.pid, "waited_s": round(waited_s, 1), **describe(self.pid)}
 
     def ended_within(self, timeout_s: float) -> bool:
         """Say whether the process ends within `timeout_s`."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -68,6 +69,9 @@ IN_USE_GRACE_S = 0.2
 SHOWN_USES = 10
 """Named in the log when a lane is left in use."""
 READY_TIMEOUT_S = 15.0
+"""For a worker that stands still."""
+MOST_READY_S = 120.0
+"""For one that gets on: it reads its code from a busy disk, say, as another would have to."""
 
 
 class LaneState(enum.Enum):
@@ -464,28 +468,33 @@ class Lane:
             with contextlib.suppress(SnapfsError):  # it undoes late freezes by itself as well
                 worker.call(partial(control.Thaw, snapshot=snapshot_id), time.monotonic() + 1.0)
 
-    def _start_worker(self, mount: LaneMount, deadline_s: float) -> WorkerProcess:
+    def _start_worker(
+        self, mount: LaneMount, deadline_s: float, *, still_s: float = math.inf
+    ) -> WorkerProcess:
         """Have the process at hand serve, or one that is started now if there is none that lives.
 
-        Who kills a worker may kill that one too, and it may not have ended when it is taken.
+        One that stands still for `still_s` is given up before the deadline. Who kills a worker may
+        kill that one too, and it may not have ended when it is taken.
         """
         spare = self._spare.take()
         if spare is not None:
             try:
-                return self._begin(spare, mount, deadline_s)
+                return self._begin(spare, mount, deadline_s, still_s)
             except Unavailable as error:
                 if self._stopping.is_set():
                     raise
                 log.info("lane.spare_died", lane=self.name, error=str(error))
-        return self._begin(self._new_process(mount), mount, deadline_s)
+        return self._begin(self._new_process(mount), mount, deadline_s, still_s)
 
-    def _begin(self, worker: WorkerProcess, mount: LaneMount, deadline_s: float) -> WorkerProcess:
+    def _begin(
+        self, worker: WorkerProcess, mount: LaneMount, deadline_s: float, still_s: float
+    ) -> WorkerProcess:
         with self._changed:
             frozen = tuple(sorted(self._frozen))
             paused = tuple(it for it in frozen if not self._frozen[it])
         try:
             worker.begin(self._settings, mount.connection, frozen, paused)
-            worker.wait_ready(deadline_s, unless=self._stopping)
+            worker.wait_ready(deadline_s, still_s=still_s, unless=self._stopping)
             given_up = self._take_on(worker, frozen)
         except SnapfsError:
             worker.kill()
@@ -617,7 +626,9 @@ class Lane:
         """Start the next worker, however often it takes; None when the lane stops first."""
         while not self._stopping.wait(self._delay_s):
             try:
-                worker = self._start_worker(mount, time.monotonic() + READY_TIMEOUT_S)
+                worker = self._start_worker(
+                    mount, time.monotonic() + MOST_READY_S, still_s=READY_TIMEOUT_S
+                )
             except SnapfsError as error:
                 log.error("lane.restart_failed", lane=self.name, error=str(error))
                 self._count_death(0.0)

@@ -41,6 +41,7 @@ from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.noopen import NoOpenOperations
 from snapfs.fuse.operations import OverlayOperations
+from snapfs.fuse.progress import tell_step
 from snapfs.fuse.threads import notified
 from snapfs.model import LaneName, Quota, SnapfsError, SnapshotId
 from snapfs.overlay import Inodes, Places, identity
@@ -93,7 +94,6 @@ class Worker:
     async def begin(self, channel: trio.socket.SocketType) -> None:
         """Obey the supervisor that started this process."""
         async with self._seat:
-            await say(channel, control.Ready(os.getpid()))
             await self._listen(channel)
 
     async def converse(self, channel: trio.socket.SocketType, hello: control.Hello) -> None:
@@ -324,7 +324,9 @@ async def serve(
 ) -> None:
     """Serve one lane until its mount is gone; at once when the supervisor does not want it."""
     speaker = trio.socket.from_stdlib_socket(channel)
+    tell_step("snapfs spare")
     packet = await _receive(speaker)
+    tell_step("snapfs begins")
     if not packet:
         return  # not needed: the supervisor has ended
     begin = control.decode(packet)
@@ -338,6 +340,7 @@ async def serve(
     places, inflight = Places(spare.places), InFlight(spare.inflight)
     backing = None if settings.mode is Mode.NO_OPEN else ids_of(spare)
     _tell_damage(places, inflight, backing)
+    tell_step("snapfs store")
     with LayerReader.open(settings.root, LaneName(settings.lane)) as reader:
         served = control.Served.of(settings.root, settings.mountpoint, settings.device)
         frozen = map(SnapshotId, begin.frozen)
@@ -358,9 +361,14 @@ async def serve(
             kept=settings.kept,
         )
         entrance = _open_door(settings.door)
+        tell_step("snapfs session")
         async with trio.open_nursery() as nursery:
 
             def begin_work() -> None:
+                tell_step("snapfs worker")
+                with contextlib.suppress(OSError):  # a supervisor that is gone does not matter
+                    # At once: the first request may wait for a disk.
+                    channel.send(control.encode(control.Ready(os.getpid())))
                 nursery.start_soon(worker.begin, speaker)
                 nursery.start_soon(worker.leave_when_unused)
                 nursery.start_soon(forest.counting.run)
