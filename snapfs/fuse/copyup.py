@@ -23,7 +23,7 @@ class CopyUps:
     """Runs and awaits the copies of a session."""
 
     def __init__(
-        self, files: Handles[FileHandle], threads: Threads, copied: Callable[[Node], None]
+        self, files: Handles[FileHandle], threads: Threads, copied: Callable[[Shown, Node], None]
     ) -> None:
         """`copied` is told of each file that has a copy now."""
         self._files = files
@@ -59,7 +59,7 @@ class CopyUps:
         self.under_way += 1
         try:
             await self._run(tree, node, data=data)
-            self._copied(node)
+            self._copied(shown, node)
             self.done += 1
         finally:
             self.under_way -= 1

@@ -75,7 +75,7 @@ class FileHandlers(Operations):
         self.passing = Passing(forest, self.hot)
         self.set_id_watch = SetIdWatch()
         self._recovery = Recovery(forest)
-        self.copy_ups = CopyUps(self.files, self.threads, self.passing.copied_up)
+        self.copy_ups = CopyUps(self.files, self.threads, self._copied)
         self.raw.update(InheritedRequests(self).handlers())
         self.raw[Opcode.RELEASE] = self._release_node
         self.raw[Opcode.FSYNC] = self._sync_node
@@ -326,6 +326,9 @@ class FileHandlers(Operations):
         if happening.what == What.MADE:
             self._take_in(happening)
             return
+        if happening.what == What.COPIED:
+            self._take_up(happening)
+            return
         node = self._known_node(happening.nodeid)
         if happening.what == What.CLOSED:
             self.passing.tell_writer_left()
@@ -354,6 +357,20 @@ class FileHandlers(Operations):
         _, parent = self.forest.find(made.other)
         tree = cast(Tree, parent.tree)
         self.forest.remember(tree.take_in(parent, made.name, made.nodeid, made.kind, made.ino))
+
+    def _copied(self, shown: Shown, node: Node) -> None:
+        """A file was copied up by a handler: those beside it may be without one."""
+        self.passing.copied_up(node)
+        self.place(shown, node)
+        if node.parent is not None:
+            self.place(shown, node.parent)
+
+    def _take_up(self, copied: Happening) -> None:
+        """Make the node of a file that was copied up before there was one."""
+        _, parent = self.forest.find(copied.other)
+        tree = cast(Tree, parent.tree)
+        tree.take_up(parent, copied.name, copied.nodeid, copied.ino)
+        self.copy_ups.done += 1
 
     def _writer_left(self, node: Node) -> None:
         if node in self.set_id_watch:

@@ -51,6 +51,8 @@ class What(enum.IntEnum):
     """Gave one another name, which was its only one; what that replaced was removed before."""
     LINKED = 7
     """Gave one a further name, and that to the kernel."""
+    COPIED = 8
+    """Copied a lower file up that had no node."""
 
 
 class Happening(NamedTuple):
@@ -61,14 +63,15 @@ class Happening(NamedTuple):
     ino: int
     blocks: int
     nlink: int
-    """Of the file in the layer, just before it was opened, changed or removed."""
+    """Of the file in the layer, just before it was opened, changed or removed; of what was made or
+    copied, its number only."""
     other: int
-    """Node of the directory of what was made, removed, moved or linked; how many lookups were
-    forgotten."""
+    """Node of the directory of what was made, removed, moved, linked or copied; how many lookups
+    were forgotten."""
     kind: int
     """Type of what was made: S_IFMT bits."""
     name: bytes
-    """Of what was made, removed, moved or linked."""
+    """Of what was made, removed, moved, linked or copied."""
 
 
 class Hot:

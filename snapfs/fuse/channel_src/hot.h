@@ -35,22 +35,23 @@ enum hot_event_kind {
     EVENT_REMOVED,
     EVENT_FORGOTTEN,
     EVENT_MOVED,
-    EVENT_LINKED
+    EVENT_LINKED,
+    EVENT_COPIED
 };
 
 /* A file of the upper layer was opened for writing here, was closed again, or was changed; a name
  * was made in a directory, or taken from it, or is now in another one, or in both; or the kernel let go of
- * a node. */
+ * a node; or a lower file was copied up. */
 struct hot_event {
     uint64_t nodeid;
-    uint64_t ino, blocks, nlink; /* of what was opened, changed, made or removed: before, but for what
-                                  * was made, which had no blocks; 0 for the others */
-    uint64_t other;   /* the directory of what was made, removed, moved or linked; how often a node was
-                       * looked up */
+    uint64_t ino, blocks, nlink; /* of what was opened, changed, made, removed or copied: before, but
+                                  * for what is new, which had no blocks; 0 for the others */
+    uint64_t other;   /* the directory of what was made, removed, moved, linked or copied; how often a
+                       * node was looked up */
     enum hot_event_kind kind;
     uint32_t mode;    /* type of what was made */
-    const char *name; /* of what was made, removed, moved or linked; valid until the next events are
-                       * added */
+    const char *name; /* of what was made, removed, moved, linked or copied; valid until the next
+                       * events are added */
     size_t length;
 };
 

@@ -279,7 +279,7 @@ static void tell(const struct hot_event *told)
     if (told->length)
         event->name = memcpy(event_names + names_end, told->name, told->length);
     names_end += told->length;
-    if (told->kind == EVENT_MADE)
+    if (told->kind == EVENT_MADE || told->kind == EVENT_COPIED)
         is_news(told->nodeid); /* no more: what is new counts with all that becomes of it */
     if (told->kind == EVENT_FORGOTTEN && due_ms < 0)
         due_ms = now_ms() + LINGER_MS;

@@ -136,15 +136,15 @@ int card_put(Desk *desk, const Card *wanted, const char *path)
     return insert(desk, wanted, path, &real);
 }
 
-void card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real)
+int card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real)
 {
     const Card wanted = {.ino = ino,
                          .fd = site->fd,
                          .parent = site->parent,
                          .is_upper = 1,
                          .type = real->st_mode & S_IFMT};
-    if (!card_find(desk, ino) && desk->card_count < MOST_CARDS)
-        insert(desk, &wanted, site->path, real);
+    return !card_find(desk, ino) && desk->card_count < MOST_CARDS &&
+           insert(desk, &wanted, site->path, real);
 }
 
 void card_move(Desk *desk, uint64_t ino, const Site *site, const struct stat *real)

@@ -75,11 +75,14 @@ static int may_change(const Desk *desk, const Card *card, const struct setattr_i
     return !is_protected(card);
 }
 
+int change_is_simple(const struct setattr_in *wish)
+{
+    return !(wish->valid & FATTR_SIZE) && !(wish->valid & FATTR_MODE && wish->mode & SET_ID);
+}
+
 int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, struct stat *before,
                 struct stat *after)
 {
-    if (wish->valid & FATTR_SIZE || (wish->valid & FATTR_MODE && wish->mode & SET_ID))
-        return LEFT_TO_PYTHON;
     const Card *card = card_find(desk, ino);
     if (!may_change(desk, card, wish, before))
         return LEFT_TO_PYTHON;

@@ -157,12 +157,13 @@ static enum verdict answer_write(int fd, const struct in_header *request, const 
                                  size_t size)
 {
     const struct file_in *wish = body;
-    const Desk *desk = desk_for(request->nodeid);
+    Desk *desk = desk_for(request->nodeid);
     struct stat before;
     if (!desk || !desk->takes_writers || !is_by_node(wish, size) || !hot->may_note())
         return COLD;
     if (wish->size > MOST_WRITTEN || wish->size > size - sizeof(*wish))
         return COLD;
+    desk_copy_up(desk, request->nodeid);
     struct kept *file = file_of(desk, request->nodeid, 1);
     int64_t began_ns = now_ns();
     if (!file || file->slow_until_ns > began_ns || !may_write(file, wish, &before))

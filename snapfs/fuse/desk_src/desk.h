@@ -8,6 +8,7 @@
  *   first.c  opens of files that nobody has open
  *   contents.c  reads and writes, where nothing is opened
  *   change.c owners, modes and times
+ *   copyup.c copies of lower files
  *   create.c new files
  *   link.c   further names of files
  *   remove.c names that go
@@ -49,6 +50,7 @@ typedef struct {
     char passes_upper; /* files of the upper layer may be read past us */
     char takes_writers; /* ... and written, now */
     char takes_names;   /* ... and made, and removed */
+    char copies_wait;   /* a copy has to be durable before it is seen */
     char leaves_forgets; /* a FORGET may be late: Python decides what it takes back */
     int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */
     uint64_t main_device, main_base; /* of inode numbers that are shown as they are (identity.py) */
@@ -126,9 +128,9 @@ Card *card_find(const Desk *desk, uint64_t ino);
  * the index kept; what else `wanted` says is taken as it is. Needs the interpreter's lock, as do the
  * next two. */
 int card_put(Desk *desk, const Card *wanted, const char *path);
-/* Note what is new in the upper layer; needs no lock. Nothing happens where the number is noted or memory
- * is short: a card is a hint. */
-void card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real);
+/* Note what is new in the upper layer; needs no lock. 0 where the number is noted, too much is, or memory
+ * is short. */
+int card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
 /* Note another name of a file or link of the upper layer instead of the one that was; needs no lock. */
 void card_move(Desk *desk, uint64_t ino, const Site *site, const struct stat *real);
@@ -299,12 +301,19 @@ struct setattr_in {
 
 static_assert(sizeof(struct setattr_in) == 88, "fuse_setattr_in");
 
+/* Whether a change may be without rules. */
+int change_is_simple(const struct setattr_in *wish);
 /* Change a file's attributes; says what it was and is, where it does not leave it to Python. */
 int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, struct stat *before,
                 struct stat *after);
 
 /* Say attributes of a node as they go over the wire. */
 void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real);
+
+/* copyup.c */
+
+/* Copy a lower file up that is about to be changed, where that has no rules: it has a card then. */
+void desk_copy_up(Desk *desk, uint64_t ino);
 
 /* desks.c: the desks that answer in the fast lane. These return 0 when memory is short. */
 struct hot_api;

@@ -220,10 +220,11 @@ static enum verdict answer_setattr(int fd, const struct in_header *request, cons
                                    size_t size)
 {
     const struct setattr_in *wish = body;
-    const Desk *desk = desk_for(request->nodeid);
+    Desk *desk = desk_for(request->nodeid);
     struct stat before, after;
-    if (!desk || size < sizeof(*wish) || !hot->may_note())
+    if (!desk || size < sizeof(*wish) || !hot->may_note() || !change_is_simple(wish))
         return COLD;
+    desk_copy_up(desk, request->nodeid);
     int result = desk_change(desk, request->nodeid, wish, &before, &after);
     if (result == LEFT_TO_PYTHON)
         return COLD;
@@ -375,6 +376,7 @@ static int forget(int fd, uint64_t nodeid, uint64_t lookups)
     if (names->guest(desk->handed, nodeid, &room, &slot))
         return 1;
     kept_drop(nodeid);
+    card_drop(desk, nodeid);
     if (entry)
         hot->forgotten(fd, nodeid);
     return 1;

@@ -1,4 +1,5 @@
 /* The face to Python: `snapfs.fuse._desk`. Types and meaning are in _desk.pyi. */
+#include "../../overlay/copies_src/copies.h"
 #include "desk.h"
 
 #include "../channel_src/hot.h"
@@ -9,6 +10,7 @@
 #include <structmember.h>
 
 const NamesApi *names;
+extern const CopiesApi *copies;
 
 static PyObject *desk_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
@@ -234,6 +236,7 @@ static PyMemberDef desk_members[] = {
     {"passes_upper", T_BOOL, offsetof(Desk, passes_upper), 0, NULL},
     {"takes_writers", T_BOOL, offsetof(Desk, takes_writers), 0, NULL},
     {"takes_names", T_BOOL, offsetof(Desk, takes_names), 0, NULL},
+    {"copies_wait", T_BOOL, offsetof(Desk, copies_wait), 0, NULL},
     {"leaves_forgets", T_BOOL, offsetof(Desk, leaves_forgets), 0, NULL},
     {"keeps_in", T_INT, offsetof(Desk, keeps_in), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -284,16 +287,22 @@ static int join(void)
     return !PyErr_Occurred();
 }
 
+/* What a module of the overlay offers, or NULL. */
+static const void *api_of(const char *module, const char *capsule_name)
+{
+    PyObject *overlay = PyImport_ImportModule(module);
+    PyObject *capsule = overlay ? PyObject_GetAttrString(overlay, "api") : NULL;
+    Py_XDECREF(overlay);
+    const void *api = capsule ? PyCapsule_GetPointer(capsule, capsule_name) : NULL;
+    Py_XDECREF(capsule);
+    return api;
+}
+
 PyMODINIT_FUNC PyInit__desk(void)
 {
-    PyObject *overlay = PyImport_ImportModule("snapfs.overlay._names");
-    if (!overlay)
-        return NULL;
-    PyObject *capsule = PyObject_GetAttrString(overlay, "api");
-    Py_DECREF(overlay);
-    names = capsule ? PyCapsule_GetPointer(capsule, NAMES_CAPSULE) : NULL;
-    Py_XDECREF(capsule);
-    if (!names || !join())
+    names = api_of("snapfs.overlay._names", NAMES_CAPSULE);
+    copies = names ? api_of("snapfs.overlay._copies", COPIES_CAPSULE) : NULL;
+    if (!copies || !join())
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module && PyModule_AddType(module, &desk_type)) {

@@ -10,6 +10,7 @@
 #include <Python.h>
 
 #include <stdbool.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 /* Copies a file's data, holes as holes, or shares it. Sets errno and returns -1 on an error.
@@ -23,6 +24,44 @@ int copy_attributes(int source, const char *names, size_t names_bytes, int targe
 
 /* Whether a name in such a list is there. */
 bool has_name(const char *names, size_t names_bytes, const char *name);
+
+/* A regular file of a lower layer, open; it never changes. */
+typedef struct {
+    int fd;
+    struct statx real;
+    char *names; /* of its extended attributes, each with a 0 behind it */
+    size_t names_bytes;
+    char *content; /* all of it, once it was fetched */
+} Lower;
+
+/* What its copy is to be: a new name in `work`. */
+typedef struct {
+    int work;
+    const char *name;
+    off_t size_bytes;
+    bool keeps_mtime;
+    const char *ino, *protattr; /* our attributes; the second only if it is not empty */
+} Wanted;
+
+/* 0, or -1 with errno; to be closed in either case. */
+int lower_open(Lower *self, int at, const char *path);
+/* Takes what is in memory, without waiting: whether that is all of it, and has no hole. */
+bool lower_fetch(Lower *self);
+/* Makes a copy with the content of `data`, which is not synced: a descriptor, or -1 with errno, when
+ * the name may be there. */
+int lower_copy(const Lower *self, const Lower *data, const Wanted *wanted, bool *cloned);
+void lower_close(Lower *self); /* once more is no harm */
+
+/* The same for the FUSE side. */
+typedef struct {
+    int (*open)(Lower *self, int at, const char *path);
+    bool (*fetch)(Lower *self);
+    int (*copy)(const Lower *self, const Lower *data, const Wanted *wanted, bool *cloned);
+    void (*close)(Lower *self);
+    bool (*has_name)(const char *names, size_t names_bytes, const char *name);
+} CopiesApi;
+
+#define COPIES_CAPSULE "snapfs.overlay._copies.api"
 
 extern PyTypeObject SourceType;
 extern PyMethodDef calls[];

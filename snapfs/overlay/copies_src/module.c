@@ -1,5 +1,13 @@
-/* The module snapfs.overlay._copies. */
+/* The module snapfs.overlay._copies: Source and calls, and copies for the FUSE side as a capsule. */
 #include "copies.h"
+
+static CopiesApi api = {
+    .open = lower_open,
+    .fetch = lower_fetch,
+    .copy = lower_copy,
+    .close = lower_close,
+    .has_name = has_name,
+};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
@@ -12,9 +20,15 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__copies(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && PyModule_AddType(module, &SourceType)) {
-        Py_DECREF(module);
+    if (!module)
         return NULL;
+    PyObject *capsule = PyCapsule_New(&api, COPIES_CAPSULE, NULL);
+    if (capsule && !PyModule_AddType(module, &SourceType) &&
+        !PyModule_AddObjectRef(module, "api", capsule)) {
+        Py_DECREF(capsule);
+        return module;
     }
-    return module;
+    Py_XDECREF(capsule);
+    Py_DECREF(module);
+    return NULL;
 }
