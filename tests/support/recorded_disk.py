@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -23,7 +24,7 @@ import trio
 
 import pyfuse3  # isort: skip
 
-ROOT, DISK = pyfuse3.ROOT_INODE, 2
+TOP, DISK = pyfuse3.ROOT_INODE, 2
 ROOT = Path(__file__).parents[2]
 NAME = b"disk"
 _HEADER = struct.Struct("=QI")
@@ -51,8 +52,8 @@ class _Disk(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode
         entry.st_nlink = 1
-        entry.st_mode = stat.S_IFDIR | 0o700 if inode == ROOT else stat.S_IFREG | 0o600
-        entry.st_size = 0 if inode == ROOT else os.fstat(self._fd).st_size
+        entry.st_mode = stat.S_IFDIR | 0o700 if inode == TOP else stat.S_IFREG | 0o600
+        entry.st_size = 0 if inode == TOP else os.fstat(self._fd).st_size
         entry.entry_timeout = entry.attr_timeout = 1000
         return entry
 
@@ -126,10 +127,12 @@ def recorded(log: Path) -> Iterator[Recorded]:
 class RecordedDisk:
     """A disk that is attached: a loop device over a file that records."""
 
-    def __init__(self, device: Path, log: Path, fault: Path) -> None:
+    def __init__(self, device: Path, log: Path, fault: Path, server: int) -> None:
+        """`server` is the process that answers."""
         self.device = device
         self.log = log
         self._fault = fault
+        self._server = server
 
     @property
     def now(self) -> int:
@@ -146,6 +149,15 @@ class RecordedDisk:
             yield
         finally:
             self._fault.unlink()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Answer nothing for the block: who reads or writes waits for its end."""
+        os.kill(self._server, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._server, signal.SIGCONT)
 
 
 @contextmanager
@@ -166,7 +178,7 @@ def attached(image: Path, base: Path) -> Iterator[RecordedDisk]:
             time.sleep(0.01)
         device = _run("losetup", "--show", "-f", point / NAME.decode())
         stack.callback(_run, "losetup", "-d", device)
-        yield RecordedDisk(Path(device), log, fault)
+        yield RecordedDisk(Path(device), log, fault, process.pid)
 
 
 def _run(*command: str | Path) -> str:
