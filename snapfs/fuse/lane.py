@@ -327,7 +327,7 @@ class LaneForest(Forest):
             self._bind(shown, layers)
 
     def _bind(self, shown: Shown, layers: Layers) -> None:
-        holds_still = stillness.holds_still(layers.labels)
+        holds_still = stillness.holds_still(layers.labels) and not self.is_without_opens
         try:
             shown.bind(quota.of_labels(layers.labels, self._quota), holds_still=holds_still)
         except InvalidArgument as error:  # of an older release, which took any

@@ -168,7 +168,8 @@ class Shown:
 
     def bind(self, quota: Quota, *, holds_still: bool = False) -> None:
         """Set what the tree may take, from the next request on; with `holds_still` all that is
-        written comes through us, so that it can be frozen while files are open for writing."""
+        written comes through us, so that it can be frozen while files are open for writing. In a
+        lane without opens it does so anyway."""
         if self._changing is not None:
             self._changing.allowance.quota = quota
             self.native_writes = quota.size_bytes is None and not holds_still

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
+from snapfs.snapshots.stillness import STILL_LABEL
 from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
@@ -338,6 +339,26 @@ def test_nothing_is_written_while_frozen(own_house: House) -> None:
     assert done.wait(DEADLINE_S)
     writing.join(DEADLINE_S)
     assert path.read_bytes() == b"NEW"
+
+
+def test_snapshot_that_holds_still_needs_python_for_no_write(own_house: House) -> None:
+    key = own_house.name()
+    own_house.snapshots.prepare(key, "", {STILL_LABEL: "yes"})
+    tree = Tree(own_house, key)
+    path = fresh(tree, "new", b"old")
+    with path.open("r+b", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+        with writes(own_house, 1):
+            file.write(b"O")
+        own_house.lane.freeze(tree.id, timeout_s=DEADLINE_S)
+        writing = pool.submit(file.write, b"L")
+        assert path.stat().st_size == 3
+        assert not writing.done()
+        assert (tree.upper / "new").read_bytes() == b"Old"
+        own_house.lane.thaw(tree.id)
+        assert writing.result(DEADLINE_S) == 1
+        with writes(own_house, 1):
+            file.write(b"D")
+    assert path.read_bytes() == (tree.upper / "new").read_bytes() == b"OLD"
 
 
 def test_what_a_mapping_changed_of_a_file_that_python_never_saw_is_committed(
