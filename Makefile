@@ -131,8 +131,8 @@ FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 INSTALL_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 
 COMMANDS := snapfs snapfs-overlay
-HELPER := mount.fuse.snapfs-overlay
-INSTALLED := $(addprefix $(BINDIR)/,$(COMMANDS)) $(HELPERDIR)/$(HELPER) \
+HELPERS := mount.fuse.snapfs mount.fuse.snapfs-overlay
+INSTALLED := $(addprefix $(BINDIR)/,$(COMMANDS)) $(addprefix $(HELPERDIR)/,$(HELPERS)) \
 	$(UNITDIR)/snapfs.service $(DOCDIR)/README.md $(DOCDIR)/LICENSE $(BASHDIR)/snapfs $(ZSHDIR)/_snapfs $(FISHDIR)/snapfs.fish
 
 .PHONY: install
@@ -154,7 +154,7 @@ install: $(VENV)/.packages ## install into PREFIX (/usr/local), below DESTDIR
 	install -d $(DESTDIR)$(BINDIR)
 	for command in $(COMMANDS); do ln -sfr $(DESTDIR)$(LIBDIR)/bin/$$command $(DESTDIR)$(BINDIR)/; done
 	install -d $(DESTDIR)$(HELPERDIR)
-	ln -sfr $(DESTDIR)$(LIBDIR)/bin/$(HELPER) $(DESTDIR)$(HELPERDIR)/
+	for helper in $(HELPERS); do ln -sfr $(DESTDIR)$(LIBDIR)/bin/$$helper $(DESTDIR)$(HELPERDIR)/; done
 	install -D -m 644 systemd/snapfs.service $(DESTDIR)$(UNITDIR)/snapfs.service
 	sed -i 's#/usr/local/bin#$(BINDIR)#' $(DESTDIR)$(UNITDIR)/snapfs.service
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md LICENSE

@@ -20,15 +20,16 @@ import pytest
 from snapfs.fuse import mounts
 from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
+from tests.support.lanes import Tree
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
 PROGRAMS = Path(sys.executable).parent
 HELPER = "mount.fuse.snapfs-overlay"
 DEADLINE_S = 60.0
-# The helper stands beside what is in /usr/sbin, as `make install` has it.
+# The helpers stand beside what is in /usr/sbin, as `make install` has it.
 WITH_HELPER = """
-    mkdir "$PLACE/sbin" && ln -s "$HELPER" "$PLACE/sbin"
+    mkdir "$PLACE/sbin" && ln -s "$HELPER" "${HELPER%-overlay}" "$PLACE/sbin"
     mount -t overlay -o "lowerdir=$PLACE/sbin:/usr/sbin" none /usr/sbin
 """
 
@@ -150,6 +151,23 @@ def test_a_remount_is_refused_with_what_does_it(place: Place) -> None:
     assert "mount -i -o remount,bind,ro" in done.stderr
     assert "Read-only file system" in done.stderr
     eventually(place.ended, what="the end of the process")
+
+
+def test_a_remount_of_a_snapshot_is_refused_with_what_does_it(place: Place, tree: Tree) -> None:
+    steps = f"""
+        mount --bind "{tree.path}" "$PLACE/a place"
+        mount -o remount,ro "$PLACE/a place" || echo $?
+        touch "$PLACE/a place/old"
+        mount -i -o remount,bind,ro "$PLACE/a place"
+        touch "$PLACE/a place/new" || umount "$PLACE/a place"
+        mount -t fuse.snapfs none "$PLACE/a place" || echo $?
+    """
+    done = place.script(WITH_HELPER + steps)
+    assert done.stdout == "1\n1\n"
+    assert f"mount -i -o remount,bind,ro '{place.mnt}'" in done.stderr
+    assert "Read-only file system" in done.stderr
+    (tree / "new").touch()
+    assert sorted(os.listdir(tree.path)) == ["new", "old"]
 
 
 def test_a_helper_s_flags_are_understood(place: Place) -> None:

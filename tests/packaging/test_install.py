@@ -77,9 +77,10 @@ def test_what_is_installed_runs_in_its_place_and_names_no_destdir(
     assert done.stdout.strip() == str(usr / "lib/snapfs"), done.stderr
 
 
-def test_mount_finds_the_helper_of_the_overlay(installed: Path) -> None:
-    helper = installed / "usr/sbin/mount.fuse.snapfs-overlay"
-    assert os.readlink(helper) == "../local/lib/snapfs/bin/mount.fuse.snapfs-overlay"
+@pytest.mark.parametrize("name", ["mount.fuse.snapfs", "mount.fuse.snapfs-overlay"])
+def test_mount_finds_its_helpers(installed: Path, name: str) -> None:
+    helper = installed / "usr/sbin" / name
+    assert os.readlink(helper) == f"../local/lib/snapfs/bin/{name}"
     assert helper.resolve().exists()
 
 
