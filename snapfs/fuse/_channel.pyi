@@ -23,12 +23,10 @@ def answer_open(fh: int, open_flags: int, backing_id: int, /) -> None:
 def take_answer(fh: int, /) -> tuple[int, int] | None:
     """Take such an answer back."""
 
-def set_id_killer() -> int:
-    """Return the process whose request, which waits for libfuse, says that it may not keep set-id
-    bits (0: one that is not seen from here); -1 if it does not say so."""
-
-def unique() -> int:
-    """Number of the request that waits for pyfuse3, 0 without one."""
+def waiting() -> tuple[int, int, bool]:
+    """Return of the request that waits for pyfuse3: its number, 0 without one; the process of which
+    it says that it may not keep set-id bits (0: one that is not seen from here), -1 if it does not
+    say so; whether it sets a time and not all to the present one."""
 
 def missing() -> str | None:
     """Name what libfuse lacks."""

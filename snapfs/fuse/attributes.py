@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pyfuse3
 
+from snapfs.fuse import channel
 from snapfs.overlay import Attributes, SetAttr
 
 FOREVER_S = 365 * 24 * 3600.0
@@ -104,6 +105,7 @@ class View:
             size=asked.st_size if fields.update_size else None,
             atime_ns=asked.st_atime_ns if fields.update_atime else None,
             mtime_ns=asked.st_mtime_ns if fields.update_mtime else None,
+            gives_times=channel.gives_times(),
         )
 
     def caller(self, ctx: Caller) -> tuple[int, int]:

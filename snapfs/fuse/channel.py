@@ -224,6 +224,17 @@ def unnumbered() -> Iterator[None]:
         _unique.reset(token)
 
 
+_gives_times: ContextVar[bool] = ContextVar("gives_times", default=False)
+
+
+def gives_times() -> bool:
+    """Say whether the present request sets times, and not just both to the present one.
+
+    False where that is not known: without the library.
+    """
+    return _gives_times.get()
+
+
 def note_set_id_killer(pid: int) -> None:
     """Say for a request that is answered past pyfuse3 what it says itself."""
     _set_id_killer.set(pid)
@@ -238,16 +249,17 @@ class Requests:
         library.route(mask_of(raw))
         self._receive = library.receive
         self._reply = library.reply
-        self._killer = library.set_id_killer
-        self._number = library.unique
+        self._waiting = library.waiting
 
     def receive(self, fd: int) -> Request | bool | None:
         """Read one request; None when there is none, True when pyfuse3 is to take it, False when
         so many were answered on the way that others should have their turn."""
         found = self._receive(fd)
         if found is True:
-            _unique.set(self._number())
-            _set_id_killer.set(self._killer())
+            number, killer, gives_times = self._waiting()
+            _unique.set(number)
+            _set_id_killer.set(killer)
+            _gives_times.set(gives_times)
             return True
         if found is None or found is False:
             return found

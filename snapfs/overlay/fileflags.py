@@ -80,9 +80,10 @@ def check_change(tree: MergedTree, node: Node) -> None:
 
 
 def check_setattr(tree: MergedTree, node: Node, change: SetAttr) -> None:
-    """Refuse a setattr: of an append-only file, times may be set."""
+    """Refuse a setattr: of an append-only file, times may be set to the present one."""
     only_times = change.mode is change.uid is change.gid is change.size is None
-    if protection(tree, node) & (IMMUTABLE if only_times else PROTECTING):
+    touches = only_times and not change.gives_times
+    if protection(tree, node) & (IMMUTABLE if touches else PROTECTING):
         raise refuse(errno.EPERM, node.name)
 
 

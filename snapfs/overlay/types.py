@@ -64,6 +64,8 @@ class SetAttr:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    gives_times: bool = False
+    """Its caller chose times, and does not only want the present one; that has rules of its own."""
 
 
 class DirEntry(NamedTuple):

@@ -102,6 +102,40 @@ def test_an_append_only_file_takes_what_is_appended(layered: Tree) -> None:
     assert (layered / "file").read_bytes() == b"lower and more"
 
 
+def touched(*words: str | Path) -> bool:
+    return subprocess.run(["touch", *words], capture_output=True).returncode == 0
+
+
+def times(file: Path) -> list[str | bool]:
+    """What is said to who sets times of an append-only file, in each way that there is."""
+    run("chattr", "+a", file)
+    try:
+        return [
+            outcome(lambda: os.utime(file, (1, 2))),
+            outcome(lambda: os.utime(file)),
+            touched(file),
+            *(touched(*words, file) for words in (["-a"], ["-m"], ["-d", "2001-01-01"])),
+        ]
+    finally:
+        run("chattr", "-a", file)
+
+
+def test_times_of_an_append_only_file_are_set_to_the_present_one_only(
+    layered: Tree, tmp_path: Path
+) -> None:
+    (layered / "new").write_bytes(b"")
+    found = [times(layered / name) for name in ("file", "new")]
+    (tmp_path / "low").mkdir()
+    lower(tmp_path / "low")
+    (tmp_path / "upper").mkdir()
+    with overlay(
+        tmp_path / "kernel", [tmp_path / "low"], tmp_path / "upper", tmp_path / "work"
+    ) as merged:
+        (merged / "new").write_bytes(b"")
+        assert found == [times(merged / name) for name in ("file", "new")]
+    assert found[0][:2] == ["EPERM", "ok"]
+
+
 def scribble(path: Path) -> None:
     """Change what is there through a shared mapping of a file that is open for appending."""
     fd = os.open(path, os.O_RDWR | os.O_APPEND)

@@ -65,6 +65,8 @@ const struct in_header *channel_waiting(void);
 
 /* Whether a request says that its caller may not keep the set-id bits of the file it changes. */
 bool channel_kills_set_id(const struct in_header *request);
+/* Whether a request sets times, and not just both to the present one. */
+bool channel_gives_times(const struct in_header *request);
 
 /* opens.c */
 

@@ -114,21 +114,16 @@ static PyObject *missing(PyObject *module, PyObject *unused)
     return PyUnicode_FromString(name);
 }
 
-/* The process whose request takes set-id bits; -1 when it may keep them. */
-static PyObject *set_id_killer(PyObject *module, PyObject *unused)
+static PyObject *waiting(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
     const struct in_header *request = channel_waiting();
-    return PyLong_FromLong(request && channel_kills_set_id(request) ? (long)request->pid : -1);
-}
-
-static PyObject *unique(PyObject *module, PyObject *unused)
-{
-    (void)module;
-    (void)unused;
-    const struct in_header *request = channel_waiting();
-    return PyLong_FromUnsignedLongLong(request ? request->unique : 0);
+    if (!request)
+        return Py_BuildValue("(KiO)", 0ULL, -1, Py_False);
+    return Py_BuildValue("(KLO)", (unsigned long long)request->unique,
+                         channel_kills_set_id(request) ? (long long)request->pid : -1LL,
+                         channel_gives_times(request) ? Py_True : Py_False);
 }
 
 static PyObject *is_ours(PyObject *module, PyObject *unused)
@@ -144,8 +139,7 @@ static PyMethodDef methods[] = {
     {"route", route, METH_O, NULL},
     {"answer_open", answer_open, METH_VARARGS, NULL},
     {"take_answer", take_answer, METH_O, NULL},
-    {"set_id_killer", set_id_killer, METH_NOARGS, NULL},
-    {"unique", unique, METH_NOARGS, NULL},
+    {"waiting", waiting, METH_NOARGS, NULL},
     {"missing", missing, METH_NOARGS, NULL},
     {"is_ours", is_ours, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -1,12 +1,17 @@
-/* What libfuse does not hand on of a request: that its caller may not keep set-id bits.
+/* What libfuse or pyfuse3 does not hand on of a request: that its caller may not keep set-id bits, and
+ * that it gives times.
  *
- * With HANDLE_KILLPRIV_V2 the kernel says so of each write, truncation and truncating open.
+ * With HANDLE_KILLPRIV_V2 the kernel says the first of each write, truncation and truncating open.
  */
 #include <string.h>
 
 #include "channel.h"
 
 enum {
+    FATTR_ATIME = 1 << 4,
+    FATTR_MTIME = 1 << 5,
+    FATTR_ATIME_NOW = 1 << 7,
+    FATTR_MTIME_NOW = 1 << 8,
     FATTR_KILL_SUIDGID = 1 << 11,
     OPEN_KILL_SUIDGID = 1 << 0,
     WRITE_KILL_SUIDGID = 1 << 2,
@@ -33,4 +38,11 @@ bool channel_kills_set_id(const struct in_header *request)
     default:
         return false;
     }
+}
+
+bool channel_gives_times(const struct in_header *request)
+{
+    uint32_t valid = request->opcode == OP_SETATTR ? word(request, 0) : 0;
+    return valid & (FATTR_ATIME | FATTR_MTIME) &&
+           !(valid & FATTR_ATIME_NOW && valid & FATTR_MTIME_NOW);
 }
