@@ -12,7 +12,7 @@ hold still: whoever wants it to (a commit) is refused, and told the names.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import pyfuse3
@@ -31,12 +31,9 @@ _FLUSHED_AT_ONCE = 64
 """Files in one turn of a thread: a database has hundreds open."""
 
 
-async def flush_dirty_pages(operations: FileHandlers, root: int) -> None:
-    """Return when what mappings of a tree's files have changed was written through us.
-
-    `root` is the number of the tree's root: after a restart nobody may have looked at it yet.
-    """
-    inodes = iter(operations.maybe_mapped(root))
+async def flush_dirty_pages(operations: FileHandlers, files: Iterable[int]) -> None:
+    """Return when what mappings of these files have changed was written through us."""
+    inodes = iter(files)
     while batch := list(islice(inodes, _FLUSHED_AT_ONCE)):
         await notified(operations.threads.notify, _write_back, batch)
 

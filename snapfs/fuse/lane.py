@@ -16,6 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
@@ -24,10 +25,12 @@ import trio
 
 from snapfs.fuse import orphans
 from snapfs.fuse.backing import BackingIds
+from snapfs.fuse.channel import INCARNATION
 from snapfs.fuse.control import PROBE_NAME
 from snapfs.fuse.counting import Counting
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.knowing import kernel_knows
+from snapfs.fuse.recovery import entries
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import InvalidArgument, Labels, Quota, SnapshotId, Usage
 from snapfs.overlay import (
@@ -251,14 +254,15 @@ class LaneForest(Forest):
     async def orphans(
         self, snapshot_id: SnapshotId, known: Callable[[], Container[tuple[int, int]]]
     ) -> list[str]:
-        """Name files of a frozen snapshot that are written past an ended connection.
+        """Name files of a frozen snapshot that are written past an ended connection, or past this
+        one by an open that nothing says.
 
         `known` returns the files that are open for writing through us.
         """
         layers = self._reader.layers(snapshot_id)
         if self.backing is None or layers is None or layers.upper is None or layers.work is None:
             return []
-        if not orphans.is_suspect(layers.work, self._connection):
+        if not (self.notes_are_short or orphans.is_suspect(layers.work, self._connection)):
             return []
         self._release_files(identity.root(snapshot_id) >> identity.LOW_BITS)
         return await trio.to_thread.run_sync(
@@ -275,18 +279,39 @@ class LaneForest(Forest):
 
         Other requests are served meanwhile. It may be cancelled, and begun again.
         """
+        with self._kept_open(snapshot_id) as tree:
+            if tree is not None:
+                await _step_by_step(tree.settling())
+
+    async def all_files(self, snapshot_id: SnapshotId) -> set[int]:
+        """Return the numbers by which the kernel may have files of a snapshot, whatever is noted.
+
+        Other requests are served meanwhile: what they move is among what is noted.
+        """
+        found: set[int] = set()
+        with self._kept_open(snapshot_id) as tree:
+            if tree is not None:
+                await _step_by_step(_collecting(tree, found))
+        found.update(self.numbers(identity.root(snapshot_id)))
+        return found if self.backing is None else found | {it | INCARNATION for it in found}
+
+    @contextmanager
+    def _kept_open(self, snapshot_id: SnapshotId) -> Iterator[Tree | None]:
+        """Open the tree of a snapshot that takes changes; None when it was never shown."""
         layers = self._reader.layers(snapshot_id)
         if layers is None or layers.work is None:
+            yield None
             return
         shown = self.shown(snapshot_id)
         if shown is None:
             if not layers.work.joinpath("snapfs").exists():
-                return  # it was never shown
+                yield None
+                return
             self.open(snapshot_id)
             shown = self._shown[identity.root(snapshot_id) >> identity.LOW_BITS]
-        shown.handles += 1  # it stays open
+        shown.handles += 1
         try:
-            await _step_by_step(cast(Tree, shown.tree).settling())
+            yield cast(Tree, shown.tree)
         finally:
             self.released(shown, identity.root(snapshot_id))
 
@@ -408,6 +433,14 @@ class LaneForest(Forest):
         shown.close()
         self._release_files(key)
         log.debug("lane.tree_closed", snapshot=snapshot_id)
+
+
+def _collecting(tree: Tree, found: set[int]) -> Iterator[None]:
+    """Add the number of each file of a tree to `found`."""
+    for _, entry in entries(tree):
+        if entry is not None and entry.type == stat.S_IFREG:
+            found.add(entry.ino)
+        yield
 
 
 async def _step_by_step(steps: Iterator[None]) -> None:

@@ -164,7 +164,7 @@ class Recovery:
         for left in reversed(range(MOST_WALKS)):
             epoch = tree.epoch
             remembered.walked = {}
-            for directory, entry in _entries(tree):
+            for directory, entry in entries(tree):
                 if entry is not None:
                     remembered.walked[entry.ino] = directory.ino
                 elif left:
@@ -187,7 +187,7 @@ class Recovery:
             del self._trees[root]
 
 
-def _entries(tree: Tree) -> Iterator[tuple[Node, DirEntry | None]]:
+def entries(tree: Tree) -> Iterator[tuple[Node, DirEntry | None]]:
     """Yield each entry of a tree with its directory, and None behind the last of each."""
     pending: list[Node] = [tree.root]
     while pending:

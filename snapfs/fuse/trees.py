@@ -224,7 +224,7 @@ class Forest:
         self.inodes = inodes
         self.backing = backing
         self._has_predecessor = inodes.places is not None and bool(
-            len(inodes.places) or inodes.places.damaged
+            len(inodes.places) or inodes.places.is_short
         )
         self.is_without_opens = False
         """Nobody says which files are open: any that the kernel has may be mapped."""
@@ -432,6 +432,12 @@ class Forest:
         ]
         shown = self._shown.get(key)
         return found if shown is None else found + shown.tree.handed.touched()
+
+    @property
+    def notes_are_short(self) -> bool:
+        """Whether the kernel may have files that nothing says it has: an earlier worker's memory
+        was damaged."""
+        return self.inodes.places is not None and self.inodes.places.is_short
 
     @property
     def lookups(self) -> int:

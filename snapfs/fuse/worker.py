@@ -216,13 +216,9 @@ class Worker:
         try:
             with trio.fail_after(wish.timeout_s):
                 if snapshot_id not in self._forest.frozen_ids:  # else it would wait for the thaw
-                    await flush_dirty_pages(self._operations, identity.root(snapshot_id))
+                    await self._flush(snapshot_id)
                 await self._forest.freeze(snapshot_id)
-                writers = await native_writers(self._operations, identity.root(snapshot_id))
-                if not writers:
-                    known = self._operations.written_files
-                    writers = named(await self._forest.orphans(snapshot_id, known))
-                if writers:
+                if writers := await self._writers(snapshot_id):
                     return control.Answer(
                         wish.id,
                         error=f"snapshot {snapshot_id}: open for writing: {writers}; close what "
@@ -244,6 +240,22 @@ class Worker:
             if not is_done:  # also when the supervisor is gone
                 self._forest.thaw(snapshot_id)
         return control.Answer(wish.id)
+
+    async def _writers(self, snapshot_id: SnapshotId) -> str:
+        """Name the files of a frozen snapshot that may be written past us; empty with none."""
+        if not self._forest.notes_are_short:  # else the files themselves are asked
+            writers = await native_writers(self._operations, identity.root(snapshot_id))
+            if writers:
+                return writers
+        known = self._operations.written_files
+        return named(await self._forest.orphans(snapshot_id, known))
+
+    async def _flush(self, snapshot_id: SnapshotId) -> None:
+        """Write back what mappings have changed, of all files where it is not known of which."""
+        everything = self._forest.notes_are_short
+        files = await self._forest.all_files(snapshot_id) if everything else set()
+        files.update(self._operations.maybe_mapped(identity.root(snapshot_id)))
+        await flush_dirty_pages(self._operations, files)
 
     async def _drop(self, wish: control.Drop) -> control.Answer:
         snapshot_id = SnapshotId(wish.snapshot)
@@ -337,8 +349,11 @@ async def serve(
     if not spare.resend():
         log.warning("worker.no_resend", effect="what a dead worker had in hand is never answered")
     mount = LaneMount(settings.mountpoint, spare, settings.device)
+    is_cut = _is_cut(spare, settings.mode)
     places, inflight = Places(spare.places), InFlight(spare.inflight)
     backing = None if settings.mode is Mode.NO_OPEN else ids_of(spare)
+    if is_cut or (backing is not None and backing.opened.damaged):
+        places.lose()
     _tell_damage(places, inflight, backing)
     tell_step("snapfs store")
     with LayerReader.open(settings.root, LaneName(settings.lane)) as reader:
@@ -384,10 +399,20 @@ async def serve(
         forest.close()
 
 
+def _is_cut(connection: Connection, mode: Mode) -> bool:
+    """Whether some of what a dead worker left is empty and some is not; the first finds nothing."""
+    has_journal = mode is not Mode.NO_OPEN and channel.loaded()
+    used = connection.memory if has_journal else connection.memory[1:]
+    sizes = [os.fstat(fd).st_size for fd in used]
+    return any(sizes) and not all(sizes)
+
+
 def _tell_damage(places: Places, inflight: InFlight, backing: BackingIds | None) -> None:
     """Name what a dead worker left that makes no sense; it is gone on without."""
     if places.damaged:
         log.error("places.damaged", effect="files that are known already are looked for by walks")
+    if places.is_short:
+        log.warning("places.short", effect="a commit writes back all files of its snapshot first")
     if inflight.damaged:
         effect = "a request that comes again may have happened: what is there decides"
         log.error("inflight.damaged", records=inflight.damaged, effect=effect)

@@ -68,6 +68,11 @@ class Places:
     @property
     def damaged(self) -> bool:
         """Whether what was left made no sense; then it is gone."""
+    @property
+    def is_short(self) -> bool:
+        """Whether numbers may be missing that were noted: so it stays, for later processes too."""
+    def lose(self) -> None:
+        """Make it so."""
     def note(self, ino: int, parent: int, /) -> None: ...
     def drop(self, ino: int, /) -> None: ...
     def get(self, ino: int, /) -> int:

@@ -6,8 +6,10 @@ import errno
 import os
 import random
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,11 @@ from hypothesis import strategies as st
 from snapfs.fuse import channel
 from snapfs.fuse.backing import BackingIds, Kind
 from snapfs.fuse.inflight import IN_DOUBT, RECORD_BYTES, InFlight, State, summed
+from snapfs.model import FailedPrecondition
 from snapfs.overlay import Places
+from snapfs.snapshots.quota import SIZE_LABEL
 from tests.support.daemon import eventually
-from tests.support.lanes import House, Mode, drop_dentries
+from tests.support.lanes import House, Mode, Tree, drop_dentries
 
 pytestmark = [
     pytest.mark.root,
@@ -76,6 +80,23 @@ def right_or_refused(path: Path, expected: bytes) -> None:
     assert found == expected
 
 
+def kill_and_damage(house: House, which: int, damage: Callable[[int], None]) -> None:
+    """Return when another worker serves, on memory of which one part was damaged before."""
+    mount = house.lane._mount
+    assert mount is not None
+    pid = house.lane.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    damage(mount.connection.memory[which])
+    os.kill(pid, signal.SIGKILL)
+
+    def is_next() -> bool:
+        status = house.lane.status()
+        return status.serving and status.pid != pid
+
+    eventually(is_next, timeout_s=60, what="the next worker")
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda it: it.__name__)
 @pytest.mark.parametrize("which", range(len(MEMORY)), ids=MEMORY)
 def test_next_worker_serves_and_shows_nobody_other_bytes(
@@ -98,19 +119,7 @@ def test_next_worker_serves_and_shows_nobody_other_bytes(
         if name[-1] in "123"
     }
     writer = files.enter_context((tree / "own4").open("r+b", buffering=0))
-    mount = own_house.lane._mount
-    assert mount is not None
-    pid = own_house.lane.status().pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    damage(mount.connection.memory[which])
-    os.kill(pid, signal.SIGKILL)
-
-    def is_next() -> bool:
-        status = own_house.lane.status()
-        return status.serving and status.pid != pid
-
-    eventually(is_next, timeout_s=60, what="the next worker")
+    kill_and_damage(own_house, which, damage)
     for name, file in held.items():
         with suppress(OSError):  # one that the worker has to find again
             assert os.pread(file.fileno(), 100, 0) == expected[name]
@@ -135,6 +144,97 @@ def test_next_worker_serves_and_shows_nobody_other_bytes(
         assert f"{MEMORY[which]}.damaged" in found
     if damage is flip_bits and not which and has_ids:
         assert "backing.damaged" in found
+
+
+STORE = """
+import mmap, os, sys
+mapped = []
+for path in sys.argv[1:]:
+    fd = os.open(path, os.O_RDWR)
+    mapped.append(mmap.mmap(fd, 6))
+    os.close(fd)
+print(flush=True)
+for line in sys.stdin:
+    for it in mapped:
+        it[int(line)] = ord("X")
+    print(flush=True)
+"""
+"""Stores a byte in each file through a mapping, at the place that it is told."""
+
+
+@contextmanager
+def storing(paths: list[Path]) -> Iterator[Callable[[int], None]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", STORE, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        commands, said = program.stdin, program.stdout
+
+        def store(at: int) -> None:
+            commands.write(b"%d\n" % at)
+            commands.flush()
+            assert said.readline() == b"\n"
+
+        try:
+            assert said.readline() == b"\n"
+            yield store
+        finally:
+            commands.close()
+            program.wait(60)
+
+
+@pytest.mark.modes(Mode.PASSTHROUGH, Mode.NO_OPEN)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda it: it.__name__)
+def test_commit_has_what_a_mapping_changed_whatever_was_damaged(
+    own_house: House, damage: Callable[[int], None]
+) -> None:
+    """Also after one more worker, which finds the memory of the one before sound."""
+    if own_house.passes_through:  # else the kernel writes to the layer by itself
+        key = own_house.name()
+        parent = own_house.base_layers(fill)
+        own_house.snapshots.prepare(key, parent, {SIZE_LABEL: "100000000"})
+        tree = Tree(own_house, key)
+    else:
+        tree = own_house.active(fill)
+    (tree / "dir").mkdir()
+    names = [*(f"lower{it}" for it in range(FILES)), *(f"dir/own{it}" for it in range(FILES))]
+    for name in names[FILES:]:
+        (tree / name).write_bytes(b"before")
+    with storing([tree / name for name in names]) as store:
+        store(0)
+        kill_and_damage(own_house, 0 if own_house.passes_through else 2, damage)
+        own_house.kill_worker()
+        own_house.worker()
+        store(5)
+        own_house.snapshots.commit(tree.key, own_house.name())
+        for name in names:
+            found = (tree.upper / name).read_bytes()
+            assert found[0:1] + found[5:6] == b"XX", name
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda it: it.__name__)
+def test_commit_is_refused_while_somebody_writes_past_us_whatever_was_damaged(
+    own_house: House, damage: Callable[[int], None]
+) -> None:
+    tree = own_house.active(fill)
+    for number in range(FILES):
+        (tree / f"own{number}").write_bytes(b"own %d" % number)
+    with (tree / "own4").open("r+b", buffering=0) as writer, (tree / "own5").open("rb"):
+        kill_and_damage(own_house, 0, damage)
+        with pytest.raises(FailedPrecondition, match="open for writing: /own4;"):
+            own_house.snapshots.commit(tree.key, own_house.name())
+        writer.write(b"OWN")
+
+    def is_committed() -> bool:
+        try:
+            own_house.snapshots.commit(tree.key, own_house.name())
+        except FailedPrecondition:
+            return False
+        return True
+
+    eventually(is_committed, what="the commit")
+    assert (tree.upper / "own4").read_bytes() == b"OWN 4"
 
 
 def flipped(fd: int, at: int, bit: int) -> None:
@@ -204,3 +304,19 @@ def test_table_of_places_without_a_free_place_is_begun_anew() -> None:
     places.note(77, 78)
     assert Places(fd).get(77) == 78
     os.close(fd)
+
+
+def test_every_flipped_bit_of_a_number_in_the_places_is_found_or_leaves_all_of_them() -> None:
+    for bit in range(64):
+        fd = os.memfd_create("places")
+        places = Places(fd)
+        for number in range(1, 101):
+            places.note(number, 1)
+        assert not Places(fd).is_short
+        raw = os.pread(fd, os.fstat(fd).st_size, 0)
+        at = next(it for it in range(4096, len(raw), 16) if raw[it : it + 16].strip(b"\0"))
+        flipped(fd, at + bit // 8, bit % 8)
+        found = Places(fd)
+        assert found.is_short or all(map(found.get, range(1, 101)))
+        assert Places(fd).is_short == found.is_short
+        os.close(fd)

@@ -272,6 +272,18 @@ static bool inherit(struct opened_table *table)
     return true;
 }
 
+/* Give what was cut the size of a whole table again: what is lost is not told by records. */
+static bool mend_cut(struct opened_table *table, off_t size)
+{
+    off_t beyond = size % (off_t)GROWTH_BYTES;
+    if (!beyond || size > (off_t)RESERVED_BYTES)
+        return true;
+    table->damaged = 1;
+    size += (off_t)GROWTH_BYTES - beyond;
+    table->slots = (size_t)size / sizeof(struct opened_record);
+    return ftruncate(table->fd, size) == 0;
+}
+
 static bool map(struct opened_table *table)
 {
     struct stat found;
@@ -295,6 +307,8 @@ static bool map(struct opened_table *table)
         header(table)->magic = MAGIC;
         return true;
     }
+    if (!mend_cut(table, found.st_size))
+        return false;
     redo(table);
     return inherit(table);
 }

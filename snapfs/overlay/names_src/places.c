@@ -24,6 +24,7 @@
 typedef struct {
     _Atomic uint64_t magic;
     _Atomic uint64_t bits;
+    _Atomic uint64_t is_short; /* what some process left was damaged: entries may be missing */
 } Head;
 
 static size_t table_at(int bits)
@@ -95,6 +96,25 @@ static int begin_anew(Places *self)
     head(self)->bits = FIRST_BITS;
     head(self)->magic = MAGIC;
     return 0;
+}
+
+static int begin_short(Places *self)
+{
+    int error = begin_anew(self);
+    if (!error)
+        head(self)->is_short = 1;
+    return error;
+}
+
+/* Whether each entry is where it is looked for: a bit that flipped in a number, or in one that
+ * others are behind, leaves entries that are not. */
+static int is_found_again(const Places *self)
+{
+    const Whereabout *entries = table(self, self->bits);
+    for (size_t i = 0; i < (size_t)1 << self->bits; i++)
+        if (entries[i].ino && entry_of(self, entries[i].ino) != &entries[i])
+            return 0;
+    return 1;
 }
 
 /* Give back the memory of a table, which is zero from then on. */
@@ -202,6 +222,13 @@ static PyObject *get(Places *self, PyObject *object)
     return PyLong_FromUnsignedLongLong(ino ? places_get(self, ino) : 0);
 }
 
+static PyObject *lose(Places *self, PyObject *unused)
+{
+    (void)unused;
+    head(self)->is_short = 1;
+    Py_RETURN_NONE;
+}
+
 static PyObject *below(Places *self, PyObject *args)
 {
     unsigned long long root;
@@ -235,7 +262,7 @@ static int begin(Places *self)
     self->damaged = head(self)->magic != MAGIC || bits < FIRST_BITS || bits > 40 ||
                     (size_t)found.st_size < table_at((int)bits + 1);
     if (self->damaged)
-        return begin_anew(self);
+        return begin_short(self);
     error = reach(self, (int)bits);
     if (error)
         return error;
@@ -245,7 +272,11 @@ static int begin(Places *self)
         self->count += entries[i].ino != 0;
     /* A table is never so full, and one without a free place would be gone through for ever. */
     self->damaged = self->count > ((size_t)1 << bits) - 1;
-    return self->damaged ? begin_anew(self) : 0;
+    if (self->damaged)
+        return begin_short(self);
+    if (!is_found_again(self))
+        head(self)->is_short = 1;
+    return 0;
 }
 
 static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -287,7 +318,14 @@ static PyObject *get_damaged(Places *self, void *unused)
     return PyBool_FromLong(self->damaged);
 }
 
+static PyObject *get_is_short(Places *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(head(self)->is_short != 0);
+}
+
 static PyGetSetDef attributes[] = {
+    {"is_short", (getter)get_is_short, NULL, "Whether numbers may be missing that were noted.", NULL},
     {"damaged", (getter)get_damaged, NULL, "Whether what was left made no sense; it is gone.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -295,6 +333,7 @@ static PyGetSetDef attributes[] = {
 static PyMethodDef methods[] = {
     {"note", (PyCFunction)(void (*)(void))note, METH_FASTCALL, "Note the directory of a number."},
     {"drop", (PyCFunction)drop, METH_O, "Forget a number."},
+    {"lose", (PyCFunction)lose, METH_NOARGS, "Say that numbers may be missing, from now on."},
     {"below", (PyCFunction)below, METH_VARARGS,
      "Return the numbers that have the same bits as one, but for so many lower ones."},
     {"get", (PyCFunction)get, METH_O, "Return the number of the directory, 0 when it is not known."},
