@@ -42,6 +42,8 @@ class Desk:
     """A copy has to be durable before it is seen, so that lower files are left to Python."""
     leaves_forgets: bool
     """A FORGET may be late: Python decides what it takes back of a file without a node."""
+    counts_all: bool
+    """All lookups by the kernel are counted: there was no worker before."""
     keeps_in: int
     """Descriptor of the directory where removed files are kept for whoever uses them; or -1."""
     def note(

@@ -126,6 +126,7 @@ class Directories:
                 shown.tree.main_numbers,
             )
             desk.leaves_forgets = self._forest.doubts_all
+            desk.counts_all = self._forest.counts_all
             shown.desk = desk
         return shown.desk
 

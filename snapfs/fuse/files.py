@@ -318,39 +318,68 @@ class FileHandlers(Operations):
         """The kernel let go of so many references to a node."""
         self.forest.forget(nodeid, lookups)
 
+    def ended(self, nodeid: int) -> None:
+        """A file has gone with all references to its node."""
+
     def _heard(self, happening: Happening) -> None:
         """Note what the fast lane did with a file that counts."""
-        if happening.what == What.FORGOTTEN:
-            self.forgot(happening.nodeid, happening.other)
-            return
         if happening.what == What.MADE:
             self._take_in(happening)
             return
         if happening.what == What.COPIED:
             self._take_up(happening)
             return
-        node = self._known_node(happening.nodeid)
+        if happening.what == What.PASSED:
+            _, parent = self.forest.find(happening.other)
+            parent.tree.usage.passed(happening.ino)
+            return
         if happening.what == What.CLOSED:
             self.passing.tell_writer_left()
-        if node is None:
-            return
+        node = self._known_node(happening.nodeid)
+        if happening.what == What.REMOVED:
+            self._removed(node, happening)
+        elif happening.what == What.FORGOTTEN:
+            self.forgot(happening.nodeid, happening.forgotten)
+        elif node is not None:
+            self._heard_of(node, happening)
+
+    def _heard_of(self, node: Node, happening: Happening) -> None:
         before = Before(happening.ino, happening.blocks, happening.nlink)
+        tree = cast(Tree, node.tree)
         if happening.what == What.OPENED:
-            node.tree.usage.opened(node, native=True, before=before)
+            tree.usage.opened(node, native=True, before=before)
+        elif happening.what == What.CLOSED:
+            self._writer_left(node)
         elif happening.what == What.CHANGED:
-            cast(Tree, node.tree).note_change(node, before)
-        elif happening.what == What.REMOVED:
-            _, parent = self.forest.find(happening.other)
-            cast(Tree, node.tree).take_out(parent, happening.name, node, before)
+            tree.note_change(node, before)
         elif happening.what == What.MOVED:
             _, parent = self.forest.find(happening.other)
-            cast(Tree, node.tree).take_over(parent, happening.name, node)
-        elif happening.what == What.LINKED:
-            _, parent = self.forest.find(happening.other)
-            cast(Tree, node.tree).take_further(parent, happening.name, node)
-            self.forest.remember(node)
+            tree.take_over(parent, happening.name, node)
         else:
-            self._writer_left(node)
+            _, parent = self.forest.find(happening.other)
+            tree.take_further(parent, happening.name, node)
+            self.forest.remember(node)
+
+    def _removed(self, node: Node | None, removed: Happening) -> None:
+        """Book that a name went, and that the kernel has forgotten the node since, if it has."""
+        is_over = False
+        try:
+            is_over = node is not None and self._lost_name(node, removed)
+        finally:
+            if removed.forgotten and not is_over:
+                self.forgot(removed.nodeid, removed.forgotten)
+
+    def _lost_name(self, node: Node, removed: Happening) -> bool:
+        """Strike a name out; whether the node went with it."""
+        _, parent = self.forest.find(removed.other)
+        before = Before(removed.ino, removed.blocks, removed.nlink)
+        if removed.forgotten and self.forest.end(
+            parent, removed.name, node, before, removed.forgotten
+        ):
+            self.ended(removed.nodeid)
+            return True
+        cast(Tree, node.tree).take_out(parent, removed.name, node, before)
+        return False
 
     def _take_in(self, made: Happening) -> None:
         """Make the node of what the kernel was given before there was one."""

@@ -53,6 +53,8 @@ class What(enum.IntEnum):
     """Gave one a further name, and that to the kernel."""
     COPIED = 8
     """Copied a lower file up that had no node."""
+    PASSED = 9
+    """Made a file, and deleted it when the kernel had forgotten it."""
 
 
 class Happening(NamedTuple):
@@ -66,8 +68,9 @@ class Happening(NamedTuple):
     """Of the file in the layer, just before it was opened, changed or removed; of what was made or
     copied, its number only."""
     other: int
-    """Node of the directory of what was made, removed, moved, linked or copied; how many lookups
-    were forgotten."""
+    """Node of the directory of what was made, removed, moved, linked, copied or passed."""
+    forgotten: int
+    """How many lookups the kernel took back; of what was removed, since then."""
     kind: int
     """Type of what was made: S_IFMT bits."""
     name: bytes

@@ -59,6 +59,10 @@ class Incarnations:
         if not node.nlookup:
             self._seconds.pop(node.ino, None)
 
+    def has_second(self, node: Node) -> bool:
+        """Whether a node has a second number."""
+        return node.ino in self._seconds
+
     def is_double(self, node: Node) -> bool:
         """Whether the kernel may know a node by both numbers."""
         second = self._seconds.get(node.ino)

@@ -127,6 +127,9 @@ class NoOpenOperations(OverlayOperations):
         super().forgot(nodeid, lookups)
         self._close_forgotten(nodeid)
 
+    def ended(self, nodeid: int) -> None:
+        self._close_forgotten(nodeid)
+
     def _close_forgotten(self, nodeid: int) -> None:
         if not self.forest.is_known(nodeid):
             self.descriptors.close(nodeid)

@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, cast
 
 import structlog
 import trio
@@ -30,6 +30,7 @@ from snapfs.fuse.knowing import kernel_has
 from snapfs.model import Quota
 from snapfs.overlay import Attributes, DirEntry, Handed, Inodes, Listed, Node, Tree, identity
 from snapfs.overlay.filecalls import syncfs
+from snapfs.overlay.usage import Before
 
 REMOVED_S = 0.2
 """For the kernel to let go of what was just removed: it says so after unlink(2) has returned."""
@@ -274,6 +275,23 @@ class Forest:
         if not self._has_predecessor or not self._is_doubtful(nodeid, count):
             self._forget(nodeid, count)
 
+    def end(self, parent: Node, name: bytes, node: Node, before: Before, count: int) -> bool:
+        """Let a file go with its only name, and with `count` references, which are all that there
+        are; False when nothing was done: there are more, or more to it."""
+        if self._has_predecessor or node.nlookup != count or self._incarnations.has_second(node):
+            return False
+        ended = cast(Tree, node.tree).end(parent, name, node, before)
+        if ended:
+            key = node.ino >> identity.LOW_BITS
+            self._let_go(node.ino)
+            self._reconsider(key, self._shown[key])
+        return ended
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether all references of the kernel are counted: there was no worker before."""
+        return not self._has_predecessor
+
     @property
     def doubts_all(self) -> bool:
         """Whether each FORGET of a file may be late and take back what must be kept."""
@@ -383,11 +401,10 @@ class Forest:
             self.backing.forgotten(nodeid)
 
     def _refers_to(self, nodeid: int) -> bool:
-        try:
-            node = self.inodes.get(number_of(nodeid))
-        except KeyError:
+        ino = number_of(nodeid)
+        if ino not in self.inodes:
             return False
-        return self._incarnations.lookups(nodeid, node) > 0
+        return self._incarnations.lookups(nodeid, self.inodes.get(ino)) > 0
 
     def _is_held(self, ino: int) -> bool:
         if self.backing is None:
@@ -410,11 +427,7 @@ class Forest:
 
     def is_known(self, ino: int) -> bool:
         """Whether the kernel has a reference to a node that we know of."""
-        try:
-            self.inodes.get(ino)
-        except KeyError:
-            return False
-        return True
+        return ino in self.inodes
 
     def numbers(self, root: int) -> list[int]:
         """Return the numbers of files of a tree that the kernel may have data of: those with a

@@ -208,6 +208,10 @@ class Inodes:
         """Number of nodes with a lookup count."""
         return len(self._known)
 
+    def __contains__(self, ino: int) -> bool:
+        """Whether a number is that of a remembered node."""
+        return ino in self._known
+
     def __iter__(self) -> Iterator[Node]:
         """Return the nodes with a lookup count, as they are now."""
         return iter(list(self._known.values()))
@@ -272,16 +276,25 @@ class Inodes:
         if node.nlookup > 0:
             return
         node.nlookup = 0
-        del self._known[ino]
-        if self.places is not None:
-            self.places.drop(ino)
-        node.tree.handed.disclaim(ino)
+        self._strike(node)
         for parent, name in node.names():
             if parent.children.get(name) is node:
                 del parent.children[name]
         if node.parent is not None or node is node.tree.root:
             self._passing[ino] = node
         node.tree.released(node)
+
+    def end(self, node: Node) -> None:
+        """Forget a node that is known, and whose file is gone with its last name."""
+        node.tree.counted -= node.nlookup
+        node.nlookup = 0
+        self._strike(node)
+
+    def _strike(self, node: Node) -> None:
+        del self._known[node.ino]
+        if self.places is not None:
+            self.places.drop(node.ino)
+        node.tree.handed.disclaim(node.ino)
 
     def drop(self, tree: MergedTree) -> list[Node]:
         """Forget all nodes of a tree at once; returns them for the caller to invalidate."""

@@ -16,7 +16,7 @@ from .layer import refuse, scan, stat_or_none
 from .node import GONE, Dir, Node
 from .quota import ENTRY_BYTES
 from .syscalls import RENAME_WHITEOUT, rename
-from .usage import whiteouts_in
+from .usage import Before, whiteouts_in
 
 
 def unlink(tree: MergedTree, parent: Dir, name: bytes) -> None:
@@ -105,6 +105,23 @@ def take_out(tree: MergedTree, node: Node, parent: Dir, name: bytes, *, further:
         _strike(tree, node, parent, name)
     else:
         node.drop_name(parent, name)
+
+
+def end(tree: MergedTree, node: Node, parent: Dir, name: bytes, before: Before) -> bool:
+    """Book what `take_out` and a FORGET of all lookups do with a file that lost its only name, and
+    delete it; False when it is to go the long way."""
+    is_only = node.parent is parent and node.name == name and not node.more_names
+    if not is_only or node.is_dir or node.stash is not None or before.st_nlink != 1:
+        return False
+    try:
+        os.unlink(stash_name(node), dir_fd=tree.work.layer.fd)
+    except OSError:
+        return False
+    tree.usage.lost(node, before)
+    node.drop_name(parent, name)
+    node.stash = GONE
+    tree.inodes.end(node)
+    return True
 
 
 def rmdir(tree: MergedTree, parent: Dir, name: bytes) -> None:

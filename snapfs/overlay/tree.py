@@ -90,6 +90,11 @@ class Tree(MergedTree):
         further = not node.is_dir and before.st_nlink > 1
         remove.take_out(self, node, self._names_of(parent), name, further=further)
 
+    def end(self, parent: Node, name: bytes, node: Node, before: Before) -> bool:
+        """As `take_out`, for a file that the kernel has forgotten since; False when nothing was
+        done: there is more to it."""
+        return remove.end(self, node, self._names_of(parent), name, before)
+
     def take_over(self, parent: Node, name: bytes, node: Node) -> None:
         """Book what `rename` does with a file of the upper layer that has one name, for one that
         was moved to a free name past the tree."""

@@ -219,6 +219,22 @@ class UsageCount:
             self._touched.add(real.st_ino)
         self._noted[node] = Noted()
 
+    def passed(self, real_ino: int) -> None:
+        """Say that there was a file in the upper layer, which is gone again."""
+        if self._counting:
+            self._touched.add(real_ino)
+
+    def lost(self, node: Node, before: Before) -> None:
+        """Say that a file has lost its only name, when it was `before` that, and is gone: `note`
+        and `losing` in one."""
+        self.note(node, before)
+        self._fresh.discard(node)
+        entry = self._noted.pop(node, None)
+        if entry is not None:
+            self._native.discard(node)
+            self._hold(entry, 0, 0)
+            self._count(entry, 0, 0)
+
     def opened(self, node: Node, *, native: bool = False, before: Before | None = None) -> None:
         """Say that a file can be written from now on, with `native` by the kernel in our place.
 

@@ -92,7 +92,7 @@ static size_t make(struct request *request)
 static void change_table(void)
 {
     struct hot_event taken[8];
-    (void)passes_take_events(taken, below(9));
+    (void)events_take(taken, below(9));
     uint64_t nodeid = 1 + below(40);
     struct opened *entry = opened_find(table, nodeid);
     struct opened_record record = {.nodeid = nodeid, .ino = nodeid, .kind = 1 + below(3)};
@@ -188,10 +188,38 @@ static void tell_all(void)
         hot_api.tell(&event);
         hot_api.tell(&event);
     }
-    while ((count = passes_take_events(heard, 64)))
+    while ((count = events_take(heard, 64)))
         for (; count; count--, told--)
             assert(memcmp(heard[count - 1].name, name, sizeof(name)) == 0);
-    assert(!told && !passes_any_event());
+    assert(!told && !events_any());
+}
+
+/* A file that ends before Python hears of it: it hears that there was one, and that a writer left. */
+static void live_and_end(void)
+{
+    static const enum hot_event_kind kinds[] = {EVENT_MADE, EVENT_OPENED, EVENT_LINKED,
+                                                EVENT_CLOSED, EVENT_REMOVED};
+    const uint64_t nodeid = 1 + below(40), other = nodeid + 1024;
+    struct hot_event heard[16];
+    while (events_take(heard, 16))
+        ;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        assert(!hot_api.may_end(nodeid, 2));
+        hot_api.tell(&(struct hot_event){.nodeid = nodeid, .kind = kinds[i], .nlink = 1});
+        hot_api.tell(&(struct hot_event){.nodeid = other, .kind = EVENT_LINKED});
+    }
+    assert(!hot_api.may_end(nodeid, 1) && !hot_api.may_end(other, 9));
+    if (below(2)) {
+        assert(hot_api.tell_forgotten(nodeid, 1) && !hot_api.may_end(nodeid, 2));
+        assert(hot_api.tell_forgotten(nodeid, 1));
+        assert(events_take(heard, 16) == 11 && heard[8].forgotten == 1);
+        assert(heard[10].kind == EVENT_FORGOTTEN && heard[10].forgotten == 1);
+        return;
+    }
+    hot_api.end(nodeid, 2);
+    assert(!hot_api.may_end(nodeid, 2) && events_take(heard, 16) == 7);
+    assert(heard[0].kind == EVENT_PASSED && heard[4].kind == EVENT_CLOSED);
+    assert(!events_any());
 }
 
 int main(int argc, char **argv)
@@ -218,6 +246,8 @@ int main(int argc, char **argv)
         if (size && send(ends[1], &request, size, 0) < 0)
             assert(errno == EAGAIN);
         change_table();
+        if (!below(50))
+            live_and_end();
         if (!below(500))
             begin_anew();
         enum received found;

@@ -12,6 +12,7 @@ import pytest
 from snapfs.fuse.control import PROBE_NAME
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries
+from tests.support.past_python import without_python
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -190,3 +191,47 @@ def test_files_handed_out_without_nodes_are_counted_and_forgotten(own_house: Hou
 
     eventually(is_forgotten, what="the end of all nodes")
     assert (tree / "many" / "lower-0002").read_text() == "changed"
+
+
+def test_end_of_a_listing_needs_no_python(house: House) -> None:
+    tree = house.active(many)
+    directory = tree / "new"
+    directory.mkdir()
+    for number in range(20):
+        (directory / f"{number}").write_text("x")
+    assert not (directory / "absent").exists()
+    os.listdir(directory)
+    (directory / "more").touch()
+    with without_python(house, "READDIRPLUS", 1):
+        assert len(os.listdir(directory)) == 21
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_begins_to_list_sees_what_others_have_listed_to_the_end_before(
+    house: House, seed: int
+) -> None:
+    tree = house.active(many)
+    directory = tree / "new"
+    directory.mkdir()
+    choose = random.Random(seed)
+    made: set[str] = set()
+    for turn in range(40):
+        for number in range(choose.randrange(30)):
+            (directory / f"{turn}-{number}").touch()
+            made.add(f"{turn}-{number}")
+        if choose.randrange(2):
+            os.listdir(directory)
+        with os.scandir(directory) as entries:
+            seen = [next(entries).name] if made else []
+            (directory / f"{turn}-late").touch()
+            if choose.randrange(2):
+                os.listdir(directory)
+            seen += [entry.name for entry in entries]
+        assert len(seen) == len(set(seen))
+        assert made <= set(seen)
+        made.add(f"{turn}-late")
+        if made and choose.randrange(2):
+            gone = choose.choice(sorted(made))
+            (directory / gone).unlink()
+            made.remove(gone)
+        assert set(os.listdir(directory)) == made

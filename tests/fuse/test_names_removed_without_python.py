@@ -331,3 +331,86 @@ def test_removals_that_python_had_not_heard_of_when_the_worker_died_hold(own_hou
     (directory / "0").write_text("anew")
     assert os.listdir(directory) == ["0"]
     end_of_opens(own_house)
+
+
+def test_file_that_comes_and_goes_leaves_nothing(house: House, tree: Tree) -> None:
+    """Nothing asks Python in between, so it hears of each as little as can be."""
+    directory = fresh(tree, "new")
+    with removes(house, 60):
+        for number in range(20):
+            file, other = directory / f"{number}", directory / f"other{number}"
+            file.write_text("x" * 5000)
+            with file.open("ab") as further:
+                further.write(b"y")
+            file.chmod(0o600)
+            file.rename(other)
+            os.link(other, file)
+            other.unlink()
+            file.unlink()
+            (directory / "link").symlink_to("nowhere")
+            (directory / "link").unlink()
+    assert os.listdir(directory) == os.listdir(tree.upper / "new") == []
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+    assert_usage_is_a_walk(house, tree)
+    for number in range(20):  # whatever numbers these get
+        (directory / f"{number}").write_text(str(number))
+    drop_dentries()
+    assert [(directory / f"{number}").read_text() for number in range(20)] == [
+        str(number) for number in range(20)
+    ]
+    assert_usage_is_a_walk(house, tree)
+
+
+def test_file_that_comes_and_goes_and_is_held_meanwhile_lives_on(house: House, tree: Tree) -> None:
+    directory = fresh(tree, "new")
+    for number in range(50):
+        (directory / "file").write_text(str(number))
+        held = os.open(directory / "file", os.O_PATH)
+        (directory / "file").unlink()
+        (directory / "file").write_text("another")
+        (directory / "file").unlink()
+        assert Path(f"/proc/self/fd/{held}").read_text() == str(number)
+        assert os.fstat(held).st_nlink == 0
+        os.close(held)
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+    assert_usage_is_a_walk(house, tree)
+
+
+def test_files_that_come_and_go_while_the_tree_is_counted_are_not_counted(house: House) -> None:
+    tree = house.active(fill)
+    for above in range(20):
+        (tree / f"{above}").mkdir()
+        for number in range(30):
+            (tree / f"{above}" / f"{number}").touch()
+    script = "while :; do for d in 1 7 13; do echo x > $d/new; rm $d/new; done; done"
+    changing = subprocess.Popen(["sh", "-c", script], cwd=tree.path)
+    try:
+        for _ in range(20):
+            house.lane.usage(tree.id)
+            drop_dentries()
+    finally:
+        changing.kill()
+        changing.wait(DEADLINE_S)
+    for above in ("1", "7", "13"):
+        (tree / above / "new").unlink(missing_ok=True)
+    assert_usage_is_a_walk(house, tree)
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+@pytest.mark.parametrize("is_known", [False, True])
+def test_file_that_is_forgotten_goes_when_the_worker_dies_on_the_way(
+    own_house: House, is_known: bool, tmp_path: Path
+) -> None:
+    tree = own_house.active(fill)
+    directory = fresh(tree, "new")
+    (directory / "file").write_text("content")
+    if is_known:
+        os.listdir(directory)
+    with killing_at(own_house, "unlinkat,unlink", 1, tmp_path / "calls"):
+        (directory / "file").unlink()
+        eventually(lambda: (tmp_path / "calls").read_text().count("KILL"), what="the end")
+    assert os.listdir(directory) == []
+    (directory / "file").write_text("anew")
+    assert (directory / "file").read_text() == "anew"
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+    assert_usage_is_a_walk(own_house, tree)

@@ -3,6 +3,7 @@
  *   hot.c      which handler takes an opcode, and who may run one
  *   opened.c   what is open past us, for this process and the next one
  *   passes.c   handlers for opens and releases of that
+ *   events.c   what Python is to hear of
  *   answers.c  the answer that is the same for every file
  *   idle.c     the loop that answers while Python has nothing to do
  *
@@ -36,18 +37,20 @@ enum hot_event_kind {
     EVENT_FORGOTTEN,
     EVENT_MOVED,
     EVENT_LINKED,
-    EVENT_COPIED
+    EVENT_COPIED,
+    EVENT_PASSED,
+    EVENT_NONE
 };
 
 /* A file of the upper layer was opened for writing here, was closed again, or was changed; a name
  * was made in a directory, or taken from it, or is now in another one, or in both; or the kernel let go of
- * a node; or a lower file was copied up. */
+ * a node; or a lower file was copied up; or there was a file that was made and has ended. */
 struct hot_event {
     uint64_t nodeid;
     uint64_t ino, blocks, nlink; /* of what was opened, changed, made, removed or copied: before, but
                                   * for what is new, which had no blocks; 0 for the others */
-    uint64_t other;   /* the directory of what was made, removed, moved, linked or copied; how often a
-                       * node was looked up */
+    uint64_t other;   /* the directory of what was made, removed, moved, linked or copied */
+    uint64_t forgotten; /* how many lookups the kernel took back: of what was removed, since then */
     enum hot_event_kind kind;
     uint32_t mode;    /* type of what was made */
     const char *name; /* of what was made, removed, moved, linked or copied; valid until the next
@@ -82,6 +85,12 @@ struct hot_api {
     /* Let Python hear of anything, once or a few times, with two names; if there is room for that. */
     bool (*may_tell)(void);
     void (*tell)(const struct hot_event *event);
+    /* Let Python hear that the kernel took back lookups of a node; false when there is no room. */
+    bool (*tell_forgotten)(uint64_t nodeid, uint64_t lookups);
+    /* Whether Python has heard nothing of a file yet that was made here, has lost its last name, and had
+     * no more than these lookups; and have it never hear more than that there was one. */
+    bool (*may_end)(uint64_t nodeid, uint64_t lookups);
+    void (*end)(uint64_t nodeid, uint64_t lookups);
     /* Count the open of a new file, for writing if `fresh` says what it is; reply with `out`. */
     void (*enter_new)(int device, const struct in_header *request, struct opened *entry,
                       const struct stat *fresh, const struct entry_out *out);
@@ -127,11 +136,25 @@ void passes_note_in(_Atomic uint64_t *record);
 uint64_t passes_summed(uint64_t unique, uint64_t first, uint64_t second, uint64_t state);
 extern const struct hot_api hot_api;
 
+/* events.c */
+
+void events_reset(void);
 /* Whether Python has something to hear of; it is to take it before it does anything else. */
-bool passes_any_event(void);
+bool events_any(void);
 /* When it is to hear of it at the latest, by `now_ms`; -1 when it may as well be later. */
-int64_t passes_due_ms(void);
-size_t passes_take_events(struct hot_event *to, size_t room);
+int64_t events_due_ms(void);
+size_t events_take(struct hot_event *to, size_t room);
+/* As in hot_api. */
+bool events_may_note(void);
+void events_note(uint64_t nodeid, const struct stat *before);
+bool events_may_tell(void);
+void events_tell(const struct hot_event *event);
+bool events_tell_forgotten(uint64_t nodeid, uint64_t lookups);
+bool events_may_end(uint64_t nodeid, uint64_t lookups);
+void events_end(uint64_t nodeid, uint64_t lookups);
+/* Add one without a name, for which there is room; the second with what a file was. */
+void events_add(const struct hot_event *event);
+void events_add_stat(enum hot_event_kind kind, uint64_t nodeid, const struct stat *before);
 
 /* idle.c: answer requests until there is one for Python (true: it waits in channel_receive),
  * `other_fd` is readable, Python has to hear of something, a signal came or `timeout_ms` (-1: none) is

@@ -27,14 +27,14 @@ static PyObject *figures(PyObject *module, PyObject *unused)
 }
 
 static PyObject *passing; /* the Opened whose table passes.c uses; NULL when it uses none */
-static PyObject *listener; /* called when passes.c has something to tell */
+static PyObject *listener; /* called when events.c has something to tell */
 static Py_buffer record;   /* that passes.c notes the request in hand in */
 
 #define RECORD_BYTES 32 /* inflight.py */
 
 int hot_tell(void)
 {
-    if (!listener || !passes_any_event())
+    if (!listener || !events_any())
         return 0;
     PyObject *result = PyObject_CallNoArgs(listener);
     Py_XDECREF(result);
@@ -107,14 +107,15 @@ static PyObject *events(PyObject *module, PyObject *unused)
     (void)module;
     (void)unused;
     struct hot_event taken[64];
-    size_t count = passes_take_events(taken, sizeof(taken) / sizeof(taken[0]));
+    size_t count = events_take(taken, sizeof(taken) / sizeof(taken[0]));
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++) {
         const struct hot_event *it = &taken[i];
         PyObject *event = Py_BuildValue(
-            "(KiKKKKIy#)", (unsigned long long)it->nodeid, (int)it->kind,
+            "(KiKKKKKIy#)", (unsigned long long)it->nodeid, (int)it->kind,
             (unsigned long long)it->ino, (unsigned long long)it->blocks,
-            (unsigned long long)it->nlink, (unsigned long long)it->other, (unsigned)it->mode,
+            (unsigned long long)it->nlink, (unsigned long long)it->other,
+            (unsigned long long)it->forgotten, (unsigned)it->mode,
             it->name ? it->name : "", (Py_ssize_t)it->length);
         if (!event)
             Py_CLEAR(list);

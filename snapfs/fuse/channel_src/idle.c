@@ -106,7 +106,7 @@ bool idle(int fd, int other_fd, int timeout_ms)
     for (int unlooked = 1;; unlooked++) {
         if (drain(fd))
             return true;
-        int left = timeout_ms ? left_ms(earlier(end_ms, passes_due_ms())) : 0;
+        int left = timeout_ms ? left_ms(earlier(end_ms, events_due_ms())) : 0;
         if (left && unlooked % READS_BETWEEN_LOOKS) {
             enum received found = linger(fd);
             if (found == DONE)

@@ -11,7 +11,7 @@ PyObject *raise_errno(int error);
 
 extern PyMethodDef hot_methods[];
 
-/* Let Python hear of what passes.c has to tell; -1 with an exception set. */
+/* Let Python hear of what events.c has to tell; -1 with an exception set. */
 int hot_tell(void);
 
 extern PyTypeObject opened_type;

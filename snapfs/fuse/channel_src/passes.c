@@ -2,19 +2,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdatomic.h>
-#include <string.h>
 
 #include "hot.h"
 
-#define MOST_EVENTS 4096 /* for Python to hear of; then it is asked itself */
-#define MOST_AT_ONCE 8 /* of one request */
-#define NAMES_AT_ONCE 2 /* of these: what is moved, and what that replaces */
-#define MOST_NAME_BYTES (256u * 1024u)
 #define NOTIFY_INVAL_INODE 2
-#define NOTED 256
-#define LINGER_MS 10 /* what waits for Python to hear that a node was forgotten takes space */
 
 struct open_in {
     uint32_t flags;
@@ -32,12 +24,6 @@ static struct opened_table *table;
 static bool is_allowed;
 static bool is_without_opens;
 static void (*end_contents)(void);
-static struct hot_event events[MOST_EVENTS];
-static size_t event_first, event_end; /* those that Python has not taken */
-static char event_names[MOST_NAME_BYTES];
-static size_t names_end;
-static int64_t due_ms = -1;
-static uint64_t noted[NOTED]; /* nodes of which Python will hear already, some of them */
 
 /* Words of a record of a request in flight, as in inflight.py. */
 enum { RECORD_UNIQUE, RECORD_FIRST, RECORD_SECOND, RECORD_STATE };
@@ -48,9 +34,7 @@ void passes_use(struct opened_table *wanted)
 {
     table = wanted;
     is_allowed = wanted != NULL;
-    event_first = event_end = names_end = 0;
-    due_ms = -1;
-    memset(noted, 0, sizeof(noted));
+    events_reset();
 }
 
 struct opened_table *passes_table(void)
@@ -72,30 +56,6 @@ void passes_stop(void)
 {
     if (end_contents)
         end_contents();
-}
-
-bool passes_any_event(void)
-{
-    return event_end > event_first;
-}
-
-int64_t passes_due_ms(void)
-{
-    return due_ms;
-}
-
-size_t passes_take_events(struct hot_event *to, size_t room)
-{
-    if (room)
-        memset(noted, 0, sizeof(noted));
-    size_t left = event_end - event_first, taken = left < room ? left : room;
-    memcpy(to, events + event_first, taken * sizeof(*to));
-    event_first += taken;
-    if (event_first == event_end) {
-        event_first = event_end = names_end = 0;
-        due_ms = -1;
-    }
-    return taken;
 }
 
 static bool writes(uint32_t flags)
@@ -167,46 +127,16 @@ static void distrust_cached(int device, uint64_t nodeid)
     channel_write(device, &notice, sizeof(notice));
 }
 
-static bool may_note(void)
-{
-    return event_end < MOST_EVENTS;
-}
-
-static void add_event(enum hot_event_kind kind, uint64_t nodeid, const struct stat *before)
-{
-    events[event_end++] = (struct hot_event){.nodeid = nodeid,
-                                             .ino = before->st_ino,
-                                             .blocks = (uint64_t)before->st_blocks,
-                                             .nlink = before->st_nlink,
-                                             .kind = kind};
-}
-
-/* Whether Python will not hear of a node yet; it will from now on. */
-static bool is_news(uint64_t nodeid)
-{
-    uint64_t *slot = &noted[nodeid % NOTED];
-    bool is_known = *slot == nodeid;
-    *slot = nodeid;
-    return !is_known;
-}
-
-/* Once is enough until Python takes events. */
-static void note(uint64_t nodeid, const struct stat *before)
-{
-    if (is_news(nodeid))
-        add_event(EVENT_CHANGED, nodeid, before);
-}
-
 static enum verdict enter(int device, const struct in_header *request, struct opened *entry,
                           const struct stat *before)
 {
-    if (before && !may_note())
+    if (before && !events_may_note())
         return COLD;
     if (before && !opened_writers(entry))
         distrust_cached(device, request->nodeid);
     bool is_new = opened_enter(table, entry, before != NULL, request->pid, request->unique);
     if (before && is_new)
-        add_event(EVENT_OPENED, request->nodeid, before);
+        events_add_stat(EVENT_OPENED, request->nodeid, before);
     struct open_out reply = {.fh = PASSING_HANDLE,
                              .open_flags = OPEN_PASSTHROUGH,
                              .backing_id = entry->record->backing_id};
@@ -253,12 +183,11 @@ static enum verdict answer_release(int fd, const struct in_header *request, cons
         bool writing = writes(wish->flags);
         if (opened_opens(entry) == 1 && is_left_to_python(entry))
             return COLD;
-        if (writing && !may_note())
+        if (writing && !events_may_note())
             return COLD;
         bool is_new = opened_leave(table, entry, writing, request->unique);
         if (writing && is_new)
-            events[event_end++] =
-                (struct hot_event){.nodeid = request->nodeid, .kind = EVENT_CLOSED};
+            events_add(&(struct hot_event){.nodeid = request->nodeid, .kind = EVENT_CLOSED});
         if (!opened_opens(entry))
             left(fd, entry);
     }
@@ -266,31 +195,12 @@ static enum verdict answer_release(int fd, const struct in_header *request, cons
     return ANSWERED;
 }
 
-static bool may_tell(void)
-{
-    return event_end + MOST_AT_ONCE <= MOST_EVENTS &&
-           names_end + NAMES_AT_ONCE * NAME_MAX <= MOST_NAME_BYTES;
-}
-
-static void tell(const struct hot_event *told)
-{
-    struct hot_event *event = &events[event_end++];
-    *event = *told;
-    if (told->length)
-        event->name = memcpy(event_names + names_end, told->name, told->length);
-    names_end += told->length;
-    if (told->kind == EVENT_MADE || told->kind == EVENT_COPIED)
-        is_news(told->nodeid); /* no more: what is new counts with all that becomes of it */
-    if (told->kind == EVENT_FORGOTTEN && due_ms < 0)
-        due_ms = now_ms() + LINGER_MS;
-}
-
 static void enter_new(int device, const struct in_header *request, struct opened *entry,
                       const struct stat *fresh, const struct entry_out *out)
 {
     opened_enter(table, entry, fresh != NULL, request->pid, request->unique);
     if (fresh)
-        add_event(EVENT_OPENED, out->nodeid, fresh);
+        events_add_stat(EVENT_OPENED, out->nodeid, fresh);
     struct create_out reply = {.entry = *out,
                                .open = {.fh = PASSING_HANDLE,
                                         .open_flags = OPEN_PASSTHROUGH,
@@ -343,10 +253,13 @@ const struct hot_api hot_api = {
     .passes = passes,
     .make = make,
     .enter = enter,
-    .may_note = may_note,
-    .note = note,
-    .may_tell = may_tell,
-    .tell = tell,
+    .may_note = events_may_note,
+    .note = events_note,
+    .may_tell = events_may_tell,
+    .tell = events_tell,
+    .tell_forgotten = events_tell_forgotten,
+    .may_end = events_may_end,
+    .end = events_end,
     .enter_new = enter_new,
     .intend = intend,
     .settled = settled,

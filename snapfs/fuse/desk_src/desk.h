@@ -32,6 +32,7 @@ typedef struct card {
     uint64_t device, real;
     uint64_t parent; /* directory of the name that was noted; 0 of a directory */
     uint64_t moves;  /* of directories, up to then */
+    uint64_t listed; /* of a directory: where the listing ends that was last begun; 0: not known */
     Index *index; /* of a directory that is merged: the names that lower layers have */
     int fd;       /* of the layer; it lives as long as the tree */
     int is_upper;
@@ -52,6 +53,7 @@ typedef struct {
     char takes_names;   /* ... and made, and removed */
     char copies_wait;   /* a copy has to be durable before it is seen */
     char leaves_forgets; /* a FORGET may be late: Python decides what it takes back */
+    char counts_all;     /* all lookups are counted: there was no worker before */
     int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */
     uint64_t main_device, main_base; /* of inode numbers that are shown as they are (identity.py) */
     Card **cards;
@@ -86,6 +88,9 @@ int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd);
  * asked of it if `ask`; otherwise the whole page is left to Python and nothing is counted. */
 int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char *buffer,
               size_t size, size_t *used);
+
+/* Whether nothing is left of the listing of a directory of the upper layer behind `after`. */
+int desk_list_ends(const Desk *desk, uint64_t ino, uint64_t after);
 
 /* Fill in an entry of a room without counting it, unless it is a directory or has a node. */
 int desk_show(const Desk *desk, const Room *room, uint32_t slot, struct entry_out *out);
@@ -231,6 +236,8 @@ int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t len
                  int is_directory, Removal *it);
 /* Take the name away, and if it is the last keep the file under its number; 0 when nothing was done. */
 int removal_make(const Desk *desk, const Removal *it);
+/* Delete a file that was kept; 0 when that failed. */
+int removal_end(const Desk *desk, uint64_t nodeid);
 
 struct rename_in {
     uint64_t new_parent;

@@ -178,6 +178,8 @@ static enum verdict answer_list(int fd, const struct in_header *request, const v
         return COLD;
     size_t room = wish->size < PAGE_BYTES ? wish->size : PAGE_BYTES;
     size_t used = 0;
+    if (desk_list_ends(desk, request->nodeid, wish->offset) && desk->absence)
+        return say(fd, request, NULL, 0);
     int result = desk_list(desk, request->nodeid, wish->offset, plus, 0, buffer, room, &used);
     return pass_on(fd, request, result, buffer, used);
 }
@@ -346,12 +348,15 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
     return hot->enter(fd, request, entry, is_writer ? &real : NULL);
 }
 
-/* Let Python hear that the kernel let go of what has a node. */
-static int tell_forgotten(uint64_t nodeid, uint64_t lookups)
+/* End a file that has come and gone before Python heard of it. */
+static int end(Desk *desk, uint64_t nodeid, uint64_t lookups)
 {
-    if (!hot->may_tell())
+    if (!desk->counts_all || !hot->may_end(nodeid, lookups) || !removal_end(desk, nodeid))
         return 0;
-    hot->tell(&(struct hot_event){.nodeid = nodeid, .kind = EVENT_FORGOTTEN, .other = lookups});
+    hot->end(nodeid, lookups);
+    names->disclaim(desk->handed, nodeid);
+    card_drop(desk, nodeid);
+    kept_drop(nodeid);
     return 1;
 }
 
@@ -366,7 +371,7 @@ static int forget(int fd, uint64_t nodeid, uint64_t lookups)
     if (entry && opened_opens(entry))
         return 0;
     if (names->has_node(desk->handed, nodeid))
-        return tell_forgotten(nodeid, lookups);
+        return end(desk, nodeid, lookups) || hot->tell_forgotten(nodeid, lookups);
     if (desk->leaves_forgets)
         return 0;
     if (desk->handed->total <= lookups || !names->forget(desk->handed, nodeid, lookups))

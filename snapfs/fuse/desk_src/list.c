@@ -173,6 +173,25 @@ static int show_known(const Desk *desk, const Entry *entry, struct entry_out *ou
     return DONE_HERE;
 }
 
+/* Note where a listing ends. All names that were there when its reader began are in it. */
+static void note_end(const Desk *desk, const Listing *it)
+{
+    Card *card = card_find(desk, it->ino);
+    const Index *index = it->index;
+    if (card && card->type == S_IFDIR)
+        card->listed = index->count ? index->entries[index->count - 1].key : LAST_DOT;
+}
+
+int desk_list_ends(const Desk *desk, uint64_t ino, uint64_t after)
+{
+    Card *card = card_find(desk, ino);
+    if (!card || card->type != S_IFDIR)
+        return 0;
+    if (after < LAST_DOT)
+        card->listed = 0; /* who begins sees what is new */
+    return card->listed && after >= card->listed;
+}
+
 int desk_list_known(Desk *desk, PyObject *directory, const Listing *it, struct known *known,
                     char *buffer, size_t size, size_t *used)
 {
@@ -181,6 +200,7 @@ int desk_list_known(Desk *desk, PyObject *directory, const Listing *it, struct k
     int result = DONE_HERE;
     if (it->after < LAST_DOT)
         append_dots(&page, it->ino, it->above, it->after);
+    note_end(desk, it);
     uint32_t slot = names->above(index, it->after);
     for (; slot < index->count && has_room(&page, index->entries[slot].length); slot++) {
         const Entry *entry = &index->entries[slot];

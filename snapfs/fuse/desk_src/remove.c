@@ -125,9 +125,9 @@ int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t len
 }
 
 /* Name in the work directory of what is kept. */
-static void kept_name(const Desk *desk, const Removal *it, char kept[24])
+static void kept_name(const Desk *desk, uint64_t nodeid, char kept[24])
 {
-    snprintf(kept, 24, "o%" PRIx64, it->nodeid ^ desk->handed->prefix);
+    snprintf(kept, 24, "o%" PRIx64, nodeid ^ desk->handed->prefix);
 }
 
 /* Let the next worker look for a file where it keeps a name. */
@@ -143,8 +143,15 @@ int removal_make(const Desk *desk, const Removal *it)
         note_other_name(desk, it);
         return unlinkat(it->site.fd, it->site.path, 0) == 0;
     }
-    kept_name(desk, it, kept);
+    kept_name(desk, it->nodeid, kept);
     return renameat(it->site.fd, it->site.path, desk->keeps_in, kept) == 0;
+}
+
+int removal_end(const Desk *desk, uint64_t nodeid)
+{
+    char kept[24];
+    kept_name(desk, nodeid, kept);
+    return unlinkat(desk->keeps_in, kept, 0) == 0;
 }
 
 int move_plan(const Desk *desk, const Names *n, Move *it)
@@ -171,7 +178,7 @@ int move_make(const Desk *desk, const Move *it)
         note_other_name(desk, &it->target);
         return renameat(from->fd, from->path, to->fd, to->path) == 0;
     }
-    kept_name(desk, &it->target, kept);
+    kept_name(desk, it->target.nodeid, kept);
     if (linkat(to->fd, to->path, desk->keeps_in, kept, 0))
         return 0;
     if (renameat(from->fd, from->path, to->fd, to->path) == 0)
