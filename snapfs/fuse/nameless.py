@@ -39,7 +39,7 @@ class NamelessRequests:
                     parent, mode, flags, uid=uid, gid=gid, umask=umask
                 )
                 once.did(node.ino)
-            operations.forest.remember(node)
+            operations.forest.remember_nameless(node)
             try:
                 entry = operations.entry(shown, node)
                 opened = operations.opened_past(shown, node, fd, request.pid)

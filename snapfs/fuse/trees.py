@@ -236,6 +236,8 @@ class Forest:
         first one first."""
         self._in_excess: set[int] = set()
         """What was doubted and the kernel had: it may have a reference less than is counted."""
+        self._made_nameless: dict[int, float] = {}
+        """When files were made without a name, in the last second; the first one first."""
         self._has_doubts = trio.Event()
         self._shown: dict[int, Shown] = {}
         self._incarnations = Incarnations(self._is_held)
@@ -263,6 +265,17 @@ class Forest:
         """Count one more reference that the kernel holds to a node."""
         self.inodes.remember(node)
         self._incarnations.remember(node)
+
+    def remember_nameless(self, node: Node) -> None:
+        """As `remember`, of a file that was just made without a name; its number may have been that
+        of a removed one, of which a FORGET is late."""
+        self.remember(node)
+        if self._has_predecessor:
+            latest_s = time.monotonic() - DOUBT_S
+            while (first := next(iter(self._made_nameless.items()), None)) and first[1] < latest_s:
+                del self._made_nameless[first[0]]
+            self._made_nameless.pop(self.nodeid(node), None)
+            self._made_nameless[self.nodeid(node)] = time.monotonic()
 
     def forget(self, nodeid: int, count: int) -> None:
         """Count `count` references less; those of a dead worker's time are not known and not
@@ -300,8 +313,9 @@ class Forest:
     def _is_doubtful(self, nodeid: int, count: int) -> bool:
         """Whether a FORGET may be late; then all references but one have been taken back."""
         is_open = self.backing is not None and self.backing.get(nodeid) is not None
+        is_used = is_open or self._is_on_its_way(nodeid)
         known = self.inodes.find(number_of(nodeid))
-        if not is_open and (known is None or known.stash is None):
+        if not is_used and (known is None or known.stash is None or known.link is not None):
             return self.doubts_all and self._may_be_mapped(nodeid, count)
         try:
             _, node = self.find(nodeid)
@@ -309,12 +323,21 @@ class Forest:
             lookups = 0
         else:
             lookups = self._incarnations.lookups(nodeid, node)
-        if count < lookups or not (is_open or kernel_has(nodeid)):
+        if count < lookups or not (is_used or kernel_has(nodeid)):
             return False
-        if is_open:  # or its opens are too many: who opened it was killed between two workers
+        if is_used:  # or its opens are too many: who opened it was killed between two workers
             self._doubt(nodeid)
         self._keep_one(nodeid, lookups)
         return True
+
+    def _is_on_its_way(self, nodeid: int) -> bool:
+        """Whether the kernel may not have read yet the reply that made it a file without a name.
+
+        A name is looked up, made and removed under the kernel's lock of its directory, which it
+        holds until it has read the reply. So the kernel has a removed file, or has forgotten it.
+        """
+        made_s = self._made_nameless.get(nodeid)
+        return made_s is not None and time.monotonic() < made_s + DOUBT_S
 
     def _may_be_mapped(self, nodeid: int, count: int) -> bool:
         """As `_is_doubtful`, where files are opened without us: what is forgotten here is not

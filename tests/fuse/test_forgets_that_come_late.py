@@ -15,15 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from snapfs.fuse import supervisor
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.trees import DOUBT_S
+from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.dentries import drop_with, flags_of
 from tests.support.lanes import House, Tree, drop_dentries
+from tests.support.overlay.kernel import image_fs
 
 pytestmark = [
     pytest.mark.fuse,
@@ -51,6 +54,18 @@ sys.stdin.readline()
 """
 """Stores a byte in a file through a mapping when told to, and keeps it until the next line."""
 
+MAKE = """
+import os, sys
+print("ready", flush=True)
+sys.stdin.readline()
+fd = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=int(sys.argv[1]))
+assert os.fstat(fd).st_ino == int(sys.argv[2]), "it was to have the number of the removed one"
+os.write(fd, b"made")
+assert os.pread(fd, 10, 0) == b"made"
+print("made", flush=True)
+"""
+"""Makes a file without a name when told to."""
+
 
 def fill(layer: Path) -> None:
     for name in ("read", "kept"):
@@ -58,6 +73,12 @@ def fill(layer: Path) -> None:
     (layer / "dir").mkdir()
     for name in ("read", "kept"):
         (layer / "dir" / name).write_text(name)
+
+
+def fill_with_links(layer: Path) -> None:
+    (layer / "dir").mkdir()
+    (layer / "dir" / "first").write_text("first")
+    (layer / "dir" / "second").hardlink_to(layer / "dir" / "first")
 
 
 @pytest.fixture(autouse=True)
@@ -147,29 +168,35 @@ def test_file_that_is_removed_then_is_read_until_it_is_closed(own_house: House) 
 
 
 @contextmanager
-def storing(top: int, name: str) -> Iterator[Callable[[], int]]:
-    """A program that maps a file when the call that is given is made, and keeps it mapped."""
+def told(
+    program: str, top: int, argument: str, first: Callable[[int], object] = hash
+) -> Iterator[Callable[[], int]]:
+    """A program that does what it is for when the call that is given is made; then it waits.
+
+    `first` is called before, with its number.
+    """
     with subprocess.Popen(
-        [sys.executable, "-c", STORE, str(top), name],
+        [sys.executable, "-c", program, str(top), argument],
         pass_fds=[top],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        commands, said = program.stdin, program.stdout
+    ) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        commands, said = running.stdin, running.stdout
 
-        def store() -> int:
+        def tell() -> int:
+            first(running.pid)
             commands.write(b"\n")
             commands.flush()
             return len(said.readline())
 
         try:
             assert said.readline() == b"ready\n"
-            yield store
+            yield tell
         finally:
             commands.close()
-            program.wait(DEADLINE_S)
+            running.wait(DEADLINE_S)
 
 
 @pytest.mark.modes(Mode.NO_OPEN)
@@ -184,7 +211,7 @@ def test_mapped_changes_are_in_the_commit(own_house: House, directory: str, name
     with slow_files(tree) as slow:
         top = os.open(tree / directory, os.O_PATH)
         os.stat(name, dir_fd=top)
-        with storing(top, name) as store:
+        with told(STORE, top, name) as store:
             beside = partial(os.stat, "kept", dir_fd=top)  # so that it is not the only one
             assert late(own_house, slow, store, beside) == len("stored\n")
             own_house.worker()
@@ -209,6 +236,59 @@ def test_what_is_forgotten_twice_in_a_second_is_forgotten(own_house: House) -> N
     assert (tree / "read").read_text() == "read"
     time.sleep(DOUBT_S + IN_ORDER_S)
     eventually(lambda: is_forgotten(own_house), what="the end of all nodes")
+
+
+STARVED_S = 4.0
+HOG = f"import time; end = time.monotonic() + {STARVED_S}\nwhile time.monotonic() < end: pass"
+
+
+def starve(pid: int) -> None:
+    """Keep a program from running for a while but when nobody else wants the processor."""
+    cpu = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(pid, {cpu})
+    os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    hog = subprocess.Popen([sys.executable, "-c", HOG])
+    os.sched_setaffinity(hog.pid, {cpu})
+    Thread(target=hog.wait).start()
+
+
+@pytest.mark.modes(Mode.NO_OPEN)
+def test_copied_hard_link_is_kept_before_its_reply_is_read(own_house: House) -> None:
+    """It lies beside removed files, and is none."""
+    tree = own_house.active(fill_with_links)
+    (tree / "dir" / "first").write_text("first")
+    with slow_files(tree) as slow:
+        top = os.open(tree / "dir", os.O_PATH)
+        os.stat("second", dir_fd=top)
+        with told(STORE, top, "second", starve) as store:
+            assert late(own_house, slow, store) == len("stored\n")
+            own_house.worker()
+            time.sleep(DOUBT_S + IN_ORDER_S)
+            own_house.snapshots.commit(tree.key, own_house.name())
+            assert (tree.upper / "dir" / "second").read_text() == "Xirst"
+        os.close(top)
+
+
+@pytest.mark.modes(Mode.NO_OPEN)
+def test_file_without_a_name_is_kept_before_its_reply_is_read(tmp_path: Path, mode: Mode) -> None:
+    """It has the number of a removed one, which ext4 gives again at once."""
+    with (
+        image_fs(tmp_path, "ext4") as disk,
+        lanes.house(tmp_path / "house", mode, root=disk / "root") as house,
+    ):
+        tree = house.active()
+        fd = os.open(tree / "removed", os.O_RDWR | os.O_CREAT)
+        number = os.fstat(fd).st_ino
+        os.unlink(tree / "removed")
+        top = os.open(tree.path, os.O_PATH)
+        with told(MAKE, top, str(number), starve) as make, slow_files(tree) as slow:
+
+            def close_and_make() -> int:
+                os.close(fd)
+                return make()
+
+            assert late(house, slow, close_and_make) == len("made\n")
+        os.close(top)
 
 
 def is_forgotten(house: House) -> bool:
