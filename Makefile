@@ -14,6 +14,7 @@ PACKAGES_BUILD := gcc libc6-dev python3-dev libfuse3-dev pkg-config
 PACKAGES_TEST := containerd runc podman buildah busybox-static mmdebstrap fuse-overlayfs attr acl systemd git sqlite3 \
 	golang-go golang-github-containerd-containerd-dev postgresql \
 	openssh-server openssl iproute2 rsync strace
+PACKAGES_FUZZ := clang libclang-rt-dev
 PACKAGES := $(PACKAGES_RUN) $(PACKAGES_BUILD) $(PACKAGES_TEST)
 
 .PHONY: help
@@ -94,11 +95,12 @@ FUZZ_S ?= 300
 .PHONY: fuzz
 fuzz: setup ## feed bytes to everything that reads a stranger's, guided by coverage, FUZZ_S seconds each
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	@command -v clang >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends $(PACKAGES_FUZZ); }
 	$(BIN)/python -m tests.fuzz.campaign $(FUZZ_S)
 
 .PHONY: bench
 bench: setup ## compare with overlayfs and fuse-overlayfs, side by side; prints a page (as root)
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench all
 
 # Each proto is named by the import path of the module made from it, so that the generated
 # imports and the names in protobuf's descriptor pool need no mending.

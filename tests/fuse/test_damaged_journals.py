@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -320,3 +321,30 @@ def test_every_flipped_bit_of_a_number_in_the_places_is_found_or_leaves_all_of_t
         assert found.is_short or all(map(found.get, range(1, 101)))
         assert Places(fd).is_short == found.is_short
         os.close(fd)
+
+
+def test_place_that_a_killed_worker_left_twice_is_the_one_noted_since() -> None:
+    fd = os.memfd_create("places")
+    Places(fd).note(5, 50)
+    entry = struct.pack("QQ", 5, 50)
+    at = os.pread(fd, os.fstat(fd).st_size, 0).index(entry, 4096)
+    os.pwrite(fd, entry, at + len(entry))
+    places = Places(fd)
+    places.note(5, 60)
+    for ino in range(1000, 1300):
+        places.note(ino, 1)
+    assert places.get(5) == 60
+    os.close(fd)
+
+
+def test_request_counted_last_that_makes_no_sense_is_found_once() -> None:
+    fd = os.memfd_create("journal")
+    opened = channel.required().Opened(fd, 10)
+    opened.add(5, Kind.UPPER, 3, 7, 9)
+    opened.enter(5, False, 1, 100)
+    os.pwrite(fd, struct.pack("Q", 1 << 40), 16)
+    assert channel.required().Opened(fd, 10).damaged == 1
+    again = channel.required().Opened(fd, 10)
+    assert again.damaged == 0
+    assert len(again) == 1
+    os.close(fd)

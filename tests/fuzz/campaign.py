@@ -1,6 +1,7 @@
-"""`python -m tests.fuzz.campaign SECONDS [TARGET...]`: atheris on each target, for so long each.
+"""`python -m tests.fuzz.campaign SECONDS [TARGET...]`: libFuzzer on each target, for so long each.
 
-What it finds is written to a file `crash-...` in the working directory; TARGETS[name] on its bytes
+Python's targets are driven by atheris, those in C by clang. What it finds is written to a file
+`crash-...` in the working directory; TARGETS[name] on its bytes, or build/fuzz/NAME with the file,
 shows the fault again. Prints a table of how many inputs each had.
 """
 
@@ -9,7 +10,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+from tests.fuzz import native
+
+BUILD = Path("build/fuzz")
 TARGET = "--target"
 
 
@@ -26,7 +31,7 @@ def main(seconds: str, *names: str) -> int:
     from tests.fuzz.targets import TARGETS
 
     rows, failed = ["| target | inputs | failed |", "|---|---|---|"], 0
-    for name in names or TARGETS:
+    for name in names or (*TARGETS, *native.SOURCES):
         print(f"{name}: {seconds} s", flush=True)
         runs, failure = feed(name, seconds)
         rows.append(f"| {name} | {runs} | {failure:d} |")
@@ -37,8 +42,7 @@ def main(seconds: str, *names: str) -> int:
 
 def feed(name: str, seconds: str) -> tuple[str, bool]:
     """Feed one target; return how many inputs it had, and whether one made it fail."""
-    command = [sys.executable, "-m", "tests.fuzz.campaign", TARGET, name]
-    command += [f"-max_total_time={seconds}", "-max_len=4096"]
+    command = [*_program(name), f"-max_total_time={seconds}", "-max_len=4096"]
     runs = "?"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as fuzzer:
         assert fuzzer.stderr is not None
@@ -47,6 +51,13 @@ def feed(name: str, seconds: str) -> tuple[str, bool]:
             if said := re.match(r"Done (\d+) runs", line):
                 runs = said[1]
     return runs, fuzzer.returncode != 0
+
+
+def _program(name: str) -> list[str]:
+    if name not in native.SOURCES:
+        return [sys.executable, "-m", "tests.fuzz.campaign", TARGET, name]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    return [str(native.build(name, BUILD))]
 
 
 if __name__ == "__main__":

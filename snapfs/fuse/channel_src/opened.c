@@ -20,6 +20,7 @@
 
 static_assert(sizeof(struct opened_record) == 64, "one record");
 
+#define MOST_OPENS (UINT32_MAX / 2) /* that are believed: one more must have room in its half */
 #define DEATHS 4
 
 /* The first record. `unique` is the last request that was counted; `slot` gets `counts` by it. */
@@ -221,10 +222,13 @@ static void redo(struct opened_table *table)
     if (last->unique && last->slot) {
         struct opened_record *record =
             last->slot < table->slots ? record_at(table, last->slot) : NULL;
-        if (record && is_one_step(record->counts, last->counts))
+        if (record && is_one_step(record->counts, last->counts)) {
             store_counts(record, last->counts);
-        else
+        } else {
             table->damaged++;
+            last->slot = 0;
+            settle();
+        }
     }
     if (last->unique && last->unique != last->before[0]) {
         for (size_t i = DEATHS; --i > 0;) {
@@ -247,7 +251,8 @@ static bool is_sound(struct opened_table *table, struct opened_record *record)
         return false;
     }
     if (record->counts_sum != counts_sum_of(record) ||
-        record->counts >> 32 > (uint32_t)record->counts) {
+        record->counts >> 32 > (uint32_t)record->counts ||
+        (uint32_t)record->counts > MOST_OPENS) {
         table->damaged++; /* as open: at worst its file is held until the kernel forgets the node */
         store_counts(record, record->kind == OPENED_UPPER ? UINT64_C(1) << 32 | 1 : 1);
     }

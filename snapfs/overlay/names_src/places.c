@@ -47,14 +47,19 @@ static size_t home(uint64_t ino, int bits)
     return (size_t)((ino * 0x9e3779b97f4a7c15u) >> (64 - bits));
 }
 
-/* The entry of a number, or the free one where it belongs. */
-static Whereabout *entry_of(const Places *self, uint64_t ino)
+/* The entry of a number in the table of a size, or the free one where it belongs. */
+static Whereabout *entry_in(const Places *self, int bits, uint64_t ino)
 {
-    Whereabout *entries = table(self, self->bits);
-    size_t mask = ((size_t)1 << self->bits) - 1, at = home(ino, self->bits);
+    Whereabout *entries = table(self, bits);
+    size_t mask = ((size_t)1 << bits) - 1, at = home(ino, bits);
     while (entries[at].ino && entries[at].ino != ino)
         at = (at + 1) & mask;
     return &entries[at];
+}
+
+static Whereabout *entry_of(const Places *self, uint64_t ino)
+{
+    return entry_in(self, self->bits, ino);
 }
 
 static void fill(Whereabout *entry, uint64_t ino, uint64_t parent)
@@ -124,7 +129,8 @@ static int empty(const Places *self, int bits)
                      table_at(bits));
 }
 
-/* Go on with a table of another size; without the memory for it, with the present one. */
+/* Go on with a table of another size; without the memory for it, with the present one. Of a number
+ * that is there twice, the entry that counts is the one that a search finds. */
 static void resize(Places *self, int bits)
 {
     if (reach(self, bits) || empty(self, bits))
@@ -132,9 +138,12 @@ static void resize(Places *self, int bits)
     Whereabout *old = table(self, self->bits);
     int old_bits = self->bits;
     self->bits = bits;
+    self->count = 0;
     for (size_t i = 0; i < (size_t)1 << old_bits; i++)
-        if (old[i].ino)
+        if (old[i].ino && entry_in(self, old_bits, old[i].ino) == &old[i]) {
             fill(entry_of(self, old[i].ino), old[i].ino, old[i].parent);
+            self->count++;
+        }
     atomic_store_explicit(&head(self)->bits, (uint64_t)bits, memory_order_release);
     empty(self, old_bits);
 }
