@@ -7,7 +7,7 @@ leaves each part as it was or as it is to be, and the same sync again does the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,8 @@ class Side:
 class Pair:
     """Both roots, opened."""
 
-    def __init__(self, place: Path) -> None:
-        self.near, self.far = Side(place, "near"), Side(place, "far")
+    def __init__(self, near: Side, far: Side) -> None:
+        self.near, self.far = near, far
 
     def view(self) -> View:
         return {**self.near.view(), **self.far.view()}
@@ -87,10 +87,6 @@ class Pair:
         )
         assert not report.refused
         assert "failed" not in {it.fate for it in report.branches}
-
-    def close(self) -> None:
-        self.near.host.close()
-        self.far.host.close()
 
 
 @dataclass(frozen=True)
@@ -113,11 +109,12 @@ SYNCS = {
 
 @contextmanager
 def opened(place: Path) -> Iterator[Pair]:
-    pair = Pair(place)
-    try:
-        yield pair
-    finally:
-        pair.close()
+    with ExitStack() as stack:
+        sides = []
+        for name in ("near", "far"):
+            sides.append(Side(place, name))
+            stack.callback(sides[-1].host.close)
+        yield Pair(*sides)
 
 
 def work(place: Path, now: Moment) -> Callable[[Path, int], None]:

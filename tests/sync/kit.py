@@ -64,9 +64,10 @@ class Host:
         self.engine = Engine(self.replica)
 
     def close(self) -> None:
-        problems = self.snapshotter.fsck().problems
-        self.snapshotter.close()
-        assert problems == ()
+        try:
+            assert self.snapshotter.fsck().problems == ()
+        finally:
+            self.snapshotter.close()
 
     def restart(self) -> None:
         """Forget all that is not in the store, as a crash between two transactions would."""
