@@ -1,6 +1,7 @@
 """Run benchmarks and print Markdown; docs/benchmarks.md holds such a run.
 
-    python -m bench                         all of them, one page
+    python -m bench                         which there are
+    python -m bench all                     all of the page, one after the other
     python -m bench NAME [ARGUMENTS]        one of them; its --help says which arguments it takes
 
 The figures are those of a machine and a moment; what counts are the ratios, taken in one run.
@@ -33,6 +34,11 @@ SCRIPTS = {
     "starting": ("How long killed processes are missed", "starting.py"),
     "gc": ("Garbage collection among many objects", "gc.py"),
 }
+ASIDE = {
+    "usage": "usage.py",
+    "operations": "overlay_operations.py",
+}
+"""Those that are not on the page."""
 END_TIMEOUT_S = 300
 
 _HEAD = """\
@@ -45,14 +51,25 @@ times below 1x, and a ratio of rates above 1x, is faster than overlayfs.
 
 
 def main() -> None:
-    """Run one script as it is, or all one after the other with a page around them."""
+    """Run one script as it is, or say which there are."""
     ending.end_on_signals()
-    if len(sys.argv) > 1:
-        name, *arguments = sys.argv[1:]
-        if name not in SCRIPTS:
-            sys.exit(f"no benchmark {name!r}; there are {', '.join(SCRIPTS)}")
-        run(SCRIPTS[name][1], arguments, None)
-        return
+    scripts = {**{name: script for name, (_, script) in SCRIPTS.items()}, **ASIDE}
+    match sys.argv[1:]:
+        case [] | ["-h" | "--help"]:
+            print(__doc__)
+            for name, script in scripts.items():
+                about = _explanation(Path(__file__).with_name(script)).splitlines()[0]
+                print(f"  {name:<12}{about}")
+        case ["all"]:
+            run_page()
+        case [name, *arguments] if name in scripts:
+            run(scripts[name], arguments, None)
+        case [name, *_]:
+            sys.exit(f"no benchmark {name!r}; there are all, {', '.join(scripts)}")
+
+
+def run_page() -> None:
+    """Run all one after the other with a page around them."""
     head = _HEAD.format(
         system=platform.platform(terse=True),
         cores=os.cpu_count(),

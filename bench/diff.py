@@ -18,12 +18,12 @@ from snapfs_containerd import diff_pb2, diff_pb2_grpc, mount_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import ending, report
+from bench import arguments, ending, report
 from tests.support import containerd, daemon
 from tests.support.containerd import IN_NAMESPACE, Containerd, mounted
 from tests.support.images import debian_image
 
-TURNS = 5
+RUNS = 5
 CHANGED = 10
 TIMEOUT_S = 600.0
 Pair = tuple[Sequence[mount_pb2.Mount], Sequence[mount_pb2.Mount]]
@@ -31,6 +31,9 @@ Pair = tuple[Sequence[mount_pb2.Mount], Sequence[mount_pb2.Mount]]
 
 def main() -> None:
     """Run all differs in turn and print the table."""
+    parser = arguments.parser("diff", __doc__)
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"timed runs of each ({RUNS})")
+    chosen = parser.parse_args()
     ending.end_on_signals()
     with ending.scratch_directory() as scratch:
         base, socket = scratch / "snapfs", scratch / "containerd" / "containerd.sock"
@@ -42,7 +45,7 @@ def main() -> None:
             _differ(engine.socket) as walking,
             _differ(snapfs.address) as marks,
         ):
-            measure(scratch, engine, walking, marks)
+            measure(scratch, engine, walking, marks, chosen.runs)
             engine.remove_everything()
 
 
@@ -51,6 +54,7 @@ def measure(
     engine: Containerd,
     walking: diff_pb2_grpc.DiffStub,
     marks: diff_pb2_grpc.DiffStub,
+    runs: int,
 ) -> None:
     """Print the seconds of each differ."""
     image = debian_image()
@@ -65,7 +69,7 @@ def measure(
         "snapfs": (marks, pairs["snapfs"]),
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(TURNS):
+    for _ in range(runs):
         for name, (differ, pair) in ways.items():
             try:
                 taken[name].append(_seconds(differ, *pair))

@@ -9,7 +9,6 @@ of 4 GiB appended to. Milliseconds that an operation took while it was copied up
 
 from __future__ import annotations
 
-import argparse
 import array
 import contextlib
 import itertools
@@ -24,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import ending, report, systems
+from bench import arguments, ending, report, systems
 from bench.rows import image_files
 from bench.systems import System
 from tests.support.images import debian_tree
@@ -40,7 +39,7 @@ QUIET_S = 5.0
 
 def main() -> None:
     """Measure each system and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments.parser("fairness", __doc__)
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--gib", type=float, default=4)
     chosen = parser.parse_args()

@@ -2,7 +2,7 @@
 
 The store holds images with a manifest and eight layers each; some have no name, so are garbage. A
 writer makes durable updates, one after the other, while the store is idle, while a collection
-marks, and during a whole one. Ratios are to the idle store. Give other numbers as arguments.
+marks, and during a whole one. Ratios are to the idle store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import ending, report
+from bench import arguments, ending, report
 from snapfs import anchors
 from snapfs.metadata import TABLES as METADATA
 from snapfs.metadata import Context, Descriptor, Metadata, linking
@@ -58,8 +58,9 @@ class Waits:
 
 def main() -> None:
     """Measure each size and print the tables."""
+    sizes = arguments.sizes("gc", __doc__, SIZES, "objects in the store")
     ending.end_on_signals()
-    for size in [int(text) for text in sys.argv[1:]] or SIZES:
+    for size in sizes:
         root = Path(tempfile.mkdtemp(prefix="snapfs-bench-"))
         try:
             measure(root, size)

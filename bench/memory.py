@@ -11,7 +11,6 @@ drop_caches`; resident memory of the server before, then, and after.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import ending, report, systems
+from bench import arguments, ending, report, systems
 from bench.systems import FUSE_OVERLAYFS, System
 from tests.support.images import debian_tree
 
@@ -41,7 +40,7 @@ TOUCH = """
 
 def main() -> None:
     """Measure both and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments.parser("memory", __doc__)
     parser.add_argument("--containers", type=int, default=CONTAINERS)
     parser.add_argument("--inodes", type=int, default=INODES)
     chosen = parser.parse_args()

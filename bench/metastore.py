@@ -18,7 +18,7 @@ from snapfs_containerd.snapshots_pb2_grpc import SnapshotsStub
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import ending, engines, report
+from bench import arguments, ending, engines, report
 
 CALLS = 320
 CLIENTS = 16
@@ -71,6 +71,10 @@ CALLS_IN_ORDER = ("prepare", "mounts", "commit", "stat", "usage", "remove")
 
 def main() -> None:
     """Run all calls on all snapshotters and print the tables."""
+    parser = arguments.parser("calls", __doc__)
+    parser.add_argument("--calls", type=int, default=CALLS, help=f"of each kind ({CALLS})")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help=f"at once ({CLIENTS})")
+    chosen = parser.parse_args()
     ending.end_on_signals()
     for durability in ("full", "metadata"):
         with engines.running(durability=durability) as both:
@@ -79,29 +83,32 @@ def main() -> None:
                 "snapfs behind containerd": Caller(both.containerd.socket, "snapfs"),
                 "snapfs": Caller(both.alone.address, "snapfs"),
             }
-            figures = {name: measure(caller) for name, caller in callers.items()}
+            figures = {
+                name: measure(caller, chosen.calls, chosen.clients)
+                for name, caller in callers.items()
+            }
         rows = [(row, {name: by[row] for name, by in figures.items()}) for row in figures["snapfs"]]
         print(f"durability = {durability}\n")
         print(report.table("calls per second", rows, reference="overlayfs"), end="\n\n")
 
 
-def measure(caller: Caller) -> dict[str, float]:
+def measure(caller: Caller, count: int, at_once: int) -> dict[str, float]:
     """Return calls per second, for one client and for many."""
     figures = {}
-    for clients in (1, CLIENTS):
+    for clients in (1, at_once):
         for name in CALLS_IN_ORDER:
-            rate = calls_per_second(getattr(caller, name), clients)
+            rate = calls_per_second(getattr(caller, name), count, clients)
             figures[f"{name}, {clients} at once"] = rate
     return figures
 
 
-def calls_per_second(call: Callable[[int], None], clients: int) -> float:
-    """Return how many of CALLS calls end in a second with `clients` threads calling."""
+def calls_per_second(call: Callable[[int], None], count: int, clients: int) -> float:
+    """Return how many of `count` calls end in a second with `clients` threads calling."""
     with ThreadPoolExecutor(clients) as pool:
         start = time.perf_counter()
-        for _ in pool.map(call, range(CALLS)):
+        for _ in pool.map(call, range(count)):
             pass
-        return CALLS / (time.perf_counter() - start)
+        return count / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Cost of a metastore operation with 100, 10,000 and 100,000 snapshots in it.
 
-    .venv/bin/python bench/metastore_scaling.py [--sizes 100,10000,100000] [--samples 300]
+    python -m bench scaling [--sizes N,...] [--samples N]
 
 Prints the median of each operation in microseconds, each one durable when it is counted, and the
 ratio of the largest to the smallest store.
@@ -8,14 +8,17 @@ ratio of the largest to the smallest store.
 
 from __future__ import annotations
 
-import argparse
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import arguments
 from snapfs.model import Kind, Usage
 from snapfs.snapshots import MetaStore
 
@@ -79,11 +82,11 @@ def _median(operation: Callable[[int], object], samples: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default="100,10000,100000")
-    parser.add_argument("--samples", type=int, default=300)
-    arguments = parser.parse_args()
-    sizes = [int(size) for size in arguments.sizes.split(",")]
+    parser = arguments.parser("scaling", __doc__)
+    parser.add_argument("--sizes", default="100,10000,100000", help="snapshots in the store")
+    parser.add_argument("--samples", type=int, default=300, help="of each operation (300)")
+    chosen = parser.parse_args()
+    sizes = [int(size) for size in chosen.sizes.split(",")]
     results = []
     with tempfile.TemporaryDirectory() as directory, MetaStore(Path(directory, "m")) as metastore:
         chain(metastore)
@@ -91,7 +94,7 @@ def main() -> None:
         for size in sizes:
             fill(metastore, present, size)
             present = size
-            results.append(measure(metastore, arguments.samples))
+            results.append(measure(metastore, chosen.samples))
     print(f"{'median, us':20}" + "".join(f"{size:>10,}" for size in sizes) + f"{'ratio':>8}")
     for name in results[0]:
         row = [result[name] for result in results]

@@ -12,7 +12,6 @@ tracepoint (FORGET is not seen there).
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import disk, ending, report, requests, systems, verdict
+from bench import arguments, disk, ending, report, requests, systems, verdict
 from bench.requests import Tracer
 from bench.rows import ROWS, WARM_UPS, Row
 from bench.systems import FUSE_OVERLAYFS, OVERLAYFS, System
@@ -52,7 +51,7 @@ Results = dict[tuple[str, str], Measured]
 
 def main() -> None:
     """Run the chosen rows on the chosen systems and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments.parser("overlay", __doc__)
     parser.add_argument("--runs", type=int, default=RUNS, help="timed runs (5); 0: requests only")
     parser.add_argument("--rows", default="", help="words that names of rows contain")
     parser.add_argument("--lanes", default="", help="names of lanes; all that there are")

@@ -1,8 +1,8 @@
 """What one operation of the overlay costs in Python and system calls, without FUSE around it.
 
-    .venv/bin/python bench/overlay_operations.py [DIRECTORY]
+    python -m bench operations [--directory DIRECTORY]
 
-Prints microseconds per operation on a tree of eight layers. Run as root.
+Prints microseconds per operation on a tree of eight layers, which is made below a directory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import arguments
 from snapfs.overlay import Inodes, Node, Tree, TreeSpec
 
 FILES = 2000
@@ -119,7 +122,11 @@ def run(base: Path) -> None:
 
 
 def main() -> None:
-    base = Path(tempfile.mkdtemp(dir=sys.argv[1] if len(sys.argv) > 1 else None))
+    parser = arguments.parser("operations", __doc__)
+    parser.add_argument(
+        "--directory", type=Path, help="where the tree is made; that for temporary files"
+    )
+    base = Path(tempfile.mkdtemp(dir=parser.parse_args().directory))
     gc.disable()
     try:
         run(base)

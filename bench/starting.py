@@ -11,7 +11,6 @@ without; then until `find` has looked at all of them again.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import statistics
@@ -23,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import ending
+from bench import arguments, ending
 from snapfs.model import SnapfsError
 from snapfs.service.client import Client
 from tests.support.daemon import RunningDaemon, clear, eventually, processes_below
@@ -43,7 +42,7 @@ LABEL = "containerd.io/snapshot/snapfs.lane"
 
 def main() -> None:
     """Measure both and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments.parser("starting", __doc__)
     parser.add_argument("--snapshots", type=int, default=SNAPSHOTS)
     parser.add_argument("--inodes", type=int, default=INODES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)

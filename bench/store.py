@@ -1,7 +1,7 @@
 """Time the store by itself: reads, durable updates of 16 writers, and what watches cost writers.
 
 Updates are timed with and without 100 consumers of watches in the same process, in turns, so that
-the last columns are ratios of one run. Give other numbers of objects as arguments.
+the last columns are ratios of one run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import report
+from bench import arguments, report
 from snapfs.model import Unavailable
 from snapfs.store import Index, Specifier, Store, Table, WriteTx
 
@@ -46,7 +46,7 @@ OTHERS = Table(2, "other", Item)
 
 
 def main() -> None:
-    sizes = [int(text) for text in sys.argv[1:]] or SIZES
+    sizes = arguments.sizes("store", __doc__, SIZES, "objects in the store")
     rates: list[tuple[str, dict[str, float]]] = []
     costs: list[tuple[str, dict[str, float]]] = []
     for size in sizes:

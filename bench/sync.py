@@ -8,7 +8,6 @@ command; the one over the unix socket has the first reading of the layer in it.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import re
@@ -22,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import ending, report
+from bench import arguments, ending, report
 from tests.support import daemon
 from tests.sync.ends import Sshd
 
@@ -35,7 +34,7 @@ Moved = tuple[float, float]
 
 def main() -> None:
     """Run everything once and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments.parser("sync", __doc__)
     parser.add_argument("--mib", type=int, default=1024, help="size of the file")
     size_bytes = parser.parse_args().mib * MIB
     ending.end_on_signals()

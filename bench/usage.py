@@ -1,6 +1,8 @@
 """What a question for a snapshot's usage costs: a walk over its files, and the worker's count.
 
-Run as root: python -m bench.usage [FILES]. Prints one table; medians of five.
+    python -m bench usage [--files N] [--runs N]
+
+Prints one table of medians.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import arguments
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.supervisor import Lane
 from snapfs.snapshots import Snapshotter
 from snapfs.snapshots.usage import measure
 
-ROUNDS = 5
+RUNS = 5
 FILES = 100_000
 FILES_IN_DIRECTORY = 500
 TIMEOUT_S = 30.0
@@ -32,9 +37,9 @@ def fill(layer: Path, count: int) -> None:
         (directory / str(number)).write_bytes(b"x" * 300)
 
 
-def median_ms(call: Callable[[], object]) -> float:
+def median_ms(runs: int, call: Callable[[], object]) -> float:
     took = []
-    for _ in range(ROUNDS):
+    for _ in range(runs):
         began_s = time.perf_counter()
         call()
         took.append((time.perf_counter() - began_s) * 1000)
@@ -42,7 +47,10 @@ def median_ms(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else FILES
+    parser = arguments.parser("usage", __doc__)
+    parser.add_argument("--files", type=int, default=FILES, help=f"in the layer ({FILES})")
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"timed runs ({RUNS})")
+    chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="snapfs-bench-usage-") as name:
         base = Path(name)
         lane = Lane("bench", base / "mnt", base / "root", door=base / "lanes" / "bench.sock")
@@ -50,12 +58,12 @@ def main() -> None:
         with Snapshotter(base / "root", trees=lanes) as snapshots:
             lane.start(TIMEOUT_S)
             try:
-                report(snapshots, lane, count)
+                report(snapshots, lane, chosen.files, chosen.runs)
             finally:
                 lane.stop(TIMEOUT_S)
 
 
-def report(snapshots: Snapshotter, lane: Lane, count: int) -> None:
+def report(snapshots: Snapshotter, lane: Lane, count: int, runs: int) -> None:
     snapshots.prepare("work")
     identity = snapshots.stat("work").id
     upper = snapshots.root / "layers" / str(identity) / "fs"
@@ -70,11 +78,15 @@ def report(snapshots: Snapshotter, lane: Lane, count: int) -> None:
         if said != walked:
             raise SystemExit(f"the count says {said}, a walk {walked}")
         print(f"| {count:,} files | ms |\n|---|---|")
-        print(f"| walk | {median_ms(lambda: measure(upper)):.1f} |")
-        print(f"| count, nothing changed | {median_ms(lambda: snapshots.usage('work')):.2f} |")
+
+        def counted_ms() -> float:
+            return median_ms(runs, lambda: snapshots.usage("work"))
+
+        print(f"| walk | {median_ms(runs, lambda: measure(upper)):.1f} |")
+        print(f"| count, nothing changed | {counted_ms():.2f} |")
         for number in range(1000):
             (tree / "0" / f"new-{number}").write_bytes(b"y" * 300)
-        print(f"| count, 1,000 files changed | {median_ms(lambda: snapshots.usage('work')):.2f} |")
+        print(f"| count, 1,000 files changed | {counted_ms():.2f} |")
         held.write("done")
 
 

@@ -33,6 +33,19 @@ def scratches() -> set[Path]:
     return set(SCRATCH.glob("snapfs-bench-*"))
 
 
+def test_each_benchmark_that_is_listed_says_how_it_is_run() -> None:
+    with start() as listing:
+        listed, _ = listing.communicate(timeout=DEADLINE_S)
+    assert listing.returncode == 0
+    names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
+    names = [name for name in names if name != "python"]
+    assert {"overlay", "containers", "usage"} <= set(names)
+    for name, run in [(name, start(name, "--help")) for name in names]:
+        said, _ = run.communicate(timeout=DEADLINE_S)
+        assert run.returncode == 0
+        assert said.startswith(f"usage: python -m bench {name}")
+
+
 def test_chosen_rows_and_lanes_make_a_table() -> None:
     before = scratches()
     with start("overlay", "--runs", "1", "--rows", "find,append", "--lanes", "main") as run:
