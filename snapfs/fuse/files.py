@@ -398,7 +398,7 @@ class FileHandlers(Operations):
         """Make the node of a file that was copied up before there was one."""
         _, parent = self.forest.find(copied.other)
         tree = cast(Tree, parent.tree)
-        tree.take_up(parent, copied.name, copied.nodeid, copied.ino)
+        tree.take_up(parent, copied.name, copied.nodeid, copied.kind, copied.ino)
         self.copy_ups.done += 1
 
     def _writer_left(self, node: Node) -> None:

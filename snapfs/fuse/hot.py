@@ -72,7 +72,7 @@ class Happening(NamedTuple):
     forgotten: int
     """How many lookups the kernel took back; of what was removed, since then."""
     kind: int
-    """Type of what was made: S_IFMT bits."""
+    """Type of what was made or copied: S_IFMT bits."""
     name: bytes
     """Of what was made, removed, moved, linked or copied."""
 

@@ -155,12 +155,12 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
     keep_times(tree, node.parent, times)
 
 
-def take_up(tree: MergedTree, parent: Dir, name: bytes, ino: int, real_ino: int) -> None:
+def take_up(tree: MergedTree, parent: Dir, name: bytes, ino: int, kind: int, real_ino: int) -> None:
     """Make the node of a lower file that was copied up in place. Nothing is looked at: it may have
     been forgotten since."""
     node = tree.inodes.meet(ino)
     if node is None:
-        node = Node(tree, ino, stat.S_IFREG, parent, name)
+        node = Node(tree, ino, kind, parent, name)
         node.up = node.copied = True
         tree.inodes.enter(node)
     elif not node.up:

@@ -77,10 +77,11 @@ class Tree(MergedTree):
         """
         return create.take_in(self, self._names_of(parent), name, ino, kind, real_ino)
 
-    def take_up(self, parent: Node, name: bytes, ino: int, real_ino: int) -> None:
-        """Make the node of a regular file that was handed out without one, and of which a copy was
-        made past the tree as `start_copy_up` does: its number, and the copy's real inode number."""
-        copyup.take_up(self, directory(parent), name, ino, real_ino)
+    def take_up(self, parent: Node, name: bytes, ino: int, kind: int, real_ino: int) -> None:
+        """Make the node of a file that was handed out without one, and of which a copy was made
+        past the tree as `start_copy_up` does: its number, type, and the copy's real inode number.
+        """
+        copyup.take_up(self, directory(parent), name, ino, kind, real_ino)
 
     def take_out(self, parent: Node, name: bytes, node: Node, before: Before) -> None:
         """Book what `unlink` does with a file of the upper layer that has one name, or another one

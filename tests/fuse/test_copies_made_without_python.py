@@ -46,6 +46,10 @@ def fill(layer: Path) -> None:
         os.setxattr(path, "user.a", b"%d" % number)
         os.utime(path, ns=(OLD_NS, OLD_NS + number))
     os.setxattr(layer / "d/file1", "system.posix_acl_access", ACL)
+    for number in range(5):
+        (layer / "d" / f"link{number}").symlink_to(f"file{number}")
+        os.chown(layer / "d" / f"link{number}", 5, number, follow_symlinks=False)
+        os.utime(layer / "d" / f"link{number}", ns=(OLD_NS, OLD_NS), follow_symlinks=False)
     (layer / "e" / "first").write_bytes(b"first")
     (layer / "e" / "many").write_bytes(b"many")
     os.link(layer / "e" / "many", layer / "e" / "names")
@@ -114,12 +118,47 @@ def test_copies_are_like_their_files_but_for_the_change(house: House, tree: Tree
     assert not differences(census, of_mount(tree.path))
     assert (tree / "d").stat().st_mtime_ns == OLD_NS
     assert os.listdir(tree.upper.parent / "work/snapfs") == []
-    assert sorted(os.listdir(tree.upper / "d")) == sorted(before)
+    assert sorted(os.listdir(tree.upper / "d")) == sorted(f"file{it}" for it in range(FILES))
     drop_dentries()
     assert not differences(census, of_mount(tree.path))
     assert {name: it.st_ino for name, it in listed(tree / "d").items()} == {
         name: it.st_ino for name, it in before.items()
     }
+    assert_usage_is_a_walk(house, tree)
+
+
+def test_links_are_copied_as_well(house: House, tree: Tree) -> None:
+    before = begun(tree / "d", "file0")
+    with changes(house, 5):
+        for number in range(5):
+            os.chown(tree / f"d/link{number}", 1000, 1001, follow_symlinks=False)
+    for _ in range(2):
+        for number in range(5):
+            path = tree / f"d/link{number}"
+            found = path.lstat()
+            assert (found.st_uid, found.st_gid, found.st_mtime_ns) == (1000, 1001, OLD_NS)
+            assert found.st_ino == before[path.name].st_ino
+            assert os.readlink(path) == os.readlink(tree.upper / f"d/link{number}")
+            assert os.readlink(path) == f"file{number}"
+        assert (tree / "d/file1").stat().st_uid == 1
+        drop_dentries()
+    assert_usage_is_a_walk(house, tree)
+
+
+@pytest.mark.modes(Mode.PASSTHROUGH)
+def test_first_open_for_writing_needs_no_python(house: House, tree: Tree) -> None:
+    directory = tree / "d"
+    begun(directory, "file0")
+    with without_python(house, "OPEN", FILES - 1):
+        for number in range(1, FILES):
+            with (directory / f"file{number}").open("ab") as file:
+                file.write(b"x")
+    for _ in range(2):
+        for number in range(1, FILES):
+            content = bytes([number]) * number * 100 + b"x"
+            assert (directory / f"file{number}").read_bytes() == content
+        drop_dentries()
+    eventually(lambda: house.worker().files == 0, what="the releases")
     assert_usage_is_a_walk(house, tree)
 
 
@@ -235,7 +274,8 @@ def test_copy_is_whole_or_not_there_when_the_worker_dies(
     own_house: House, call: str, tmp_path: Path
 ) -> None:
     tree = own_house.active(fill)
-    before = begun(tree / "d", "file0")["file9"]
+    known = begun(tree / "d", "file0")
+    before = known["file9"]
     with killing_at(own_house, call, 1, tmp_path / "calls"):
         os.chown(tree / "d/file9", 1000, 1001)
     for _ in range(2):
@@ -243,7 +283,7 @@ def test_copy_is_whole_or_not_there_when_the_worker_dies(
         assert (found.st_uid, found.st_gid, found.st_ino) == (1000, 1001, before.st_ino)
         assert (found.st_mode, found.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
         assert (tree / "d/file9").read_bytes() == b"\x09" * 900
-        assert sorted(os.listdir(tree / "d")) == sorted(f"file{it}" for it in range(FILES))
+        assert sorted(os.listdir(tree / "d")) == sorted(known)
         drop_dentries()
     assert os.listdir(tree.upper.parent / "work/snapfs") == []
     assert_usage_is_a_walk(own_house, tree)

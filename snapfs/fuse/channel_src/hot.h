@@ -52,7 +52,7 @@ struct hot_event {
     uint64_t other;   /* the directory of what was made, removed, moved, linked or copied */
     uint64_t forgotten; /* how many lookups the kernel took back: of what was removed, since then */
     enum hot_event_kind kind;
-    uint32_t mode;    /* type of what was made */
+    uint32_t mode;    /* type of what was made or copied */
     const char *name; /* of what was made, removed, moved, linked or copied; valid until the next
                        * events are added */
     size_t length;

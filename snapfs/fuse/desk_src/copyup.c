@@ -1,4 +1,4 @@
-/* Copy-ups of files that have no rules and no node yet, in the fast lane. Whoever changes such a file
+/* Copy-ups of regular files and symbolic links that have no rules and no node yet, in the fast lane. Whoever changes such a file
  * goes on with its copy. See desk.h, overlay/copyup.py.
  *
  * What has no node has its only name where the lower layers have it, and nobody has it open but who
@@ -11,13 +11,16 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "desks.h"
 #include "kept.h"
 
 #define REGULAR 8 /* S_IFREG >> 12 */
+#define LINK 10   /* S_IFLNK >> 12 */
 #define SET_ID (S_ISUID | S_ISGID)
 #define MOST_COPIED (128u * 1024u)     /* as copyup.QUICK_BYTES */
 #define MAIN_BITS 39                   /* of numbers that are the same at the next opening */
@@ -26,6 +29,7 @@
 #define IMPURE "trusted.overlay.snapfs.impure"
 #define METACOPY "trusted.overlay.metacopy"
 #define PROTATTR "trusted.overlay.protattr"
+#define INO "trusted.overlay.snapfs.ino"
 
 const CopiesApi *copies;
 
@@ -33,6 +37,8 @@ typedef struct {
     Site site; /* of the copy; its directory is as it was */
     const char *name;
     size_t length;
+    int is_link;
+    char low[24]; /* its number, as the copy carries it */
     char temp[24];
     struct stat real;
 } Copy;
@@ -47,8 +53,10 @@ static int find_site(const Desk *desk, uint64_t ino, Copy *it)
         return 0;
     const Entry *entry = &room->index->entries[slot];
     const Card *card = card_find(desk, room->ino);
-    if ((entry->kind & 0xf) != REGULAR || !card || card->type != S_IFDIR)
+    int kind = entry->kind & 0xf;
+    if ((kind != REGULAR && kind != LINK) || !card || card->type != S_IFDIR)
         return 0;
+    it->is_link = kind == LINK;
     it->name = room->index->names + entry->name;
     it->length = entry->length;
     it->site.fd = card->fd;
@@ -69,17 +77,15 @@ static int is_simple(const Lower *lower)
            !copies->has_name(lower->names, lower->names_bytes, PROTATTR);
 }
 
-/* Make the copy aside; what is there of one that fails has to go. */
-static int make(const Desk *desk, const Lower *lower, uint64_t ino, Copy *it)
+/* Make a copy aside. */
+static int make_file(const Desk *desk, const Lower *lower, Copy *it)
 {
-    char low[24];
     bool is_cloned;
-    snprintf(low, sizeof(low), "%" PRIu64, ino & LOW_MASK);
     const Wanted wanted = {.work = desk->keeps_in,
                            .name = it->temp,
                            .size_bytes = (off_t)lower->real.stx_size,
                            .keeps_mtime = true,
-                           .ino = low,
+                           .ino = it->low,
                            .protattr = ""};
     int target = copies->copy(lower, lower, &wanted, &is_cloned);
     if (target < 0)
@@ -87,6 +93,43 @@ static int make(const Desk *desk, const Lower *lower, uint64_t ino, Copy *it)
     int is_known = fstat(target, &it->real) == 0;
     close(target);
     return is_known;
+}
+
+static int copy_file(const Desk *desk, int at, const char *path, Copy *it)
+{
+    Lower lower;
+    int is_made = !copies->open(&lower, at, path) && is_simple(&lower) && copies->fetch(&lower) &&
+                  make_file(desk, &lower, it);
+    copies->close(&lower);
+    return is_made;
+}
+
+/* Path for calls that take no directory descriptor. */
+static int say_path(char full[PATH_MAX], int at, const char *path)
+{
+    return snprintf(full, PATH_MAX, "/proc/self/fd/%d/%s", at, path) < PATH_MAX;
+}
+
+/* A link without attributes, which only the overlay and root give it. */
+static int copy_link(const Desk *desk, int at, const char *path, Copy *it)
+{
+    char target[PATH_MAX], full[PATH_MAX];
+    struct stat real;
+    if (fstatat(at, path, &real, AT_SYMLINK_NOFOLLOW) || !S_ISLNK(real.st_mode) ||
+        real.st_nlink != 1 || !say_path(full, at, path) || llistxattr(full, NULL, 0) > 0)
+        return 0;
+    ssize_t length = readlinkat(at, path, target, sizeof(target));
+    if (length <= 0 || length == (ssize_t)sizeof(target))
+        return 0;
+    target[length] = 0;
+    const struct timespec times[] = {real.st_atim, real.st_mtim};
+    int work = desk->keeps_in;
+    return !symlinkat(target, work, it->temp) &&
+           !fchownat(work, it->temp, real.st_uid, real.st_gid, AT_SYMLINK_NOFOLLOW) &&
+           say_path(full, work, it->temp) &&
+           !lsetxattr(full, INO, it->low, strlen(it->low), 0) &&
+           !utimensat(work, it->temp, times, AT_SYMLINK_NOFOLLOW) &&
+           !fstatat(work, it->temp, &it->real, AT_SYMLINK_NOFOLLOW);
 }
 
 /* Give the copy its name; its directory keeps its times. */
@@ -112,22 +155,20 @@ static int replace(Desk *desk, uint64_t ino, const Copy *it)
     return 0;
 }
 
+/* What is there of a copy that fails goes. */
 static int copy(Desk *desk, uint64_t ino, Copy *it)
 {
     static unsigned count;
     char path[PATH_MAX];
-    int at, is_done;
-    Lower lower;
+    int at;
     if (desk_path(desk, ino, path, &at) != DONE_HERE)
         return 0;
+    snprintf(it->low, sizeof(it->low), "%" PRIu64, ino & LOW_MASK);
     snprintf(it->temp, sizeof(it->temp), "t.%x", ++count);
-    is_done = !copies->open(&lower, at, path) && is_simple(&lower) && copies->fetch(&lower);
-    if (is_done && (!make(desk, &lower, ino, it) || !replace(desk, ino, it))) {
-        unlinkat(desk->keeps_in, it->temp, 0);
-        is_done = 0;
-    }
-    copies->close(&lower);
-    return is_done;
+    if ((it->is_link ? copy_link : copy_file)(desk, at, path, it) && replace(desk, ino, it))
+        return 1;
+    unlinkat(desk->keeps_in, it->temp, 0);
+    return 0;
 }
 
 void desk_copy_up(Desk *desk, uint64_t ino)
@@ -143,7 +184,7 @@ void desk_copy_up(Desk *desk, uint64_t ino)
                                   .ino = it.real.st_ino,
                                   .other = it.site.parent,
                                   .kind = EVENT_COPIED,
-                                  .mode = S_IFREG,
+                                  .mode = it.real.st_mode & S_IFMT,
                                   .name = it.name,
                                   .length = it.length});
 }

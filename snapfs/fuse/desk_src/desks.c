@@ -330,7 +330,7 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
                                 size_t size)
 {
     const struct open_in *wish = body;
-    const Desk *desk = desk_for(request->nodeid);
+    Desk *desk = desk_for(request->nodeid);
     if (!desk || !hot->passes() || size < sizeof(*wish) || wish->flags & O_TRUNC)
         return COLD;
     bool is_writer = (wish->flags & O_ACCMODE) != O_RDONLY;
@@ -338,6 +338,8 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
     struct stat real;
     if (entry && (entry->is_inherited || !entry->may_read || !is_writer))
         return COLD;
+    if (is_writer && !entry)
+        desk_copy_up(desk, request->nodeid);
     if (is_writer && !first_may_write(desk, request->nodeid, &real))
         return COLD;
     if (!entry && !(entry = make_entry(fd, request->nodeid, desk)))
