@@ -2,6 +2,10 @@
 
 A FORGET is never sent again, so one that a dead worker had read is lost. But the kernel says so
 when it is told to drop the attributes of a node that it does not have.
+
+Asking waits for nobody whom we would have to answer, so it is done on the loop's thread: the kernel
+waits there only for a file that it is freeing, and frees none of which a request is under way (a
+close or the end of a mapping waits for what it wrote, a read keeps the file).
 """
 
 from __future__ import annotations
