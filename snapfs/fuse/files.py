@@ -17,7 +17,7 @@ from typing import cast
 
 import pyfuse3
 
-from snapfs.fuse import bounded, channel, mounts, privileges, replays
+from snapfs.fuse import bounded, channel, mounts, privileges, replays, setid
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Opcode, OpenFlags, Request
@@ -36,7 +36,7 @@ from snapfs.fuse.session import Operations
 from snapfs.fuse.setid import SetIdWatch
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Forest, Shown
-from snapfs.overlay import Node, SetAttr, Tree, identity
+from snapfs.overlay import Node, Tree, identity
 from snapfs.overlay.usage import Before
 
 INLINE_WRITE_BYTES = 128 * 1024
@@ -548,10 +548,8 @@ class FileHandlers(Operations):
         if not handle.set_id:
             return
         left = privileges.left_by_write(mode, tree.getattr(handle.node).gid, handle.pid)
-        if left != stat.S_IMODE(mode):
-            tree.setattr(handle.node, SetAttr(mode=left), handle.fd)
-            handle.set_id = privileges.has_set_id(stat.S_IFREG | left)
-            pyfuse3.invalidate_inode(handle.nodeid, attr_only=True)
+        setid.leave(tree, handle.node, handle.nodeid, mode, left, handle.fd)
+        handle.set_id = privileges.has_set_id(stat.S_IFREG | left)
 
 
 def _read_all(fd: int, size: int, off: int) -> bytes:

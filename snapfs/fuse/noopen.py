@@ -12,14 +12,11 @@ INVARIANT: a node has at most one, in `Descriptors` and in the table of handles 
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-import pyfuse3
-
-from snapfs.fuse import _desk, channel, privileges
+from snapfs.fuse import _desk, channel, privileges, setid
 from snapfs.fuse.answering import raising
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Body, NotSupported, Opcode, OpenFlags, Request
@@ -159,8 +156,8 @@ class NoOpenOperations(OverlayOperations):
         _, offset, size, flags, _, opened, _ = WRITE_IN.unpack_from(request.body)
         data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
         shown, node = self.forest.find(request.nodeid)
-        killer = request.pid if flags & KILL_SET_ID else channel.NO_KILLER
-        await self._prepare_write(shown, node, killer)
+        channel.note_set_id_killer(request.pid if flags & KILL_SET_ID else channel.NO_KILLER)
+        await self._prepare_write(shown, node, request.pid)
         if isinstance(shown.tree, Tree):  # a mapping's pages come without O_APPEND
             shown.tree.check_open(node, opened)
         self.place(shown, node)
@@ -169,27 +166,19 @@ class NoOpenOperations(OverlayOperations):
             done = await raising(self.write(number, offset, data, is_whole=is_whole))
         return WRITE_OUT.pack(done, 0)
 
-    async def _prepare_write(self, shown: Shown, node: Node, killer: int) -> None:
-        """Copy a file up, and take set-id bits that its writer may not keep, which is `killer`."""
-        if node.up and killer == channel.NO_KILLER:
+    async def _prepare_write(self, shown: Shown, node: Node, pid: int) -> None:
+        """Copy a file up, and take set-id bits that process `pid`, which writes, may not keep."""
+        if node.up and channel.set_id_killer() == channel.NO_KILLER:
             return
         tree = await shown.begin()
         try:
             await self.copy_ups.ensure(shown, tree, node)
-            if killer != channel.NO_KILLER:
-                self._take_set_id(tree, node, killer)
+            found = tree.getattr(node)
+            if privileges.has_set_id(found.mode):
+                left = privileges.left_by_write(found.mode, found.gid, pid)
+                setid.leave(tree, node, node.ino, found.mode, left)
         finally:
             shown.end()
-
-    def _take_set_id(self, tree: Tree, node: Node, killer: int) -> None:
-        found = tree.getattr(node)
-        if not privileges.has_set_id(found.mode):
-            return
-        in_group = privileges.is_in_group(killer, found.gid)
-        left = privileges.without_set_id(found.mode, in_group=in_group)
-        if left != stat.S_IMODE(found.mode):
-            tree.setattr(node, SetAttr(mode=left))
-            pyfuse3.invalidate_inode(node.ino, attr_only=True)
 
     def _note_mode(self, node: Node, wanted: SetAttr) -> None:
         """Each write says by itself whether it takes set-id bits."""

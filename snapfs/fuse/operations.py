@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyfuse3
 import structlog
@@ -364,14 +365,7 @@ class OverlayOperations(FileHandlers):
         left = privileges.left_by_write(found.mode, found.gid, ctx.pid)
         if left == stat.S_IMODE(found.mode):
             return wanted
-        return SetAttr(
-            mode=left,
-            uid=wanted.uid,
-            gid=wanted.gid,
-            size=wanted.size,
-            atime_ns=wanted.atime_ns,
-            mtime_ns=wanted.mtime_ns,
-        )
+        return replace(wanted, mode=left)
 
     def _kill_set_group(self, tree: Tree, node: Node, uid: int, pid: int) -> None:
         """Make an ACL take the set-group bit when it is set by somebody outside the group."""

@@ -17,6 +17,8 @@ import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import pyfuse3
+
 from snapfs.fuse import privileges
 from snapfs.overlay import Attributes, Node, SetAttr, Tree
 
@@ -62,6 +64,13 @@ class SetIdWatch:
     def end(self, node: Node) -> None:
         """Watch a file no more: nobody has it open for writing."""
         self._watched.pop(node.ino, None)
+
+
+def leave(tree: Tree, node: Node, nodeid: int, mode: int, left: int, fd: int | None = None) -> None:
+    """Leave a file of mode `mode` the permission bits `left`; tell the kernel of a change."""
+    if left != stat.S_IMODE(mode):
+        tree.setattr(node, SetAttr(mode=left), fd)
+        pyfuse3.invalidate_inode(nodeid, attr_only=True)
 
 
 def _lost(found: Attributes, writers: Iterable[int] | None) -> int:

@@ -7,19 +7,16 @@ The kernel refuses by itself what its FUSE does not know: of fallocate's modes t
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import pyfuse3
-
-from snapfs.fuse import bounded, privileges
+from snapfs.fuse import bounded, privileges, setid
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Shown
-from snapfs.overlay import Node, SetAttr, Tree
+from snapfs.overlay import Node, Tree
 from snapfs.overlay.filecalls import FALLOC_FL_PUNCH_HOLE, fallocate
 
 if TYPE_CHECKING:
@@ -163,6 +160,4 @@ class SpaceRequests:
         if not privileges.has_set_id(mode):
             return
         left = privileges.left_by(request.pid, mode, tree.getattr(node).gid)
-        if left != stat.S_IMODE(mode):
-            tree.setattr(node, SetAttr(mode=left))
-            pyfuse3.invalidate_inode(request.nodeid, attr_only=True)
+        setid.leave(tree, node, request.nodeid, mode, left)
