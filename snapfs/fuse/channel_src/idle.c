@@ -2,9 +2,9 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "hot.h"
 
 #define READS_BETWEEN_LOOKS 16 /* at what else the thread has to do */
@@ -29,13 +29,6 @@ static bool drain(int fd)
             return true;
         }
     return false;
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 int64_t now_ms(void)

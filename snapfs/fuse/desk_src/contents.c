@@ -13,9 +13,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "../channel_src/clock.h"
 #include "desks.h"
 #include "kept.h"
 #include "readers.h"
@@ -119,13 +119,6 @@ static enum verdict answer_read(int fd, const struct in_header *request, const v
     if (done < 0 && errno != EAGAIN)
         return COLD;
     return readers_take(fd, hot, request->unique, file, wish->offset, wish->size) ? ANSWERED : COLD;
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* Write everything, or what fits before an error; -1 when nothing was. */
