@@ -29,6 +29,8 @@ class Handed:
     """Files of one tree that the kernel knows and that have no Node."""
 
     linked: bool
+    protects: bool
+    """The upper layer may have immutable and append-only files."""
 
     def __init__(self, prefix: int, places: Places | None = None) -> None: ...
     def open(

@@ -62,6 +62,7 @@ class MergedTree:
             own = own_directory(spec.work)
             upper_fd, work_fd = open_together(os.fsencode(spec.upper), own)
             self.upper = Layer(spec.upper, upper_fd)
+            self.handed.protects = self.upper.is_protected
             self._work = Work(Layer(own, work_fd), sync=spec.sync)
             records = self._work.clean(keep_removed=spec.resumed)
             self._links = Links(self._work, records, self.handed)

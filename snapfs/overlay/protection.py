@@ -77,7 +77,7 @@ def announce(tree: MergedTree) -> None:
     if not tree.upper_layer.is_protected:
         tree.usage.note(tree.root)
         xattrs.put(tree.upper_layer.proc(b"."), xattrs.PROTECTED, b"y")
-        tree.upper_layer.is_protected = True
+        tree.upper_layer.is_protected = tree.handed.protects = True
 
 
 def of_source(tree: MergedTree, node: Node, attributes: int) -> bytes:

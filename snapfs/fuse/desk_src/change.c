@@ -72,7 +72,7 @@ static int may_change(const Desk *desk, const Card *card, const struct setattr_i
         return 0;
     if (card_stat(card, before) != DONE_HERE || before->st_mode & SET_ID)
         return 0;
-    return !is_protected(card);
+    return !is_protected(desk, card);
 }
 
 int change_is_simple(const struct setattr_in *wish)

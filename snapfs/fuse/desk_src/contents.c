@@ -137,13 +137,14 @@ static ssize_t write_all(int file, const char *data, size_t size, uint64_t offse
 }
 
 /* Whether a file may be written as it is, by who writes. */
-static int may_write(const struct kept *file, const struct file_in *wish, struct stat *before)
+static int may_write(const Desk *desk, const struct kept *file, const struct file_in *wish,
+                     struct stat *before)
 {
     if (fstat(file->fd, before))
         return 0;
     if (wish->flags & WRITE_KILL_SUIDGID && before->st_mode & SET_ID)
         return 0;
-    return !is_protected_file(file->fd);
+    return !is_protected_file(desk, file->fd);
 }
 
 static enum verdict answer_write(int fd, const struct in_header *request, const void *body,
@@ -159,7 +160,7 @@ static enum verdict answer_write(int fd, const struct in_header *request, const 
     desk_copy_up(desk, request->nodeid);
     struct kept *file = file_of(desk, request->nodeid, 1);
     int64_t began_ns = now_ns();
-    if (!file || file->slow_until_ns > began_ns || !may_write(file, wish, &before))
+    if (!file || file->slow_until_ns > began_ns || !may_write(desk, file, wish, &before))
         return COLD;
     ssize_t done = write_all(file->fd, (const char *)(wish + 1), wish->size, wish->offset);
     if (done < 0)

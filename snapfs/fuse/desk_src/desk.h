@@ -163,8 +163,8 @@ int file_place(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_uppe
 int file_holds_data(int file, const struct stat *real);
 
 /* Whether a file or directory is immutable or append-only to users. */
-int is_protected(const Card *card);
-int is_protected_file(int file);
+int is_protected(const Desk *desk, const Card *card);
+int is_protected_file(const Desk *desk, int file);
 
 /* Number of the node of an upper file that carries none of its own; 0 when Python has to say. */
 uint64_t desk_number(const Desk *desk, const struct stat *real);

@@ -63,14 +63,14 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
     return -1;
 }
 
-int is_protected(const Card *card)
+int is_protected(const Desk *desk, const Card *card)
 {
-    return card_attribute(card, PROTATTR) != ENODATA;
+    return desk->handed->protects && card_attribute(card, PROTATTR) != ENODATA;
 }
 
-int is_protected_file(int file)
+int is_protected_file(const Desk *desk, int file)
 {
-    return fgetxattr(file, PROTATTR, NULL, 0) >= 0 || errno != ENODATA;
+    return desk->handed->protects && (fgetxattr(file, PROTATTR, NULL, 0) >= 0 || errno != ENODATA);
 }
 
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real)
@@ -80,5 +80,5 @@ int first_may_write(const Desk *desk, uint64_t ino, struct stat *real)
         return 0;
     if (card_stat(card, real) != DONE_HERE || real->st_mode & (S_ISUID | S_ISGID))
         return 0;
-    return !is_protected(card);
+    return !is_protected(desk, card);
 }

@@ -106,7 +106,7 @@ int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length
     it->fd = card->fd;
     it->parent = parent;
     return used < (int)sizeof(it->path) && card_stat(card, &it->before) == DONE_HERE &&
-           !is_protected(card);
+           !is_protected(desk, card);
 }
 
 int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t length,

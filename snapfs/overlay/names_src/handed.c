@@ -8,6 +8,8 @@
  */
 #include "names.h"
 
+#include <structmember.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -492,20 +494,6 @@ static PyObject *get_rooms(Handed *self, void *unused)
     return PyLong_FromSize_t(self->room_count);
 }
 
-static PyObject *get_linked(Handed *self, void *unused)
-{
-    return PyBool_FromLong(self->linked);
-}
-
-static int set_linked(Handed *self, PyObject *value, void *unused)
-{
-    int linked = value ? PyObject_IsTrue(value) : 0;
-    if (linked < 0)
-        return -1;
-    self->linked = linked;
-    return 0;
-}
-
 static PyObject *handed_moved(Handed *self, PyObject *unused)
 {
     self->moves++;
@@ -535,9 +523,15 @@ static PyMethodDef methods[] = {
 static PyGetSetDef attributes[] = {
     {"total", (getter)get_total, NULL, "Lookups of all files that are counted here.", NULL},
     {"rooms", (getter)get_rooms, NULL, "Directories whose files may be handed out.", NULL},
-    {"linked", (getter)get_linked, (setter)set_linked,
-     "Files with several names need a Node: the tree has changed some.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"linked", T_BOOL, offsetof(Handed, linked), 0,
+     "Files with several names need a Node: the tree has changed some."},
+    {"protects", T_BOOL, offsetof(Handed, protects), 0,
+     "The upper layer may have immutable and append-only files."},
+    {NULL, 0, 0, 0, NULL},
 };
 
 static PySequenceMethods as_sequence = {.sq_length = handed_len};
@@ -553,5 +547,6 @@ PyTypeObject HandedType = {
     .tp_clear = (inquiry)handed_tp_clear,
     .tp_as_sequence = &as_sequence,
     .tp_methods = methods,
+    .tp_members = members,
     .tp_getset = attributes,
 };

@@ -96,7 +96,8 @@ typedef struct {
     Room *left; /* to be freed when Python is here again */
     Places *places; /* told of each file that is handed out or forgotten; may be NULL */
     uint64_t total; /* lookups counted here */
-    int linked;     /* the tree has records of hard links: files with several names are Python's */
+    char linked;    /* the tree has records of hard links: files with several names are Python's */
+    char protects;  /* the upper layer may have immutable and append-only files */
     uint64_t moves; /* of directories in the tree */
 } Handed;
 
