@@ -332,6 +332,18 @@ def _check_backup(target: Path, acts: list[Act], moment: int) -> None:
     taken = [int(it.name) for it in acts if it.kind == "backup" and it.must_be(moment)]
     if taken or (target / "backup.json").exists():
         assert backup.verify(target).revision >= max(taken, default=0)
+    if any(it.kind == "backup" and it.made[0] < moment < it.made[1] for it in acts):
+        _check_backup_goes_on(target)
+
+
+def _check_backup_goes_on(target: Path) -> None:
+    """See that the next backup removes what the cut one left, and what was of the one before."""
+    record = backup.take(target.with_name("root"), target).record
+    assert {it.name for it in (target / "layers").iterdir()} == {str(it.id) for it in record.layers}
+    assert [it.name for it in target.glob("metadata-*")] == [record.metadata]
+    content = {blob_path(target / "content", it.digest).name for it in record.blobs}
+    assert {it.name for it in (target / "content").rglob("*") if it.is_file()} == content
+    assert backup.verify(target).revision == record.revision
 
 
 def _check_restored(place: Path, act: Act, moment: int) -> None:
