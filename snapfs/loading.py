@@ -1,16 +1,22 @@
 """Loading the code of a process that others wait for, in less time than plain imports take.
 
-structlog imports rich where it is installed, to colour tracebacks; ours are plain. And what is
-loaded lives as long as the process: looking for garbage among it, meanwhile or later, finds none.
+structlog imports rich where it is installed, to colour tracebacks; ours are plain. What is loaded
+lives as long as the process: looking for garbage among it, meanwhile or later, finds none. And the
+methods of dataclasses, which are compiled one by one, take a fifth of the time; most of them are
+not called for long.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
+from types import FunctionType
+from typing import Any, cast
 
 
 @contextmanager
@@ -20,7 +26,8 @@ def quickly() -> Iterator[None]:
     try:
         with _hidden("rich"):
             import structlog  # noqa: F401  # now, since later it would find rich
-        yield
+        with _methods_when_called():
+            yield
     finally:
         gc.freeze()
         gc.enable()
@@ -37,6 +44,43 @@ def _hidden(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+@contextmanager
+def _methods_when_called() -> Iterator[None]:
+    """Let dataclasses that are made in the block compile each method when it is called first.
+
+    From Python 3.13 on they compile those of a class in one go, and in another way: left as it is.
+    """
+    compiled = getattr(dataclasses, "_create_fn", None)
+    if compiled is None:
+        yield
+        return
+    dataclasses._create_fn = partial(_when_called, compiled)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        dataclasses._create_fn = compiled  # type: ignore[attr-defined]
+
+
+def _when_called(
+    compiled: Callable[..., FunctionType], name: str, *how: Any, **where: Any
+) -> FunctionType:
+    """Return what stands for a method until its first call, and gives its place to it then."""
+    found: FunctionType | None = None
+
+    def method(self: object, /, *args: Any, **kwargs: Any) -> Any:
+        nonlocal found
+        if found is None:
+            found = compiled(name, *how, **where)
+            found.__qualname__ = method.__qualname__
+            for owner in type(self).__mro__:
+                if owner.__dict__.get(name) is method:
+                    setattr(owner, name, found)
+        return found(self, *args, **kwargs)
+
+    method.__name__ = name
+    return cast("FunctionType", method)
 
 
 def on_demand(package: str, names: Mapping[str, str]) -> Callable[[str], object]:
