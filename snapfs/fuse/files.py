@@ -107,13 +107,16 @@ class FileHandlers(Operations):
             )
         tree = await shown.begin()
         try:
-            await self.copy_ups.ensure(shown, tree, node, data=not flags & os.O_TRUNC)
+            empties = bool(flags & os.O_TRUNC)
+            await self.copy_ups.ensure(
+                shown, tree, node, data=not empties, cut_to=0 if empties else None
+            )
             self.passing.admit(inode, node)
             fd = self._open_once(tree, node, flags & _KEPT_FLAGS)
             handle = FileHandle(shown, node, inode, flags=0, fd=fd, writable=writable, pid=ctx.pid)
             try:
                 self._check_grows(tree, handle, flags)
-                self._check_set_id(tree, handle, truncated=bool(flags & os.O_TRUNC))
+                self._check_set_id(tree, handle, truncated=empties)
             except OSError:
                 handle.close()
                 raise

@@ -15,6 +15,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from tests.support.overlay.rubbish import rubbish
+
 from .census import Census, differences, of_mount
 from .files import Files, Held, OnMount
 from .kernel import overlay
@@ -187,4 +189,4 @@ def assert_same(expected: Census, got: Census, *, leave_out: tuple[str, ...] = (
 
 def leftovers(work: Path) -> list[str]:
     """Half-made files in a work directory that nobody uses."""
-    return [path.name for path in (work / "snapfs").glob("[tol]*") if os.path.lexists(path)]
+    return rubbish(work)
