@@ -189,7 +189,7 @@ class _Lowlevel:
         while not self._is_ending:
             await self._let_others_run()
             found = raw.receive(fd)
-            if found is None:
+            if found is None or (found is False and self.idle is not None):
                 await self._wait(fd)
             elif found is False:
                 await trio.lowlevel.checkpoint()

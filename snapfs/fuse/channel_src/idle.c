@@ -16,19 +16,13 @@
 static bool comes_soon;
 static int64_t alone_from_ns, room_ns = LEAST_ROOM_NS;
 
-/* Answer what can be answered now; true when something waits for Python. */
-static bool drain(int fd)
+/* Answer what can be answered now; DONE when there may be more, and others are to have their turn. */
+static enum received drain(int fd)
 {
-    for (int i = 0; i < READS_BETWEEN_LOOKS; i++)
-        switch (channel_read_one(fd)) {
-        case NOTHING:
-            return false;
-        case DONE:
-            continue;
-        default:
-            return true;
-        }
-    return false;
+    enum received found = DONE;
+    for (int i = 0; i < READS_BETWEEN_LOOKS && found == DONE; i++)
+        found = channel_read_one(fd);
+    return found;
 }
 
 int64_t now_ms(void)
@@ -97,10 +91,11 @@ bool idle(int fd, int other_fd, int timeout_ms)
     struct pollfd waited[] = {{.fd = fd, .events = POLLIN}, {.fd = other_fd, .events = POLLIN}};
     int64_t end_ms = timeout_ms > 0 ? now_ms() + timeout_ms : timeout_ms;
     for (int unlooked = 1;; unlooked++) {
-        if (drain(fd))
+        enum received drained = drain(fd);
+        if (drained != DONE && drained != NOTHING)
             return true;
         int left = timeout_ms ? left_ms(earlier(end_ms, events_due_ms())) : 0;
-        if (left && unlooked % READS_BETWEEN_LOOKS) {
+        if (drained == NOTHING && left && unlooked % READS_BETWEEN_LOOKS) {
             enum received found = linger(fd);
             if (found == DONE)
                 continue;
