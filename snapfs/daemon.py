@@ -40,7 +40,7 @@ from snapfs.fuse.supervisor import FREE_DEATHS, Lane, LaneStatus
 from snapfs.images import SNAPSHOTTER, clear_copies, clear_unpacked
 from snapfs.metadata import Backend, Knobs, Metadata
 from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable
-from snapfs.overlay import LayerCopy, diff, has_changed, refill
+from snapfs.overlay import LayerCopy, diff, has_changed
 from snapfs.service import (
     anchor_server,
     container_server,
@@ -128,7 +128,6 @@ class House:
                 durability=config.durability,
                 differ=diff.changes,
                 copier=LayerCopy,
-                refill=refill,
                 default_quota=_default_quota(config),
                 seals=config.seals == "background",
                 tables=tables.TABLES,

@@ -4,33 +4,19 @@ A copy takes as long as the file is big, so it runs off the loop, unless it wait
 its last step, which makes the copy visible, is always done on the loop. Descriptors that read the
 lower file are moved to the copy then, so that a reader sees what a writer writes, as on any local
 file system. Those that the kernel reads past us keep the lower file, as with kernel overlayfs.
-
-Where copies are seen before they are durable (overlay/unsynced.py) they are made so together, once
-there were none for some seconds.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NoReturn
 
-import structlog
 import trio
 
 from snapfs.fuse.handles import FileHandle, Handles
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Shown
 from snapfs.overlay import CopyUp, Node, Tree
-from snapfs.overlay.tree import COPIES_TOGETHER
-from snapfs.overlay.unsynced import flush
-
-QUIET_S = 2.0
-"""Without a copy-up, until copies are made durable."""
-LONGEST_S = 30.0
-"""As long as the kernel itself keeps dirty data."""
-
-log = structlog.get_logger(__name__)
 
 
 class CopyUps:
@@ -45,24 +31,11 @@ class CopyUps:
         self._copied = copied
         self.under_way = 0
         self.done = 0
-        self._unsynced: set[Tree] = set()
-        self._wake = trio.Event()
-        self._last_s = 0.0
-        self._syncing = trio.CapacityLimiter(1)
 
-    async def ensure(
-        self,
-        shown: Shown,
-        tree: Tree,
-        node: Node,
-        *,
-        data: bool = True,
-        cut_to: int | None = None,
-    ) -> None:
+    async def ensure(self, shown: Shown, tree: Tree, node: Node, *, data: bool = True) -> None:
         """Return when a node can be changed in place; the caller is inside the tree's gate.
 
-        Without `data` the copy is empty: for callers that are about to truncate. `cut_to` is the
-        size to which they cut it, 0 if they make holes.
+        Without `data` the copy is empty: for callers that are about to truncate.
         """
         while tree.needs_copy_up(node):
             running = shown.copying.get(node.ino)
@@ -70,16 +43,6 @@ class CopyUps:
                 await self._copy(shown, tree, node, data=data)
             else:
                 await running.wait()
-        if cut_to is not None and not tree.is_durable(node, cut_to):
-            await self._make_durable(tree, node)
-
-    async def _make_durable(self, tree: Tree, node: Node) -> None:
-        fd = tree.open(node, os.O_RDONLY)
-        try:
-            await blocking(self._threads.copy_up, os.fsync, fd)
-        finally:
-            os.close(fd)
-        tree.note_durable(node)
 
     async def settled(self, shown: Shown, node: Node | None = None) -> None:
         """Return when no copy of `node`, or of the whole tree, is under way."""
@@ -114,10 +77,6 @@ class CopyUps:
                     await blocking(self._threads.copy_up, job.run)
             self._publish(tree, node, job)
             published = True
-            if job.later:
-                self._unsynced.add(tree)
-                self._last_s = trio.current_time()
-                self._wake.set()
         finally:
             if not published:
                 tree.abort_copy_up(job)
@@ -137,30 +96,3 @@ class CopyUps:
         finally:
             os.close(fd)
         return None
-
-    # Making copies durable
-
-    async def keep_durable(self) -> NoReturn:
-        """Make copies durable that were seen before that, as long as the session lasts."""
-        while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            end_s = trio.current_time() + LONGEST_S
-            while (until_s := min(self._last_s + QUIET_S, end_s)) > trio.current_time():  # noqa: ASYNC110  # each copy-up puts the end off
-                await trio.sleep_until(until_s)
-            trees, self._unsynced = self._unsynced, set()
-            for tree in trees:
-                try:
-                    await self._sync_copies(tree)
-                except OSError as error:  # they keep their marks
-                    log.error("copies.not_synced", snapshot=tree.spec.number, error=str(error))
-
-    async def _sync_copies(self, tree: Tree) -> None:
-        while pending := tree.unsynced.pending(COPIES_TOGETHER):
-            errors = await trio.to_thread.run_sync(
-                flush, pending, limiter=self._syncing, abandon_on_cancel=True
-            )
-            for it, error in zip(pending, errors, strict=True):
-                tree.unsynced.settled(it, error)
-                if error is not None:
-                    log.error("copies.not_synced", snapshot=tree.spec.number, error=str(error))

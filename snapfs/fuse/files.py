@@ -107,16 +107,13 @@ class FileHandlers(Operations):
             )
         tree = await shown.begin()
         try:
-            empties = bool(flags & os.O_TRUNC)
-            await self.copy_ups.ensure(
-                shown, tree, node, data=not empties, cut_to=0 if empties else None
-            )
+            await self.copy_ups.ensure(shown, tree, node, data=not flags & os.O_TRUNC)
             self.passing.admit(inode, node)
             fd = self._open_once(tree, node, flags & _KEPT_FLAGS)
             handle = FileHandle(shown, node, inode, flags=0, fd=fd, writable=writable, pid=ctx.pid)
             try:
                 self._check_grows(tree, handle, flags)
-                self._check_set_id(tree, handle, truncated=empties)
+                self._check_set_id(tree, handle, truncated=bool(flags & os.O_TRUNC))
             except OSError:
                 handle.close()
                 raise

@@ -91,7 +91,7 @@ class OverlayOperations(FileHandlers):
         wanted = self.view.wanted(attr, fields)
         tree = await shown.begin()
         try:
-            await self.copy_ups.ensure(shown, tree, node, data=wanted.size != 0, cut_to=wanted.size)
+            await self.copy_ups.ensure(shown, tree, node, data=wanted.size != 0)
             if wanted.size is not None:
                 wanted = self._kill_set_id(tree, node, wanted, ctx)
                 await self.truncate(tree, node, wanted.size or 0)

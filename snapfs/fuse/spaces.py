@@ -17,7 +17,7 @@ from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Shown
 from snapfs.overlay import Node, Tree
-from snapfs.overlay.filecalls import FALLOC_FL_PUNCH_HOLE, fallocate, keeps_data
+from snapfs.overlay.filecalls import FALLOC_FL_PUNCH_HOLE, fallocate
 
 if TYPE_CHECKING:
     from snapfs.fuse.operations import OverlayOperations
@@ -61,8 +61,6 @@ class SpaceRequests:
     async def fallocate(self, request: Request) -> Body:
         fh, offset, length, mode, _ = _FALLOCATE_IN.unpack_from(request.body)
         async with self._changed(request, request.nodeid, fh) as (found, tree):
-            if not keeps_data(mode):
-                await self._operations.copy_ups.ensure(found.shown, tree, found.node, cut_to=0)
             tree.prepare_fallocate(found.node, mode)
             takes = 0 if mode & FALLOC_FL_PUNCH_HOLE else length
             async with self._admitted(found, tree, offset, takes) as fits:

@@ -31,7 +31,7 @@ from snapfs.fuse.operations import OverlayOperations
 from snapfs.fuse.options import IdRange, OverlayOptions
 from snapfs.fuse.trees import SingleForest
 from snapfs.model import FailedPrecondition
-from snapfs.overlay import Inodes, Tree, TreeSpec, check_upper, refill
+from snapfs.overlay import Inodes, Tree, TreeSpec, check_upper
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +86,6 @@ def _locked(fd: int) -> bool:
 
 def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None]) -> None:
     _check_room(options)
-    _refill(options)
     inodes = Inodes()
     tree = Tree(_spec(options), inodes)
     try:
@@ -106,7 +105,6 @@ def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None])
             log.info("overlay.not_confined", kept=kept)
         trio.run(_run, options, tree, inodes, connection, mountpoint, ready)
         tree.settle()
-        tree.make_copies_durable()
     finally:
         tree.close()
 
@@ -119,13 +117,6 @@ def _check_room(options: OverlayOptions) -> None:
         check_upper(options.upper, options.work)
     except OSError as error:
         raise FailedPrecondition(error.strerror or str(error)) from error
-
-
-def _refill(options: OverlayOptions) -> None:
-    """Put into copies what a power cut kept from the disk."""
-    if options.upper is not None and options.work is not None:
-        for it in refill(options.upper, options.work, options.lowers):
-            log.error("copy.lacks_data", path=it.path, reason=it.why)
 
 
 async def _run(
@@ -142,7 +133,6 @@ async def _run(
     operations = PlainOperations(forest, options)
     async with trio.open_nursery() as nursery:
         await nursery.start(_unmount_on_signal, mountpoint)
-        nursery.start_soon(operations.copy_ups.keep_durable)
         await session.serve(operations, connection.fd, connection.init, ready=ready)
         nursery.cancel_scope.cancel()
     spare.close()

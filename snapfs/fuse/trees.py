@@ -140,7 +140,7 @@ class Shown:
             )
             if changing is not None and changing.upper is not None:
                 self._desk.keeps_in = changing.work.layer.fd
-                self._desk.copies_wait = changing.unsynced.sync
+                self._desk.copies_wait = changing.work.sync
 
     @property
     def is_merged(self) -> bool:

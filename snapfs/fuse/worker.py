@@ -387,7 +387,6 @@ async def serve(
                 nursery.start_soon(worker.begin, speaker)
                 nursery.start_soon(worker.leave_when_unused)
                 nursery.start_soon(forest.counting.run)
-                nursery.start_soon(operations.copy_ups.keep_durable)
                 nursery.start_soon(forest.settle_doubts)
                 if entrance is not None:
                     nursery.start_soon(entrance.attend, worker.converse)

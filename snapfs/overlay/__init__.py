@@ -10,7 +10,6 @@ from .copyup import CopyUp
 from .layercopy import LayerCopy, has_changed
 from .node import Dir, Inodes, Node
 from .owners import Owners
-from .refill import Lacking, refill
 from .sealing import is_sealed
 from .settle import settle_offline
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
@@ -28,7 +27,6 @@ __all__ = [
     "Handed",
     "Index",
     "Inodes",
-    "Lacking",
     "LayerCopy",
     "Listed",
     "Node",
@@ -40,6 +38,5 @@ __all__ = [
     "check_upper",
     "has_changed",
     "is_sealed",
-    "refill",
     "settle_offline",
 ]

@@ -28,19 +28,13 @@ QUICK_BYTES = 128 * 1024
 class CopyUp:
     """One copy-up of a node that is no directory: made by `start`, then `run`, then `finish`."""
 
-    __slots__ = (
-        *("_content", "_ino", "_protattr", "_source", "_unsynced", "_work"),
-        *("data", "later", "node", "temp"),
-    )
+    __slots__ = ("_content", "_ino", "_protattr", "_source", "_work", "data", "node", "temp")
 
     def __init__(self, tree: MergedTree, node: Node, *, data: bool) -> None:
         self.node = node
         self.data = data
         """Copy the content; without it the copy is empty (the file is about to be cut)."""
-        self.later = False
-        """The copy is made durable after it is seen, and has a mark until then."""
         self._work = tree.work
-        self._unsynced = tree.unsynced
         self._ino = b"%d" % (node.ino & identity.LOW_MASK)
         self._protattr = b""
         self._source: Source | Special
@@ -67,8 +61,6 @@ class CopyUp:
             if found is not None:
                 layer, path = found
                 self._content = Source(*layer.at(path))
-        if self.size_bytes and self._content is source:
-            self.later = self._unsynced.takes(self.node.ino & identity.LOW_MASK)
         self._protattr = protection.of_source(tree, self.node, source.attributes)
 
     def close(self) -> None:
@@ -94,9 +86,8 @@ class CopyUp:
 
     @property
     def is_synced(self) -> bool:
-        """Whether `run` waits until the copy is durable, unless it shares the lower one's blocks
-        and that is enough."""
-        return self._unsynced.sync and self.size_bytes > 0 and not self.later
+        """Whether `run` waits until the copy is durable."""
+        return self._work.sync and self.size_bytes > 0
 
     def is_quick(self) -> bool:
         """Whether `run` will wait for nothing: it may as well run inline."""
@@ -120,7 +111,7 @@ class CopyUp:
         return os.open(self.temp, flags, dir_fd=self._work.layer.fd)
 
     def _copy_regular(self, source: Source, content: Source) -> None:
-        target, is_cloned = source.copy(
+        target, _ = source.copy(
             content,
             self._work.layer.fd,
             self.temp,
@@ -130,7 +121,7 @@ class CopyUp:
             self._protattr,
         )
         try:
-            if self.is_synced and not (is_cloned and self._unsynced.way == "cloned"):
+            if self.is_synced:
                 os.fsync(target)
         finally:
             os.close(target)
@@ -142,13 +133,8 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
     if node.up:
         work.discard(job.temp)
         return
-    low = node.ino & identity.LOW_MASK
-    if job.later:
-        tree.unsynced.mark(low, job.size_bytes, node)
-    else:
-        tree.unsynced.drop(low)
     link = None
-    if job.nlink > 1 and identity.lasts(low):
+    if job.nlink > 1 and identity.lasts(low := node.ino & identity.LOW_MASK):
         named = 0 if node.parent is None else 1
         link = tree.links.begin(low, job.temp, job.nlink, named=named)
     if node.parent is None:

@@ -22,7 +22,6 @@ from .owners import shown_value
 from .quota import Allowance
 from .sealing import open_together
 from .types import Attributes, DirEntry, Listed, TreeSpec
-from .unsynced import Unsynced
 from .usage import UsageCount
 from .work import Work, own_directory
 
@@ -57,7 +56,6 @@ class MergedTree:
         self.upper: Layer | None = None
         self._work: Work | None = None
         self._links: Links | None = None
-        self._unsynced: Unsynced | None = None
         if spec.upper is not None:
             if spec.work is None:
                 raise ValueError("a tree with an upper layer needs a work directory")
@@ -65,12 +63,9 @@ class MergedTree:
             upper_fd, work_fd = open_together(os.fsencode(spec.upper), own)
             self.upper = Layer(spec.upper, upper_fd)
             self.handed.protects = self.upper.is_protected
-            self._work = Work(Layer(own, work_fd))
+            self._work = Work(Layer(own, work_fd), sync=spec.sync)
             records = self._work.clean(keep_removed=spec.resumed)
             self._links = Links(self._work, records, self.handed)
-            self._unsynced = Unsynced(
-                work_fd, self._work.marks, device=self.upper.device, sync=spec.sync
-            )
         if self.upper is None and not self._shared:
             raise ValueError("a tree needs at least one layer")
         main = self.upper or self._shared[0]
@@ -103,12 +98,6 @@ class MergedTree:
         if self._links is None:
             raise refuse(errno.EROFS, b"")
         return self._links
-
-    @property
-    def unsynced(self) -> Unsynced:
-        if self._unsynced is None:
-            raise refuse(errno.EROFS, b"")
-        return self._unsynced
 
     # Where a node is
 
@@ -553,8 +542,6 @@ class MergedTree:
             self.inodes.layers.put(layer)
         if self.upper is not None:
             self.upper.close()
-        if self._unsynced is not None:
-            self._unsynced.close()
         if self._work is not None:
             if self.spec.resumed and self._work.layer.fd >= 0:
                 self._work.clean()

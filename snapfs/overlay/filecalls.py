@@ -55,9 +55,6 @@ _statx.argtypes = (
     ctypes.c_uint,
     ctypes.c_char_p,
 )
-_sync_file_range = _libc.sync_file_range
-_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint)
-_SYNC_FILE_RANGE_WRITE = 2
 _syncfs = _libc.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
 
@@ -98,22 +95,12 @@ def _fail(what: object) -> OSError:
     return OSError(number, os.strerror(number), what)
 
 
-def keeps_data(mode: int) -> bool:
-    """Whether fallocate(2) with this mode leaves what is in a file as it is, and where it is."""
-    return not mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE)
-
-
 def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:
     """Manipulate a file's space (fallocate(2)); `mode` is FALLOC_FL_*. May block."""
     while _fallocate(fd, mode, offset_bytes, length_bytes):
         error = _fail(f"fd {fd}")
         if error.errno != errno.EINTR:
             raise error
-
-
-def begin_writing(fd: int) -> None:
-    """Have a file's dirty data written, and wait for nothing; what goes wrong, fsync tells."""
-    _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def syncfs(path: bytes | Path) -> None:

@@ -49,11 +49,6 @@ def lasts(low: int) -> bool:
     return low >> _DEVICE_BITS != (_FOREIGN >> _DEVICE_BITS | _COUNTED)
 
 
-def is_main(low: int) -> bool:
-    """Whether a low part is the inode number of a file on the main device, or its lower bits."""
-    return low < _FOREIGN
-
-
 class Numbers:
     """Gives each (device, inode number) of one tree its low part."""
 

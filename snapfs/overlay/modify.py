@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from . import acl, identity, xattrs
+from . import acl, xattrs
 from .copyup import copy_up
 from .core import MergedTree
 from .layer import refuse
@@ -43,24 +43,10 @@ def setattr(tree: MergedTree, node: Node, change: SetAttr, fd: int | None) -> No
 
 def _truncate(tree: MergedTree, node: Node, size_bytes: int, fd: int | None) -> None:
     """Cut or extend; by path, as truncate(2), the time stays when the size does."""
-    make_durable(tree, node, size_bytes)
     if fd is not None:
         os.ftruncate(fd, size_bytes)
     else:
         os.truncate(tree.real_path(node), size_bytes)
-
-
-def make_durable(tree: MergedTree, node: Node, size_bytes: int = 0) -> None:
-    """Sync a copied file that is not durable yet before it is cut, to that size, or holes are made
-    in it: nobody may take them for data that the disk lacks. May block; mostly nothing to do."""
-    low = node.ino & identity.LOW_MASK
-    if node.up and tree.unsynced.covers(low, size_bytes):
-        fd = os.open(tree.real_path(node), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        tree.unsynced.drop(low)
 
 
 def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int) -> None:

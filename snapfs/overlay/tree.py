@@ -7,19 +7,16 @@ import os
 import stat
 from collections.abc import Iterator
 
-from . import copyup, create, fileflags, found, identity, modify, remove, renames, settle, tmpfiles
+from . import copyup, create, fileflags, found, modify, remove, renames, settle, tmpfiles
 from .copyup import CopyUp
 from .core import MergedTree, directory
-from .filecalls import ExtendedFlags, keeps_data
+from .filecalls import ExtendedFlags
 from .layer import refuse
 from .node import Dir, Node
 from .owners import stored_change, stored_value
 from .syscalls import RENAME_WHITEOUT
 from .types import SetAttr
-from .unsynced import flush
 from .usage import Before
-
-COPIES_TOGETHER = 128
 
 
 class Tree(MergedTree):
@@ -225,8 +222,6 @@ class Tree(MergedTree):
             fileflags.check_open(self, node, flags)
             if node.type == stat.S_IFREG:
                 copyup.copy_up(self, node, data=not flags & os.O_TRUNC)
-                if flags & os.O_TRUNC:
-                    modify.make_durable(self, node)
                 self.usage.note(node)
         return self.open_real(node, flags)
 
@@ -234,18 +229,7 @@ class Tree(MergedTree):
         """To be called before fallocate(2) on a descriptor of a node, with its `mode`."""
         self._writable(node.name)
         fileflags.check_fallocate(self, node, mode)
-        if not keeps_data(mode):
-            modify.make_durable(self, node)
         self.usage.note(node)
-
-    def is_durable(self, node: Node, size_bytes: int = 0) -> bool:
-        """Whether a file can be cut to a size, or get holes, without being synced before: it is no
-        copy whose data may not have reached the disk."""
-        return not node.up or not self.unsynced.covers(node.ino & identity.LOW_MASK, size_bytes)
-
-    def note_durable(self, node: Node) -> None:
-        """Say that a file was synced, and nothing was taken from it since its copy-up."""
-        self.unsynced.drop(node.ino & identity.LOW_MASK)
 
     # Inode flags; the caller knows that whoever asks may set them
 
@@ -306,14 +290,6 @@ class Tree(MergedTree):
         self.work.discard(job.temp)
 
     # Whole tree
-
-    def make_copies_durable(self) -> None:
-        """Sync copies that were seen before that; what fails stays marked. Blocks."""
-        if self.upper is None:
-            return
-        while pending := self.unsynced.pending(COPIES_TOGETHER):
-            for it, error in zip(pending, flush(pending), strict=True):
-                self.unsynced.settled(it, error)
 
     def settle(self) -> None:
         """Make the upper layer self-contained before it is committed; works on a read-only tree

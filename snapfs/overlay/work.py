@@ -5,8 +5,6 @@ All names live in `<work>/snapfs`, beside what the kernel's overlayfs keeps in `
     t<n>     half made; removed when the tree is opened
     o<low>   removed from the tree while known (node.stash); removed at forget or when the tree is
     opened l<low>   a copied-up file that has further names in the lower layers (links.py)
-    tn<low>.<size>, tn
-             a copy whose data may not be durable (unsynced.py)
     r<low>   a symlink whose target counts removed names of a lower hard link (links.py)
     w        the whiteout that others are hard links to
 """
@@ -19,7 +17,6 @@ import os
 import stat
 from pathlib import Path
 
-from . import unsynced
 from .layer import Layer, scan, stat_or_none
 from .syscalls import rename
 
@@ -47,27 +44,20 @@ def own_directory(path: bytes | Path) -> bytes:
 class Work:
     """Owner of one tree's work directory. Paths are names in it."""
 
-    __slots__ = ("_count", "layer", "marks")
+    __slots__ = ("_count", "layer", "sync")
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, *, sync: bool) -> None:
         """`layer` is what `directory` names."""
         self.layer = layer
-        self.marks: list[bytes] = []
-        """Of unsynced copies, as of the last `clean`."""
+        self.sync = sync
         self._count = 0
 
     def clean(self, *, keep_removed: bool = False) -> list[bytes]:
-        """Remove what a predecessor left half made or in use; returns the names of link records.
-
-        Marks of unsynced copies stay, and are noted in `marks`.
-        """
+        """Remove what a predecessor left half made or in use; returns the names of link records."""
         records = []
-        self.marks = []
         rubbish = b"t" if keep_removed else b"to"
         for entry in list(scan(self.layer.proc(b"."))):
-            if entry.name.startswith(unsynced.SHARED):
-                self.marks.append(entry.name)
-            elif entry.name[:1] in rubbish:
+            if entry.name[:1] in rubbish:
                 self.discard(entry.name)
             elif entry.name[:1] in b"lr":
                 records.append(entry.name)

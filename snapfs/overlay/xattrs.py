@@ -30,7 +30,7 @@ PROTECTED = b"trusted.overlay.snapfs.protected"
 
 _OWN = b"trusted.overlay."
 _ESCAPED = b"trusted.overlay.overlay."
-ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
+_ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
 
 
 def stored(name: bytes) -> bytes:
@@ -60,7 +60,7 @@ def get(path: bytes, name: bytes) -> bytes | None:
     try:
         return os.getxattr(path, name, follow_symlinks=False)
     except OSError as error:
-        if error.errno in ABSENT:
+        if error.errno in _ABSENT:
             return None
         raise
 
@@ -70,7 +70,7 @@ def own(path: bytes) -> frozenset[bytes]:
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError as error:
-        if error.errno in ABSENT:
+        if error.errno in _ABSENT:
             return _NOTHING
         raise
     if not names:
@@ -91,7 +91,7 @@ def drop(path: bytes, name: bytes) -> None:
     try:
         os.removexattr(path, name, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in ABSENT:
+        if error.errno not in _ABSENT:
             raise
 
 
@@ -104,7 +104,7 @@ def copy(source: bytes, target: bytes) -> None:
     try:
         names = os.listxattr(source, follow_symlinks=False)
     except OSError as error:
-        if error.errno in ABSENT:
+        if error.errno in _ABSENT:
             return
         raise
     for name in map(os.fsencode, names):

@@ -35,8 +35,8 @@ class Problem:
     """One thing that is not as it should be."""
 
     kind: str
-    """store, orphan-directory, unknown-directory, missing-directory, stale-intent, broken-chain,
-    lacking-data or wrong-usage; or the kind of another room's check."""
+    """store, orphan-directory, unknown-directory, missing-directory, stale-intent, broken-chain
+    or wrong-usage; or the kind of another room's check."""
     subject: str
     """The snapshot, directory or intent."""
     message: str
@@ -48,7 +48,6 @@ Checks: TypeAlias = Mapping[str, Callable[[ReadTx], Iterable[str]]]
 """What other rooms verify of their rows: by kind of problem, a function that says what is wrong."""
 
 NO_CHECKS: Checks = {}
-NOTHING_LACKING: Mapping[SnapshotId, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +98,8 @@ def examine(
     checks: Checks = NO_CHECKS,
     repair: bool,
     under_way: Callable[[], frozenset[int]] | None = None,
-    lacking: Mapping[SnapshotId, tuple[str, ...]] = NOTHING_LACKING,
 ) -> Report:
-    """Check everything; `under_way` says a serving process's own intents, None when none serves,
-    and `lacking` what it could not put into copies that a power cut left without data.
+    """Check everything; `under_way` says a serving process's own intents, None when none serves.
 
     What changes while it is looked at is looked at again before it is reported.
     """
@@ -114,7 +111,7 @@ def examine(
         for kind, check in checks.items():
             problems += [Problem(kind, "", what) for what in check(tx)]
     with refusing(f"check {layers.root}"):
-        for finding in _Examination(store, layers, under_way, lacking).findings():
+        for finding in _Examination(store, layers, under_way).findings():
             problems.append(_settled(finding, store, repair=repair))
     return Report(tuple(problems))
 
@@ -138,10 +135,8 @@ class _Examination:
         store: Store | ReadStore,
         layers: LayerDirectories,
         under_way: Callable[[], frozenset[int]] | None,
-        lacking: Mapping[SnapshotId, tuple[str, ...]],
     ) -> None:
         self._store = store
-        self._lacking = lacking
         self._layers = layers
         self._present = layers.ids() if layers.path.exists() else []
         with store.view() as tx:
@@ -158,9 +153,6 @@ class _Examination:
             yield from self._chain(row)
             if row.body.kind != Kind.VIEW.value:
                 yield from self._directory(row)
-            for why in self._lacking.get(SnapshotId(row.body.id), ()):
-                message = f"a power cut kept data of a copy from the disk: {why}; remove the copy"
-                yield _Finding(_about(row, "lacking-data", message))
 
     # Directories without a row
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,7 +55,6 @@ from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.metastore import DEADLINE_S, MetaStore, Removed
 from snapfs.snapshots.quotas import Quotas
-from snapfs.snapshots.refilling import Refill, check_whole, refill_all
 from snapfs.snapshots.removal import PendingRemoval, Remover
 from snapfs.snapshots.reserve import IdReserve
 from snapfs.snapshots.schema import SnapshotBody
@@ -94,7 +93,6 @@ class Snapshotter(Closing):
         durability: Durability = "full",
         differ: Differ | None = None,
         copier: Copier | None = None,
-        refill: Refill | None = None,
         tables: Sequence[Table[Any]] = (),
         checks: Checks = NO_CHECKS,
         default_quota: Quota = NO_QUOTA,
@@ -106,8 +104,7 @@ class Snapshotter(Closing):
         """Open the root, make it when it is missing, and settle what an earlier run left.
 
         `tables` are those of other rooms that keep their rows in the same store, `checks` what
-        they verify of them in an fsck. `refill` makes copies whole that a power cut left without
-        data, before anything looks at them. With `seals` each committed layer gets a digest, in the
+        they verify of them in an fsck. With `seals` each committed layer gets a digest, in the
         background.
         `deadline_s` bounds each wait: for a tree, for another call on the same snapshot, for other
         writers of the store.
@@ -154,13 +151,8 @@ class Snapshotter(Closing):
         )
         """Commits copies of actives that go on."""
         self._sealer = Sealer(self._layers, self._record_seal) if seals else None
-        self._lacking: Mapping[SnapshotId, tuple[str, ...]] = {}
         try:
-            removals = recovery.recover(self._store, self._layers)
-            if refill is not None:
-                with self._store.view() as tx:
-                    self._lacking = refill_all(tx, self._layers, refill)
-            self._remover.start(removals)
+            self._remover.start(recovery.recover(self._store, self._layers))
             self._start_sealing()
         except SnapfsError:
             self.close()
@@ -321,7 +313,6 @@ class Snapshotter(Closing):
     def _settle_data(self, key: str, identity: SnapshotId, trees: Trees) -> Usage:
         """Make a frozen layer durable, then measure it: blocks are allocated only when written."""
         upper = self._layers.upper(identity)
-        check_whole(self._lacking, identity)
         with refusing(f"commit snapshot {records.shown(key)}"):
             try:
                 if self._durability == "full":
@@ -589,7 +580,6 @@ class Snapshotter(Closing):
             checks=self._checks,
             repair=repair,
             under_way=self._reserve.intents,
-            lacking=self._lacking,
         )
 
     def close(self) -> None:

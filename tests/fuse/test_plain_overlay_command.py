@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse import mounts, options, standalone
-from snapfs.overlay.filecalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
-from tests.support.overlay.kernel import image_fs, mount, overlay, tmpfs
+from tests.support.overlay.kernel import mount, overlay, tmpfs
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -436,39 +435,3 @@ def test_layers_in_memory_are_read_and_changed(tmp_path: Path) -> None:
         assert (merged / "both").read_text() == "low"
         mounts.unmount(merged)
         eventually(place.ended, what="the end of the process")
-
-
-@pytest.fixture
-def journaled(tmp_path: Path) -> Iterator[Place]:
-    """Directories where copies are made durable after they are seen."""
-    with image_fs(tmp_path, "ext4", 64 << 20) as disk:
-        made = Place(disk)
-        yield made
-        lanes.abort(made.base)
-        eventually(lambda: not processes_below(made.base), what="the end of the process")
-
-
-def test_copies_are_durable_once_it_is_unmounted(journaled: Place) -> None:
-    merged = journaled.mount()
-    with (merged / "base").open("a") as file:
-        file.write(" and more")
-    assert list(journaled.work.glob("snapfs/tn*"))
-    mounts.unmount(merged)
-    eventually(journaled.ended, what="the end of the process")
-    assert not list(journaled.work.glob("snapfs/tn*"))
-
-
-def test_a_mount_puts_in_what_a_power_cut_took_from_copies(journaled: Place) -> None:
-    (journaled.below / "base").write_bytes(b"b" * 10_000)
-    merged = journaled.mount()
-    with (merged / "base").open("ab") as file:
-        file.write(b"added")
-    for pid in processes_below(journaled.base):
-        os.kill(pid, signal.SIGKILL)
-    mounts.unmount(merged)
-    with (journaled.upper / "base").open("r+b") as file:
-        fallocate(file.fileno(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 8192)
-    journaled.mount()
-    assert (merged / "base").read_bytes() == b"b" * 10_000 + b"added"
-    mounts.unmount(merged)
-    eventually(journaled.ended, what="the end of the process")
