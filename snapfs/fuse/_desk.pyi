@@ -39,7 +39,7 @@ class Desk:
     takes_names: bool
     """Files may be made and removed there, now."""
     copies_wait: bool
-    """A copy has to be durable before it is seen, so that lower files are left to Python."""
+    """A copy's data has to be durable before it is seen: lower files are left to Python."""
     leaves_forgets: bool
     """A FORGET may be late: Python decides what it takes back of a file without a node."""
     counts_all: bool

@@ -51,6 +51,13 @@ def set_times(fd: int, path: bytes, atime_ns: int | None, mtime_ns: int | None, 
 def set_times_of(fd: int, atime_ns: int | None, mtime_ns: int | None, /) -> None:
     """Set the times of an open file; None leaves a time as it is."""
 
+def is_being_written(fd: int, /) -> bool:
+    """Whether anybody has a file open for writing, or mapped so; `fd` is open for reading only.
+
+    The kernel grants a read lease only when there is nobody (fcntl(2), F_SETLEASE). Its process
+    must ignore SIGIO, which tells of somebody who opens the file in that moment.
+    """
+
 def copy_data(source: int, target: int, size_bytes: int, /) -> bool:
     """Copy a file's data, holes as holes; share it where the file system can, and return whether
     it does."""

@@ -254,6 +254,7 @@ def _comes(check: Callable[[], bool], timeout_s: float = 30.0) -> bool:
         if time.monotonic() > end_s:
             return False
         drop_dentries()
+        time.sleep(0.1)
     return True
 
 

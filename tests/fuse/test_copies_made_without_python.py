@@ -256,8 +256,12 @@ def test_frozen_tree_takes_no_copy(house: House, tree: Tree) -> None:
     if not child:
         os.chown(tree / "d/file5", 1000, 1000)
         os._exit(0)
-    assert not (tree.upper / "d/file5").exists()
-    house.lane.thaw(tree.id)
+    try:
+        wait = Path(f"/proc/{child}/wchan")
+        eventually(lambda: wait.read_text() == "request_wait_answer", what="the request")
+        assert not (tree.upper / "d/file5").exists()
+    finally:
+        house.lane.thaw(tree.id)
     assert os.waitpid(child, 0)[1] == 0
     assert (tree.upper / "d/file5").stat().st_uid == 1000
 

@@ -115,6 +115,20 @@ def test_content_is_cloned_where_the_file_system_can(tmp_path: Path, reflink_fs:
     tree.close()
 
 
+def test_a_clone_is_no_longer_than_its_file(tmp_path: Path, reflink_fs: Path) -> None:
+    content = os.urandom(100_000)
+    base = make_layer(reflink_fs / "base", {"f": content})
+    layer = make_layer(reflink_fs / "layer", {"f": b""})
+    os.truncate(layer / "f", 50_000)
+    os.setxattr(layer / "f", "trusted.overlay.metacopy", b"")
+    for name in ("upper", "work"):
+        (reflink_fs / name).mkdir()
+    tree = Tree(TreeSpec(1, (layer, base), reflink_fs / "upper", reflink_fs / "work"))
+    os.close(tree.open(tree.lookup(tree.root, b"f"), os.O_RDWR))
+    assert (reflink_fs / "upper/f").read_bytes() == content[:50_000]
+    tree.close()
+
+
 def test_a_truncating_open_copies_no_data(stack: Build) -> None:
     tree = stack({"f": os.urandom(4096)})
     node = tree.node("f")

@@ -2,7 +2,8 @@
  * goes on with its copy. See desk.h, overlay/copyup.py.
  *
  * What has no node has its only name where the lower layers have it, and nobody has it open but who
- * reads it here. Only small files are copied, whose data is in memory and may be made durable later.
+ * reads it here. Only small files are copied, whose data is in memory and may be made durable later,
+ * and links, which have none.
  */
 #define _GNU_SOURCE
 #include "../../overlay/copies_src/copies.h"
@@ -174,9 +175,11 @@ static int copy(Desk *desk, uint64_t ino, Copy *it)
 void desk_copy_up(Desk *desk, uint64_t ino)
 {
     Copy it;
-    if (!desk->takes_names || desk->copies_wait || desk->keeps_in < 0 || (ino & LOW_MASK) >> MAIN_BITS)
+    if (!desk->takes_names || desk->keeps_in < 0 || (ino & LOW_MASK) >> MAIN_BITS)
         return;
-    if (!find_site(desk, ino, &it) || !hot->may_tell() || hot->find(ino) || !copy(desk, ino, &it))
+    if (!find_site(desk, ino, &it) || (desk->copies_wait && !it.is_link))
+        return;
+    if (!hot->may_tell() || hot->find(ino) || !copy(desk, ino, &it))
         return;
     kept_drop(ino); /* who reads on reads the copy */
     hot->note(it.site.parent, &it.site.before);

@@ -51,7 +51,7 @@ typedef struct {
     char passes_upper; /* files of the upper layer may be read past us */
     char takes_writers; /* ... and written, now */
     char takes_names;   /* ... and made, and removed */
-    char copies_wait;   /* a copy has to be durable before it is seen */
+    char copies_wait;   /* the data of a copy has to be durable before it is seen */
     char leaves_forgets; /* a FORGET may be late: Python decides what it takes back */
     char counts_all;     /* all lookups are counted: there was no worker before */
     int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */

@@ -96,7 +96,7 @@ int copy_content(int source, const char *content, int target, off_t size_bytes, 
         return 0;
     if (!ioctl(target, FICLONE, source)) {
         *cloned = true;
-        return 0;
+        return ftruncate(target, size_bytes); /* the file whose data it is may be longer */
     }
     if (!cannot_share(errno))
         return -1;
