@@ -16,12 +16,10 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
-from snapfs.model import Usage
-from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
 from tests.support.overlay.census import differences, of_mount
-from tests.support.past_python import without_python
+from tests.support.past_python import assert_usage_is_a_walk, begun, listed, without_python
 from tests.support.unsynced_worker import workers_leave_syncing
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
@@ -75,28 +73,6 @@ def tree(house: House) -> Tree:
 
 def changes(house: House, count: int) -> AbstractContextManager[None]:
     return without_python(house, "SETATTR", count)
-
-
-def listed(directory: Path) -> dict[str, os.stat_result]:
-    """List a directory, so that the kernel knows what is in it."""
-    with os.scandir(directory) as entries:
-        return {it.name: it.stat(follow_symlinks=False) for it in entries}
-
-
-def begun(directory: Path, first: str) -> dict[str, os.stat_result]:
-    """Let Python copy the first file of a directory up."""
-    found = listed(directory)
-    (directory / first).chmod(found[first].st_mode & 0o7777)
-    return found
-
-
-def assert_usage_is_a_walk(house: House, tree: Tree) -> None:
-    def ask() -> Usage | None:
-        list(tree.path.iterdir())
-        return house.lane.usage(tree.id)
-
-    os.sync()  # blocks move when they are written
-    assert eventually(ask, what="a count") == measure(tree.upper)
 
 
 def test_copies_are_like_their_files_but_for_the_change(house: House, tree: Tree) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from snapfs.fuse.modes import Mode
 from tests.support.lanes import House, Tree, drop_dentries
-from tests.support.past_python import without_python
+from tests.support.past_python import assert_usage_is_a_walk, begun, without_python
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -32,9 +32,7 @@ def tree(house: House) -> Tree:
 
 def test_owners_of_links(house: House, tree: Tree) -> None:
     directory = tree / "d"
-    with os.scandir(directory) as entries:
-        before = {it.name: it.stat(follow_symlinks=False) for it in entries}
-    os.chown(directory / "file", 5, 5)  # Python's: the directory has no copies yet
+    before = begun(directory, "file")
     with without_python(house, "SETATTR", LINKS):
         for number in range(LINKS):
             os.chown(directory / f"link{number}", 1000, 1001, follow_symlinks=False)
@@ -50,3 +48,4 @@ def test_owners_of_links(house: House, tree: Tree) -> None:
     with without_python(house, "SETATTR", 0):
         os.chown(directory / "other", 6, 6)
     assert (directory / "other").read_bytes() == b"data"
+    assert_usage_is_a_walk(house, tree)

@@ -16,12 +16,16 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
-from snapfs.model import Usage
 from snapfs.snapshots.quota import INODES_LABEL
-from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
-from tests.support.past_python import fill, fresh, kept, without_python
+from tests.support.past_python import (
+    assert_usage_is_a_walk,
+    fill,
+    fresh,
+    kept,
+    without_python,
+)
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -51,15 +55,6 @@ def removes(house: House, count: int) -> AbstractContextManager[None]:
 
 def moves(house: House, count: int) -> AbstractContextManager[None]:
     return past_python(house, "RENAME", count)
-
-
-def assert_usage_is_a_walk(house: House, tree: Tree) -> None:
-    def ask() -> Usage | None:
-        list(tree.path.iterdir())
-        return house.lane.usage(tree.id)
-
-    os.sync()  # blocks move when they are written
-    assert eventually(ask, what="a count") == measure(tree.upper)
 
 
 def test_files_get_their_names_as_git_gives_them(house: House, tree: Tree) -> None:

@@ -13,12 +13,18 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
-from snapfs.model import Usage
 from snapfs.snapshots.quota import INODES_LABEL
 from snapfs.snapshots.usage import measure
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
-from tests.support.past_python import end_of_opens, fill, fresh, kept, without_python
+from tests.support.past_python import (
+    assert_usage_is_a_walk,
+    end_of_opens,
+    fill,
+    fresh,
+    kept,
+    without_python,
+)
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
@@ -42,18 +48,6 @@ def tree(house: House) -> Tree:
 
 def removes(house: House, count: int, operation: str = "UNLINK") -> AbstractContextManager[None]:
     return without_python(house, operation, count)
-
-
-def assert_usage_is_a_walk(house: House, tree: Tree) -> None:
-    """The kernel may let go of the tree at any time: it is then opened and counted again."""
-
-    def ask() -> Usage | None:
-        list(tree.path.iterdir())
-        return house.lane.usage(tree.id)
-
-    os.sync()  # blocks move when they are written
-    said = eventually(ask, what="a count")
-    assert said == measure(tree.upper)
 
 
 def test_file_is_gone_and_what_was_kept_of_it_follows(house: House, tree: Tree) -> None:
