@@ -43,11 +43,18 @@ class Environment:
     """An open environment; `read` and `write` begin transactions on it."""
 
     def __init__(
-        self, path: Path, key: tuple[int, int], *, readonly: bool, map_size_bytes: int
+        self,
+        path: Path,
+        key: tuple[int, int],
+        table: tuple[int, int] | None,
+        *,
+        readonly: bool,
+        map_size_bytes: int,
     ) -> None:
         self.path = path
         self.readonly = readonly
         self._key = key
+        self._table = table
         self._gate = threading.Condition()
         self._views = 0
         self._resizing = False
@@ -89,15 +96,21 @@ class Environment:
 
     @classmethod
     def acquire(cls, path: Path, *, readonly: bool, map_size_bytes: int = 0) -> Environment:
-        """Open the sound store in `path`, which is not open here; end it with `release`."""
+        """Open the sound store in `path`, which is not open here; end it with `release`.
+
+        Raises FailedPrecondition for reading where there is a writer and no reader table: the
+        writer has another one, in which it would not find the reader.
+        """
         with faults.translated(path), opening:
             key = _identity(path)
+            table = None
             if readonly:
+                _refuse_second_table(path)
                 with suppress(OSError):  # LMDB finds out what may not be done, and says it
                     readertable.settle(path)
             else:
-                readertable.reserve(path)
-            environment = cls(path, key, readonly=readonly, map_size_bytes=map_size_bytes)
+                table = readertable.reserve(path)
+            environment = cls(path, key, table, readonly=readonly, map_size_bytes=map_size_bytes)
             _open_here[key] = environment
             return environment
 
@@ -122,6 +135,15 @@ class Environment:
     def readers(self) -> int:
         """Slots of the reader table that are or were in use, over all processes."""
         return self._env.info()["num_readers"]
+
+    @property
+    def has_second_table(self) -> bool:
+        """Say whether who begins to read now is entered in another reader table than this one.
+
+        A write transaction would then use pages again that are being read. Only for the writer.
+        """
+        with faults.translated(self.path):
+            return readertable.identity(self.path) not in (None, self._table)
 
     def begin_read(self) -> Txn:
         """Begin a read transaction; end it with `end_read`. It counts as a view until then.
@@ -231,6 +253,15 @@ def _open(path: Path, readonly: bool, map_size_bytes: int) -> lmdb.Environment:
         max_dbs=len(Sub),
         max_spare_txns=1,
         lib_version=0,
+    )
+
+
+def _refuse_second_table(path: Path) -> None:
+    if lock.is_read_only(path) or not lock.is_held(path) or readertable.identity(path) is not None:
+        return
+    raise FailedPrecondition(
+        f"store {path} is in use and its reader table {path / readertable.FILE_NAME} is not there; "
+        "if it just starts, try again; else stop all that uses it, and start that again"
     )
 
 

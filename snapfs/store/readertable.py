@@ -36,11 +36,11 @@ _PLACEHOLDER_INO = 2
 """Of what a snapshot has in place of a subvolume in it: a directory that takes no files."""
 
 
-def reserve(path: Path) -> None:
+def reserve(path: Path) -> tuple[int, int]:
     """Give the table of the store in `path` place and blocks; OSError when the disk is full.
 
-    A table that is there is left where it is, as others may have it open; one that has its blocks
-    is left alone: xfs would refuse on a full disk.
+    Returns what `identity` does. A table that is there is left where it is, as others may have it
+    open; one that has its blocks is left alone: xfs would refuse on a full disk.
 
     Call it only while this process has no environment open there: closing the file would end
     LMDB's own locks on it (fcntl(2), POSIX locks).
@@ -51,8 +51,18 @@ def reserve(path: Path) -> None:
         found = os.fstat(fd)
         if min(found.st_size, found.st_blocks * _BLOCK_BYTES) < FILE_BYTES:
             os.posix_fallocate(fd, 0, FILE_BYTES)
+        return found.st_dev, found.st_ino
     finally:
         os.close(fd)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and inode of the table of the store in `path`; None when it has none."""
+    try:
+        found = (path / FILE_NAME).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def settle(path: Path) -> None:

@@ -137,7 +137,7 @@ class Writer:
                 refusal = refusal or self._grow()
             except lmdb.Error as error:
                 refusal = self._judge(error)
-            except SnapfsError as error:  # what the core itself reads is damaged
+            except SnapfsError as error:  # damage where the core itself reads, a second table
                 return [(request, None, error) for request in group]
             if refusal is None:
                 continue
@@ -147,6 +147,7 @@ class Writer:
 
     def _attempt(self, group: list[Request[Any]]) -> list[_Outcome]:
         """Run the group in one transaction and commit it durably; raise lmdb.Error if it fails."""
+        self._refuse_second_table()
         outcomes: list[_Outcome] = []
         changes: list[Change] = []
         proposals: list[Change] = []
@@ -263,6 +264,17 @@ class Writer:
             )
             _log.error("store.broken", path=str(self._environment.path), error=str(error))
         return refusal
+
+    def _refuse_second_table(self) -> None:
+        """End the updates when there may be readers of whom this writer does not know."""
+        path = self._environment.path
+        if self._environment.has_second_table:
+            self._broken = Unavailable(
+                f"store {path} takes no updates since its reader table was replaced while it was "
+                "in use; stop all that uses it, and start that again"
+            )
+            _log.error("store.second_reader_table", path=str(path))
+            raise self._broken
 
     def _clear_stale_readers(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -105,6 +106,45 @@ def test_readers_in_the_writers_process_share_its_map(path: Path) -> None:
     second.close()
     assert environment._open_here == {}
     Store.open(path, TABLES).close()
+
+
+def test_reader_makes_no_second_table_beside_a_writer(path: Path) -> None:
+    table = path / "lock.mdb"
+    with Store.open(path, TABLES) as store:
+        store.update(lambda tx: tx.create(DOCS, SCOPE, "a", Doc()))
+        table.unlink()
+        refused = child("read", str(path), stderr=subprocess.PIPE)
+        _, said = refused.communicate("", timeout=20)
+        assert "FailedPrecondition" in said
+        assert "its reader table" in said
+        assert not table.exists()
+        store.update(lambda tx: tx.create(DOCS, SCOPE, "b", Doc()))
+    with ReadStore.open(path, TABLES) as reader, reader.view() as tx:
+        assert [row.name for row in tx.rows(DOCS, SCOPE)] == ["a", "b"]
+
+
+@pytest.mark.logs("store.second_reader_table")
+def test_writer_ends_its_updates_when_readers_have_another_table(path: Path) -> None:
+    """Else it would use pages again that they read, as it cannot find them in its own."""
+    table = path / "lock.mdb"
+    with Store.open(path, TABLES) as store:
+        store.update(lambda tx: tx.create(DOCS, SCOPE, "a", Doc("x" * 1000)))
+        table.unlink()
+        table.touch()
+        with child("read", str(path)) as reader:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            for _ in range(3):
+                with pytest.raises(Unavailable, match="its reader table was replaced"):
+                    store.update(lambda tx: tx.create(DOCS, SCOPE, "b", Doc()))
+                print("look", file=reader.stdin, flush=True)
+                assert reader.stdout.readline() == "1 1\n"
+            reader.stdin.close()
+            assert reader.wait(20) == 0
+        with store.view() as tx:
+            assert tx.get(DOCS, SCOPE, "b") is None
+    with Store.open(path, TABLES) as store:
+        store.update(lambda tx: tx.create(DOCS, SCOPE, "b", Doc()))
 
 
 def test_slots_of_dead_readers_are_freed_at_open(path: Path) -> None:
