@@ -14,7 +14,7 @@ from typing import TypeAlias
 import lmdb
 
 from snapfs.model import FailedPrecondition
-from snapfs.store import faults, schema
+from snapfs.store import faults, readertable, schema
 from snapfs.store.environment import Txn
 from snapfs.store.schema import Sub
 
@@ -51,6 +51,7 @@ def run(
 
 
 def _migrate(path: Path, map_size_bytes: int, steps: list[Step], target: int) -> None:
+    readertable.reserve(path)
     env = lmdb.open(str(path), map_size=map_size_bytes, create=False, max_dbs=_MAX_DBS)
     try:
         while True:

@@ -73,9 +73,7 @@ def settle(path: Path) -> None:
     name, apart = path / FILE_NAME, path / APART
     if name.exists() or (os.path.lexists(name) and not name.is_symlink()):
         return
-    with suppress(FileNotFoundError):
-        if apart.stat().st_ino == _PLACEHOLDER_INO:
-            apart.rmdir()
+    _remove_placeholder(apart)
     if not _make_subvolume(apart):
         if not name.is_symlink():
             return
@@ -83,6 +81,23 @@ def settle(path: Path) -> None:
     space.write_in_place(apart)
     with suppress(FileExistsError):
         name.symlink_to(f"{APART}/{FILE_NAME}")
+
+
+def _remove_placeholder(apart: Path) -> None:
+    """Remove what a snapshot has in place of the subvolume, one process at a time.
+
+    rmdir(2) takes an empty subvolume as well: what was seen to be the former must be so still.
+    """
+    with suppress(FileNotFoundError):
+        if apart.stat().st_ino != _PLACEHOLDER_INO:
+            return
+        fd = os.open(apart.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if apart.stat().st_ino == _PLACEHOLDER_INO:
+                apart.rmdir()
+        finally:
+            os.close(fd)
 
 
 def _make_subvolume(path: Path) -> bool:

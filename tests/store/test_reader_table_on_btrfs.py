@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
-from snapfs.store import ReadStore, Store
+from snapfs.model import FailedPrecondition, Unavailable
+from snapfs.store import ReadStore, Store, migrations, readertable
 from tests.store.kit import DOCS, SCOPE, TABLES, Doc
 from tests.support.overlay.kernel import image_fs
 
@@ -65,6 +67,35 @@ def test_a_snapshot_of_the_subvolume_is_a_whole_store(
         assert names(other) == ["first", "there"]
 
 
+def test_a_snapshot_is_migrated(around: Path) -> None:
+    subvolume("snapshot", around, around.parent / "copy")
+    copy = around.parent / "copy" / "store"
+    migrations.run(copy, 1, 1 << 20, steps={1: lambda *_: None}, target=2)
+    with pytest.raises(FailedPrecondition, match="of format 2"):
+        Store.open(copy, TABLES)
+
+
+def test_two_who_make_the_table_of_a_snapshot_at_once_make_one(
+    around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One comes after the other has seen the placeholder, and before that one removes it."""
+    subvolume("snapshot", around, around.parent / "copy")
+    store = around.parent / "copy" / "store"
+    remove = Path.rmdir
+    with ThreadPoolExecutor() as pool:
+        others: list[Future[tuple[int, int]]] = []
+
+        def remove_later(path: Path) -> None:
+            if not others:
+                others.append(pool.submit(readertable.reserve, store))
+                wait(others, timeout=0.5)  # it does not end where it is kept out until we are done
+            remove(path)
+
+        monkeypatch.setattr(Path, "rmdir", remove_later)
+        mine = readertable.reserve(store)
+        assert others[0].result(20) == mine == readertable.identity(store)
+
+
 def test_a_read_only_snapshot_can_be_read(around: Path) -> None:
     copy = around.parent / "copy"
     subvolume("snapshot", "-r", around, copy)
@@ -99,3 +130,19 @@ def test_a_table_that_is_there_stays_where_it_is(around: Path) -> None:
     with Store.open(store, TABLES) as opened:
         assert names(opened) == ["first", "second"]
     assert (store / "lock.mdb").is_symlink()
+
+
+@pytest.mark.logs("store.second_reader_table")
+def test_a_writer_knows_its_table_from_one_in_a_new_subvolume(around: Path) -> None:
+    path = around / "store"
+    with Store.open(path, TABLES) as store:
+        shutil.rmtree(path / "readers")
+        add(store, "second")
+        readertable.settle(path)
+        (path / "lock.mdb").touch()
+        with pytest.raises(Unavailable, match="its reader table was replaced"):
+            add(store, "third")
+        assert names(store) == ["first", "second"]
+    with Store.open(path, TABLES) as store:
+        add(store, "third")
+        assert names(store) == ["first", "second", "third"]
