@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -146,3 +147,16 @@ def test_a_writer_knows_its_table_from_one_in_a_new_subvolume(around: Path) -> N
     with Store.open(path, TABLES) as store:
         add(store, "third")
         assert names(store) == ["first", "second", "third"]
+
+
+def test_a_subvolume_is_deleted_with_the_tables_first_and_its_snapshots_as_they_are(
+    around: Path,
+) -> None:
+    subvolume("snapshot", around, around.parent / "copy")
+    with pytest.raises(subprocess.CalledProcessError):
+        subvolume("delete", around)
+    with Store.open(around / "store", TABLES) as store:
+        assert names(store) == ["first"]
+    subvolume("delete", around / "store" / "readers", around)
+    subvolume("delete", around.parent / "copy")
+    assert os.listdir(around.parent) == []
