@@ -52,6 +52,8 @@ class Exchanging(Closing):
 
     def _make_link(self) -> None:
         with refusing(f"make {self._link}"):
+            if self._link.is_symlink() and self._link.readlink() == self._server.address:
+                return  # one killed before left it; to make it anew takes room
             self._link.unlink(missing_ok=True)
             self._link.symlink_to(self._server.address)
 
