@@ -80,7 +80,7 @@ class Operations:
     def once(self) -> Noting:
         return Noting(None, 0)
 
-    def remember(self, node: object) -> None:
+    def remember_nameless(self, node: object) -> None:
         self.known += 1
 
     def forget(self, ino: int, count: int) -> None:
