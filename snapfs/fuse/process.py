@@ -189,7 +189,7 @@ class WorkerProcess:
             if unless.is_set():
                 raise Unavailable(f"worker {self.pid} is not needed any more")
             waited_s = time.monotonic() - began_s
-            if not _left(deadline_s) or progress.stands_still_s() > still_s:
+            if not _left(deadline_s) or progress.stands_still(still_s):
                 log.error("worker.not_ready", **self._late(waited_s))
                 raise DeadlineExceeded(f"worker {self.pid} is not ready in time")
             if waited_s > told_s:

@@ -9,9 +9,16 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 LOADING_NS = 10 * 10**9
 """Of processor time: more than a process takes to begin. What takes more and never waits loops."""
+WORKING_NS = 5 * 10**8
+"""Of processor time: more than a process takes that only looks, again and again, whether it may go
+on, as a thread does that waits for the interpreter's lock."""
+UNSEEN = 3
+"""How many times as long a process may wait, for one thing after another, with nothing to show for
+it: a page that another process is reading from the disk is counted for that one only."""
 SHOWN_CALLS = 8
 """Innermost functions of the kernel that are shown."""
 
@@ -22,22 +29,37 @@ def tell_step(step: str) -> None:
         Path("/proc/self/comm").write_text(step)
 
 
+class _Counts(NamedTuple):
+    waits: int
+    """For something, which it has got."""
+    processor_ns: int
+    shown: tuple[str, str, str]
+    """What leads to an end: the step, what was read from disks, what the first touch of pages read
+    from there."""
+
+
 class Progress:
     """Whether a process gets on, from one look to the next."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._seen = _counts(pid)
-        self._moved_s = time.monotonic()
+        self._worked_ns = self._seen.processor_ns
+        self._moved_s = self._showed_s = time.monotonic()
 
-    def stands_still_s(self) -> float:
-        """Look, and return for how many seconds it has done nothing that leads to an end."""
-        seen = waits, processor_ns = _counts(self._pid)
-        loads = processor_ns != self._seen[1] and processor_ns < LOADING_NS
-        if waits != self._seen[0] or loads:
-            self._moved_s = time.monotonic()
+    def stands_still(self, still_s: float) -> bool:
+        """Look, and say whether it has done nothing for so long, or for `UNSEEN` times as long
+        nothing that leads to an end."""
+        seen, now_s = _counts(self._pid), time.monotonic()
+        ran = seen.processor_ns != self._seen.processor_ns and seen.processor_ns < LOADING_NS
+        if ran or seen.waits != self._seen.waits:
+            self._moved_s = now_s
+        worked = ran and seen.processor_ns - self._worked_ns > WORKING_NS
+        if worked or seen.shown != self._seen.shown:
+            self._moved_s = self._showed_s = now_s
+            self._worked_ns = seen.processor_ns
         self._seen = seen
-        return time.monotonic() - self._moved_s
+        return now_s - self._moved_s > still_s or now_s - self._showed_s > UNSEEN * still_s
 
 
 def describe(pid: int) -> dict[str, object]:
@@ -55,10 +77,12 @@ def describe(pid: int) -> dict[str, object]:
     return {name: value for name, value in told.items() if value != ""}
 
 
-def _counts(pid: int) -> tuple[int, int]:
-    """Return how often it has waited for something, and the processor time that it has had."""
+def _counts(pid: int) -> _Counts:
     waits = _field(_read(pid, "status"), "voluntary_ctxt_switches")
-    return int(waits or 0), _times(pid)[0]
+    # Field 12 of proc_pid_stat(5); the name before them may hold blanks.
+    faults = [*_read(pid, "stat").rpartition(") ")[2].split(), *[""] * 10][9]
+    read = _field(_read(pid, "io"), "read_bytes")
+    return _Counts(int(waits or 0), _times(pid)[0], (_read(pid, "comm"), read, faults))
 
 
 def _times(pid: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from snapfs.fuse import process, supervisor
+from snapfs.fuse import process, progress, supervisor
 from tests.support.daemon import eventually, processes_below
 from tests.support.lanes import House
 
@@ -29,20 +29,42 @@ Line: TypeAlias = dict[str, Any]
 
 STILL_S = 2.0
 """In place of `READY_TIMEOUT_S`."""
+STUCK_S = STILL_S * progress.UNSEEN
+"""For one that moves, with nothing to show for it."""
 LOADS_SLOWLY = """
-import sys, time
+import os, sys, time
 
 if "snapfs.fuse.workerstart" in sys.orig_argv:
-    for _ in range(200):
-        time.sleep(0.03)
+    began_s = time.monotonic()
+    with open({code!r}, "rb", buffering=0) as code:
+        while time.monotonic() < began_s + {seconds}:
+            os.posix_fadvise(code.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            code.seek(0)
+            code.read(4096)
+            time.sleep(0.1)
 """
 """A sitecustomize: as where each file of the code comes late from the disk."""
+IN_ONE_WORKER = """
+import contextlib, ctypes, os, sys, threading
+
+if "snapfs.fuse.workerstart" in sys.orig_argv:
+    with contextlib.suppress(FileNotFoundError):
+        os.rename({marker!r}, f"{{{marker!r}}}.{{os.getpid()}}")
+        {act}
+"""
+"""A sitecustomize; the next worker is whole."""
+HANGS = {
+    # CPython's main thread asks for its lock every 5 ms.
+    "holds the lock": "threading.Thread(target=ctypes.PyDLL(None).sleep, args=(1000,)).start()",
+    "uses the processor": "while True: pass",
+}
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "READY_TIMEOUT_S", STILL_S)
     monkeypatch.setattr(process, "TELL_EVERY_S", STILL_S)
+    monkeypatch.setattr(progress, "LOADING_NS", 2 * 10**9)
 
 
 def fill(layer: Path) -> None:
@@ -56,11 +78,12 @@ def test_worker_whose_code_comes_late_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tree = own_house.active(fill)
-    (tmp_path / "sitecustomize.py").write_text(LOADS_SLOWLY)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code = tmp_path / "code"
+    code.write_bytes(b"#" * 4096)
+    os.sync()  # only then the kernel lets go of it
+    customize(monkeypatch, tmp_path, LOADS_SLOWLY.format(code=str(code), seconds=1.5 * STUCK_S))
     caplog.set_level("INFO")
-    for pid in processes_below(own_house.base):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(own_house.base)
     assert (tree / "file").read_text() == "lower"
     own_house.worker()
     assert own_house.lane.status().restarts == 1
@@ -85,6 +108,39 @@ def test_worker_that_stands_still_is_ended_and_the_log_says_where_it_stood(
     assert line["state"] == "T (stopped)"
     assert line["waits_in"].startswith("do_signal_stop")
     assert line["processor_s"] > 0
+
+
+@pytest.mark.parametrize("act", HANGS.values(), ids=HANGS)
+def test_worker_that_moves_without_end_and_gets_nowhere_is_ended(
+    own_house: House,
+    act: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tree = own_house.active(fill)
+    marker = tmp_path / "hangs"
+    marker.touch()
+    customize(monkeypatch, tmp_path, IN_ONE_WORKER.format(marker=str(marker), act=act))
+    kill_all(own_house.base)
+    assert (tree / "file").read_text() == "lower"
+    own_house.worker()
+    (hung,) = (int(it.suffix[1:]) for it in tmp_path.glob("hangs.*"))
+    (line,) = (it for it in lines(caplog) if it["event"] == "worker.not_ready")
+    assert line["pid"] == hung
+    assert line["waited_s"] < supervisor.MOST_READY_S / 2  # as one that gets on would have
+
+
+def customize(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> None:
+    """Have each further worker begin with some code."""
+    (directory / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(directory))
+
+
+def kill_all(base: Path) -> None:
+    """Kill the worker, and the one at hand."""
+    for pid in processes_below(base):
+        os.kill(pid, signal.SIGKILL)
 
 
 def at_hand(base: Path) -> int | None:
