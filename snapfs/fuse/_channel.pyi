@@ -68,6 +68,9 @@ class Opened:
 
 # The fast lane; snapfs.fuse.hot explains.
 
+def hot_ended() -> int:
+    """Files that came and went there, of which Python heard only that."""
+
 def hot_figures() -> dict[int, int]:
     """Requests that were answered, by opcode."""
 

@@ -207,6 +207,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """Files that the kernel reads and writes by itself, or may at the next open."""
     answered: dict[str, int] = {}
     """Requests that the fast lane answered, by the name of their operation."""
+    ended: int = 0
+    """Files that came and went there before Python made a node of them."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):

@@ -139,6 +139,10 @@ class Hot:
         found = {} if self._library is None else self._library.hot_figures()
         return {channel.Opcode(code).name: count for code, count in found.items()}
 
+    def ended(self) -> int:
+        """Return how many files have come and gone since the session began, without a node."""
+        return 0 if self._library is None else self._library.hot_ended()
+
 
 def _ignore(happening: Happening) -> None:
     pass

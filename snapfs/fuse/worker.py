@@ -293,6 +293,7 @@ class Worker:
             features={it.name: it.reason for it in (*self._features, operations.hot.feature)},
             backing=0 if self._forest.backing is None else len(self._forest.backing),
             answered=dict(operations.hot.answered()),
+            ended=operations.hot.ended(),
         )
 
 

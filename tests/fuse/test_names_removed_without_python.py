@@ -7,7 +7,8 @@ import os
 import random
 import signal
 import subprocess
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ pytestmark = [pytest.mark.fuse, pytest.mark.root]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 DEADLINE_S = 20.0
+TURNS = 10
+READ_US = 400_000
+"""For each part of a directory to be read: what is done meanwhile takes less."""
 CANNOT_BE = {
     errno.ENOENT,
     errno.EEXIST,
@@ -330,6 +334,7 @@ def test_removals_that_python_had_not_heard_of_when_the_worker_died_hold(own_hou
 def test_file_that_comes_and_goes_leaves_nothing(house: House, tree: Tree) -> None:
     """Nothing asks Python in between, so it hears of each as little as can be."""
     directory = fresh(tree, "new")
+    before = house.worker().ended
     with removes(house, 60):
         for number in range(20):
             file, other = directory / f"{number}", directory / f"other{number}"
@@ -344,6 +349,7 @@ def test_file_that_comes_and_goes_leaves_nothing(house: House, tree: Tree) -> No
             (directory / "link").symlink_to("nowhere")
             (directory / "link").unlink()
     assert os.listdir(directory) == os.listdir(tree.upper / "new") == []
+    assert house.worker().ended > before
     eventually(lambda: not kept(tree), what="the end of what was kept")
     assert_usage_is_a_walk(house, tree)
     for number in range(20):  # whatever numbers these get
@@ -388,6 +394,83 @@ def test_files_that_come_and_go_while_the_tree_is_counted_are_not_counted(house:
     for above in ("1", "7", "13"):
         (tree / above / "new").unlink(missing_ok=True)
     assert_usage_is_a_walk(house, tree)
+
+
+def test_file_that_a_count_has_seen_and_that_is_gone_is_not_counted(
+    house: House, tree: Tree, tmp_path: Path
+) -> None:
+    directory = tree / "new"
+    directory.mkdir()
+    calls = tmp_path / "calls"
+
+    def has_done(call: str) -> bool:
+        return call in calls.read_text()
+
+    for _ in range(TURNS):  # Python may hear of the file before it goes
+        before = house.worker().ended
+        close(house, tree)
+        with reading_slowly(house, tree.upper / "new", calls):
+            assert not (directory / "absent").exists()  # the tree is opened, and counted
+            eventually(lambda: has_done("F_DUPFD"), what="a look into the directory")
+            (directory / "link").symlink_to("nowhere")
+            eventually(lambda: has_done('"link"'), what="a look at the link")
+            (directory / "link").unlink()
+        assert_usage_is_a_walk(house, tree)
+        if house.worker().ended > before:
+            return
+    pytest.fail("Python heard of each")
+
+
+def close(house: House, tree: Tree) -> None:
+    """Have the kernel let go of a tree."""
+
+    def is_closed() -> bool:
+        drop_dentries()
+        return tree.id not in house.worker().trees
+
+    eventually(is_closed, what="the end of the tree")
+
+
+@contextmanager
+def reading_slowly(house: House, directory: Path, calls: Path) -> Iterator[None]:
+    """Each part of a directory comes late to who reads it in the worker; `calls` says how far that
+    is."""
+    slow = subprocess.Popen(
+        ["strace", "-f", "-p", str(house.worker().pid), "-o", calls, "-P", directory,
+         "-e", "trace=fcntl,newfstatat,getdents64",
+         "-e", f"inject=getdents64:delay_enter={READ_US}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        assert slow.stderr is not None
+        while "attached" not in (line := slow.stderr.readline()):
+            assert line, "strace has ended"
+        yield
+    finally:
+        slow.terminate()
+        slow.communicate(timeout=DEADLINE_S)
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_file_that_comes_and_goes_after_a_worker_died_is_left_to_python(own_house: House) -> None:
+    """A FORGET may take back what an earlier worker counted."""
+    tree = own_house.active(fill)
+    come_and_go(fresh(tree, "first"))
+    assert own_house.worker().ended > 0
+    own_house.kill_worker()
+    directory = fresh(tree, "second")
+    with removes(own_house, 20):
+        come_and_go(directory)
+    assert own_house.worker().ended == 0
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+    assert_usage_is_a_walk(own_house, tree)
+
+
+def come_and_go(directory: Path) -> None:
+    for number in range(20):
+        (directory / f"{number}").symlink_to("nowhere")
+        (directory / f"{number}").unlink()
 
 
 @pytest.mark.logs("lane.worker_died", "lane.worker_restarted")

@@ -24,6 +24,7 @@ static uint16_t earlier[MOST_EVENTS]; /* ... and behind the one before each */
 static char bytes[MOST_NAME_BYTES];
 static size_t bytes_end;
 static int64_t due_ms = -1;
+static uint64_t ended;
 static uint64_t noted[NOTED]; /* nodes of which Python will hear already, some of them */
 
 static_assert(MOST_EVENTS <= UINT16_MAX, "places fit");
@@ -39,6 +40,7 @@ void events_reset(void)
 {
     empty();
     memset(noted, 0, sizeof(noted));
+    ended = 0;
 }
 
 bool events_any(void)
@@ -189,4 +191,10 @@ void events_end(uint64_t nodeid, uint64_t lookups)
             event->kind = EVENT_NONE;
     made->kind = EVENT_PASSED;
     made->length = 0;
+    ended++;
+}
+
+uint64_t events_ended(void)
+{
+    return ended;
 }

@@ -152,6 +152,8 @@ void events_tell(const struct hot_event *event);
 bool events_tell_forgotten(uint64_t nodeid, uint64_t lookups);
 bool events_may_end(uint64_t nodeid, uint64_t lookups);
 void events_end(uint64_t nodeid, uint64_t lookups);
+/* How many files have come and gone since the session began, with nothing left to do for Python. */
+uint64_t events_ended(void);
 /* Add one without a name, for which there is room; the second with what a file was. */
 void events_add(const struct hot_event *event);
 void events_add_stat(enum hot_event_kind kind, uint64_t nodeid, const struct stat *before);

@@ -26,6 +26,13 @@ static PyObject *figures(PyObject *module, PyObject *unused)
     return by_opcode;
 }
 
+static PyObject *ended(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(events_ended());
+}
+
 static PyObject *passing; /* the Opened whose table passes.c uses; NULL when it uses none */
 static PyObject *listener; /* called when events.c has something to tell */
 static Py_buffer record;   /* that passes.c notes the request in hand in */
@@ -152,6 +159,7 @@ static PyObject *summed(PyObject *module, PyObject *arguments)
 PyMethodDef hot_methods[] = {
     {"summed", summed, METH_VARARGS, NULL},
     {"hot_figures", figures, METH_NOARGS, NULL},
+    {"hot_ended", ended, METH_NOARGS, NULL},
     {"hot_start", start, METH_VARARGS, NULL},
     {"hot_allow_passing", allow_passing, METH_O, NULL},
     {"hot_events", events, METH_NOARGS, NULL},
