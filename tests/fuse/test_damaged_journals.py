@@ -323,6 +323,46 @@ def test_every_flipped_bit_of_a_number_in_the_places_is_found_or_leaves_all_of_t
         os.close(fd)
 
 
+def test_every_flipped_bit_of_the_head_of_the_places_is_found_or_means_nothing() -> None:
+    """At another size the table would be one of zeros."""
+    numbers = range(1, 1201)
+    fd = os.memfd_create("places")
+    places = Places(fd)
+    for number in numbers:
+        places.note(number, 1)
+    whole = os.pread(fd, os.fstat(fd).st_size, 0)
+    for is_short in (False, True):
+        for at in range(32):
+            for bit in range(8):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, whole, 0)
+                flipped(fd, at, bit)
+                found = Places(fd)
+                assert found.is_short or (not is_short and all(map(found.get, numbers)))
+                assert Places(fd).is_short == found.is_short
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, whole, 0)
+        Places(fd).lose()
+        whole = os.pread(fd, os.fstat(fd).st_size, 0)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+def test_places_that_an_older_release_left_are_found(is_short: bool) -> None:
+    fd = os.memfd_create("places")
+    places = Places(fd)
+    for number in range(1, 1201):
+        places.note(number, 1)
+    size_bits = os.pread(fd, 1, 24)[0]
+    os.pwrite(fd, struct.pack("8sQQQ", b"snplaces", size_bits, is_short, 0), 0)
+    for _ in range(2):
+        found = Places(fd)
+        assert not found.damaged
+        assert found.is_short == is_short
+        assert all(map(found.get, range(1, 1201)))
+    os.close(fd)
+
+
 def test_place_that_a_killed_worker_left_twice_is_the_one_noted_since() -> None:
     fd = os.memfd_create("places")
     Places(fd).note(5, 50)

@@ -83,7 +83,8 @@ typedef struct {
     int bits;
     char *memory;
     size_t size, count;
-    int damaged; /* what was left made no sense */
+    int damaged;  /* what was left made no sense */
+    int is_short; /* what some process left was damaged: entries may be missing */
 } Places;
 
 typedef struct {

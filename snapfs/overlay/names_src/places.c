@@ -5,7 +5,8 @@
  * moment in which the writer was killed, so whoever reads looks whether the file is there.
  *
  * A table of 2^k entries lies at 16 << k, so tables of all sizes have room beside each other and the
- * one word that says which is in use is all there is to change. Open addressing, linear probing; a
+ * one word that says which is in use is all there is to change. It has a sum of its own: at another
+ * size there are zeros, which nobody would miss. Open addressing, linear probing; a
  * removal moves followers back. An entry's number is written last and cleared first: a kill leaves
  * it out, or twice, and never wrong.
  */
@@ -19,12 +20,15 @@
 #include <unistd.h>
 
 #define FIRST_BITS 8
-#define MAGIC UINT64_C(0x736563616c706e73)
+#define MAGIC UINT64_C(0x326563616c706e73)
+#define OLD_MAGIC UINT64_C(0x736563616c706e73) /* of a release without the seal */
+#define SIZE_BITS UINT64_C(0xff)
+#define SHORT UINT64_C(0x100)
 
 typedef struct {
     _Atomic uint64_t magic;
-    _Atomic uint64_t bits;
-    _Atomic uint64_t is_short; /* what some process left was damaged: entries may be missing */
+    uint64_t old_bits, old_short; /* what OLD_MAGIC has in place of the seal */
+    _Atomic uint64_t seal; /* bits, SHORT when entries may be missing, and a sum of both */
 } Head;
 
 static size_t table_at(int bits)
@@ -40,6 +44,20 @@ static Whereabout *table(const Places *self, int bits)
 static Head *head(const Places *self)
 {
     return (Head *)self->memory;
+}
+
+static uint64_t sealed(uint64_t bits, int is_short)
+{
+    uint64_t words = bits | (is_short ? SHORT : 0);
+    uint64_t sum = (words + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    return (sum & ~(SIZE_BITS | SHORT)) | words;
+}
+
+/* Say which table is in use, in one store. */
+static void seal(const Places *self)
+{
+    uint64_t word = sealed((uint64_t)self->bits, self->is_short);
+    atomic_store_explicit(&head(self)->seal, word, memory_order_release);
 }
 
 static size_t home(uint64_t ino, int bits)
@@ -88,7 +106,7 @@ static int reach(Places *self, int bits)
 }
 
 /* Begin with an empty table of the first size. */
-static int begin_anew(Places *self)
+static int begin_anew(Places *self, int is_short)
 {
     if (self->memory)
         munmap(self->memory, self->size);
@@ -98,17 +116,10 @@ static int begin_anew(Places *self)
     if (error)
         return error;
     self->bits = FIRST_BITS;
-    head(self)->bits = FIRST_BITS;
+    self->is_short = is_short;
+    seal(self);
     head(self)->magic = MAGIC;
     return 0;
-}
-
-static int begin_short(Places *self)
-{
-    int error = begin_anew(self);
-    if (!error)
-        head(self)->is_short = 1;
-    return error;
 }
 
 /* Whether each entry is where it is looked for: a bit that flipped in a number, or in one that
@@ -144,7 +155,7 @@ static void resize(Places *self, int bits)
             fill(entry_of(self, old[i].ino), old[i].ino, old[i].parent);
             self->count++;
         }
-    atomic_store_explicit(&head(self)->bits, (uint64_t)bits, memory_order_release);
+    seal(self);
     empty(self, old_bits);
 }
 
@@ -234,7 +245,8 @@ static PyObject *get(Places *self, PyObject *object)
 static PyObject *lose(Places *self, PyObject *unused)
 {
     (void)unused;
-    head(self)->is_short = 1;
+    self->is_short = 1;
+    seal(self);
     Py_RETURN_NONE;
 }
 
@@ -257,21 +269,36 @@ static PyObject *below(Places *self, PyObject *args)
     return list;
 }
 
+/* Read what a dead process said of its table; 0 when it makes no sense. */
+static int open_seal(Places *self, uint64_t *bits)
+{
+    const Head *left = head(self);
+    *bits = left->seal & SIZE_BITS;
+    self->is_short = (left->seal & SHORT) != 0;
+    if (left->magic == OLD_MAGIC) {
+        *bits = left->old_bits;
+        self->is_short = left->old_short != 0;
+    } else if (left->magic != MAGIC || left->seal != sealed(*bits, self->is_short)) {
+        return 0;
+    }
+    return *bits >= FIRST_BITS && *bits <= 40;
+}
+
 static int begin(Places *self)
 {
     struct stat found;
     if (fstat(self->fd, &found))
         return errno;
     if (!found.st_size)
-        return begin_anew(self);
+        return begin_anew(self, 0);
     int error = reach(self, FIRST_BITS);
     if (error)
         return error;
-    uint64_t bits = head(self)->bits;
-    self->damaged = head(self)->magic != MAGIC || bits < FIRST_BITS || bits > 40 ||
-                    (size_t)found.st_size < table_at((int)bits + 1);
+    uint64_t bits;
+    self->damaged =
+        !open_seal(self, &bits) || (size_t)found.st_size < table_at((int)bits + 1);
     if (self->damaged)
-        return begin_short(self);
+        return begin_anew(self, 1);
     error = reach(self, (int)bits);
     if (error)
         return error;
@@ -282,9 +309,11 @@ static int begin(Places *self)
     /* A table is never so full, and one without a free place would be gone through for ever. */
     self->damaged = self->count > ((size_t)1 << bits) - 1;
     if (self->damaged)
-        return begin_short(self);
+        return begin_anew(self, 1);
     if (!is_found_again(self))
-        head(self)->is_short = 1;
+        self->is_short = 1;
+    seal(self);
+    head(self)->magic = MAGIC;
     return 0;
 }
 
@@ -330,7 +359,7 @@ static PyObject *get_damaged(Places *self, void *unused)
 static PyObject *get_is_short(Places *self, void *unused)
 {
     (void)unused;
-    return PyBool_FromLong(head(self)->is_short != 0);
+    return PyBool_FromLong(self->is_short);
 }
 
 static PyGetSetDef attributes[] = {

@@ -15,8 +15,9 @@ static void make(struct input *input, uint8_t *memory, size_t *size)
     uint8_t first = next(input);
     int bits = FIRST_BITS + first % (MOST_BITS + 1 - FIRST_BITS);
     Head *head = (Head *)memory;
-    head->magic = MAGIC;
-    head->bits = (uint64_t)bits;
+    head->magic = first & 0x08 ? OLD_MAGIC : MAGIC;
+    head->old_bits = (uint64_t)bits;
+    head->seal = sealed((uint64_t)bits, 0);
     if (first >= 0xF0)
         take(input, head, sizeof(*head));
     Whereabout *entries = (Whereabout *)(memory + table_at(bits));
