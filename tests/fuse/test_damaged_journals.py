@@ -388,3 +388,51 @@ def test_request_counted_last_that_makes_no_sense_is_found_once() -> None:
     assert again.damaged == 0
     assert len(again) == 1
     os.close(fd)
+
+
+OPENS = 2500
+"""More than two steps of a journal's growth have room for."""
+
+
+def many_opens() -> int:
+    fd = os.memfd_create("journal")
+    opened = channel.required().Opened(fd, 10)
+    for node in range(1, OPENS + 1):
+        opened.add(node, Kind.LOWER, 3, 7, 9)
+        opened.enter(node, False, 1, 100)
+    opened.enter(1, False, 1, 102)  # the last one is in what is left
+    return fd
+
+
+@pytest.mark.parametrize("size_kib", [64, 128])
+def test_journal_that_is_cut_where_it_once_ended_is_damaged(size_kib: int) -> None:
+    fd = many_opens()
+    os.ftruncate(fd, size_kib << 10)
+    found = channel.required().Opened(fd, 10)
+    assert found.damaged == 1
+    assert len(found) == size_kib * 16 - 1
+    os.close(fd)
+
+
+def test_journal_of_a_worker_that_was_killed_as_it_grew_is_whole() -> None:
+    fd = many_opens()
+    os.ftruncate(fd, os.fstat(fd).st_size + (64 << 10))
+    for _ in range(2):
+        found = channel.required().Opened(fd, 10)
+        assert found.damaged == 0
+        assert len(found) == OPENS
+    os.ftruncate(fd, os.fstat(fd).st_size - (64 << 10))
+    assert channel.required().Opened(fd, 10).damaged == 1
+    os.close(fd)
+
+
+def test_journal_that_an_older_release_left_is_found() -> None:
+    fd = many_opens()
+    os.pwrite(fd, b"snpsids3", 0)
+    for _ in range(2):
+        found = channel.required().Opened(fd, 10)
+        assert found.damaged == 0
+        assert len(found) == OPENS
+    os.ftruncate(fd, 64 << 10)
+    assert channel.required().Opened(fd, 10).damaged == 1
+    os.close(fd)

@@ -11,7 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAGIC UINT64_C(0x3373646973706e73) /* what an older release left has none */
+#define MAGIC UINT64_C(0x3473646900000000)
+#define OLD_MAGIC UINT64_C(0x3373646973706e73) /* without the size; all sums begin with it */
 #define RESEND (UINT64_C(1) << 63)         /* in `unique`: the request was sent before */
 #define NO_REQUEST UINT64_C(1)             /* no request of the kernel's has this number */
 #define RESERVED_BYTES (UINT64_C(1) << 30) /* of addresses; the file grows as it is needed */
@@ -25,7 +26,7 @@ static_assert(sizeof(struct opened_record) == 64, "one record");
 
 /* The first record. `unique` is the last request that was counted; `slot` gets `counts` by it. */
 struct header {
-    uint64_t magic;
+    uint64_t magic;  /* with how often the file has grown: who cuts it is found out */
     uint64_t unique; /* 0: none; set when the rest is whole */
     uint64_t slot;   /* 0: struck out since */
     uint64_t counts;
@@ -60,6 +61,19 @@ static struct header *header(const struct opened_table *table)
     return table->memory;
 }
 
+/* The first word of a file that has grown so often; a number that fits twice, once as what it is not. */
+static uint64_t magic_of(uint64_t growths)
+{
+    return MAGIC | (~growths & 0xffff) << 16 | growths;
+}
+
+static void mark_size(const struct opened_table *table)
+{
+    settle();
+    header(table)->magic = magic_of(table->slots * sizeof(struct opened_record) / GROWTH_BYTES);
+    settle();
+}
+
 static struct opened_record *record_at(const struct opened_table *table, size_t slot)
 {
     return (struct opened_record *)table->memory + slot;
@@ -78,13 +92,13 @@ static uint64_t mixed(uint64_t sum, uint64_t word)
 
 static uint64_t sum_of(const struct opened_record *record)
 {
-    uint64_t sum = mixed(mixed(mixed(MAGIC, record->nodeid), record->ino), record->device);
+    uint64_t sum = mixed(mixed(mixed(OLD_MAGIC, record->nodeid), record->ino), record->device);
     return mixed(sum, (uint64_t)(uint32_t)record->backing_id << 32 | record->kind);
 }
 
 static uint64_t counts_sum_of(const struct opened_record *record)
 {
-    return mixed(mixed(MAGIC, record->nodeid), record->counts);
+    return mixed(mixed(OLD_MAGIC, record->nodeid), record->counts);
 }
 
 static void store_counts(struct opened_record *record, uint64_t counts)
@@ -122,6 +136,7 @@ static int grow(struct opened_table *table)
         if (slot && !free_slot(table, slot))
             break;
     table->slots = slots;
+    mark_size(table); /* killed before, the file is bigger than it says */
     return 0;
 }
 
@@ -278,15 +293,25 @@ static bool inherit(struct opened_table *table)
 }
 
 /* Give what was cut the size of a whole table again: what is lost is not told by records. */
-static bool mend_cut(struct opened_table *table, off_t size)
+static bool mend_cut(struct opened_table *table, uint64_t size)
 {
-    off_t beyond = size % (off_t)GROWTH_BYTES;
-    if (!beyond || size > (off_t)RESERVED_BYTES)
+    uint64_t magic = header(table)->magic;
+    uint64_t whole = (size + GROWTH_BYTES - 1) / GROWTH_BYTES * GROWTH_BYTES;
+    uint64_t said = magic == OLD_MAGIC ? whole : (magic & 0xffff) * GROWTH_BYTES;
+    if (whole < said)
+        whole = said;
+    if (whole == size || size > RESERVED_BYTES)
         return true;
     table->damaged = 1;
-    size += (off_t)GROWTH_BYTES - beyond;
-    table->slots = (size_t)size / sizeof(struct opened_record);
-    return ftruncate(table->fd, size) == 0;
+    table->slots = whole / sizeof(struct opened_record);
+    return ftruncate(table->fd, (off_t)whole) == 0;
+}
+
+static bool has_magic(const struct opened_table *table)
+{
+    uint64_t magic = header(table)->magic, growths = magic & 0xffff;
+    return magic == OLD_MAGIC ||
+           (magic == magic_of(growths) && growths && growths <= RESERVED_BYTES / GROWTH_BYTES);
 }
 
 static bool map(struct opened_table *table)
@@ -301,7 +326,7 @@ static bool map(struct opened_table *table)
     table->slots = (size_t)found.st_size / sizeof(struct opened_record);
     if (table->slots > MOST_SLOTS)
         table->slots = MOST_SLOTS;
-    if (!table->slots || header(table)->magic != MAGIC) {
+    if (!table->slots || !has_magic(table)) {
         table->damaged = table->slots;
         table->slots = 0;
         int error = ftruncate(table->fd, 0) ? errno : grow(table);
@@ -309,11 +334,11 @@ static bool map(struct opened_table *table)
             errno = error;
             return false;
         }
-        header(table)->magic = MAGIC;
         return true;
     }
-    if (!mend_cut(table, found.st_size))
+    if (!mend_cut(table, (uint64_t)found.st_size))
         return false;
+    mark_size(table);
     redo(table);
     return inherit(table);
 }

@@ -24,8 +24,11 @@ static size_t make(struct input *input, struct opened_record *records)
     size_t count = 1 + first % MOST_RECORDS;
     memset(records, 0, count * sizeof(*records));
     take(input, &records[0], sizeof(*records));
+    uint64_t *magic = &((struct header *)records)->magic;
     if (first < 0xF0)
-        ((struct header *)records)->magic = MAGIC;
+        *magic = first & 0x10 ? OLD_MAGIC : magic_of(first & 0x20 ? 2 : 1);
+    else if (*magic & 0xFFF0)
+        *magic = 0; /* no more than is mapped */
     for (size_t slot = 1; slot < count; slot++) {
         struct opened_record *record = &records[slot];
         uint8_t mended = next(input);
