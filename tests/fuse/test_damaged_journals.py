@@ -377,6 +377,56 @@ def test_place_that_a_killed_worker_left_twice_is_the_one_noted_since() -> None:
     os.close(fd)
 
 
+FIRST_SLOTS = 256
+"""Of a table of places."""
+
+
+def dropping(table: list[tuple[int, int]], number: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield what a table of places is after each store of a removal that changes a number."""
+
+    def home(it: int) -> int:
+        return (it * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 56
+
+    hole = table.index((number, number + 1))
+    table[hole] = 0, number + 1
+    yield table
+    behind = (hole + 1) % FIRST_SLOTS
+    while table[behind][0]:
+        at = home(table[behind][0])
+        if (behind - at) % FIRST_SLOTS >= (behind - hole) % FIRST_SLOTS:
+            table[hole] = table[behind]
+            yield table
+            table[behind] = 0, table[behind][1]
+            yield table
+            hole = behind
+        behind = (behind + 1) % FIRST_SLOTS
+    table[hole] = 0, 0
+    yield table
+
+
+def test_places_are_whole_wherever_a_removal_is_killed() -> None:
+    fd = os.memfd_create("places")
+    places = Places(fd)
+    numbers = [it * it for it in range(1, 171)]
+    for number in numbers:
+        places.note(number, number + 1)
+    whole = os.pread(fd, os.fstat(fd).st_size, 0)
+    table = list(struct.iter_unpack("QQ", whole[4096:]))
+    for number in numbers:
+        for left in dropping(list(table), number):
+            os.pwrite(fd, b"".join(struct.pack("QQ", *it) for it in left), 4096)
+            for _ in range(2):
+                found = Places(fd)
+                assert not found.is_short
+                assert len(found) == len(numbers) - 1
+                assert all(found.get(it) == (it + 1) * (it != number) for it in numbers)
+        os.pwrite(fd, whole, 0)
+        Places(fd).drop(number)
+        assert list(struct.iter_unpack("QQ", os.pread(fd, FIRST_SLOTS * 16, 4096))) == left
+        os.pwrite(fd, whole, 0)
+    os.close(fd)
+
+
 def test_request_counted_last_that_makes_no_sense_is_found_once() -> None:
     fd = os.memfd_create("journal")
     opened = channel.required().Opened(fd, 10)

@@ -61,7 +61,7 @@ static struct header *header(const struct opened_table *table)
     return table->memory;
 }
 
-/* The first word of a file that has grown so often; a number that fits twice, once as what it is not. */
+/* The first word of a file that has grown so often: that number, and what it is not. */
 static uint64_t magic_of(uint64_t growths)
 {
     return MAGIC | (~growths & 0xffff) << 16 | growths;

@@ -8,7 +8,7 @@
  * one word that says which is in use is all there is to change. It has a sum of its own: at another
  * size there are zeros, which nobody would miss. Open addressing, linear probing; a
  * removal moves followers back. An entry's number is written last and cleared first: a kill leaves
- * it out, or twice, and never wrong.
+ * it out, or twice, or behind one hole, which the next process closes, and never wrong.
  */
 #define _GNU_SOURCE
 #include "names.h"
@@ -133,6 +133,51 @@ static int is_found_again(const Places *self)
     return 1;
 }
 
+/* Move back what is looked for at a hole or before it, and lies behind it. */
+static void close_hole(Places *self, size_t hole)
+{
+    Whereabout *entries = table(self, self->bits);
+    size_t mask = ((size_t)1 << self->bits) - 1;
+    for (size_t next = (hole + 1) & mask; entries[next].ino; next = (next + 1) & mask) {
+        size_t at = home(entries[next].ino, self->bits);
+        if (((next - at) & mask) >= ((next - hole) & mask)) {
+            fill(&entries[hole], entries[next].ino, entries[next].parent);
+            atomic_store(&entries[next].ino, 0);
+            hole = next;
+        }
+    }
+    atomic_store(&entries[hole].parent, 0); /* which says that this was the last one */
+}
+
+/* Go on with a removal that a kill ended, if an entry is not where it is looked for. What is there
+ * instead is the one hole of that removal, which has a parent still, or the same entry as it was
+ * moved; behind either no place is free up to the entry. Anything else is damage, and is left. */
+static void finish_removal(Places *self)
+{
+    Whereabout *entries = table(self, self->bits);
+    size_t mask = ((size_t)1 << self->bits) - 1, lost = 0;
+    while (lost <= mask &&
+           (!entries[lost].ino || entry_of(self, entries[lost].ino) == &entries[lost]))
+        lost++;
+    if (lost > mask)
+        return;
+    const Whereabout *found = entry_of(self, entries[lost].ino);
+    size_t hole = (size_t)(found - entries);
+    for (size_t at = (hole + 1) & mask; at != lost; at = (at + 1) & mask)
+        if (!entries[at].ino)
+            return;
+    if (!found->ino && !found->parent)
+        return;
+    if (found->ino) {
+        if (found->parent != entries[lost].parent)
+            return;
+        atomic_store(&entries[lost].ino, 0);
+        self->count--;
+        hole = lost;
+    }
+    close_hole(self, hole);
+}
+
 /* Give back the memory of a table, which is zero from then on. */
 static int empty(const Places *self, int bits)
 {
@@ -183,18 +228,11 @@ void places_drop(Places *self, uint64_t ino)
     Whereabout *entries = table(self, self->bits), *entry = entry_of(self, ino);
     if (!entry->ino)
         return;
-    size_t mask = ((size_t)1 << self->bits) - 1, hole = (size_t)(entry - entries);
-    atomic_store(&entries[hole].ino, 0);
+    size_t slots = (size_t)1 << self->bits;
+    atomic_store(&entry->ino, 0);
     self->count--;
-    for (size_t next = (hole + 1) & mask; entries[next].ino; next = (next + 1) & mask) {
-        size_t at = home(entries[next].ino, self->bits);
-        if (((next - at) & mask) >= ((next - hole) & mask)) {
-            fill(&entries[hole], entries[next].ino, entries[next].parent);
-            atomic_store(&entries[next].ino, 0);
-            hole = next;
-        }
-    }
-    if (self->bits > FIRST_BITS + 2 && self->count * 8 < mask)
+    close_hole(self, (size_t)(entry - entries));
+    if (self->bits > FIRST_BITS + 2 && self->count * 8 < slots)
         resize(self, self->bits - 1);
 }
 
@@ -310,6 +348,7 @@ static int begin(Places *self)
     self->damaged = self->count > ((size_t)1 << bits) - 1;
     if (self->damaged)
         return begin_anew(self, 1);
+    finish_removal(self);
     if (!is_found_again(self))
         self->is_short = 1;
     seal(self);
