@@ -350,10 +350,10 @@ async def serve(
     if not spare.resend():
         log.warning("worker.no_resend", effect="what a dead worker had in hand is never answered")
     mount = LaneMount(settings.mountpoint, spare, settings.device)
-    is_cut = _is_cut(spare, settings.mode)
+    sizes = _sizes(spare, settings.mode)
     places, inflight = Places(spare.places), InFlight(spare.inflight)
     backing = None if settings.mode is Mode.NO_OPEN else ids_of(spare)
-    if is_cut or (backing is not None and backing.opened.damaged):
+    if _is_cut(sizes, len(places)) or (backing is not None and backing.opened.damaged):
         places.lose()
     _tell_damage(places, inflight, backing)
     tell_step("snapfs store")
@@ -400,12 +400,21 @@ async def serve(
         forest.close()
 
 
-def _is_cut(connection: Connection, mode: Mode) -> bool:
-    """Whether some of what a dead worker left is empty and some is not; the first finds nothing."""
+def _sizes(connection: Connection, mode: Mode) -> list[int]:
+    """Return how big each part is of what a dead worker left, the places last; the first worker
+    finds nothing."""
     has_journal = mode is not Mode.NO_OPEN and channel.loaded()
     used = connection.memory if has_journal else connection.memory[1:]
-    sizes = [os.fstat(fd).st_size for fd in used]
-    return any(sizes) and not all(sizes)
+    return [os.fstat(fd).st_size for fd in used]
+
+
+def _is_cut(sizes: Sequence[int], numbers: int) -> bool:
+    """Whether a part is empty that was not, by the sizes and how many numbers the places have.
+
+    A first worker that is killed as it begins leaves some empty, but the places, which are made
+    first, and these without a number: the kernel knows no file.
+    """
+    return any(sizes) and not (sizes[-1] and (all(sizes) or not numbers))
 
 
 def _tell_damage(places: Places, inflight: InFlight, backing: BackingIds | None) -> None:

@@ -9,7 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -145,6 +145,21 @@ def test_next_worker_serves_and_shows_nobody_other_bytes(
         assert f"{MEMORY[which]}.damaged" in found
     if damage is flip_bits and not which and has_ids:
         assert "backing.damaged" in found
+
+
+def left_at_the_beginning(memory: Sequence[int]) -> None:
+    for fd in memory:
+        os.ftruncate(fd, 0)
+    Places(memory[-1])
+
+
+def test_first_worker_that_is_killed_as_it_begins_leaves_nothing_damaged(
+    own_house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mount = own_house.lane._mount
+    assert mount is not None
+    kill_and_damage(own_house, 2, lambda _: left_at_the_beginning(mount.connection.memory))
+    assert "places.short" not in capfd.readouterr().err
 
 
 STORE = """
