@@ -419,8 +419,12 @@ class Forest:
             self._reconsider(key, shown)
 
     def _let_go(self, nodeid: int) -> None:
-        """Close the backing id of a node that the kernel has forgotten."""
-        if self.backing is not None and not self._refers_to(nodeid):
+        """Close the backing id of a node that the kernel has forgotten: another file may get its
+        number."""
+        if self._refers_to(nodeid):
+            return
+        self._in_excess.discard(nodeid)
+        if self.backing is not None:
             self.backing.forgotten(nodeid)
 
     def _refers_to(self, nodeid: int) -> bool:
