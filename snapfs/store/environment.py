@@ -11,6 +11,7 @@ A view waits while the map is changed; the change waits for open views, both wit
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -43,18 +44,11 @@ class Environment:
     """An open environment; `read` and `write` begin transactions on it."""
 
     def __init__(
-        self,
-        path: Path,
-        key: tuple[int, int],
-        table: tuple[int, int] | None,
-        *,
-        readonly: bool,
-        map_size_bytes: int,
+        self, path: Path, key: tuple[int, int], *, readonly: bool, map_size_bytes: int
     ) -> None:
         self.path = path
         self.readonly = readonly
         self._key = key
-        self._table = table
         self._gate = threading.Condition()
         self._views = 0
         self._resizing = False
@@ -62,6 +56,9 @@ class Environment:
         with ExitStack() as claim:
             if readonly:
                 claim.enter_context(lock.unwritten(path))
+            else:
+                self._table = readertable.hold(path)
+                claim.callback(os.close, self._table)
             with faults.translated(path):
                 self._env = _open(path, readonly, map_size_bytes)
                 try:
@@ -103,14 +100,13 @@ class Environment:
         """
         with faults.translated(path), opening:
             key = _identity(path)
-            table = None
             if readonly:
                 _refuse_second_table(path)
                 with suppress(OSError):  # LMDB finds out what may not be done, and says it
                     readertable.settle(path)
             else:
-                table = readertable.reserve(path)
-            environment = cls(path, key, table, readonly=readonly, map_size_bytes=map_size_bytes)
+                readertable.reserve(path)
+            environment = cls(path, key, readonly=readonly, map_size_bytes=map_size_bytes)
             _open_here[key] = environment
             return environment
 
@@ -143,7 +139,7 @@ class Environment:
         A write transaction would then use pages again that are being read. Only for the writer.
         """
         with faults.translated(self.path):
-            return readertable.identity(self.path) not in (None, self._table)
+            return readertable.is_another(self.path, self._table)
 
     def begin_read(self) -> Txn:
         """Begin a read transaction; end it with `end_read`. It counts as a view until then.
@@ -257,7 +253,7 @@ def _open(path: Path, readonly: bool, map_size_bytes: int) -> lmdb.Environment:
 
 
 def _refuse_second_table(path: Path) -> None:
-    if lock.is_read_only(path) or not lock.is_held(path) or readertable.identity(path) is not None:
+    if lock.is_read_only(path) or not lock.is_held(path) or (path / readertable.FILE_NAME).exists():
         return
     raise FailedPrecondition(
         f"store {path} is in use and its reader table {path / readertable.FILE_NAME} is not there; "

@@ -36,11 +36,11 @@ _PLACEHOLDER_INO = 2
 """Of what a snapshot has in place of a subvolume in it: a directory that takes no files."""
 
 
-def reserve(path: Path) -> tuple[int, int]:
+def reserve(path: Path) -> None:
     """Give the table of the store in `path` place and blocks; OSError when the disk is full.
 
-    Returns what `identity` does. A table that is there is left where it is, as others may have it
-    open; one that has its blocks is left alone: xfs would refuse on a full disk.
+    A table that is there is left where it is, as others may have it open; one that has its blocks
+    is left alone: xfs would refuse on a full disk.
 
     Call it only while this process has no environment open there: closing the file would end
     LMDB's own locks on it (fcntl(2), POSIX locks).
@@ -51,18 +51,30 @@ def reserve(path: Path) -> tuple[int, int]:
         found = os.fstat(fd)
         if min(found.st_size, found.st_blocks * _BLOCK_BYTES) < FILE_BYTES:
             os.posix_fallocate(fd, 0, FILE_BYTES)
-        return found.st_dev, found.st_ino
     finally:
         os.close(fd)
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode of the table of the store in `path`; None when it has none."""
+def hold(path: Path) -> int:
+    """Return a descriptor that stands for the table of the store in `path` (`is_another`).
+
+    It is one of O_PATH, which may be closed at any time: that ends no locks on the file.
+    """
+    return os.open(path / FILE_NAME, os.O_PATH | os.O_CLOEXEC)
+
+
+def is_another(path: Path, held: int) -> bool:
+    """Say whether the store in `path` has another table now than the one that is held.
+
+    Numbers that were written down would not tell: btrfs gives the device of a subvolume that was
+    deleted to the next one, while files in it are open.
+    """
     try:
         found = (path / FILE_NAME).stat()
     except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+        return False
+    ours = os.fstat(held)
+    return ours.st_nlink == 0 or not os.path.samestat(ours, found)
 
 
 def settle(path: Path) -> None:
