@@ -116,6 +116,7 @@ class House:
         config = self._config
         with ExitStack() as stack:
             stack.enter_context(preflight.hold_state(config.state))
+            roots.check_place(config.root)
             roots.attach(config.root)
             stack.callback(_detach_root, config.root)
             roots.check_whole(config.root)

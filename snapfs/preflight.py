@@ -55,20 +55,25 @@ def check_layers_filesystem(root: Path) -> None:
     leaves nothing to try with, and is no reason to refuse a root that holds layers: somebody must
     be able to remove some.
     """
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     way_out = (
         "choose a root on ext4, xfs, btrfs or tmpfs with --root, "
         "or give it a file system of its own: snapfs init --image 20G"
     )
     try:
-        with tempfile.TemporaryDirectory(prefix=".snapfs-probe-", dir=root) as probe:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix=roots.PROBE, dir=root) as probe:
             os.setxattr(probe, _PROBE_XATTR, b"y")
             os.mknod(Path(probe, "whiteout"), stat.S_IFCHR | 0o600, os.makedev(0, 0))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and (root / "metadata").is_dir():
             log.warning("root.full", root=str(root), error=error.strerror)
             return
-        if error.errno in (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if error.errno == errno.EROFS:
+            raise FailedPrecondition(
+                f"root {root} is on a file system that is read-only; make it writable "
+                "(`mount -o remount,rw`), or choose another root with --root"
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         raise FailedPrecondition(
             f"root {root}: its file system cannot hold layers "

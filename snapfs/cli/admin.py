@@ -176,9 +176,9 @@ def init(
 ) -> None:
     """Prepare ROOT, if wanted with a file system of its own.
 
-    Formats an image file beside ROOT, or a device, and records it, so that `snapfs serve` mounts
-    it. A root that is a plain directory needs no preparation. ROOT is the configured one if left
-    out.
+    Formats an image file beside ROOT, or a device, records and mounts it. `snapfs serve` mounts it
+    by that record from then on, and unmounts it when it ends. A root that is a plain directory
+    needs no preparation. ROOT is the configured one if left out.
 
     \b
     Example:
@@ -200,5 +200,5 @@ def init(
         file_system=fs or "ext4",
         force=force,
     )
-    what = "a directory" if made is None else f"{made.file_system} on {made.source}"
+    what = "a directory" if made is None else f"{made.file_system} on {made.source}, mounted there"
     click.echo(f"{place} is ready: {what}")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,11 @@ RECORD = "snapfs.json"
 RESTORING = "restoring.json"
 """In a root that is being made out of a backup, until it is whole (snapfs.backup)."""
 FORMAT = 1
+
+PROBE = ".snapfs-probe-"
+"""Begins the name of the directory in which `snapfs serve` tries what a root can hold."""
+_BEGINNINGS = {"metadata", "layers", "empty", "content", "lost+found"}
+"""What a root holds whose first start was cut short, or whose metadata is lost."""
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -84,15 +90,31 @@ def init(
         raise InvalidArgument("give an image size or a device, not both")
     root = root.absolute()
     with refusing(f"prepare root {root}"):
-        root.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         if image_bytes is None and device is None:
+            check_place(root)
+            root.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
             return read_record(root)
-        _check_unused(root)
-        if device is not None:
-            _check_device(device, force=force)
-            return _establish(root, device.resolve(), file_system)
-        devices.check_size(image_bytes or 0, file_system)
-        return _establish(root, _make_image(root, image_bytes or 0), file_system)
+        with _made(root):
+            _check_unused(root)
+            if device is not None:
+                _check_device(device, force=force)
+                return _establish(root, device.resolve(), file_system)
+            devices.check_size(image_bytes or 0, file_system)
+            return _establish(root, _make_image(root, image_bytes or 0), file_system)
+
+
+@contextmanager
+def _made(root: Path) -> Iterator[None]:
+    """Make `root` and what is missing above it; when the block raises, take them away again."""
+    missing = [it for it in (root, *root.parents) if not it.exists()]
+    try:
+        root.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        yield
+    except (SnapfsError, OSError):
+        for each in missing:
+            with suppress(OSError):  # not made, or somebody put something there meanwhile
+                each.rmdir()
+        raise
 
 
 def _check_unused(root: Path) -> None:
@@ -155,6 +177,33 @@ def _establish(root: Path, source: Path, file_system: FileSystem) -> RootRecord:
     root.chmod(PRIVATE_MODE)
     _write_record(root, record)
     return record
+
+
+def check_place(root: Path) -> None:
+    """Raise FailedPrecondition for what can be no root: `/`, a file, a directory of other things.
+
+    One that is not there can become a root. Changes nothing.
+    """
+    if root.resolve() == Path("/"):
+        raise FailedPrecondition(
+            "root /: that is the system's own; name a directory for snapfs alone with --root"
+        )
+    try:
+        held = set(os.listdir(root))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise FailedPrecondition(
+            f"root {root} is no directory; name another one with --root"
+        ) from None
+    if held & {RECORD, RESTORING} or (root / "metadata" / "data.mdb").exists():
+        return
+    others = sorted(it for it in held - _BEGINNINGS if not it.startswith(PROBE))
+    if others:
+        raise FailedPrecondition(
+            f"root {root} holds other things ({', '.join(others[:3])}) and no snapshots; "
+            "name an empty or a new directory with --root"
+        )
 
 
 def read_record(root: Path) -> RootRecord | None:

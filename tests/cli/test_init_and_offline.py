@@ -23,7 +23,7 @@ def base(tmp_path: Path) -> Iterator[Path]:
 def test_a_root_in_an_image_is_made_served_checked_and_let_go(base: Path) -> None:
     daemon = RunningDaemon(base)
     made = daemon.run("init", daemon.root, "--image", "64M")
-    assert made.stdout == f"{daemon.root} is ready: ext4 on {daemon.root}.img\n"
+    assert made.stdout == f"{daemon.root} is ready: ext4 on {daemon.root}.img, mounted there\n"
     assert os.stat(f"{daemon.root}.img").st_size == 64 << 20
     again = daemon.run("init", daemon.root, "--image", "64M", check=False)
     assert again.exit_code == 1
@@ -47,6 +47,16 @@ def test_a_plain_root_needs_no_preparation_but_may_have_it(base: Path) -> None:
     for _ in range(2):
         made = daemon.run("init", daemon.root)
         assert made.stdout == f"{daemon.root} is ready: a directory\n"
+
+
+def test_a_directory_of_other_things_is_not_made_a_root(base: Path) -> None:
+    daemon = RunningDaemon(base)
+    (base / "photos").mkdir()
+    (base / "photos" / "one").write_text("")
+    for place, message in ((base / "photos", "holds other things (one)"), ("/", "the system's")):
+        refused = daemon.run("init", place, check=False)
+        assert refused.exit_code == 1
+        assert message in refused.stderr
 
 
 @pytest.mark.parametrize(

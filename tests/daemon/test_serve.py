@@ -228,6 +228,59 @@ def test_a_root_that_cannot_hold_layers_is_refused_with_the_way_out(base: Path) 
     assert "snapfs init --image" in refused.stderr
 
 
+def refused_to_serve(daemon: RunningDaemon) -> str:
+    """Return what `snapfs serve` says that refuses to."""
+    refused = subprocess.run(
+        daemon.command(), capture_output=True, text=True, timeout=60, env=daemon.environ
+    )
+    assert refused.returncode == 1
+    return refused.stderr
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_root_on_a_read_only_file_system_is_refused_with_the_way_out(
+    base: Path, is_new: bool
+) -> None:
+    daemon, at = RunningDaemon(base), base / "at"
+    at.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", at], check=True)
+    daemon.root = at / "root"
+    if not is_new:
+        daemon.root.mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", at], check=True)
+    said = refused_to_serve(daemon)
+    assert f"root {daemon.root} is on a file system that is read-only" in said
+    assert "remount,rw" in said
+    assert "probe" not in said
+
+
+def test_the_systems_own_root_is_none_of_ours(base: Path) -> None:
+    before = os.listdir("/")
+    for place in (Path("/"), base / "link"):
+        daemon = RunningDaemon(base)
+        daemon.root = place
+        if place.name:
+            place.symlink_to("/")
+        assert "that is the system's own; name a directory for snapfs" in refused_to_serve(daemon)
+    assert os.listdir("/") == before
+
+
+def test_a_directory_of_other_things_is_refused_and_left_as_it_is(base: Path) -> None:
+    daemon = RunningDaemon(base)
+    daemon.root.mkdir()
+    (daemon.root / "photos").mkdir()
+    (daemon.root / "layers").mkdir()
+    said = refused_to_serve(daemon)
+    assert f"root {daemon.root} holds other things (photos) and no snapshots" in said
+    assert sorted(os.listdir(daemon.root)) == ["layers", "photos"]
+
+
+def test_a_file_is_no_root(base: Path) -> None:
+    daemon = RunningDaemon(base)
+    daemon.root.write_text("")
+    assert f"root {daemon.root} is no directory" in refused_to_serve(daemon)
+
+
 def test_a_missing_fuse_device_is_refused_with_the_way_out(tmp_path: Path) -> None:
     from snapfs import preflight
     from snapfs.model import FailedPrecondition

@@ -173,10 +173,14 @@ def test_a_mounted_device_is_refused_even_by_force(root, device, tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_left(root, tmp_path, arguments, error):
+    for place in (root, tmp_path / "a" / "b" / "root"):
+        with pytest.raises(error):
+            roots.init(place, **arguments)
+    root.mkdir()
     with pytest.raises(error):
         roots.init(root, **arguments)
-    assert not root.exists() or os.listdir(root) == []
-    assert not (tmp_path / "root.img").exists()
+    assert os.listdir(tmp_path) == ["root"]
+    assert os.listdir(root) == []
 
 
 def test_a_root_that_is_in_use_is_not_hidden_under_a_mount(root):
