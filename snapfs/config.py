@@ -38,6 +38,8 @@ MAX_SOCKET_PATH_BYTES = 107
 """unix(7): sun_path holds 108 bytes with its closing zero."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Patience = Annotated[float, msgspec.Meta(ge=1, le=86_400)]
+"""Less would end what is well."""
 Delay = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -65,7 +67,7 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """For the lane to end after that; then it is detached and the process leaves."""
     probe_s: Seconds = 5.0
     """For the store and the worker to answer a health check."""
-    watchdog_s: Seconds = 20.0
+    watchdog_s: Patience = 20.0
     """For a worker to say anything, before it is replaced."""
     tree_s: Seconds = 30.0
     """For a tree to hold still at a commit, or for another call on the same snapshot."""

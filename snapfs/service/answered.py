@@ -1,4 +1,4 @@
-"""Who answers at a unix socket that is to be ours."""
+"""Who answers at a unix socket that is to be ours, or where our service is expected."""
 
 from __future__ import annotations
 
@@ -25,4 +25,12 @@ def holder(address: Path) -> str | None:
         except BlockingIOError:
             return "another server"
         raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return f"another server (pid {_CREDENTIALS.unpack(raw)[0]})"
+        return f"another server ({_named(_CREDENTIALS.unpack(raw)[0])})"
+
+
+def _named(pid: int) -> str:
+    """Return a process with what it runs, where that can be seen from here."""
+    try:
+        return f"pid {pid}, {Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()}"
+    except OSError:
+        return f"pid {pid}"

@@ -12,8 +12,12 @@ from google.protobuf.message import Message
 
 from snapfs.closing import Closing
 from snapfs.model import PermissionDenied, Unavailable
+from snapfs.service import answered
 from snapfs.service.grpc_server import MAX_MESSAGE_BYTES
 from snapfs.service.status import error_of, was_answered
+
+CONNECT_S = 5
+"""For whoever accepts on the socket to say the first word: gRPC's own thread does it."""
 
 _Answer = TypeVar("_Answer", bound=Message)
 
@@ -34,6 +38,8 @@ class Connection(Closing):
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 # A proxy named in the environment is not for a local socket.
                 ("grpc.enable_http_proxy", 0),
+                # Also the least time that gRPC gives a connection to come about: else 20 s.
+                ("grpc.min_reconnect_backoff_ms", CONNECT_S * 1000),
             ),
         )
 
@@ -63,6 +69,12 @@ class Connection(Closing):
                 if "permission denied" in reason:
                     raise PermissionDenied(
                         f"socket {self.address} is root's ({reason}); run as root"
+                    ) from failure
+                if "settings frame" in reason and (other := answered.holder(self.address)):
+                    what = "says nothing" if "timed out" in reason else "does not speak as snapfs"
+                    raise Unavailable(
+                        f"socket {self.address}: {other} accepts there, but {what}; "
+                        "stop that one, or name the service's socket with --address"
                     ) from failure
                 raise Unavailable(
                     f"nothing answers on socket {self.address} ({reason}); "

@@ -70,6 +70,7 @@ def test_environment_values_become_numbers() -> None:
         ("timeouts = 3", "timeouts: expected a table, got `int`"),
         ('unpack = "zip"', "unpack: invalid enum value 'zip'; use one of overlay, fuse"),
         ("[timeouts]\nstop_s = -1", "timeouts.stop_s: expected `float` > 0"),
+        ("[timeouts]\nwatchdog_s = 0.5", "timeouts.watchdog_s: expected `float` >= 1"),
         ("root = ", "not valid TOML"),
         ("snapshotters = 3", "snapshotters: expected a table, got `int`"),
         ("[snapshotters]\nx = 3", "snapshotters.x: expected a table, got `int`"),

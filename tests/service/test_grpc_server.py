@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_a_dead_servers_socket_is_replaced(tmp_path: Path) -> None:
 
 def test_a_live_servers_socket_is_left_alone(served: GrpcServer) -> None:
     with pytest.raises(
-        FailedPrecondition, match=r"snapfs\.sock: another server \(pid \d+\) answers there"
+        FailedPrecondition, match=r"snapfs\.sock: another server \(pid \d+, .+\) answers there"
     ):
         grpc_server.build(served.address, services=[])
     with Client(served.address, timeout_s=30) as client:
@@ -158,6 +159,38 @@ def test_a_client_without_a_server_says_what_to_start(tmp_path: Path) -> None:
         pytest.raises(Unavailable, match=r"nothing answers on socket .*none\.sock.*snapfs serve"),
     ):
         client.mounts("k")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [(b"", "says nothing"), (b"HTTP/1.0 hello\r\n\r\n" * 5, "does not speak as snapfs")],
+)
+def test_a_stranger_on_the_socket_is_named_and_not_waited_for(
+    tmp_path: Path, said: bytes, words: str
+) -> None:
+    """The limit of the call is longer than the test may take."""
+    address = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+        stranger.bind(str(address))
+        stranger.listen()
+        stranger.settimeout(30)
+        greeter = threading.Thread(target=greet, args=(stranger, said))
+        greeter.start()
+        with Client(address, timeout_s=600) as client, pytest.raises(Unavailable) as refused:
+            client.mounts("k")
+        greeter.join(timeout=30)
+    assert f"socket {address}: another server (pid {os.getpid()}, " in str(refused.value)
+    assert f") accepts there, but {words}; stop that one" in str(refused.value)
+
+
+def greet(stranger: socket.socket, said: bytes) -> None:
+    """Accept one connection, say something, and hold it until the other side ends it."""
+    with stranger.accept()[0] as peer:
+        peer.settimeout(30)
+        peer.sendall(said)
+        with suppress(ConnectionError):
+            while peer.recv(4096):
+                pass
 
 
 def test_calls_under_way_are_finished_by_a_stop(
