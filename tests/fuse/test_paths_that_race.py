@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import random
 import stat
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,8 @@ from tests.support.outside import outside_of, put_back, swapping
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
 ROUNDS = 300
+LONGEST_S = 0.001
+"""Of the directory at its name."""
 SECRET = b"secret"
 _OPENAT2, _NO_SYMLINKS = 437, 0x04
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,6 +77,7 @@ def swap(mount: Path, outside: Path, stop: threading.Event) -> None:
             (mount / "dir").symlink_to(outside)
             (mount / "dir").unlink()
             (mount / "away").rename(mount / "dir")
+            time.sleep(random.random() * LONGEST_S)  # some requests are to find it
 
 
 def test_a_directory_that_becomes_a_link_leads_no_request_outside(

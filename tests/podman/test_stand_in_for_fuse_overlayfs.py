@@ -57,9 +57,10 @@ def built(engine: Podman) -> Podman:
 
 
 def served(engine: Podman) -> list[str]:
-    """Return the types of what is mounted below the storage, by snapfs or its like."""
+    """Return the types of what is mounted below the storage, by snapfs or its like; a mount may go
+    meanwhile."""
     found = map(mounts.mounted_at, map(Path, mounts_below(engine.base)))
-    return [it[-1].type for it in found if it[-1].type.startswith("fuse")]
+    return [it[-1].type for it in found if it and it[-1].type.startswith("fuse")]
 
 
 def test_an_image_is_built_run_committed_and_removed(engine: Podman) -> None:
