@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,10 @@ from snapfs.cli.options import (
     json_option,
     parse_labels,
 )
+from snapfs.model import FailedPrecondition
+
+if TYPE_CHECKING:
+    from snapfs.service.records import Record
 
 _label_option = click.option(
     "--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."
@@ -192,11 +197,14 @@ def commit(
 
 @snapshot.command()
 @client_options
+@click.option("--force", is_flag=True, help="Also what is mounted; its users keep a dead tree.")
 @click.argument("names", nargs=-1, required=True, type=SNAPSHOT, metavar="NAME...")
-def remove(address: Path | None, config_path: Path | None, names: tuple[str, ...]) -> None:
+def remove(
+    address: Path | None, config_path: Path | None, force: bool, names: tuple[str, ...]
+) -> None:
     """Remove snapshots, in the order given.
 
-    One that others stand on is refused: remove those first.
+    One that others stand on is refused: remove those first. So is one that is mounted.
 
     \b
     Example:
@@ -204,7 +212,19 @@ def remove(address: Path | None, config_path: Path | None, names: tuple[str, ...
     """
     with connect(address, config_path) as client:
         for name in names:
+            if not force:
+                _check_not_mounted(client.info(name))
             client.remove(name)
+
+
+def _check_not_mounted(it: Record) -> None:
+    """Refuse here, not in the service: containerd may remove what is mounted."""
+    if it.mounted_at:
+        places = ", ".join(map(str, it.mounted_at))
+        raise FailedPrecondition(
+            f"snapshot {output.printable(it.snapshot.name)} is mounted at {places}; "
+            "`snapfs umount` first, or remove it with --force"
+        )
 
 
 @snapshot.command()

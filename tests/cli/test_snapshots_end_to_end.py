@@ -271,6 +271,19 @@ def test_remove_takes_several_in_order(daemon: RunningDaemon, base: str) -> None
     assert daemon.json("snapshot", "list") == []
 
 
+def test_what_is_mounted_is_removed_by_force_only(daemon: RunningDaemon, target: Path) -> None:
+    daemon.run("snapshot", "prepare", "work")
+    daemon.run("mount", "work", target)
+    (target / "file").write_text("unsaved")
+    refused = daemon.run("snapshot", "remove", "work", check=False)
+    assert refused.exit_code == 1
+    assert f"snapshot work is mounted at {target}; `snapfs umount` first" in refused.stderr
+    assert (target / "file").read_text() == "unsaved"
+    daemon.run("snapshot", "remove", "--force", "work")
+    assert daemon.json("snapshot", "list") == []
+    subprocess.run(["umount", target], check=True)
+
+
 def test_completion_offers_names(daemon: RunningDaemon, base: str) -> None:
     done = subprocess.run(
         [str(Path(daemon.command()[0]))],

@@ -120,7 +120,7 @@ def test_a_lane_left_in_use_without_snapshots_is_adopted_and_ended(daemon: Runni
     daemon.run("snapshot", "view", "look", "base")
     target = mount(daemon, "look")
     worker = daemon.worker_pid("views")
-    daemon.run("snapshot", "remove", "look")
+    daemon.run("snapshot", "remove", "--force", "look")
     daemon.kill()
     daemon.start()
     assert daemon.worker_pid("views") == worker
