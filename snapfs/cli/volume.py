@@ -218,24 +218,50 @@ def umount(address: Path | None, config_path: Path | None, name: str) -> None:
 
 @volume.command()
 @client_options
-@click.option("--history", is_flag=True, help="Its set, with all snapshots and branches, too.")
+@click.option("--discard", is_flag=True, help="Lose changes that no snapshot has.")
+@click.option("--history", is_flag=True, help="All that there was: its set, snapshots, branches.")
 @click.argument("name", type=VOLUME)
-def remove(address: Path | None, config_path: Path | None, history: bool, name: str) -> None:
+def remove(
+    address: Path | None, config_path: Path | None, discard: bool, history: bool, name: str
+) -> None:
     """Remove the volume NAME; what is in snapshots stays.
 
-    With --history NAME may be a set that has no volume here.
+    One that is mounted, or has changes that no snapshot has, is refused without --discard or
+    --history; one that is used is refused in any case. With --history NAME may be a set that has
+    no volume here.
 
     \b
     Example:
       snapfs volume remove trial
+      snapfs volume remove trial --discard
     """
     with connect(address, config_path) as client:
         try:
+            if not (discard or history):
+                _check_nothing_is_lost(client, name)
             client.remove(name, history=history)
         except NotFound:
             if not history:
                 raise
             client.remove_set(name)
+
+
+def _check_nothing_is_lost(client: VolumesClient, name: str) -> None:
+    """Refuse here, not in the service: engines of containers have asked their user already."""
+    found = client.describe(name)
+    if found.mounted_at:
+        raise FailedPrecondition(
+            f"volume {found.volume.name!r} is mounted at {found.mounted_at}; "
+            f"`snapfs volume umount {found.volume.name}` first, or give --discard"
+        )
+    root = 1  # is no change
+    has_base = found.volume.base is not None
+    changes = sum(1 for _ in client.diff(name)) if has_base else found.usage.inodes - root
+    if changes:
+        raise FailedPrecondition(
+            f"volume {found.volume.name!r} has {output.count(changes, 'change')} that no snapshot "
+            "has; take one, or give --discard"
+        )
 
 
 @volume.command()

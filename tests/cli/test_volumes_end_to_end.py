@@ -32,7 +32,7 @@ def db(service: RunningDaemon) -> Iterator[Path]:
     for volume in service.json("volume", "list"):
         service.run("volume", "umount", volume["name"])
         if volume["name"] != "db":
-            service.run("volume", "remove", volume["name"])
+            service.run("volume", "remove", "--discard", volume["name"])
     service.run("volume", "remove", "--history", "db")
     assert [it["name"] for it in service.json("snapshot", "list")] == []
     assert service.mounts_beside_lanes() == []
@@ -227,6 +227,37 @@ def test_sets_are_listed_described_and_removed(service: RunningDaemon, db: Path)
     assert [it["path"] for it in service.json("volume", "sets")] == ["db"]
 
 
+def test_a_volume_goes_when_nothing_is_lost_or_its_user_says_so(
+    service: RunningDaemon, db: Path
+) -> None:
+    def refusal() -> str:
+        refused = service.run("volume", "remove", "other", check=False)
+        assert refused.exit_code == 1
+        assert "other" in [it["name"] for it in service.json("volume", "list")]
+        return refused.stderr
+
+    service.run("volume", "create", "other", "--mount")
+    place = service.state / "volumes" / "other"
+    (place / "one").write_text("1")
+    assert f"volume 'other' is mounted at {place}" in refusal()
+    assert (place / "one").read_text() == "1"
+    service.run("volume", "umount", "other")
+    assert "has 1 change that no snapshot has; take one, or give --discard" in refusal()
+    service.run("volume", "mount", "other")
+    service.run("volume", "snapshot", "other", "-m", "one")
+    (place / "two").write_text("2")
+    (place / "one").unlink()
+    service.run("volume", "umount", "other")
+    assert "has 2 changes that no snapshot has" in refusal()
+    service.run("volume", "clone", "other", "again")
+    service.run("volume", "remove", "again")
+    service.run("volume", "remove", "--discard", "other")
+    service.run("volume", "create", "empty")
+    service.run("volume", "remove", "empty")
+    assert [it["name"] for it in service.json("volume", "list")] == ["db"]
+    service.run("volume", "remove", "--history", "other")
+
+
 def test_a_set_without_a_volume_here_is_removed_with_its_history(
     service: RunningDaemon, db: Path
 ) -> None:
@@ -390,7 +421,7 @@ def test_a_volume_that_is_bound_to_another_place_too_stays_as_it_is(
     for source in (db, db / "directory"):
         subprocess.run(["mount", "--bind", source, tmp_path], check=True)
         try:
-            for command in (("reset", "--hard", "db", "HEAD"), ("remove", "db")):
+            for command in (("reset", "--hard", "db", "HEAD"), ("remove", "--discard", "db")):
                 refused = service.run("volume", *command, check=False)
                 assert f"mounted at {tmp_path} too" in refused.stderr
                 (db / "directory" / "file").write_text("x")
@@ -477,7 +508,7 @@ def test_containers_are_paused_and_see_the_new_tree_afterwards(
 def test_a_volume_in_a_container_is_not_removed(
     service: RunningDaemon, db: Path, contained: subprocess.Popen[str]
 ) -> None:
-    refused = service.run("volume", "remove", "db", check=False)
+    refused = service.run("volume", "remove", "--discard", "db", check=False)
     assert f"is used by sh ({contained.pid})" in refused.stderr
     assert seen(contained) == (db / "file").read_text() == "one"
 

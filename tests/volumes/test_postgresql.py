@@ -69,7 +69,7 @@ def recovered(service: RunningDaemon, base: Path, name: str, ref: str) -> int:
     with postgresql.running(base / name / "data", base / f"run-{name}") as second:
         count = second.check_recovered()
     service.run("volume", "umount", name)
-    service.run("volume", "remove", name)
+    service.run("volume", "remove", "--discard", name)
     return count
 
 
