@@ -200,6 +200,11 @@ class House:
         """Mount again what somebody unmounted behind our back."""
         self._lanes.mend()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether new mounts can be made, where what there is may be as good as ever."""
+        return self._lanes.in_place
+
     def set_serving(self, *, serving: bool) -> None:
         """Tell health checks how the service is."""
         for served in (self._server, self._readers):
@@ -354,6 +359,11 @@ def _rights_kept(kept: str) -> Iterator[str]:
 
 
 def _lane_warnings(it: LaneStatus) -> Iterator[str]:
+    if it.displaced is not None:
+        yield (
+            f"lane {it.name} is not mounted at {it.mountpoint}: somebody unmounted it while it is "
+            f"used ({', '.join(it.displaced) or 'open files'}); it is mounted again when that ends"
+        )
     if it.worker_version not in (None, __version__):
         yield (
             f"lane {it.name}: worker {it.pid} is of version {it.worker_version}; "
@@ -493,12 +503,13 @@ class Daemon:
         """Probe; say so to health checks and to the manager's watchdog, which ends a sick one."""
         every_s = min(HEALTH_INTERVAL_S, (self._notifier.watchdog_s or HEALTH_INTERVAL_S) / 3)
         limiter = trio.CapacityLimiter(1)
-        well = True
+        ready = True
         while not self._stop.is_set():
-            was, well = well, await self._is_well(limiter)
-            if well != was:
-                self._house.set_serving(serving=well)
-            if well:
+            was, well = ready, await self._is_well(limiter)
+            ready = well and self._house.is_ready
+            if ready != was:
+                self._house.set_serving(serving=ready)
+            if well:  # a restart would not bring a lane back that is in use
                 self._notifier.watchdog()
             with trio.move_on_after(every_s):
                 await self._stop.wait()

@@ -28,6 +28,7 @@ from snapfs.model import (
     FailedPrecondition,
     NotFound,
     Snapshot,
+    Unavailable,
     View,
 )
 
@@ -149,7 +150,7 @@ def _mount_committed(client: Client, name: str, key: str, place: Path, *, writab
         make(key, name, labels)
     try:
         _mount(client, key, place)
-    except (OSError, FailedPrecondition):
+    except (OSError, FailedPrecondition, Unavailable):
         client.remove(key)
         raise
     click.echo(output.printable(key))
@@ -171,11 +172,18 @@ def _clear_leftover(client: Client, key: str, place: Path) -> None:
 
 def _mount(client: Client, key: str, place: Path) -> None:
     from snapfs.fuse.attach import attach
+    from snapfs.fuse.mounts import mounted_at
 
     for it in client.mounts(key):
         try:
             attach(it, place)
         except FileNotFoundError as error:
+            lane = Path(it.source).parent
+            if not mounted_at(lane):
+                raise Unavailable(
+                    f"lane {lane.name} is not mounted at {lane}; "
+                    "`snapfs status` says why, and what to do"
+                ) from error
             raise FailedPrecondition(
                 f"the tree of snapshot {output.printable(key)} is not at {it.source}: "
                 "a layer of it may be missing; run `snapfs fsck`"

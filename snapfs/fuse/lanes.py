@@ -50,6 +50,8 @@ class Lanes:
         self._stop_timeout_s = stop_timeout_s
         self._locks = {name: threading.Lock() for name in self._lanes}
         self._closed = threading.Event()
+        self._displaced: frozenset[LaneName] = frozenset()
+        """As the last `mend` found it, which alone writes it."""
 
     @classmethod
     def of(cls, lane: Lane, *, start_timeout_s: float, stop_timeout_s: float) -> Lanes:
@@ -101,10 +103,19 @@ class Lanes:
             list(starters.map(self.serve, needed))
 
     def mend(self) -> None:
-        """Mount again what somebody unmounted behind our back."""
+        """Mount again what somebody unmounted behind our back, once nobody uses it any more."""
         for name, lane in self._lanes.items():
             if lane.state is LaneState.UNMOUNTED and not self._closed.is_set():
                 self.serve(name)
+        displaced = frozenset(name for name, lane in self._lanes.items() if lane.is_displaced)
+        for name in displaced - self._displaced:
+            log.error("lane.displaced", lane=name, effect="its snapshots cannot be mounted")
+        self._displaced = displaced
+
+    @property
+    def in_place(self) -> bool:
+        """Whether all lanes were where they are to be mounted when they were last looked at."""
+        return not self._displaced
 
     def statuses(self, timeout_s: float = 2.0) -> list[LaneStatus]:
         """Return how the lanes are that were started."""

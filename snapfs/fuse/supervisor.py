@@ -101,6 +101,8 @@ class LaneStatus:
     """Of workers in a row that died soon after they began."""
     delay_s: float = 0.0
     """Between the death of a worker and the start of the next."""
+    displaced: tuple[str, ...] | None = None
+    """Where it is still used, when somebody has unmounted it; None while it is in place."""
 
     @property
     def serving(self) -> bool:
@@ -164,6 +166,17 @@ class Lane:
     def state(self) -> LaneState:
         with self._changed:
             return self._state
+
+    @property
+    def is_displaced(self) -> bool:
+        """Whether somebody unmounted it while it is in use elsewhere.
+
+        Its connection goes on until those uses end, so nothing can be mounted in its place: two
+        workers never serve one snapshot.
+        """
+        with self._changed:
+            mount = self._mount
+        return mount is not None and not mount.is_in_place and not mount.ended
 
     @property
     def is_left_behind(self) -> bool:
@@ -322,6 +335,7 @@ class Lane:
             with contextlib.suppress(SnapfsError):  # told by worker=None
                 asked = worker.call(control.GetStatus, time.monotonic() + timeout_s)
                 worker_status = asked.status
+        displaced = self._uses() if self.is_displaced else None
         with self._changed:
             return LaneStatus(
                 self.name,
@@ -334,7 +348,13 @@ class Lane:
                 self._settings.mode,
                 self._deaths,
                 self._delay_s,
+                displaced,
             )
+
+    def _uses(self) -> tuple[str, ...]:
+        with self._changed:
+            mount = self._mount
+        return tuple(mount.uses()[:SHOWN_USES]) if mount is not None else ()
 
     def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
         """Return the directory that shows a snapshot: what clients bind-mount.

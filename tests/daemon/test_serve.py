@@ -181,6 +181,37 @@ def test_a_lane_unmounted_behind_our_back_is_mounted_again(
         daemon.run("umount", target)
 
 
+def test_a_lane_unmounted_while_it_is_used_is_told_until_it_is_mounted_again(
+    base: Path, manager: tuple[socket.socket, dict[str, str]]
+) -> None:
+    sock, environ = manager
+    with running(base, environ={**environ, "WATCHDOG_USEC": "600000"}) as daemon:
+        used = mount(daemon, "used")
+        daemon.run("snapshot", "prepare", "work")
+        subprocess.run(["umount", "--lazy", daemon.lane], check=True)
+        not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
+        eventually(lambda: health(daemon) == not_serving, what="a bad health")
+        assert len(daemon.events("lane.displaced")) == 1
+        (warning,) = daemon.json("status")["warnings"]
+        assert f"lane main is not mounted at {daemon.lane}" in warning
+        assert f"it is used ({used})" in warning
+        target = base / "at-work"
+        target.mkdir()
+        refused = daemon.run("mount", "work", target, check=False)
+        assert f"lane main is not mounted at {daemon.lane}; `snapfs status`" in refused.stderr
+        sock.setblocking(False)
+        drain(sock)
+        eventually(lambda: b"WATCHDOG=1" in drain(sock), what="no end of the service")
+        (used / "file").write_text("goes on")
+        daemon.run("umount", used)
+        eventually(lambda: daemon.events("lane.mounted_again"), what="a new mount")
+        serving = health_pb2.HealthCheckResponse.SERVING
+        eventually(lambda: health(daemon) == serving, what="a good health")
+        assert daemon.json("status")["warnings"] == []
+        daemon.run("mount", "work", target)
+        daemon.run("umount", target)
+
+
 @pytest.mark.parametrize("shared", ["root", "state", "address"])
 def test_a_second_daemon_is_refused_naming_the_first(base: Path, shared: str) -> None:
     with running(base) as first:
