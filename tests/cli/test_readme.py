@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.config import Config
 from tests.support.daemon import SNAPFS, RunningDaemon
 
 HERE = Path(__file__).parents[2]
@@ -33,6 +34,16 @@ def test_the_first_five_minutes_run_as_written(daemon: RunningDaemon, target: Pa
     assert done.returncode == 0, done.stderr
     assert "D greeting\n" in done.stdout
     assert "└── next" in done.stdout
+
+
+def test_who_has_a_clone_is_told_how_to_run_it_and_where_things_are_kept() -> None:
+    page, makefile = (HERE / "README.md").read_text(), (HERE / "Makefile").read_text()
+    for target in set(re.findall(r"^    (?:[A-Z]\S* )*make ([a-z]+)", page, re.MULTILINE)):
+        assert f"\n{target}: " in makefile
+    assert "    make run " in page
+    assert f"$PWD/{SNAPFS.parent.relative_to(HERE)}" in page
+    for place in (Config().root, Config().state):
+        assert f"`{place}`" in page
 
 
 @pytest.mark.parametrize(
