@@ -166,6 +166,9 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 SNAPSHOTTERS = "snapshotters"
 """The one table whose keys people choose; no variable sets it."""
 
+SIZE_KEY = "quota.bytes"
+"""It takes a size as people write it, too."""
+
 _SNAPSHOTTER_NAME = re.compile(r"(?!snapfs(-|$))[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 """Those that begin so are this service's own."""
 
@@ -335,6 +338,8 @@ def _convert(key: str, value: object, where: str, *, strict: bool) -> Any:
     kind = KEYS[key]
     if kind is Path:
         return _absolute(key, value, where)
+    if key == SIZE_KEY and isinstance(value, str):
+        return _size(key, value, where)
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
@@ -342,7 +347,20 @@ def _convert(key: str, value: object, where: str, *, strict: bool) -> Any:
         message = message[:1].lower() + message[1:]
         if choices := get_args(kind) if get_origin(kind) is Literal else ():
             message += f"; use one of {', '.join(choices)}"
+        if kind is bool:
+            message = f"{value!r} is neither true nor false"
         raise InvalidArgument(f"{where}: {key}: {message}") from None
+
+
+def _size(key: str, text: str, where: str) -> int:
+    from snapfs.snapshots.quota import parse_size
+
+    try:
+        return parse_size(text) if text.strip() != "0" else 0
+    except InvalidArgument:
+        raise InvalidArgument(
+            f"{where}: {key}: {text!r} is no size; write it as 10GiB or 1048576, 0 for no limit"
+        ) from None
 
 
 def _registered(value: object, where: str) -> dict[str, Registered]:

@@ -97,9 +97,7 @@ def hold_state(state: Path) -> Iterator[None]:
 
     The lock is flock(2) on `<state>/lock`, so it ends with the process however that ends.
     """
-    state.mkdir(parents=True, exist_ok=True, mode=0o711)
-    path = state / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open_lock(state)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,6 +112,18 @@ def hold_state(state: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(state: Path) -> int:
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o711)
+        return os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        is_other = isinstance(error, (FileExistsError, NotADirectoryError))
+        why = "no directory" if is_other else (error.strerror or str(error)).lower()
+        raise FailedPrecondition(
+            f"state directory {state} cannot be used ({why}); name another with --state"
+        ) from error
 
 
 def _command_line() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -232,8 +233,16 @@ def _is_at(it: Record, place: Path) -> bool:
 def _directory(target: Path) -> Path:
     """Return the real path of an existing directory, as mount tables name it."""
     place = Path(os.path.realpath(target))
-    if not place.exists():
-        raise NotFound(f"target {target} does not exist; create the directory first")
-    if not place.is_dir():
+    try:
+        mode = place.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"target {target} does not exist; create the directory first") from None
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        raise FailedPrecondition(
+            f"target {target}: a dead mount is there; unmount it first (`umount {place}`)"
+        ) from error
+    if not stat.S_ISDIR(mode):
         raise FailedPrecondition(f"target {target} is no directory; choose one")
     return place

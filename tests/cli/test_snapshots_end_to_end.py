@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse import mounts
 from tests.support.daemon import RunningDaemon, mounts_below
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -114,6 +115,30 @@ def test_a_busy_target_is_refused_and_may_be_detached(
         assert "--lazy" in refused.stderr
         daemon.run("umount", "--lazy", target)
         assert held.read() == "kept"
+
+
+def test_a_dead_mount_at_the_target_is_named_with_the_way_out(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
+        mounts.mount("dead", target, "fuse.dead", 0, options)
+    finally:
+        os.close(device)
+    refused = daemon.run("mount", base, target, check=False)
+    assert refused.exit_code == 1
+    assert f"target {target}: a dead mount is there; unmount it first" in refused.stderr
+    subprocess.run(["umount", target], check=True)
+    daemon.run("mount", base, target)
+    daemon.run("umount", target)
+
+
+def test_a_verification_says_what_it_did_not_check(daemon: RunningDaemon, base: str) -> None:
+    checked = daemon.run("snapshot", "verify")
+    assert checked.stdout == f"unsealed  {base}\n"
+    assert checked.stderr.startswith("1 of 1 not checked: no digest; ")
+    assert 'seals = "background"' in checked.stderr
 
 
 @pytest.mark.parametrize(

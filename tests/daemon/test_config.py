@@ -71,6 +71,10 @@ def test_environment_values_become_numbers() -> None:
         ('unpack = "zip"', "unpack: invalid enum value 'zip'; use one of overlay, fuse"),
         ("[timeouts]\nstop_s = -1", "timeouts.stop_s: expected `float` > 0"),
         ("[timeouts]\nwatchdog_s = 0.5", "timeouts.watchdog_s: expected `float` >= 1"),
+        ('[quota]\nbytes = "much"', "quota.bytes: 'much' is no size; write it as 10GiB"),
+        ('[quota]\nbytes = "-1"', "quota.bytes: '-1' is no size"),
+        ("[quota]\nbytes = -1", "quota.bytes: expected `int` >= 0"),
+        ('[diff]\napply = "yes"', "diff.apply: 'yes' is neither true nor false"),
         ("root = ", "not valid TOML"),
         ("snapshotters = 3", "snapshotters: expected a table, got `int`"),
         ("[snapshotters]\nx = 3", "snapshotters.x: expected a table, got `int`"),
@@ -93,6 +97,25 @@ def test_a_bad_file_is_refused_naming_file_and_key(tmp_path: Path, text: str, me
         config.resolve(path=path, environ={})
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("10GiB", 10 << 30), ("1.5m", 3 << 19), ("1048576", 1 << 20), ("0", 0)],
+)
+def test_a_quota_is_a_size_as_people_write_it(tmp_path: Path, text: str, size_bytes: int) -> None:
+    path = write(tmp_path, f"[quota]\nbytes = '{text}'\n")
+    assert config.resolve(path=path, environ={}).config.quota.bytes == size_bytes
+    environ = {"SNAPFS_CONFIG": "", "SNAPFS_QUOTA_BYTES": text}
+    assert config.resolve(environ=environ).config.quota.bytes == size_bytes
+
+
+def test_a_boolean_of_the_environment_is_true_or_false() -> None:
+    for text, value in (("true", True), ("false", False)):
+        environ = {"SNAPFS_CONFIG": "", "SNAPFS_DIFF_APPLY": text}
+        assert config.resolve(environ=environ).config.diff.apply is value
+    with pytest.raises(InvalidArgument, match="'maybe' is neither true nor false"):
+        config.resolve(environ={"SNAPFS_DIFF_APPLY": "maybe"})
 
 
 def test_a_bad_environment_value_names_the_variable() -> None:

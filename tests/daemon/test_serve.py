@@ -312,6 +312,21 @@ def test_a_file_is_no_root(base: Path) -> None:
     assert f"root {daemon.root} is no directory" in refused_to_serve(daemon)
 
 
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("file", "no directory"), ("file/below", "no directory"), ("/proc/none", "no such file")],
+)
+def test_a_state_directory_that_cannot_be_is_named_as_such(
+    base: Path, place: str, why: str
+) -> None:
+    daemon = RunningDaemon(base)
+    (base / "file").write_text("")
+    daemon.state = base / place
+    said = refused_to_serve(daemon)
+    assert f"state directory {daemon.state} cannot be used ({why}" in said
+    assert "name another with --state" in said
+
+
 def test_a_missing_fuse_device_is_refused_with_the_way_out(tmp_path: Path) -> None:
     from snapfs import preflight
     from snapfs.model import FailedPrecondition
