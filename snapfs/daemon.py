@@ -345,7 +345,7 @@ def lane_record(it: LaneStatus) -> LaneRecord:
         name=it.name,
         mountpoint=it.mountpoint,
         mode=it.mode.value,
-        state=it.state.value,
+        state="not answering" if it.silent_s is not None else it.state.value,
         worker_pid=it.pid,
         features=it.worker.features if it.worker is not None else {},
         restarts=it.restarts,
@@ -359,6 +359,11 @@ def _rights_kept(kept: str) -> Iterator[str]:
 
 
 def _lane_warnings(it: LaneStatus) -> Iterator[str]:
+    if it.silent_s is not None:
+        yield (
+            f"lane {it.name}: worker {it.pid} has not answered for {it.silent_s:.0f} s; "
+            f"it is replaced after {it.watchdog_s:g} s"
+        )
     if it.displaced is not None:
         yield (
             f"lane {it.name} is not mounted at {it.mountpoint}: somebody unmounted it while it is "

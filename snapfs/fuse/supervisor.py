@@ -103,6 +103,10 @@ class LaneStatus:
     """Between the death of a worker and the start of the next."""
     displaced: tuple[str, ...] | None = None
     """Where it is still used, when somebody has unmounted it; None while it is in place."""
+    silent_s: float | None = None
+    """Since the last answer, when its worker lives and does not answer; else None."""
+    watchdog_s: float = WATCHDOG_S
+    """After how long it is replaced."""
 
     @property
     def serving(self) -> bool:
@@ -160,6 +164,8 @@ class Lane:
         """Of workers in a row that served for less than `STEADY_S`."""
         self._spare = Spare()
         self._watchdog_s = watchdog_s
+        self._answered_s = 0.0
+        """When the worker was last known to answer."""
         self._store = store or stored.NoStore()
 
     @property
@@ -335,7 +341,9 @@ class Lane:
             with contextlib.suppress(SnapfsError):  # told by worker=None
                 asked = worker.call(control.GetStatus, time.monotonic() + timeout_s)
                 worker_status = asked.status
+                self._note_answer()
         displaced = self._uses() if self.is_displaced else None
+        is_silent = worker is not None and worker.is_ready and worker_status is None
         with self._changed:
             return LaneStatus(
                 self.name,
@@ -349,7 +357,13 @@ class Lane:
                 self._deaths,
                 self._delay_s,
                 displaced,
+                time.monotonic() - self._answered_s if is_silent else None,
+                self._watchdog_s,
             )
+
+    def _note_answer(self) -> None:
+        with self._changed:
+            self._answered_s = time.monotonic()
 
     def _uses(self) -> tuple[str, ...]:
         with self._changed:
@@ -535,6 +549,7 @@ class Lane:
             if self._stopping.is_set():
                 raise Unavailable(f"lane {self.name} is being stopped")
             self._worker = worker
+            self._answered_s = time.monotonic()
             self._left_in_use = False
             self._restarts += self._state is LaneState.RESTARTING
             self._state = LaneState.SERVING
@@ -609,7 +624,6 @@ class Lane:
 
     def _attend(self, worker: WorkerProcess) -> None:
         """Return when a worker is gone; end one that hangs, and have the next one at hand."""
-        answered_s = time.monotonic()
         while True:
             self._keep_spare(worker)
             if worker.gone.wait(min(LOOK_EVERY_S, self._watchdog_s / 4)):
@@ -617,8 +631,8 @@ class Lane:
             if self._stopping.is_set() or not _hangs(
                 worker, min(ANSWER_TIMEOUT_S, self._watchdog_s / 2)
             ):
-                answered_s = time.monotonic()
-            elif time.monotonic() - answered_s > self._watchdog_s:
+                self._note_answer()
+            elif time.monotonic() - self._answered_s > self._watchdog_s:
                 log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
                 worker.kill()  # it can do nothing any more when the next one begins
                 return

@@ -48,7 +48,7 @@ class LaneRecord:
     mode: str
     """passthrough, readonly or no-open."""
     state: str
-    """A word: starting, serving, restarting, stopped."""
+    """starting, serving, not answering, restarting, unmounted or stopped."""
     worker_pid: int | None
     restarts: int
     features: Mapping[str, str] = field(default_factory=dict)

@@ -950,7 +950,7 @@ class Lane(_message.Message):
     name: _builtins.str
     mountpoint: _builtins.str
     state: _builtins.str
-    """A word: starting, serving, restarting, stopped."""
+    """starting, serving, not answering, restarting, unmounted or stopped."""
     worker_pid: _builtins.int
     """0 while there is no worker."""
     restarts: _builtins.int

@@ -368,6 +368,11 @@ def test_a_worker_that_hangs_ends_health_and_watchdog_until_it_answers(
         os.kill(worker, signal.SIGSTOP)
         not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         eventually(lambda: health(daemon) == not_serving, what="a bad health")
+        status = daemon.json("status")
+        assert status["lanes"][0]["state"] == "not answering"
+        (warning,) = status["warnings"]
+        assert f"lane main: worker {worker} has not answered for " in warning
+        assert warning.endswith(" s; it is replaced after 20 s")
         sock.setblocking(False)
         drain(sock)
         time.sleep(1.5)
@@ -376,6 +381,8 @@ def test_a_worker_that_hangs_ends_health_and_watchdog_until_it_answers(
         serving = health_pb2.HealthCheckResponse.SERVING
         eventually(lambda: health(daemon) == serving, what="a good health")
         eventually(lambda: b"WATCHDOG=1" in drain(sock), what="a watchdog ping")
+        status = daemon.json("status")
+        assert (status["lanes"][0]["state"], status["warnings"]) == ("serving", [])
 
 
 def drain(sock: socket.socket) -> list[bytes]:
