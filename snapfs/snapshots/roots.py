@@ -37,7 +37,7 @@ FORMAT = 1
 
 PROBE = ".snapfs-probe-"
 """Begins the name of the directory in which `snapfs serve` tries what a root can hold."""
-_BEGINNINGS = {"metadata", "layers", "empty", "content", "lost+found"}
+_BEGINNINGS = {"metadata", "layers", "empty", "content", "manifests", "packing", "lost+found"}
 """What a root holds whose first start was cut short, or whose metadata is lost."""
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}

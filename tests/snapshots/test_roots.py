@@ -190,6 +190,15 @@ def test_a_root_that_is_in_use_is_not_hidden_under_a_mount(root):
         roots.init(root, image_bytes=64 * MIB)
 
 
+@pytest.mark.parametrize("left", ["manifests", "packing", "content", "layers"])
+def test_a_root_without_its_metadata_is_no_directory_of_other_things(root, left):
+    (root / left).mkdir(parents=True)
+    roots.check_place(root)
+    (root / "photos").mkdir()
+    with pytest.raises(FailedPrecondition, match=r"other things \(photos\)"):
+        roots.check_place(root)
+
+
 def test_an_initialised_root_is_not_initialised_again(root):
     roots.init(root, image_bytes=64 * MIB)
     with pytest.raises(AlreadyExists, match="file system of its own"):
