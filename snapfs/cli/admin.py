@@ -69,11 +69,16 @@ def _status_lines(it: DaemonRecord) -> list[tuple[str, str]]:
 
 def feature_lines(lane: LaneRecord) -> Iterator[tuple[str, str]]:
     """Yield the lines of `snapfs status` about what a lane can do, and what not, and why."""
+    from snapfs.fuse.modes import GOES_WITHOUT
+
     on = [name for name, reason in sorted(lane.features.items()) if not reason]
     if on:
         yield "  can", ", ".join(on)
+    off = [name for name, reason in sorted(lane.features.items()) if reason == GOES_WITHOUT]
+    if off:
+        yield "  not in this mode", ", ".join(off)
     for name, reason in sorted(lane.features.items()):
-        if reason:
+        if reason and name not in off:
             yield "  cannot", f"{name}: {reason}"
 
 

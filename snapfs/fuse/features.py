@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from snapfs.fuse import channel
 from snapfs.fuse.handover import WANTED_NO_OPEN, WANTED_PASSTHROUGH, Init, InitRequest
+from snapfs.fuse.modes import GOES_WITHOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +48,5 @@ def _why_off(init: InitRequest, wanted: Init, flag: Init, since: str) -> str:
     if not channel.loaded():
         return "the channel is off"
     if flag not in wanted:
-        return "the lane's mode goes without"
+        return GOES_WITHOUT
     return "" if flag in init.offered else f"the kernel does not offer it; {since} does"

@@ -11,6 +11,9 @@ import enum
 from snapfs.fuse import channel, mounts
 from snapfs.fuse.handover import WANTED, WANTED_NO_OPEN, WANTED_PASSTHROUGH, Init
 
+GOES_WITHOUT = "the lane's mode goes without"
+"""Why a lane does not have a feature that it is not to have."""
+
 
 class Mode(enum.Enum):
     """How the kernel and a worker share the work; docs/lanes.md compares them."""
