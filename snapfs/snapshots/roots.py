@@ -37,7 +37,17 @@ FORMAT = 1
 
 PROBE = ".snapfs-probe-"
 """Begins the name of the directory in which `snapfs serve` tries what a root can hold."""
-_BEGINNINGS = {"metadata", "layers", "empty", "content", "manifests", "packing", "lost+found"}
+_DRAFT = f".{RECORD}.new"
+_BEGINNINGS = {
+    _DRAFT,
+    "metadata",
+    "layers",
+    "empty",
+    "content",
+    "manifests",
+    "packing",
+    "lost+found",
+}
 """What a root holds whose first start was cut short, or whose metadata is lost."""
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -226,7 +236,7 @@ def read_record(root: Path) -> RootRecord | None:
 
 
 def _write_record(root: Path, record: RootRecord) -> None:
-    path, draft = root / RECORD, root / f".{RECORD}.new"
+    path, draft = root / RECORD, root / _DRAFT
     with draft.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
         file.flush()
