@@ -7,6 +7,7 @@
     <target>/layers/<id>/layer.json   which layer it is: ids are unique in one store only
     <target>/content/ALGORITHM/HEX    blobs
     <target>/lock                     held by who writes
+    <target>/unfinished.json          until the first backup is complete (snapfs.backup.claiming)
 
 The record is replaced last, by one rename, and names a layer or a blob only when that is durable:
 a backup that was interrupted leaves the earlier one as it was, and what it copied is not copied
@@ -28,12 +29,15 @@ import msgspec
 
 from snapfs.metadata.words import is_digest
 from snapfs.model import DataLoss, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from snapfs.snapshots import roots
 
 FORMAT = 1
-RECORD = "backup.json"
+RECORD = roots.BACKUP
 LAYER = "layer.json"
 PART = ".part"
 """Ends the name of what is being made."""
+GONE = ".gone"
+"""Ends the name of a layer that is being deleted."""
 _SUM = "sum"
 """In a record: SHA-256 of the rest of it, in hexadecimal; its first versions have none."""
 
@@ -110,9 +114,8 @@ class Target:
     def held(self) -> Iterator[None]:
         """Keep others from reading and writing here for the block; Unavailable when they do.
 
-        Makes the directory if there is none.
+        The directory must be there.
         """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with locked(fd, fcntl.LOCK_EX, f"another use of the backup {self.path}"):
             yield
@@ -127,6 +130,15 @@ class Target:
             return
         with locked(fd, fcntl.LOCK_SH, f"another backup to {self.path}"):
             yield
+
+
+def check_apart(root: Path, backup: Path) -> None:
+    """Raise FailedPrecondition when a root and a backup are one inside the other."""
+    inner, outer = backup.resolve(), root.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise FailedPrecondition(
+            f"backup {backup} and root {root} are one inside the other; name another directory"
+        )
 
 
 @contextmanager

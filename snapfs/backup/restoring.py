@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from snapfs.backup.layout import (
     LayerRecord,
     Record,
     Target,
+    check_apart,
     locked,
     read,
     sync_directory,
@@ -76,10 +79,11 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
 
     `root` must be empty, or be left from a restore of the same backup that did not end. Raises
     NotFound when there is no backup, AlreadyExists when the root holds something, DataLoss when the
-    backup is damaged, Unavailable while another restore makes the same root or a backup is taken
-    to `source`, OSError.
+    backup is damaged, FailedPrecondition when root and backup are one inside the other, Unavailable
+    while another restore makes the same root or a backup is taken to `source`, OSError.
     """
     place = Target(source)
+    check_apart(root, source)
     with written(root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -91,16 +95,29 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
             _unmark(root)
             return Restored(record, contents.actives)
         layers.establish()
-        for done, layer in enumerate(record.layers):
-            report(Progress("layers", done, len(record.layers)))
-            _restore_layer(place, layers, layer)
-        for done, blob in enumerate(record.blobs):
-            report(Progress("content", done, len(record.blobs)))
-            _restore_blob(place, root, blob)
+        with _damaged(source):
+            for done, layer in enumerate(record.layers):
+                report(Progress("layers", done, len(record.layers)))
+                _restore_layer(place, layers, layer)
+            for done, blob in enumerate(record.blobs):
+                report(Progress("content", done, len(record.blobs)))
+                _restore_blob(place, root, blob)
         left_out = _restore_metadata(source / record.metadata, root, record)
         syncfs(fd)  # also what no layer's own sync covered, such as its work directory
         _finish(root, layers, record)
     return Restored(record, left_out)
+
+
+@contextmanager
+def _damaged(source: Path) -> Iterator[None]:
+    """Say the way out with what is damaged in a backup."""
+    try:
+        yield
+    except DataLoss as error:
+        raise DataLoss(
+            f"{error}; while its own root is there, `snapfs backup --recheck {source}` copies anew "
+            "what is damaged, and the restore can be run again"
+        ) from error
 
 
 def _restore_layer(place: Target, layers: LayerDirectories, layer: LayerRecord) -> None:

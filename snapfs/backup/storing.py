@@ -13,7 +13,7 @@ from pathlib import Path
 
 from snapfs import seals
 from snapfs.backup import trees
-from snapfs.backup.layout import LAYER, PART, LayerRecord, read, sync_directory, write
+from snapfs.backup.layout import GONE, LAYER, PART, LayerRecord, read, sync_directory, write
 from snapfs.metadata.blobs import BLOB_MODE, feed, hasher
 from snapfs.model import DataLoss
 from snapfs.overlay.syscalls import copy_data
@@ -153,3 +153,13 @@ def discard(directory: Path) -> None:
     with suppress(FileNotFoundError):
         (directory / LAYER).unlink()
     erase(directory, budget_s=_ERASE_S)
+
+
+def retire(directory: Path) -> None:
+    """Delete a layer's directory; what a run that is cut leaves of it says that it is no layer."""
+    gone = directory.with_name(directory.name + GONE)
+    discard(gone)
+    with suppress(FileNotFoundError):
+        directory.rename(gone)
+        sync_directory(directory.parent)
+        discard(gone)

@@ -14,26 +14,26 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapfs.backup import storing
+from snapfs.backup import claiming, storing
 from snapfs.backup.contents import TABLES, Blob, Contents, Layer, is_committed
 from snapfs.backup.layout import (
     PART,
-    RECORD,
     BlobRecord,
     LayerRecord,
     Record,
     Target,
-    write,
+    check_apart,
     written,
 )
 from snapfs.backup.progress import Progress, Report
 from snapfs.metadata.blobs import blob_path
 from snapfs.metadata.schema import BLOBS, SHARED
-from snapfs.model import DataLoss, FailedPrecondition, NotFound, Unavailable
+from snapfs.model import DataLoss, NotFound, Unavailable
 from snapfs.snapshots import records
 from snapfs.snapshots.holding import Hold, held
 from snapfs.store import ReadStore
@@ -72,17 +72,17 @@ def take(
 
     A backup of the same store that is there is brought up to date; with `recheck` all of it is
     read, and what is damaged copied anew. Raises NotFound when there is no
-    root, FailedPrecondition when the target has a backup of another store or lies in the root,
+    root, FailedPrecondition when the target has something else in it or lies in the root or a lane,
     DataLoss when a layer or a blob is damaged (what is sound is copied first, the earlier backup
     stays), ResourceExhausted when the target's disk is full, Unavailable when snapshots go faster
     than they are copied; OSError.
     """
     if not (root / "metadata").is_dir():
         raise NotFound(f"{root} is not a root of snapfs: it has no metadata; give another --root")
-    _check_apart(root, target)
+    check_apart(root, target)
     place = Target(target)
     why, copied = "", (0, 0)
-    with written(target), place.held(), ReadStore.open(root / "metadata", TABLES) as store:
+    with written(target), ReadStore.open(root / "metadata", TABLES) as store, _begun(place, store):
         for _ in range(PASSES):
             with held(root) as hold:
                 taking = _Taking(root, store, place, hold, report, clock_ns, recheck=recheck)
@@ -104,12 +104,16 @@ def _sum(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
     return first[0] + second[0], first[1] + second[1]
 
 
-def _check_apart(root: Path, target: Path) -> None:
-    inner, outer = target.resolve(), root.resolve()
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise FailedPrecondition(
-            f"backup {target} and root {root} are one inside the other; name another directory"
-        )
+@contextmanager
+def _begun(place: Target, store: ReadStore) -> Iterator[None]:
+    """Hold a directory that may be the backup of `store`, and is marked as such, for the block."""
+    with store.view() as tx:
+        uuid = tx.uuid.hex()
+    claiming.make(place)
+    claiming.check(place, uuid)
+    with place.held():
+        claiming.begin(place, uuid)
+        yield
 
 
 class _Taking:
@@ -160,8 +164,7 @@ class _Taking:
             blobs=blobs,
         )
         (self._target.path / _DRAFT).rename(self._target.path / record.metadata)
-        write(self._target.path / RECORD, record)
-        _prune(self._target, record)
+        claiming.complete(self._target, record)
         return Taken(record, self._copied_layers, self._copied_blobs, contents.actives)
 
     def _save(self) -> Contents:
@@ -171,14 +174,7 @@ class _Taking:
             self._store.save(file, aside=False)
             file.flush()
             os.fsync(file.fileno())
-        contents = Contents.load(draft)
-        earlier = self._target.record()
-        if earlier is not None and earlier.store != contents.uuid.hex():
-            raise FailedPrecondition(
-                f"{self._target.path} has a backup of another store than that of {self._root}; "
-                "name another directory"
-            )
-        return contents
+        return Contents.load(draft)
 
     def _layers(self, contents: Contents) -> tuple[LayerRecord, ...]:
         self._target.layers.mkdir(mode=0o700, exist_ok=True)
@@ -277,18 +273,3 @@ def _is_of(have: LayerRecord, layer: Layer) -> bool:
     """Say whether a copy is of a layer, and true to its digest, which may be newer than it."""
     is_true = not layer.digest or have.digest == layer.digest.hex()
     return have.created_ns == layer.created_ns and is_true
-
-
-def _prune(target: Target, record: Record) -> None:
-    """Delete what was of an earlier backup, or of one that was given up."""
-    for path in target.path.glob("metadata-*"):
-        if path.name != record.metadata:
-            path.unlink()
-    layers = {str(layer.id) for layer in record.layers}
-    for path in target.layers.iterdir():
-        if path.name not in layers:
-            storing.discard(path)
-    blobs = {target.blob(blob.digest) for blob in record.blobs}
-    for path in target.content.glob("*/*"):
-        if path not in blobs:
-            path.unlink()

@@ -33,6 +33,10 @@ from snapfs.snapshots.layers import PRIVATE_MODE, sync_directory
 RECORD = "snapfs.json"
 RESTORING = "restoring.json"
 """In a root that is being made out of a backup, until it is whole (snapfs.backup)."""
+BACKUP = "backup.json"
+"""In a directory that is a backup (snapfs.backup)."""
+BACKUP_BEGUN = "unfinished.json"
+"""In one that a first backup was begun in."""
 FORMAT = 1
 
 PROBE = ".snapfs-probe-"
@@ -100,6 +104,7 @@ def init(
         raise InvalidArgument("give an image size or a device, not both")
     root = root.absolute()
     with refusing(f"prepare root {root}"):
+        check_no_backup(root)
         if image_bytes is None and device is None:
             check_place(root)
             root.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
@@ -198,14 +203,11 @@ def check_place(root: Path) -> None:
         raise FailedPrecondition(
             "root /: that is the system's own; name a directory for snapfs alone with --root"
         )
+    check_no_backup(root)
     try:
         held = set(os.listdir(root))
     except FileNotFoundError:
         return
-    except NotADirectoryError:
-        raise FailedPrecondition(
-            f"root {root} is no directory; name another one with --root"
-        ) from None
     if held & {RECORD, RESTORING} or (root / "metadata" / "data.mdb").exists():
         return
     others = sorted(it for it in held - _BEGINNINGS if not it.startswith(PROBE))
@@ -260,12 +262,24 @@ def check_whole(root: Path) -> None:
         )
 
 
+def check_no_backup(root: Path) -> None:
+    """Raise FailedPrecondition for a file, and for a backup: what opens a root changes it."""
+    if root.exists() and not root.is_dir():
+        raise FailedPrecondition(f"root {root} is no directory; name another one with --root")
+    if any((root / name).exists() for name in (BACKUP, BACKUP_BEGUN)):
+        raise FailedPrecondition(
+            f"{root} is a backup, not a root; `snapfs restore {root} --root NEW` makes a root of it"
+        )
+
+
 def attach(root: Path) -> RootRecord | None:
     """Mount what the root's record says unless it is mounted; None for a plain directory.
 
-    Raises NotFound when image or device are gone, FailedPrecondition when it cannot be mounted.
+    Raises NotFound when image or device are gone, FailedPrecondition when it cannot be mounted, is
+    a backup, or no directory.
     """
     with refusing(f"open root {root}"):
+        check_no_backup(root)
         record = read_record(root)
         if record is None or os.path.ismount(root):
             return record

@@ -69,6 +69,36 @@ def test_a_backed_up_service_goes_on_from_a_new_root(
         other.run("image", "verify", NAME)
 
 
+def test_only_a_directory_of_its_own_is_a_target(sealing: RunningDaemon, tmp_path: Path) -> None:
+    daemon, mnt, backup = sealing, tmp_path / "mnt", tmp_path / "backup"
+    mnt.mkdir()
+    write(daemon, "work", mnt, "hello")
+    daemon.run("snapshot", "commit", "work", "base")
+    daemon.run("snapshot", "prepare", "next", "--parent", "base")
+    daemon.run("mount", "next", mnt)
+    for target, why in (
+        (mnt, "lies in a snapshot or a volume"),
+        (mnt / "backup", "lies in a snapshot or a volume"),
+        (Path("/etc/passwd"), "is not a directory; name another"),
+        (tmp_path / "nowhere" / "backup", "mount the disk of the backup"),
+    ):
+        refused = daemon.run("backup", target, check=False)
+        assert refused.exit_code == 1
+        assert why in refused.stderr
+    assert {it.name for it in mnt.iterdir()} == {"file"}
+    daemon.run("umount", mnt)
+    daemon.run("backup", backup)
+    for command in (
+        ("serve", "--root", backup, "--state", tmp_path / "state"),
+        ("init", backup),
+        ("snapshot", "verify", "--root", backup),
+    ):
+        refused = daemon.run(*command, check=False)
+        assert refused.exit_code == 1
+        assert "is a backup, not a root; `snapfs restore" in refused.stderr
+    assert "sound" in daemon.run("backup", "--verify", backup).stdout
+
+
 def test_a_full_disk_is_named_with_the_way_out(sealing: RunningDaemon, tmp_path: Path) -> None:
     daemon, target, small = sealing, tmp_path / "mnt", tmp_path / "small"
     target.mkdir()
