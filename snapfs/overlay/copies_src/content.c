@@ -89,6 +89,16 @@ static int next_extent(int fd, off_t at, off_t size_bytes, off_t *start, off_t *
     return 1;
 }
 
+/* The file whose data it is may be longer than what it is of. Else nothing is done: xfs would take
+ * room to write the last block anew. */
+static int cut_longer(int target, off_t size_bytes)
+{
+    struct stat real;
+    if (fstat(target, &real))
+        return -1;
+    return real.st_size > size_bytes ? ftruncate(target, size_bytes) : 0;
+}
+
 int copy_content(int source, const char *content, int target, off_t size_bytes, bool *cloned)
 {
     *cloned = false;
@@ -96,7 +106,7 @@ int copy_content(int source, const char *content, int target, off_t size_bytes, 
         return 0;
     if (!ioctl(target, FICLONE, source)) {
         *cloned = true;
-        return ftruncate(target, size_bytes); /* the file whose data it is may be longer */
+        return cut_longer(target, size_bytes);
     }
     if (!cannot_share(errno))
         return -1;
