@@ -179,7 +179,7 @@ class OverlayOperations(FileHandlers):
     @answering
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         shown, parent = self.forest.find(parent_inode)
-        tree = await shown.begin()
+        tree = await shown.begin_without(parent, name)
         try:
             with self.once() as once:
                 if replays.removed(once, tree, parent, name):
@@ -215,7 +215,7 @@ class OverlayOperations(FileHandlers):
         shown, parent = self.forest.find(parent_inode_old)
         to, new_parent = self.forest.find(parent_inode_new)
         _same_tree(shown, to)
-        tree = await shown.begin()
+        tree = await shown.begin_without(parent, name_old)
         try:
             old, new = (parent, name_old), (new_parent, name_new)
             uid, gid = self.view.caller(ctx)

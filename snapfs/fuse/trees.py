@@ -158,6 +158,13 @@ class Shown:
                 await trio.sleep(LOOK_AGAIN_S)
         return await self.begin()
 
+    async def begin_without(self, parent: Node, name: bytes) -> Tree:
+        """As `begin`, for what takes a name away: one of the lower layers leaves a whiteout."""
+        tree = self._changing
+        if tree is not None and tree.allowance.bounded and tree.hides(parent, name):
+            return await self.begin_new()
+        return await self.begin()
+
     async def begin(self) -> Tree:
         """Pass the gate and return the tree to change; `end` must follow. Raises EROFS."""
         if self._changing is None:

@@ -269,6 +269,10 @@ class Tree(MergedTree):
         """Return the numbers of removed files that are kept because somebody may use them."""
         return found.kept_numbers(self)
 
+    def hides(self, parent: Node, name: bytes) -> bool:
+        """Whether the lower layers have something under a name, to be hidden when the name goes."""
+        return isinstance(parent, Dir) and self.lower_entry(parent, name) is not None
+
     # Copy-up in steps
 
     def needs_copy_up(self, node: Node, flags: int = os.O_RDWR) -> bool:
