@@ -32,6 +32,7 @@ MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 DEADLINE_S = 20.0
 TURNS = 10
+SOON_S = 5.0
 READ_US = 400_000
 """For each part of a directory to be read: what is done meanwhile takes less."""
 CANNOT_BE = {
@@ -411,14 +412,17 @@ def test_file_that_a_count_has_seen_and_that_is_gone_is_not_counted(
         close(house, tree)
         with reading_slowly(house, tree.upper / "new", calls):
             assert not (directory / "absent").exists()  # the tree is opened, and counted
-            eventually(lambda: has_done("F_DUPFD"), what="a look into the directory")
+            try:
+                eventually(lambda: has_done("F_DUPFD"), what="a look", timeout_s=SOON_S)
+            except AssertionError:
+                continue  # it was counted before anybody listened
             (directory / "link").symlink_to("nowhere")
             eventually(lambda: has_done('"link"'), what="a look at the link")
             (directory / "link").unlink()
         assert_usage_is_a_walk(house, tree)
         if house.worker().ended > before:
             return
-    pytest.fail("Python heard of each")
+    pytest.fail("Python heard of each, or none was seen")
 
 
 def close(house: House, tree: Tree) -> None:
