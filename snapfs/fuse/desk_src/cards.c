@@ -178,11 +178,16 @@ uint64_t card_other_name(const Desk *desk, uint64_t ino, uint64_t parent, const 
     return card_stat(card, &real) == DONE_HERE ? card->parent : 0;
 }
 
+int say_path(char full[PATH_MAX], int at, const char *path)
+{
+    int length = snprintf(full, PATH_MAX, "/proc/self/fd/%d/%s", at, path);
+    return length < PATH_MAX ? length : 0;
+}
+
 int card_attribute(const Card *card, const char *name)
 {
     char path[PATH_MAX];
-    int length = snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", card->fd, card->path);
-    if (length >= (int)sizeof(path))
+    if (!say_path(path, card->fd, card->path))
         return ENAMETOOLONG;
     return lgetxattr(path, name, NULL, 0) >= 0 ? 0 : errno;
 }

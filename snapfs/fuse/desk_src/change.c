@@ -10,8 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SET_ID (S_ISUID | S_ISGID)
-
 enum {
     FATTR_MODE = 1 << 0,
     FATTR_UID = 1 << 1,

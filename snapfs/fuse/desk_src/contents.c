@@ -20,7 +20,6 @@
 #include "kept.h"
 #include "readers.h"
 
-#define SET_ID (S_ISUID | S_ISGID)
 #define MOST_WRITTEN (128u * 1024u) /* as files.INLINE_WRITE_BYTES */
 #define SLOW_WRITE_NS 5000000
 #define SLOW_FOR_NS 1000000000

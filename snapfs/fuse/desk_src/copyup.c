@@ -6,6 +6,7 @@
  * and links, which have none.
  */
 #define _GNU_SOURCE
+#include "../../overlay/copies_src/attributes.h"
 #include "../../overlay/copies_src/copies.h"
 #include "desk.h"
 
@@ -20,17 +21,10 @@
 #include "desks.h"
 #include "kept.h"
 
-#define REGULAR 8 /* S_IFREG >> 12 */
-#define LINK 10   /* S_IFLNK >> 12 */
-#define SET_ID (S_ISUID | S_ISGID)
-#define MOST_COPIED (128u * 1024u)     /* as copyup.QUICK_BYTES */
-#define MAIN_BITS 39                   /* of numbers that are the same at the next opening */
+#define LINK 10 /* S_IFLNK >> 12 */
+#define MOST_COPIED (128u * 1024u) /* as copyup.QUICK_BYTES */
 #define LOW_MASK ((UINT64_C(1) << 40) - 1)
 #define PROTECTING (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)
-#define IMPURE "trusted.overlay.snapfs.impure"
-#define METACOPY "trusted.overlay.metacopy"
-#define PROTATTR "trusted.overlay.protattr"
-#define INO "trusted.overlay.snapfs.ino"
 
 const CopiesApi *copies;
 
@@ -103,12 +97,6 @@ static int copy_file(const Desk *desk, int at, const char *path, Copy *it)
                   make_file(desk, &lower, it);
     copies->close(&lower);
     return is_made;
-}
-
-/* Path for calls that take no directory descriptor. */
-static int say_path(char full[PATH_MAX], int at, const char *path)
-{
-    return snprintf(full, PATH_MAX, "/proc/self/fd/%d/%s", at, path) < PATH_MAX;
 }
 
 /* A link without attributes, which only the overlay and root give it. */

@@ -11,7 +11,6 @@
 
 #define DEVICE 2
 #define DIRECTORY 4
-#define MAIN_BITS 39 /* identity._MAIN_BITS */
 #define MAIN_MASK ((UINT64_C(1) << MAIN_BITS) - 1)
 
 void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real)
@@ -175,7 +174,7 @@ int desk_stat_noted(const Desk *desk, const Card *card, struct stat *real)
     if (card->type == S_IFDIR)
         return DONE_HERE;
     if (card->is_upper)
-        return real->st_mode & (S_ISUID | S_ISGID) ? LEFT_TO_PYTHON : DONE_HERE;
+        return real->st_mode & SET_ID ? LEFT_TO_PYTHON : DONE_HERE;
     return desk->handed->linked && real->st_nlink > 1 ? LEFT_TO_PYTHON : DONE_HERE;
 }
 

@@ -24,6 +24,10 @@
 #include <limits.h>
 #include <sys/stat.h>
 
+#define SET_ID (S_ISUID | S_ISGID)
+#define REGULAR 8    /* S_IFREG >> 12 */
+#define MAIN_BITS 39 /* identity._MAIN_BITS: of numbers that are the same at the next opening */
+
 /* A regular file or symbolic link that has a node, or a directory of the upper layer: its place as it was
  * noted, and which file was there. */
 typedef struct card {
@@ -143,6 +147,8 @@ void cards_clear(Desk *desk);
 /* The directory of a name of a file that Python knows, if it is not this one; 0 when none is noted. */
 uint64_t card_other_name(const Desk *desk, uint64_t ino, uint64_t parent, const char *name,
                          size_t length);
+/* Say a path for calls that take no directory descriptor: its length, or 0 when it does not fit. */
+int say_path(char full[PATH_MAX], int at, const char *path);
 /* 0 when what is noted has an attribute; else why not, an errno. */
 int card_attribute(const Card *card, const char *name);
 /* Stat the file; LEFT_TO_PYTHON when another one is there now, or none. */

@@ -260,7 +260,8 @@ static int proc_path(const struct in_header *request, char *path)
     int at;
     if (!desk || !desk->xattrs || desk_path(desk, request->nodeid, rest, &at) != DONE_HERE)
         return 0;
-    return snprintf(path, PATH_MAX, "/proc/self/fd/%d/%s", at, rest) < PATH_MAX - PROC_ROOM;
+    int length = say_path(path, at, rest);
+    return length && length < PATH_MAX - PROC_ROOM;
 }
 
 /* Names that have rules: some are the overlay's own, and who may list them depends. */

@@ -1,5 +1,6 @@
 /* Opens of files that nobody has open: whether the kernel may have the file itself. See desk.h. */
 #define _GNU_SOURCE
+#include "../../overlay/copies_src/attributes.h"
 #include "desk.h"
 
 #include <errno.h>
@@ -10,10 +11,6 @@
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
-
-#define REGULAR 8 /* S_IFREG >> 12 */
-#define METACOPY "trusted.overlay.metacopy"
-#define PROTATTR "trusted.overlay.protattr" /* protection.py */
 
 int file_holds_data(int file, const struct stat *real)
 {
@@ -78,7 +75,7 @@ int first_may_write(const Desk *desk, uint64_t ino, struct stat *real)
     const Card *card = card_find(desk, ino);
     if (!desk->takes_writers || !card || !card->is_upper || card->type != S_IFREG)
         return 0;
-    if (card_stat(card, real) != DONE_HERE || real->st_mode & (S_ISUID | S_ISGID))
+    if (card_stat(card, real) != DONE_HERE || real->st_mode & SET_ID)
         return 0;
     return !is_protected(desk, card);
 }

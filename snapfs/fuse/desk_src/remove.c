@@ -23,7 +23,7 @@ static int is_bare(int fd, const char *path)
 {
     static const char trusted[] = "trusted.";
     char full[PATH_MAX], list[LIST_BYTES];
-    if (snprintf(full, sizeof(full), "/proc/self/fd/%d/%s", fd, path) >= (int)sizeof(full))
+    if (!say_path(full, fd, path))
         return 0;
     ssize_t length = llistxattr(full, list, sizeof(list));
     if (length < 0)
@@ -36,8 +36,7 @@ static int is_bare(int fd, const char *path)
 
 int is_plain(int fd, const char *path, const struct stat *real)
 {
-    if (!S_ISLNK(real->st_mode) &&
-        (!S_ISREG(real->st_mode) || real->st_mode & (S_ISUID | S_ISGID)))
+    if (!S_ISLNK(real->st_mode) && (!S_ISREG(real->st_mode) || real->st_mode & SET_ID))
         return 0;
     return is_bare(fd, path);
 }

@@ -1,5 +1,6 @@
 /* A regular file of a lower layer and its copy, by system calls alone. */
 #include "copies.h"
+#include "attributes.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,8 +12,6 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define INO "trusted.overlay.snapfs.ino"
-#define PROTATTR "trusted.overlay.protattr"
 #define CARRIED (FS_SYNC_FL | FS_NOATIME_FL) /* overlayfs, OVL_COPY_FS_FLAGS_MASK */
 #define FEW_BYTES 512
 #define MOST_BYTES 65536 /* of names: the most that Linux gives */

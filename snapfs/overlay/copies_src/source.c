@@ -1,7 +1,6 @@
 /* Source: a regular file of a lower layer, held open for its copy-up. The file never changes. */
+#include "attributes.h"
 #include "copies.h"
-
-#define METACOPY "trusted.overlay.metacopy"
 
 typedef struct {
     PyObject_HEAD
