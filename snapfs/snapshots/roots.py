@@ -104,11 +104,11 @@ def init(
         raise InvalidArgument("give an image size or a device, not both")
     root = root.absolute()
     with refusing(f"prepare root {root}"):
-        check_no_backup(root)
         if image_bytes is None and device is None:
             check_place(root)
             root.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
             return read_record(root)
+        check_no_backup(root)
         with _made(root):
             _check_unused(root)
             if device is not None:
