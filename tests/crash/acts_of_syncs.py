@@ -11,18 +11,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from snapfs import seals
 from snapfs.anchors import Anchors
 from snapfs.overlay import has_changed
-from snapfs.snapshots import copying
 from snapfs.sync.planning import Direction
 from snapfs.sync.threeway import Policy
 from snapfs.volumes import Volumes
 from snapfs.volumes.ids import VolumeSetId
 from tests.crash.acts import fill
-from tests.crash.ledger import Ledger, Moment, View
+from tests.crash.ledger import Ledger, Moment, View, booted
 from tests.sync.kit import WHY, Host
 
 
@@ -188,10 +185,7 @@ class Check:
         self._ledger = ledger
 
     def __call__(self, place: Path, moment: int) -> None:
-        boot = place.with_suffix(".boot")
-        boot.write_text("after the cut")
-        with pytest.MonkeyPatch.context() as patched, opened(place) as pair:
-            patched.setattr(copying, "BOOT_ID", boot)
+        with booted(place), opened(place) as pair:
             for side in (pair.near, pair.far):
                 side.volumes.start()
                 assert side.host.snapshotter.cleanup() == ()

@@ -12,15 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from snapfs import seals, tables
 from snapfs.anchors import Anchors, Ref
 from snapfs.overlay import LayerCopy, has_changed
-from snapfs.snapshots import NoTrees, Snapshotter, copying
+from snapfs.snapshots import NoTrees, Snapshotter
 from snapfs.volumes import Note, Volumes
 from tests.crash.acts import fill
-from tests.crash.ledger import Ledger, Moment, View
+from tests.crash.ledger import Ledger, Moment, View, booted
 from tests.transfer.kit import seen
 
 WHY = Note(author="ann", reason="test")
@@ -191,10 +189,7 @@ class Check:
         self._ledger = ledger
 
     def __call__(self, place: Path, moment: int) -> None:
-        boot = place.with_suffix(".boot")
-        boot.write_text("after the cut")
-        with pytest.MonkeyPatch.context() as patched, opened(place) as room:
-            patched.setattr(copying, "BOOT_ID", boot)
+        with booted(place), opened(place) as room:
             room.volumes.start()
             assert room.snapshotter.cleanup() == ()
             report = room.snapshotter.fsck()

@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
+
+import pytest
+
+from snapfs.snapshots import copying
 
 Moment: TypeAlias = Callable[[], int]
 """Returns the present moment of the disk."""
@@ -79,3 +84,13 @@ class Ledger:
 
 def _differing(one: View, other: View) -> list[str]:
     return [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+
+
+@contextmanager
+def booted(place: Path) -> Iterator[None]:
+    """Let it be another boot than the one that wrote the disk at `place`, for the block."""
+    boot = place.with_suffix(".boot")
+    boot.write_text("after the cut")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(copying, "BOOT_ID", boot)
+        yield

@@ -104,7 +104,9 @@ def test_writers_get_edquot_and_a_copy_up_leaves_the_file_as_it_was(
         assert house.snapshots.fsck().clean
 
 
-def test_a_service_stays_up_at_the_limit_and_starts_there(place: Path, tmp_path: Path) -> None:
+@contextmanager
+def serving(place: Path, tmp_path: Path) -> Iterator[RunningDaemon]:
+    """A service whose root is below `place`, with a committed snapshot and one on it."""
     base = tmp_path / "service"
     base.mkdir()
     with running(base, arguments=("--root", str(place / "root"))) as daemon:
@@ -112,6 +114,11 @@ def test_a_service_stays_up_at_the_limit_and_starts_there(place: Path, tmp_path:
         daemon.run("snapshot", "commit", "work", "base")
         daemon.run("snapshot", "prepare", "--parent", "base", "next")
         os.sync()
+        yield daemon
+
+
+def test_a_service_stays_up_at_the_limit_and_starts_there(place: Path, tmp_path: Path) -> None:
+    with serving(place, tmp_path) as daemon:
         btrfs("qgroup", "limit", str(LIMIT), place)
         filler = place / "filler"
         fill(filler)
@@ -150,13 +157,7 @@ def listed(daemon: RunningDaemon) -> set[str]:
 
 
 def test_a_service_stays_up_under_a_limit_below_what_is_used(place: Path, tmp_path: Path) -> None:
-    base = tmp_path / "service"
-    base.mkdir()
-    with running(base, arguments=("--root", str(place / "root"))) as daemon:
-        daemon.run("snapshot", "prepare", "work")
-        daemon.run("snapshot", "commit", "work", "base")
-        daemon.run("snapshot", "prepare", "--parent", "base", "next")
-        os.sync()
+    with serving(place, tmp_path) as daemon:
         btrfs("qgroup", "limit", str(MIB), place)
         refused = daemon.run("snapshot", "prepare", "--parent", "base", "new", check=False)
         assert refused.exit_code == 1

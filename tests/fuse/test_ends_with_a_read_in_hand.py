@@ -20,7 +20,7 @@ from snapfs.fuse.modes import Mode
 from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree
-from tests.support.recorded_disk import RecordedDisk, attached
+from tests.support.recorded_disk import RecordedDisk, attached, small_disk
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -54,13 +54,9 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    image, disk, base = tmp_path / "image", tmp_path / "disk", tmp_path / "recorded"
-    for directory in (disk, base):
-        directory.mkdir()
-    with image.open("wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True, timeout=60)
-    with attached(image, base) as recorded:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with attached(*small_disk(tmp_path)) as recorded:
         subprocess.run(["mount", "-o", "noatime", recorded.device, disk], check=True, timeout=60)
         try:
             with lanes.house(tmp_path / "house", Mode.NO_OPEN, root=disk / "root") as house:

@@ -14,7 +14,7 @@ import pytest
 from snapfs.fuse.modes import Mode
 from tests.support import lanes
 from tests.support.overlay.kernel import tmpfs, unmount
-from tests.support.recorded_disk import attached
+from tests.support.recorded_disk import attached, small_disk
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -38,13 +38,9 @@ def test_a_disk_that_fails_in_the_middle_of_a_file_is_not_its_end(
 ) -> None:
     if channel:
         monkeypatch.setenv("SNAPFS_CHANNEL", channel)
-    image, disk, base = tmp_path / "image", tmp_path / "disk", tmp_path / "recorded"
-    for directory in (disk, base):
-        directory.mkdir()
-    with image.open("wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True, timeout=60)
-    with attached(image, base) as recorded:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with attached(*small_disk(tmp_path)) as recorded:
         subprocess.run(["mount", "-o", "noatime", recorded.device, disk], check=True, timeout=60)
         try:
             with lanes.house(tmp_path / "house", mode, root=disk / "root") as house:

@@ -22,26 +22,15 @@ from typing import Any
 
 import pytest
 
-from snapfs.fuse import process
+from tests.support.other_workers import workers_begin_in
 
 ORDER = "SNAPFS_TEST_DIES_AT"
-_CODE = (
-    "import sys; sys.path.insert(0, {!r}); from tests.support import dying_worker as it; it.main()"
-)
 
 
 @contextmanager
 def workers_die_to_order(order: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start such workers meanwhile, which look at `order`."""
-    real = process._command
-    code = _CODE.format(str(Path(__file__).parents[2]))
-
-    def command(*args: Any) -> list[str]:
-        python, *_, module = (given := real(*args))[:4]
-        return [python, "-P", "-c", code, module, *given[4:]]
-
-    with patch.context() as patched:
-        patched.setattr(process, "_command", command)
+    with workers_begin_in("dying_worker", patch) as patched:
         patched.setenv(ORDER, str(order))
         yield
 

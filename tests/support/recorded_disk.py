@@ -181,6 +181,16 @@ def attached(image: Path, base: Path) -> Iterator[RecordedDisk]:
         yield RecordedDisk(Path(device), log, fault, process.pid)
 
 
+def small_disk(base: Path) -> tuple[Path, Path]:
+    """Make an image of ext4 below `base`; return it and an empty directory, for `attached`."""
+    image, own = base / "image", base / "recorded"
+    own.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True, timeout=60)
+    return image, own
+
+
 def _run(*command: str | Path) -> str:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout.strip()

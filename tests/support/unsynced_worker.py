@@ -6,31 +6,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from snapfs.fuse import process
-
-_CODE = (
-    "import sys; sys.path.insert(0, {!r}); from tests.support import unsynced_worker as it; "
-    "it.main()"
-)
+from tests.support.other_workers import workers_begin_in
 
 
 @contextmanager
 def workers_leave_syncing(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start such workers meanwhile."""
-    real = process._command
-    code = _CODE.format(str(Path(__file__).parents[2]))
-
-    def command(*args: Any) -> list[str]:
-        python, *_, module = (given := real(*args))[:4]
-        return [python, "-P", "-c", code, module, *given[4:]]
-
-    with patch.context() as patched:
-        patched.setattr(process, "_command", command)
+    with workers_begin_in("unsynced_worker", patch):
         yield
 
 
