@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import arguments, disk, ending, report, requests, systems, verdict
+from bench import arguments, disk, ending, processors, report, requests, systems, verdict
 from bench.requests import Tracer
 from bench.rows import ROWS, WARM_UPS, Row
 from bench.systems import FUSE_OVERLAYFS, OVERLAYFS, System
@@ -146,7 +146,8 @@ def page(rows: Sequence[Row], columns: Sequence[System], results: Results, entri
     """Return what is printed: times, what they come to, requests."""
     names = [it.name for it in columns]
     times = [(row.name, _medians(row, names, results)) for row in rows]
-    parts = [f"The tree has {entries} entries. {systems.fuse_overlayfs_version()}."]
+    version = systems.fuse_overlayfs_version()
+    parts = [f"The tree has {entries} entries. {version}. {processors.idle_words()}"]
     if any(it for _, it in times):
         parts.append(report.table("seconds", times, reference=OVERLAYFS))
         lanes = [it for it in names if it not in (OVERLAYFS, FUSE_OVERLAYFS)]
