@@ -9,7 +9,7 @@ _POLL = Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
 
 
 def idle_words() -> str:
-    """Return a sentence: the driver of cpuidle, and for how long a virtual one looks before it halts."""
+    """Say which driver of cpuidle it is, and how long a virtual processor looks before it halts."""
     if not _DRIVER.exists():
         return "Idle processors halt."
     driver = _DRIVER.read_text().strip()
