@@ -36,7 +36,8 @@ from snapfs.config import Config
 from snapfs.forgetting import Forgetting
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
-from snapfs.fuse.supervisor import FREE_DEATHS, Lane, LaneStatus
+from snapfs.fuse.supervisor import Lane, LaneStatus
+from snapfs.fuse.watching import FREE_DEATHS
 from snapfs.images import SNAPSHOTTER, clear_copies, clear_unpacked
 from snapfs.metadata import Backend, Knobs, Metadata
 from snapfs.model import MAIN_LANE, LaneName, Quota, SnapfsError, Unavailable

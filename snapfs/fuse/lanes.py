@@ -18,7 +18,8 @@ from contextlib import contextmanager
 
 import structlog
 
-from snapfs.fuse.supervisor import Lane, LaneState, LaneStatus
+from snapfs.fuse.seat import LaneState
+from snapfs.fuse.supervisor import Lane, LaneStatus
 from snapfs.model import (
     MAIN_LANE,
     DeadlineExceeded,

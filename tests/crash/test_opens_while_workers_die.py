@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.fuse import supervisor
+from snapfs.fuse import watching
 from snapfs.fuse.modes import Mode
 from tests.crash import opening
 from tests.support import lanes
@@ -46,7 +46,7 @@ DEADLINE_S = 60.0
 def test_no_open_fails_when_files_are_forgotten_while_workers_die(
     tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "STEADY_S", 0.0)  # however often, the next one begins at once
+    monkeypatch.setattr(watching, "STEADY_S", 0.0)  # however often, the next one begins at once
     dice, kills = random.Random(11), 0
     with lanes.aborting_after(tmp_path, SECONDS * 2 + 120), lanes.house(tmp_path, mode) as house:
         tree = house.active(opening.fill)

@@ -12,7 +12,8 @@ import lmdb
 import pytest
 
 from snapfs.daemon import _lane_warnings
-from snapfs.fuse.supervisor import LaneState, LaneStatus
+from snapfs.fuse.seat import LaneState
+from snapfs.fuse.supervisor import LaneStatus
 from tests.support.daemon import RunningDaemon, clear, eventually, mounts_below, processes_below
 from tests.support.writer import writing
 

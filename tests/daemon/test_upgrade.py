@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from snapfs.daemon import _lane_warnings
-from snapfs.fuse.supervisor import FREE_DEATHS, LaneState, LaneStatus
+from snapfs.fuse.seat import LaneState
+from snapfs.fuse.supervisor import LaneStatus
+from snapfs.fuse.watching import FREE_DEATHS
 from tests.support.daemon import RunningDaemon, clear, eventually
 from tests.support.lanes import abort
 from tests.support.writer import writing

@@ -83,7 +83,7 @@ def right_or_refused(path: Path, expected: bytes) -> None:
 
 def kill_and_damage(house: House, which: int, damage: Callable[[int], None]) -> None:
     """Return when another worker serves, on memory of which one part was damaged before."""
-    mount = house.lane._mount
+    mount = house.lane._seat.mount
     assert mount is not None
     pid = house.lane.status().pid
     assert pid is not None
@@ -156,7 +156,7 @@ def left_at_the_beginning(memory: Sequence[int]) -> None:
 def test_first_worker_that_is_killed_as_it_begins_leaves_nothing_damaged(
     own_house: House, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    mount = own_house.lane._mount
+    mount = own_house.lane._seat.mount
     assert mount is not None
     kill_and_damage(own_house, 2, lambda _: left_at_the_beginning(mount.connection.memory))
     assert "places.short" not in capfd.readouterr().err

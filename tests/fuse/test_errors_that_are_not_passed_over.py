@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 import trio
 
-from snapfs.fuse import adoption, control, supervisor
+from snapfs.fuse import adoption, asking, control
 from snapfs.fuse.handover import Connection, Init, InitRequest
 from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.modes import Mode
@@ -100,19 +100,19 @@ def test_process_at_hand_that_died_with_its_worker_costs_no_delay(
     own_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = own_house.active(lambda layer: (layer / "file").write_text("lower"))
-    mount = own_house.lane._mount
+    mount = own_house.lane._seat.mount
     assert mount is not None
     taken: list[WorkerProcess] = []
 
     def dead() -> WorkerProcess | None:
         if taken:
             return None
-        made = own_house.lane._new_process(mount)
+        made = own_house.lane._replacing._load(mount)
         taken.append(made)
         made.kill()
         return made
 
-    monkeypatch.setattr(own_house.lane._spare, "take", dead)
+    monkeypatch.setattr(own_house.lane._replacing._spare, "take", dead)
     own_house.kill_worker()
     assert (tree / "file").read_text() == "lower"
     assert len(taken) == 1
@@ -128,13 +128,13 @@ def ask_for_ever(worker: WorkerProcess) -> None:
 def test_question_to_a_worker_that_takes_none_ends_with_its_deadline(
     own_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = own_house.lane._worker
+    worker = own_house.lane._seat.worker
     assert worker is not None
     os.kill(worker.pid, signal.SIGSTOP)
     try:
         with pytest.raises(Unavailable):
             ask_for_ever(worker)
-        monkeypatch.setattr(supervisor, "CALL_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(asking, "CALL_TIMEOUT_S", 0.2)
         with pytest.raises(SnapfsError):
             own_house.lane.rebind(SnapshotId(1))
     finally:

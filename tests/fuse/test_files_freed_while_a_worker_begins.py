@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from snapfs.fuse import supervisor
+from snapfs.fuse import watching
 from snapfs.fuse.modes import Mode
 from tests.support.daemon import eventually
 from tests.support.lanes import House
@@ -48,7 +48,7 @@ print("asked", flush=True)
 @pytest.mark.modes(Mode.PASSTHROUGH, Mode.NO_OPEN)
 @pytest.mark.parametrize("what", ["reads", "writes"])
 def test_next_worker_serves(own_house: House, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_DELAY_S", DEAD_S)
+    monkeypatch.setattr(watching, "FIRST_DELAY_S", DEAD_S)
     tree = own_house.active()
     (tree / "other").write_text("other")
     worker = own_house.worker().pid

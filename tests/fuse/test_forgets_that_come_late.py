@@ -19,7 +19,7 @@ from threading import Thread
 
 import pytest
 
-from snapfs.fuse import supervisor
+from snapfs.fuse import watching
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.trees import DOUBT_S
 from tests.support import lanes
@@ -83,7 +83,7 @@ def fill_with_links(layer: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _dead_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_DELAY_S", DEAD_S)
+    monkeypatch.setattr(watching, "FIRST_DELAY_S", DEAD_S)
 
 
 @contextmanager

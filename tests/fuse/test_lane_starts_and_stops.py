@@ -14,7 +14,8 @@ import pytest
 
 from snapfs.fuse import mounts
 from snapfs.fuse.lanemount import clear_stale
-from snapfs.fuse.supervisor import Lane, LaneState
+from snapfs.fuse.seat import LaneState
+from snapfs.fuse.supervisor import Lane
 from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable
 from tests.support.daemon import eventually, processes_below
 from tests.support.lanes import House

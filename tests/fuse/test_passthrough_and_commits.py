@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.fuse.supervisor import LaneState
+from snapfs.fuse.seat import LaneState
 from snapfs.model import FailedPrecondition, Unavailable
 from tests.support import lanes
 from tests.support.daemon import eventually

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from snapfs.fuse import process, progress, supervisor
+from snapfs.fuse import process, progress, watching
 from tests.support.daemon import eventually, processes_below
 from tests.support.lanes import House
 
@@ -62,7 +62,7 @@ HANGS = {
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "READY_TIMEOUT_S", STILL_S)
+    monkeypatch.setattr(watching, "READY_TIMEOUT_S", STILL_S)
     monkeypatch.setattr(process, "TELL_EVERY_S", STILL_S)
     monkeypatch.setattr(progress, "LOADING_NS", 2 * 10**9)
 
@@ -128,7 +128,7 @@ def test_worker_that_moves_without_end_and_gets_nowhere_is_ended(
     (hung,) = (int(it.suffix[1:]) for it in tmp_path.glob("hangs.*"))
     (line,) = (it for it in lines(caplog) if it["event"] == "worker.not_ready")
     assert line["pid"] == hung
-    assert line["waited_s"] < supervisor.MOST_READY_S / 2  # as one that gets on would have
+    assert line["waited_s"] < watching.MOST_READY_S / 2  # as one that gets on would have
 
 
 def customize(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> None:

@@ -14,7 +14,8 @@ from snapfs.fuse import channel, mounts
 from snapfs.fuse.control import WorkerStatus
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
-from snapfs.fuse.supervisor import WATCHDOG_S, Lane
+from snapfs.fuse.supervisor import Lane
+from snapfs.fuse.watching import WATCHDOG_S
 from snapfs.model import SnapshotId
 from snapfs.snapshots import Snapshotter
 from tests.support.daemon import clear, eventually, processes_below

@@ -1,0 +1,138 @@
+"""Keeping a worker under a lane's mount: one that ends is followed by another, one that hangs ends.
+
+The watcher is a thread of its own from the lane's start to its stop. Deaths in a row make it wait:
+who dies at once would take all of the processor.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+
+from snapfs.fuse.asking import hangs
+from snapfs.fuse.lanemount import LaneMount
+from snapfs.fuse.process import WorkerProcess
+from snapfs.fuse.replacing import READY_TIMEOUT_S, Replacing
+from snapfs.fuse.seat import LaneState, Seat
+from snapfs.fuse.spare import SPARE_AFTER_S
+from snapfs.model import SnapfsError
+
+FIRST_DELAY_S = 0.05
+LONGEST_DELAY_S = 5.0
+STEADY_S = 2.0
+"""A worker that lived this long clears the back-off."""
+FREE_DEATHS = 3
+"""In a row, before the next worker is kept waiting for longer than `FIRST_DELAY_S`."""
+WATCHDOG_S = 20.0
+LOOK_EVERY_S = 2.0
+"""After a worker that may hang."""
+ANSWER_TIMEOUT_S = 1.0
+"""For a worker to show that it does not hang."""
+REAP_TIMEOUT_S = 2.0
+"""For a worker to end after it closed its channel."""
+MOST_READY_S = 120.0
+"""For one that gets on: it reads its code from a busy disk, say, as another would have to."""
+
+log = structlog.get_logger(__name__)
+
+
+class Watcher:
+    """Watches over the workers of a seat, one after another."""
+
+    def __init__(self, seat: Seat, replacing: Replacing, watchdog_s: float) -> None:
+        """A worker that says nothing for `watchdog_s` is replaced."""
+        self._seat = seat
+        self._replacing = replacing
+        self._watchdog_s = watchdog_s
+        self._thread: threading.Thread | None = None
+        self.deaths = 0
+        """Of workers in a row that served for less than `STEADY_S`."""
+
+    @property
+    def delay_s(self) -> float:
+        """How long the next worker is kept waiting."""
+        late = max(0, self.deaths - FREE_DEATHS)
+        return min(FIRST_DELAY_S * 2.0 ** min(late, 10), LONGEST_DELAY_S)
+
+    def start(self, worker: WorkerProcess) -> None:
+        """Watch from now on."""
+        self._thread = threading.Thread(
+            target=self._watch, args=(worker,), name=f"lane-{self._seat.name}-watcher", daemon=True
+        )
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end of what a stop has ended."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(timeout_s)
+
+    def _watch(self, worker: WorkerProcess) -> None:
+        seat = self._seat
+        while True:
+            self._attend(worker)
+            with seat.changed:
+                mount = seat.mount
+                if seat.stopping.is_set() or mount is None:
+                    return
+                ended = mount.ended
+                seat.state = LaneState.UNMOUNTED if ended else LaneState.RESTARTING
+                seat.worker = None
+                seat.changed.notify_all()
+            exit_status = worker.reap(REAP_TIMEOUT_S)
+            if ended:
+                log.error(
+                    "lane.unmounted", lane=seat.name, mountpoint=str(seat.settings.mountpoint)
+                )
+                return
+            log.error("lane.worker_died", lane=seat.name, pid=worker.pid, exit_status=exit_status)
+            self._count_death(time.monotonic() - worker.started_s)
+            successor = self._succeed(mount)
+            if successor is None:
+                return
+            worker = successor
+
+    def _attend(self, worker: WorkerProcess) -> None:
+        """Return when a worker is gone; end one that hangs, and have the next one at hand."""
+        while True:
+            self._keep_spare(worker)
+            if worker.gone.wait(min(LOOK_EVERY_S, self._watchdog_s / 4)):
+                return
+            if self._seat.stopping.is_set() or not hangs(
+                worker, min(ANSWER_TIMEOUT_S, self._watchdog_s / 2)
+            ):
+                self._seat.note_answer()
+            elif time.monotonic() - self._seat.answered_s > self._watchdog_s:
+                log.error("lane.worker_hangs", lane=self._seat.name, pid=worker.pid)
+                worker.kill()  # it can do nothing any more when the next one begins
+                return
+
+    def _keep_spare(self, worker: WorkerProcess) -> None:
+        """Have the next worker at hand, once one has died or this one has come to stay."""
+        with self._seat.changed:
+            mount, is_likely = self._seat.mount, self._seat.restarts > 0
+        if mount is None or self._seat.stopping.is_set():
+            return
+        if is_likely or time.monotonic() - worker.started_s > SPARE_AFTER_S:
+            self._replacing.keep_spare(mount)
+
+    def _count_death(self, lived_s: float) -> None:
+        with self._seat.changed:
+            self.deaths = 1 if lived_s > STEADY_S else self.deaths + 1
+
+    def _succeed(self, mount: LaneMount) -> WorkerProcess | None:
+        """Start the next worker, however often it takes; None when the lane stops first."""
+        while not self._seat.stopping.wait(self.delay_s):
+            try:
+                worker = self._replacing.start(
+                    mount, time.monotonic() + MOST_READY_S, still_s=READY_TIMEOUT_S
+                )
+            except SnapfsError as error:
+                log.error("lane.restart_failed", lane=self._seat.name, error=str(error))
+                self._count_death(0.0)
+                continue
+            log.warning("lane.worker_restarted", lane=self._seat.name, pid=worker.pid)
+            return worker
+        return None
