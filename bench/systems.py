@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from snapfs.daemon import LANES
+from snapfs.house import LANES
 from tests.support import daemon
 from tests.support.daemon import RunningDaemon, eventually
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from snapfs.daemon import _lane_warnings
 from snapfs.fuse.seat import LaneState
 from snapfs.fuse.supervisor import LaneStatus
+from snapfs.reporting import lane_warnings
 from tests.support.daemon import RunningDaemon, clear, eventually, mounts_below, processes_below
 from tests.support.writer import writing
 
@@ -159,5 +159,5 @@ def reader_pids(daemon: RunningDaemon) -> set[int]:
 
 def test_a_worker_of_an_older_release_is_named_in_the_warnings() -> None:
     status = LaneStatus("main", Path("/m"), LaneState.SERVING, 7, 0, None, "0.0.1")
-    (warning,) = _lane_warnings(status)
+    (warning,) = lane_warnings(status)
     assert "lane main: worker 7 is of version 0.0.1" in warning

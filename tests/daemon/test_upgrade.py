@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.daemon import _lane_warnings
 from snapfs.fuse.seat import LaneState
 from snapfs.fuse.supervisor import LaneStatus
 from snapfs.fuse.watching import FREE_DEATHS
+from snapfs.reporting import lane_warnings
 from tests.support.daemon import RunningDaemon, clear, eventually
 from tests.support.lanes import abort
 from tests.support.writer import writing
@@ -101,5 +101,5 @@ def test_crash_loop_is_told_with_the_wait_that_comes_of_it() -> None:
         deaths=FREE_DEATHS + 1,
         delay_s=0.1,
     )
-    (warning,) = _lane_warnings(status)
+    (warning,) = lane_warnings(status)
     assert "its worker died 4 times in a row; the next one is started 0.1 s after" in warning

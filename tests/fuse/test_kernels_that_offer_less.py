@@ -17,10 +17,10 @@ import pytest
 from bench import requests
 from bench.requests import Tracer
 from snapfs.cli.admin import feature_lines
-from snapfs.daemon import lane_record
 from snapfs.fuse import handover
 from snapfs.fuse.handover import WANTED, Init, InitRequest
 from snapfs.fuse.modes import Mode
+from snapfs.reporting import lane_record
 from tests.support import lanes
 from tests.support.lanes import House, Tree
 

@@ -1,0 +1,51 @@
+"""What the service says of its lanes: `snapfs status` and its warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from snapfs import __version__
+from snapfs.fuse.supervisor import LaneStatus
+from snapfs.fuse.watching import FREE_DEATHS
+from snapfs.service.records import LaneRecord
+
+COUNTS = ("nodes", "lookups", "files", "directories", "backing")
+"""Of what a worker counts, what `snapfs status --json` shows."""
+
+
+def lane_record(it: LaneStatus) -> LaneRecord:
+    """Return what the service says of a lane."""
+    return LaneRecord(
+        name=it.name,
+        mountpoint=it.mountpoint,
+        mode=it.mode.value,
+        state="not answering" if it.silent_s is not None else it.state.value,
+        worker_pid=it.pid,
+        features=it.worker.features if it.worker is not None else {},
+        restarts=it.restarts,
+        counts={} if it.worker is None else {name: getattr(it.worker, name) for name in COUNTS},
+    )
+
+
+def lane_warnings(it: LaneStatus) -> Iterator[str]:
+    """Yield what an operator should know of a lane, with the way out."""
+    if it.silent_s is not None:
+        yield (
+            f"lane {it.name}: worker {it.pid} has not answered for {it.silent_s:.0f} s; "
+            f"it is replaced after {it.watchdog_s:g} s"
+        )
+    if it.displaced is not None:
+        yield (
+            f"lane {it.name} is not mounted at {it.mountpoint}: somebody unmounted it while it is "
+            f"used ({', '.join(it.displaced) or 'open files'}); it is mounted again when that ends"
+        )
+    if it.worker_version not in (None, __version__):
+        yield (
+            f"lane {it.name}: worker {it.pid} is of version {it.worker_version}; "
+            "it is replaced at the first restart without containers"
+        )
+    if it.deaths > FREE_DEATHS:
+        yield (
+            f"lane {it.name}: its worker died {it.deaths} times in a row; the next one is started "
+            f"{it.delay_s:g} s after the last; see the log"
+        )
