@@ -4,9 +4,10 @@ LMDB forbids opening a file twice in a process, so those who read in the writer'
 environment (`share`); the last `release` closes it. `opening` guards `_open_here`, and is held from
 looking at a data file to having it open.
 
-Invariants: the map is changed only while no read or write transaction of this process is open
-(LMDB's rule; it would pull the pages from under them). `_gate` guards `_views` and `_resizing`.
-A view waits while the map is changed; the change waits for open views, both with a deadline.
+Invariants: the map is changed, and the file opened anew, only while no read or write transaction of
+this process is open (LMDB's rule; it would pull the pages from under them). `_gate` guards `_views`
+and what a view must wait for. A view waits while that is done; who does it waits for open views,
+both with a deadline.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TypeAlias
 
 import lmdb
 
-from snapfs.model import FailedPrecondition, Unavailable
+from snapfs.model import FailedPrecondition, SnapfsError, Unavailable
 from snapfs.store import faults, lock, readertable, space
 from snapfs.store.schema import Sub
 
@@ -52,6 +53,10 @@ class Environment:
         self._gate = threading.Condition()
         self._views = 0
         self._resizing = False
+        self.is_given_up = False
+        """LMDB has given the environment up (MDB_PANIC), and it was not opened anew yet."""
+        self._not_opened: SnapfsError | None = None
+        """Why it could not be opened anew."""
         self._closed = False
         with ExitStack() as claim:
             if readonly:
@@ -66,6 +71,7 @@ class Environment:
                 except lmdb.Error:
                     self._env.close()
                     raise
+            self.map_size_bytes = self._env.info()["map_size"]
             self._claim = claim.pop_all()
         self._ballast: space.Ballast | None = None
         self._users = 1
@@ -119,10 +125,6 @@ class Environment:
                 self._close()
 
     @property
-    def map_size_bytes(self) -> int:
-        return self._env.info()["map_size"]
-
-    @property
     def file_size_bytes(self) -> int:
         with faults.translated(self.path):
             return (self.path / "data.mdb").stat().st_size
@@ -152,6 +154,10 @@ class Environment:
                 return self._env.begin()
             except lmdb.MapResizedError:
                 self._leave()
+            except lmdb.PanicError:
+                self._give_up()
+                self._leave()
+                continue
             except lmdb.Error as error:
                 self._leave()
                 raise faults.from_lmdb(self.path, error) from error
@@ -193,14 +199,71 @@ class Environment:
                 self._await(lambda: self._views == 0, "a read transaction that stays open")
                 with faults.translated(self.path):
                     self._env.set_mapsize(size_bytes)
+                    self.map_size_bytes = self._env.info()["map_size"]
             finally:
                 self._resizing = False
                 self._gate.notify_all()
 
+    def find_given_up(self) -> bool:
+        """Say whether LMDB begins no transaction on it any more; only the writer asks, outside one.
+
+        That is so after it could not write a meta page, the last step of a commit.
+        """
+        try:
+            self._env.begin(write=True).abort()
+        except lmdb.PanicError:
+            self._give_up()
+        except lmdb.Error:
+            pass
+        return self.is_given_up
+
+    def refuse_unopened(self) -> None:
+        """Raise why it could not be opened anew, when it could not."""
+        if self._not_opened is not None:
+            raise self._not_opened
+
+    def reopen(self) -> None:
+        """Open anew what LMDB gave up, as of its last commit; only the writer does.
+
+        Waits for the views of this process to end; new ones wait for it. When it fails, with
+        Unavailable or what opening raises, views fail with that until it succeeds.
+        """
+        with self._gate:
+            try:
+                self._not_opened = None
+                self._await(lambda: self._views == 0, "a read transaction that stays open")
+                with faults.translated(self.path):
+                    self._env.close()
+                    self._env = _open(self.path, self.readonly, self.map_size_bytes)
+                    self.dbs = _handles(self._env)
+                self.is_given_up = False
+            except SnapfsError as error:
+                self._not_opened = error
+                raise
+            finally:
+                self._gate.notify_all()
+
+    @property
+    def last_commit(self) -> int:
+        """Number of the newest transaction in the file, also when a commit of it was refused."""
+        return self._env.info()["last_txnid"]
+
+    def sync(self) -> None:
+        """Make what the kernel has of the data file durable."""
+        self._env.sync(True)
+
     def clear_stale_readers(self) -> int:
         """Free the reader slots of dead processes and return how many there were."""
-        with faults.translated(self.path):
-            return self._env.reader_check()
+        self._enter()
+        try:
+            with faults.translated(self.path):
+                return self._env.reader_check()
+        finally:
+            self._leave()
+
+    def _give_up(self) -> None:
+        with self._gate:
+            self.is_given_up = True
 
     def _close(self) -> None:
         """Close it once the views of this process have ended, or after a deadline anyway."""
@@ -217,9 +280,15 @@ class Environment:
         with self._gate:
             if self._resizing:
                 self._await(lambda: not self._resizing, "a change of the map")
+            if self.is_given_up:
+                self._await(self._is_settled, "being opened anew after a failed write")
+            self.refuse_unopened()
             if self._closed:
                 raise Unavailable(f"store {self.path} is closed; open it again")
             self._views += 1
+
+    def _is_settled(self) -> bool:
+        return not self.is_given_up or self._not_opened is not None or self._closed
 
     def _leave(self) -> None:
         with self._gate:

@@ -5,6 +5,8 @@ group's commit is durable, or after nothing of it took effect. When the map is f
 aborted, the map grown and the group run again, so an update's function may run more than once but
 takes effect once, and its caller sees one answer. A failed fsync ends the writer for good: what
 the kernel then holds is not known, so every later update is refused until the store is reopened.
+When LMDB gives its environment up, as it does when the last write of a commit fails, the writer
+opens that anew: views go on, and updates too when all that was missing is space.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ MAX_GROUP = 256
 
 READER_CHECK_S = 60.0
 """How often slots of dead readers are looked for; each holds back the reuse of pages."""
+
+REOPEN_AGAIN_S = 1.0
+"""How often it is tried to open anew what could not be at once."""
 
 _GROW_LEAST_BYTES = 1 << 20
 _GROW_MOST_BYTES = 1 << 30
@@ -74,6 +79,10 @@ class Writer:
         self._feed = feed
         self._proposer = proposer
         self._broken: SnapfsError | None = None
+        self._begun = 0
+        """Number of the last write transaction."""
+        self._is_unsynced = False
+        """What the kernel has of the file may not be what the disk has."""
         self.holding: Holding | None = None
         """What has the write transaction now; read by the watchdog."""
         self.queue = Queue()
@@ -100,14 +109,19 @@ class Writer:
         self._clear_stale_readers()
         looked_s = time.monotonic()
         try:
-            while (group := self.queue.take(MAX_GROUP, READER_CHECK_S)) is not None:
+            while (group := self.queue.take(MAX_GROUP, self._pause_s)) is not None:
+                self._reopen()
                 if group:
                     self._serve(group)
-                if time.monotonic() >= looked_s + READER_CHECK_S or not group:
+                if time.monotonic() >= looked_s + READER_CHECK_S:
                     self._clear_stale_readers()
                     looked_s = time.monotonic()
         finally:
             self.queue.abandon()
+
+    @property
+    def _pause_s(self) -> float:
+        return REOPEN_AGAIN_S if self._environment.is_given_up else READER_CHECK_S
 
     def _serve(self, group: list[Request[Any]]) -> None:
         """Run the group and answer each of its requests exactly once."""
@@ -147,13 +161,16 @@ class Writer:
 
     def _attempt(self, group: list[Request[Any]]) -> list[_Outcome]:
         """Run the group in one transaction and commit it durably; raise lmdb.Error if it fails."""
+        self._environment.refuse_unopened()
         self._refuse_second_table()
+        self._sync()
         outcomes: list[_Outcome] = []
         changes: list[Change] = []
         proposals: list[Change] = []
         self.holding = Holding(time.monotonic(), None)
         has_room = self._environment.has_room()
         txn = self._environment.begin_write()
+        self._begun = txn.id()
         try:
             for request in group:
                 self.holding = Holding(self.holding.since_s, request.function)
@@ -258,12 +275,39 @@ class Writer:
         """Return the refusal for a failed commit; anything but lack of space breaks the writer."""
         refusal = faults.from_lmdb(self._environment.path, error)
         if not isinstance(refusal, ResourceExhausted):
-            self._broken = Unavailable(
-                f"store {self._environment.path} takes no updates since a write failed "
-                f"({error}); check the disk and restart"
-            )
-            _log.error("store.broken", path=str(self._environment.path), error=str(error))
+            self._break(error)
+        if self._environment.find_given_up():
+            self._is_unsynced = True
+            _log.warning("store.given_up", path=str(self._environment.path), error=str(error))
+            self._reopen()
         return refusal
+
+    def _break(self, error: object) -> None:
+        self._broken = Unavailable(
+            f"store {self._environment.path} takes no updates since a write failed ({error}); "
+            "check the disk and restart"
+        )
+        _log.error("store.broken", path=str(self._environment.path), error=str(error))
+
+    def _reopen(self) -> None:
+        """Open the environment anew if LMDB gave it up; when that fails, it is tried again."""
+        if not self._environment.is_given_up:
+            return
+        path = str(self._environment.path)
+        try:
+            self._environment.reopen()
+        except SnapfsError as error:
+            _log.error("store.not_reopened", path=path, error=str(error))
+            return
+        _log.info("store.reopened", path=path)
+        if self._broken is None and self._environment.last_commit >= self._begun:
+            self._break("a commit was refused and is in the file")
+
+    def _sync(self) -> None:
+        """Have the disk agree with the kernel after a commit that failed at its last write."""
+        if self._is_unsynced:
+            self._environment.sync()
+            self._is_unsynced = False
 
     def _refuse_second_table(self) -> None:
         """End the updates when there may be readers of whom this writer does not know."""

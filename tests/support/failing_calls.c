@@ -2,6 +2,7 @@
 
    calls_fail(under, at, error, onwards) begins to count those calls: the one numbered `at`, from
    1, returns -1 with `error` and does nothing; with `onwards` so do all after it.
+   calls_lie(under, at, error) is the same with `onwards`, but the one numbered `at` is done.
    calls_kill(at, status) begins to count them anywhere: in place of one the process ends.
    calls_counted() says how many there were. */
 
@@ -22,7 +23,7 @@
 
 static char under[PATH_MAX];
 static size_t under_length;
-static int fails_at, fails_with, fails_onwards, kills_with;
+static int fails_at, fails_with, fails_onwards, lies, kills_with;
 static atomic_int counted;
 static atomic_int armed;
 
@@ -32,8 +33,14 @@ void calls_fail(const char *directory, int at, int error, int onwards) {
     fails_at = at;
     fails_with = error;
     fails_onwards = onwards;
+    lies = 0;
     atomic_store(&counted, 0);
     atomic_store(&armed, 1);
+}
+
+void calls_lie(const char *directory, int at, int error) {
+    calls_fail(directory, at, error, 1);
+    lies = 1;
 }
 
 void calls_kill(int at, int status) {
@@ -86,8 +93,13 @@ static int fails(void) {
         static __typeof__(&name) real;                                                             \
         if (real == NULL)                                                                          \
             real = REAL(name);                                                                     \
-        if (atomic_load(&armed) && (ours) && fails())                                              \
+        if (atomic_load(&armed) && (ours) && fails()) {                                            \
+            if (lies && atomic_load(&counted) == fails_at) {                                       \
+                real(__VA_ARGS__);                                                                 \
+                errno = fails_with;                                                                \
+            }                                                                                      \
             return -1;                                                                             \
+        }                                                                                          \
         return real(__VA_ARGS__);                                                                  \
     }
 
@@ -163,8 +175,14 @@ CALL(int, fsetxattr, is_ours(fd), (int fd, text name, bytes b, size_t n, int how
 
 /* Opening counts where it makes or empties a file. */
 
-static int opens_to_change(int flags) {
-    return (flags & (O_CREAT | O_TRUNC)) != 0 || (flags & O_TMPFILE) == O_TMPFILE;
+static int has_mode(int flags) {
+    return (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE;
+}
+
+static int opens_to_change(int fd, const char *path, int flags) {
+    if ((flags & O_TRUNC) != 0 || (flags & O_TMPFILE) == O_TMPFILE)
+        return 1;
+    return (flags & O_CREAT) != 0 && faccessat(fd, path, F_OK, 0) != 0;
 }
 
 #define OPEN(name)                                                                                 \
@@ -172,11 +190,12 @@ static int opens_to_change(int flags) {
         static __typeof__(&name) real;                                                             \
         va_list rest;                                                                              \
         va_start(rest, flags);                                                                     \
-        mode_t mode = opens_to_change(flags) ? va_arg(rest, mode_t) : 0;                           \
+        mode_t mode = has_mode(flags) ? va_arg(rest, mode_t) : 0;                           \
         va_end(rest);                                                                              \
         if (real == NULL)                                                                          \
             real = REAL(name);                                                                     \
-        int ours = atomic_load(&armed) && opens_to_change(flags) && names_ours(AT_FDCWD, path);    \
+        int ours = atomic_load(&armed) && names_ours(AT_FDCWD, path)                               \
+            && opens_to_change(AT_FDCWD, path, flags);                                             \
         return ours && fails() ? -1 : real(path, flags, mode);                                     \
     }
 
@@ -185,11 +204,12 @@ static int opens_to_change(int flags) {
         static __typeof__(&name) real;                                                             \
         va_list rest;                                                                              \
         va_start(rest, flags);                                                                     \
-        mode_t mode = opens_to_change(flags) ? va_arg(rest, mode_t) : 0;                           \
+        mode_t mode = has_mode(flags) ? va_arg(rest, mode_t) : 0;                           \
         va_end(rest);                                                                              \
         if (real == NULL)                                                                          \
             real = REAL(name);                                                                     \
-        int ours = atomic_load(&armed) && opens_to_change(flags) && names_ours(fd, path);          \
+        int ours = atomic_load(&armed) && names_ours(fd, path)                                     \
+            && opens_to_change(fd, path, flags);                                                   \
         return ours && fails() ? -1 : real(fd, path, flags, mode);                                 \
     }
 

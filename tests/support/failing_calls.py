@@ -49,6 +49,12 @@ def fail(under: Path, at: int, error: int, *, onwards: bool) -> None:
     ctypes.CDLL(None).calls_fail(os.fsencode(under), at, error, int(onwards))
 
 
+def lie(under: Path, at: int, error: int) -> None:
+    """Let the `at`th call that changes something below `under` say that it failed, and all after it
+    fail."""
+    ctypes.CDLL(None).calls_lie(os.fsencode(under), at, error)
+
+
 def kill(at: int, status: int) -> None:
     """End the process with an exit status in place of its `at`th call that changes something."""
     ctypes.CDLL(None).calls_kill(at, status)
