@@ -14,10 +14,13 @@ from functools import partial
 
 import structlog
 
+from snapfs import processes
 from snapfs.fuse import control
+from snapfs.fuse.lanemount import source_of
 from snapfs.fuse.process import WorkerProcess
 from snapfs.fuse.seat import LaneState, Seat
-from snapfs.model import SnapfsError, SnapshotId, Unavailable, Usage
+from snapfs.fuse.writers import writers
+from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable, Usage
 
 CALL_TIMEOUT_S = 10.0
 USAGE_TIMEOUT_S = 2.0
@@ -39,8 +42,8 @@ class Asking:
         Dirty pages of shared mappings are written first. One that is not `lasting` ends with the
         control process, whatever the worker.
         Raises DeadlineExceeded and FailedPrecondition with the tree thawed, the latter when files
-        are open that the kernel writes by itself; Unavailable when the lane was left in use, or its
-        mount has ended.
+        are open that the kernel writes by itself, naming who has them; Unavailable when the lane
+        was left in use, or its mount has ended.
         """
         seat = self._seat
         with seat.changed:
@@ -64,6 +67,13 @@ class Asking:
                 ),
                 timeout_s,
             )
+        except FailedPrecondition as error:
+            self._forget_freeze(snapshot_id)
+            found = writers(snapshot_id, source_of(seat.settings.mountpoint))
+            if not found:
+                raise
+            named = processes.named(map(processes.described, found))
+            raise FailedPrecondition(f"{error}: {named}") from error
         except SnapfsError:
             self._forget_freeze(snapshot_id)
             raise

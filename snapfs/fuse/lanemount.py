@@ -56,8 +56,7 @@ class LaneMount:
             path.mkdir(mode=0o711, parents=True, exist_ok=True)
             connection = connect(
                 path,
-                # Names the lane also in bind mounts that outlive it; see service/mounted.py.
-                source=f"{FS_SUBTYPE}:{path}",
+                source=source_of(path),
                 flags=mode.mount_flags,
                 options=("allow_other",),
                 wanted=mode.wanted,
@@ -167,6 +166,11 @@ class LaneMount:
                 log.error("lane.unmount_failed", mountpoint=str(self.path), error=str(error))
                 return False
         return False
+
+
+def source_of(mountpoint: Path) -> str:
+    """Return what names a lane also in bind mounts that outlive it; see service/mounted.py."""
+    return f"{FS_SUBTYPE}:{mountpoint}"
 
 
 def clear_stale(mountpoint: Path) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapfs import processes
+
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
@@ -41,6 +43,8 @@ class MountPoint:
     path: str
     type: str
     source: str
+    number: int
+    """Of the mount, as descriptors on it tell."""
 
 
 def mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
@@ -84,7 +88,7 @@ def uses(device: str, lane: Path) -> list[str]:
     """Return where a file system is mounted beside its lane, in every mount name space.
 
     Its idmapped clones go with it and are no use of it; so do the copies of both that other name
-    spaces have.
+    spaces have. What only another name space has comes with a process of it.
     """
     own = str(lane), str(clones_of(lane))
     found = {
@@ -92,26 +96,29 @@ def uses(device: str, lane: Path) -> list[str]:
         for it in mount_table()
         if it.device == device and not it.path.startswith(f"{own[1]}/") and it.path != own[0]
     }
-    for process in _one_of_each_name_space():
+    elsewhere: dict[str, str] = {}
+    for pid in _one_of_each_name_space():
         try:
-            table = mount_table(process)
+            table = mount_table(str(pid))
         except OSError:
             continue  # it has ended since
-        found |= {it.path for it in table if it.device == device and it.root != "/"}
-    return sorted(found)
+        for it in table:
+            if it.device == device and it.root != "/" and it.path not in found:
+                elsewhere.setdefault(it.path, f"{it.path} of {processes.described(pid)}")
+    return [*sorted(found), *sorted(elsewhere.values())]
 
 
-def _one_of_each_name_space() -> Iterator[str]:
+def _one_of_each_name_space() -> Iterator[int]:
     """Yield a process of each mount name space but our own."""
     seen = {os.stat("/proc/self/ns/mnt").st_ino}
-    for process in filter(str.isdecimal, os.listdir("/proc")):
+    for pid in processes.running():
         try:
-            name_space = os.stat(f"/proc/{process}/ns/mnt").st_ino
+            name_space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
         except OSError:
             continue  # it has ended since, or is a zombie
         if name_space not in seen:
             seen.add(name_space)
-            yield process
+            yield pid
 
 
 def is_in_memory(device: int) -> bool:
@@ -147,7 +154,8 @@ def _parse(line: str) -> MountPoint:
     before, _, after = line.rstrip("\n").partition(" - ")
     fields = before.split(" ")
     kind, source = after.split(" ")[:2]
-    return MountPoint(fields[2], _plain(fields[3]), _plain(fields[4]), kind, _plain(source))
+    root, path = _plain(fields[3]), _plain(fields[4])
+    return MountPoint(fields[2], root, path, kind, _plain(source), int(fields[0]))
 
 
 def _plain(escaped: str) -> str:

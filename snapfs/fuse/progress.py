@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from snapfs.processes import fields, read
+
 LOADING_NS = 10 * 10**9
 """Of processor time: more than a process takes to begin. What takes more and never waits loops."""
 WORKING_NS = 5 * 10**8
@@ -67,10 +69,10 @@ def describe(pid: int) -> dict[str, object]:
     out."""
     ran_ns, queued_ns = _times(pid)
     told: dict[str, object] = {
-        "step": _read(pid, "comm").strip(),
-        "state": _field(_read(pid, "status"), "State"),
-        "waits_in": " < ".join(_calls(_read(pid, "stack"))[:SHOWN_CALLS]),
-        "read_bytes": _field(_read(pid, "io"), "read_bytes"),
+        "step": read(pid, "comm").strip(),
+        "state": _field(read(pid, "status"), "State"),
+        "waits_in": " < ".join(_calls(read(pid, "stack"))[:SHOWN_CALLS]),
+        "read_bytes": _field(read(pid, "io"), "read_bytes"),
         "processor_s": round(ran_ns / 1e9, 2),
         "wanted_it_s": round(queued_ns / 1e9, 2),
     }
@@ -78,16 +80,16 @@ def describe(pid: int) -> dict[str, object]:
 
 
 def _counts(pid: int) -> _Counts:
-    waits = _field(_read(pid, "status"), "voluntary_ctxt_switches")
+    waits = _field(read(pid, "status"), "voluntary_ctxt_switches")
     # Field 12 of proc_pid_stat(5); the name before them may hold blanks.
-    faults = [*_read(pid, "stat").rpartition(") ")[2].split(), *[""] * 10][9]
-    read = _field(_read(pid, "io"), "read_bytes")
-    return _Counts(int(waits or 0), _times(pid)[0], (_read(pid, "comm"), read, faults))
+    faults = [*read(pid, "stat").rpartition(") ")[2].split(), *[""] * 10][9]
+    from_disks = _field(read(pid, "io"), "read_bytes")
+    return _Counts(int(waits or 0), _times(pid)[0], (read(pid, "comm"), from_disks, faults))
 
 
 def _times(pid: int) -> tuple[int, int]:
     """Return for how long it had a processor, and for how long it only wanted one."""
-    ran, queued, *_ = (*map(int, _read(pid, "schedstat").split()), 0, 0)
+    ran, queued, *_ = (*map(int, read(pid, "schedstat").split()), 0, 0)
     return ran, queued
 
 
@@ -97,12 +99,4 @@ def _calls(stack: str) -> list[str]:
 
 
 def _field(text: str, name: str) -> str:
-    found = (line.partition(":")[2] for line in text.splitlines() if line.startswith(f"{name}:"))
-    return next(found, "").strip()
-
-
-def _read(pid: int, name: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_text(errors="backslashreplace")
-    except OSError:  # it has ended, or the kernel does not tell us
-        return ""
+    return fields(text).get(name, "")

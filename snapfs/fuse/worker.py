@@ -221,8 +221,8 @@ class Worker:
                 if writers := await self._writers(snapshot_id):
                     return control.Answer(
                         wish.id,
-                        error=f"snapshot {snapshot_id}: open for writing: {writers}; close what "
-                        "is open, or stop who has it open",
+                        error=f"open for writing: {writers}; close what is open, or stop who has "
+                        "it open",
                         refused=True,
                     )
                 await self._forest.settle(snapshot_id)

@@ -7,6 +7,8 @@ import socket
 import struct
 from pathlib import Path
 
+from snapfs import processes
+
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid."""
 
@@ -25,12 +27,5 @@ def holder(address: Path) -> str | None:
         except BlockingIOError:
             return "another server"
         raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return f"another server ({_named(_CREDENTIALS.unpack(raw)[0])})"
-
-
-def _named(pid: int) -> str:
-    """Return a process with what it runs, where that can be seen from here."""
-    try:
-        return f"pid {pid}, {Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()}"
-    except OSError:
-        return f"pid {pid}"
+        pid = _CREDENTIALS.unpack(raw)[0]
+        return f"another server ({', '.join(filter(None, (f'pid {pid}', processes.name(pid))))})"

@@ -29,7 +29,7 @@ import structlog
 from snapfs.model import Committed, FailedPrecondition, Labels, SnapfsError, SnapshotId, Usage
 from snapfs.snapshots import records, recovery
 from snapfs.snapshots.durability import DataSync
-from snapfs.snapshots.faults import refusing
+from snapfs.snapshots.faults import naming, refusing
 from snapfs.snapshots.layers import LayerDirectories, sync_directory
 from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.metastore import MetaStore
@@ -317,7 +317,8 @@ class LayerCopier:
     def _frozen(self, source: _Source) -> Iterator[_Held]:
         """Keep a tree frozen for the block; afterwards, say for how long writers had to wait."""
         began_ns = time.monotonic_ns()
-        source.trees.freeze(source.id, timeout_s=self._deadline_s, lasting=False)
+        with naming(f"snapshot {records.shown(source.key)}"):
+            source.trees.freeze(source.id, timeout_s=self._deadline_s, lasting=False)
         held = _Held()
         try:
             yield held

@@ -50,6 +50,15 @@ def refusal(error: OSError, doing: str) -> SnapfsError:
 
 
 @contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Say what a refusal of the block is about, by the name that who asked knows."""
+    try:
+        yield
+    except FailedPrecondition as error:
+        raise FailedPrecondition(f"{what}: {error}") from error
+
+
+@contextmanager
 def refusing(doing: str) -> Iterator[None]:
     """Turn an OSError of the block into a SnapfsError that says what could not be done."""
     try:

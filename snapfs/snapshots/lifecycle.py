@@ -49,7 +49,7 @@ from snapfs.snapshots.copying import Copier, LayerCopier
 from snapfs.snapshots.dropping import Dropper
 from snapfs.snapshots.durability import DataSync, Durability
 from snapfs.snapshots.examination import NO_CHECKS, Checks, Report, examine
-from snapfs.snapshots.faults import refusing
+from snapfs.snapshots.faults import naming, refusing
 from snapfs.snapshots.idmapping import IdMapping
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.locks import KeyedLocks
@@ -258,7 +258,7 @@ class Snapshotter(Closing):
             with self._store.view() as tx:
                 _check_same(tx, key, identity)
                 records.check_commit(tx, key, name, parent)
-            with self._still(identity, trees):
+            with self._still(key, identity, trees):
                 usage = self._settle_data(key, identity, trees)
 
                 def record(tx: WriteTx) -> Committed:
@@ -274,10 +274,10 @@ class Snapshotter(Closing):
         return done
 
     @contextmanager
-    def _still(self, identity: SnapshotId, trees: Trees) -> Iterator[None]:
+    def _still(self, key: str, identity: SnapshotId, trees: Trees) -> Iterator[None]:
         """Let nothing change a tree from now on, unless the block fails."""
         is_claimed = claims.claim(self._layers.work(identity))
-        with self._claimed(identity) if is_claimed else self._frozen(identity, trees):
+        with self._claimed(identity) if is_claimed else self._frozen(key, identity, trees):
             self._steps("commit.frozen")
             yield
         self._steps("commit.recorded")
@@ -299,9 +299,9 @@ class Snapshotter(Closing):
                 self._release(identity)
 
     @contextmanager
-    def _frozen(self, identity: SnapshotId, trees: Trees) -> Iterator[None]:
+    def _frozen(self, key: str, identity: SnapshotId, trees: Trees) -> Iterator[None]:
         """Keep a tree frozen for the block, and after it unless the block fails."""
-        trees.freeze(identity, timeout_s=self._deadline_s)
+        self._freeze(key, identity, trees)
         is_done = False
         try:
             yield
@@ -309,6 +309,10 @@ class Snapshotter(Closing):
         finally:
             if not is_done:
                 self._thaw(identity, trees)
+
+    def _freeze(self, key: str, identity: SnapshotId, trees: Trees) -> None:
+        with naming(f"snapshot {records.shown(key)}"):
+            trees.freeze(identity, timeout_s=self._deadline_s)
 
     def _settle_data(self, key: str, identity: SnapshotId, trees: Trees) -> Usage:
         """Make a frozen layer durable, then measure it: blocks are allocated only when written."""
@@ -498,12 +502,12 @@ class Snapshotter(Closing):
         with self._busy.hold(found.id, f"snapshot {records.shown(key)}", self._deadline_s):
             with self._store.view() as tx:
                 _check_same(tx, key, found.id)
-            with self._kept_still(found.id, self._trees.lane(found.lane)):
+            with self._kept_still(key, found.id, self._trees.lane(found.lane)):
                 below = self._layers.lowers(found.parent_ids) if found.parent_ids else ()
                 yield self._layers.upper(found.id), below
 
     @contextmanager
-    def _kept_still(self, identity: SnapshotId, trees: Trees) -> Iterator[None]:
+    def _kept_still(self, key: str, identity: SnapshotId, trees: Trees) -> Iterator[None]:
         """Let nothing change a tree for the block only."""
         if claims.claim(self._layers.work(identity)):
             try:
@@ -511,7 +515,7 @@ class Snapshotter(Closing):
             finally:
                 self._release(identity)
             return
-        trees.freeze(identity, timeout_s=self._deadline_s)
+        self._freeze(key, identity, trees)
         try:
             yield
         finally:

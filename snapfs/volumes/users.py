@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapfs import processes
 from snapfs.model import DeadlineExceeded
 from snapfs.volumes.mounting import at, table
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,7 @@ def holders(device: str, root: str) -> list[User]:
 
 def shown(found: Iterable[User]) -> str:
     """Return users for a message: the first few, and how many more."""
-    names = [str(user) for user in found]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return processes.named(found)
 
 
 def tell(found: Iterable[User], number: signal.Signals, timeout_s: float) -> None:
@@ -99,8 +96,7 @@ def _pidfds(found: Iterable[User]) -> Iterator[dict[User, int]]:
 
 
 def _processes() -> Iterator[int]:
-    own = os.getpid()
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != own)
+    return filter(os.getpid().__ne__, processes.running())
 
 
 class _Look:

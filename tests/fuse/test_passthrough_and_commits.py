@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -160,3 +164,53 @@ def test_commit_is_refused_while_an_aborted_mount_has_left_a_writer(
     name = own_house.name()
     own_house.snapshots.commit(tree.key, name)
     assert (own_house.on(name) / "dir" / "open").read_bytes() == b"after"
+
+
+_HOLDING = """
+import mmap, os, sys
+file = open(sys.argv[1], "r+b", buffering=0)
+if sys.argv[2] == "mapping":
+    kept = mmap.mmap(file.fileno(), 5)
+    file.close()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_elsewhere(path: Path, way: str) -> Iterator[int]:
+    """Give a process in a mount name space of its own that may write a file."""
+    command = ["unshare", "--mount", sys.executable, "-c", _HOLDING, path, way]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        holder.stdout.readline()
+        yield holder.pid
+        holder.stdin.close()
+
+
+@pytest.mark.logs("lane.unmounted", "lane.worker_died", "lane.worker_restarted")
+@pytest.mark.logs("lane.restart_failed")
+@pytest.mark.parametrize("way", ["descriptor", "mapping"])
+@pytest.mark.parametrize("is_dead", [False, True], ids=["living", "dead"])
+def test_who_may_write_a_file_in_another_name_space_is_named(
+    own_house: House, way: str, *, is_dead: bool
+) -> None:
+    tree = own_house.active(fill)
+    (tree / "dir" / "open").write_bytes(b"12345")
+    with (
+        held_elsewhere(tree / "dir" / "open", way) as holder,
+        held_elsewhere(own_house.active(fill) / "file", way) as other,
+    ):
+        if is_dead:
+            aborted = own_house.lane
+            lanes.abort(own_house.root.parent)
+            eventually(lambda: aborted.state is LaneState.UNMOUNTED, what="the end of the mount")
+            own_house.restart()
+        with pytest.raises(FailedPrecondition) as refused:
+            own_house.snapshots.commit(tree.key, own_house.name())
+        told = str(refused.value)
+        assert f"snapshot {tree.key!r}: open for writing: /dir/open; close what is open" in told
+        assert f"process {holder} ({sys.executable} -c" in told
+        assert f"process {other} " not in told
+    own_house.snapshots.commit(tree.key, own_house.name())

@@ -1,0 +1,60 @@
+"""What the kernel tells of processes (proc(5)). Of one that has ended, or is not ours to see, it
+tells nothing, which is never an error here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+SHOWN = 5
+"""Processes that a message names."""
+_COMMAND_CHARACTERS = 60
+
+
+def running() -> list[int]:
+    """Return the numbers of all processes that can be seen from here."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def read(pid: int, name: str) -> str:
+    """Return a file of a process; empty when it is not to be had."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="backslashreplace")
+    except OSError:
+        return ""
+
+
+def listed(pid: int, name: str) -> list[str]:
+    """Return what is in a directory of a process; nothing when it is not to be had."""
+    try:
+        return os.listdir(f"/proc/{pid}/{name}")
+    except OSError:
+        return []
+
+
+def fields(text: str) -> dict[str, str]:
+    """Return the lines `name: value` of a file of a process."""
+    return {
+        name: value.strip() for name, _, value in (it.partition(":") for it in text.split("\n"))
+    }
+
+
+def name(pid: int) -> str:
+    """Return the name of a process; empty when it has ended."""
+    return read(pid, "comm").strip()
+
+
+def described(pid: int) -> str:
+    """Return a process for a message, with its command or, without one, its name."""
+    command = " ".join(read(pid, "cmdline").split("\0")).strip() or name(pid)
+    shown = "".join(it if it.isprintable() else "?" for it in command[:_COMMAND_CHARACTERS])
+    more = "…" if len(command) > _COMMAND_CHARACTERS else ""
+    return f"process {pid} ({shown}{more})" if shown else f"process {pid}"
+
+
+def named(found: Iterable[object]) -> str:
+    """Return things for a message: the first few, and how many more."""
+    names = [str(it) for it in found]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
