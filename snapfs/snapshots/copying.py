@@ -27,15 +27,15 @@ import msgspec
 import structlog
 
 from snapfs.model import Committed, FailedPrecondition, Labels, SnapfsError, SnapshotId, Usage
-from snapfs.snapshots import records, recovery
+from snapfs.snapshots import records
 from snapfs.snapshots.durability import DataSync
 from snapfs.snapshots.faults import naming, refusing
 from snapfs.snapshots.layers import LayerDirectories, sync_directory
 from snapfs.snapshots.locks import KeyedLocks
 from snapfs.snapshots.metastore import MetaStore
-from snapfs.snapshots.removal import Remover
 from snapfs.snapshots.reserve import IdReserve
 from snapfs.snapshots.trees import Lanes, Trees
+from snapfs.snapshots.unfinished import Unfinished
 from snapfs.snapshots.usage import measure
 from snapfs.store import WriteTx
 
@@ -147,7 +147,7 @@ class LayerCopier:
         meta: MetaStore,
         layers: LayerDirectories,
         reserve: IdReserve,
-        remover: Remover,
+        unfinished: Unfinished,
         trees: Lanes,
         busy: KeyedLocks,
         sync: DataSync | None,
@@ -159,7 +159,7 @@ class LayerCopier:
         self._meta = meta
         self._layers = layers
         self._reserve = reserve
-        self._remover = remover
+        self._unfinished = unfinished
         self._trees = trees
         self._busy = busy
         self._sync = sync
@@ -269,25 +269,10 @@ class LayerCopier:
             yield identity
             is_done = True
         finally:
-            if not is_done:
-                self._undo(identity)
-            self._reserve.settle(identity)
-
-    def _undo(self, identity: SnapshotId) -> None:
-        """Promise to delete the directory of a copy without a row."""
-
-        def promise(tx: WriteTx) -> int | None:
-            if records.by_id(tx, identity) is not None:
-                return None
-            return recovery.promise_removal(tx, identity)
-
-        try:
-            intent = self._meta.apply(promise)
-        except SnapfsError as error:  # the next start does it
-            log.warning("snapshot.undo_failed", id=identity, error=str(error))
-        else:
-            if intent is not None:
-                self._remover.add(intent, identity)
+            if is_done:
+                self._reserve.settle(identity)
+            else:
+                self._unfinished.add([identity])
 
     def _copy(
         self, copier: Copier, source: _Source, identity: SnapshotId

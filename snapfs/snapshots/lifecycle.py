@@ -61,6 +61,7 @@ from snapfs.snapshots.schema import SnapshotBody
 from snapfs.snapshots.sealer import Sealer
 from snapfs.snapshots.status import Status, Unpack
 from snapfs.snapshots.trees import Lanes, Trees
+from snapfs.snapshots.unfinished import Unfinished
 from snapfs.snapshots.usage import measure
 from snapfs.store import ReadTx, Store, Table, WriteTx
 
@@ -137,12 +138,13 @@ class Snapshotter(Closing):
         self._reserve = IdReserve(self._meta, self._layers)
         self._dropper = Dropper()
         self._remover = Remover(self._layers, self._clear_intents, steps=steps)
+        self._unfinished = Unfinished(self._meta, self._reserve, self._remover)
         self.copies = LayerCopier(
             copier,
             meta=self._meta,
             layers=self._layers,
             reserve=self._reserve,
-            remover=self._remover,
+            unfinished=self._unfinished,
             trees=trees,
             busy=self._busy,
             sync=self._sync if durability == "full" else None,
@@ -152,7 +154,9 @@ class Snapshotter(Closing):
         """Commits copies of actives that go on."""
         self._sealer = Sealer(self._layers, self._record_seal) if seals else None
         try:
-            self._remover.start(recovery.recover(self._store, self._layers))
+            left = recovery.recover(self._store, self._layers)
+            self._remover.start(left.removing)
+            self._unfinished.add(left.unfinished, left.creating)
             self._start_sealing()
         except SnapfsError:
             self.close()
@@ -225,7 +229,7 @@ class Snapshotter(Closing):
                 self._undo_create(identity)
 
     def _undo_create(self, identity: SnapshotId) -> None:
-        """Delete a new directory without a row; if that fails, recovery does it."""
+        """Delete a new directory without a row; if that fails, promise to."""
         try:
             with self._store.view() as tx:
                 is_recorded = records.by_id(tx, identity) is not None
@@ -234,6 +238,7 @@ class Snapshotter(Closing):
                     self._layers.delete(identity)
         except SnapfsError as error:
             log.warning("snapshot.undo_failed", id=identity, error=str(error))
+            self._unfinished.add([identity])
         else:
             self._reserve.settle(identity)
 
@@ -594,6 +599,7 @@ class Snapshotter(Closing):
             self._closed = True
         if self._sealer is not None:
             self._sealer.stop(self._deadline_s)
+        self._unfinished.stop(self._deadline_s)
         self._dropper.stop(self._deadline_s)
         self._remover.stop(self._deadline_s)
         with ExitStack() as stack:

@@ -1,24 +1,20 @@
 """What an earlier process promised and did not finish, settled before anything else happens.
 
 A directory of a reserved range without a row is an unfinished creation: it was never visible, so
-it is undone, by promising its removal. Promised removals go on. Of a commit, whose one transaction
-either happened or did not, only the claim on the tree is given back.
+it is undone, by promising its removal (unfinished.py). Promised removals go on. Of a commit, whose
+one transaction either happened or did not, only the claim on the tree is given back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-import structlog
-
-from snapfs.model import Kind, ResourceExhausted, SnapshotId
+from snapfs.model import Kind, SnapshotId
 from snapfs.snapshots import claims, records
 from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.schema import Creating, Removing, decode_intent, encode_intent
 from snapfs.store import ReadTx, Store, WriteTx
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +46,27 @@ def promises(tx: ReadTx) -> Promises:
     return Promises(creating, removing)
 
 
-def recover(store: Store, layers: LayerDirectories) -> Mapping[int, SnapshotId]:
-    """Settle every `Creating`; return the removals to do, intent number -> id."""
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an earlier process left to be done."""
+
+    removing: Mapping[int, SnapshotId]
+    """Removals that were promised, intent number -> id."""
+    creating: Collection[int]
+    """Intents of which nobody makes anything any more."""
+    unfinished: Collection[SnapshotId]
+    """What was begun under them and has no row."""
+
+
+def recover(store: Store, layers: LayerDirectories) -> Left:
+    """Give claims back, and return what is left to do."""
     with store.view() as tx:
         left = promises(tx)
         undone = unfinished(tx, left, layers.ids())
         active = [row.body.id for row in records.rows(tx) if row.body.kind == Kind.ACTIVE.value]
     for identity in active:
         claims.release(layers.work(identity))
-    if not left.creating:
-        return left.removing
-
-    def settle(tx: WriteTx) -> Mapping[int, SnapshotId]:
-        for number in left.creating:
-            tx.clear_intent(number)
-        promised = {promise_removal(tx, identity): identity for identity in undone}
-        return {**left.removing, **promised}
-
-    try:
-        return store.update(settle)
-    except ResourceExhausted as error:  # nothing of it is visible; the next start settles it
-        log.warning("promises.not_settled", error=str(error))
-        return left.removing
+    return Left(left.removing, left.creating, undone)
 
 
 def unfinished(tx: ReadTx, left: Promises, present: Iterable[SnapshotId]) -> list[SnapshotId]:

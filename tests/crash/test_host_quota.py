@@ -17,7 +17,7 @@ import pytest
 
 from snapfs.fuse.modes import Mode
 from tests.support import lanes
-from tests.support.daemon import RunningDaemon, running
+from tests.support.daemon import RunningDaemon, eventually, running
 from tests.support.overlay.kernel import image_fs
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -165,3 +165,25 @@ def test_a_service_stays_up_under_a_limit_below_what_is_used(place: Path, tmp_pa
         assert daemon.run("fsck").exit_code == 0
         assert listed(daemon) == {"base", "next"}
         daemon.run("snapshot", "commit", "next", "made")
+
+
+def test_an_unfinished_creation_goes_once_there_is_room_again(place: Path, tmp_path: Path) -> None:
+    layers = place / "root" / "layers"
+    with serving(place, tmp_path) as daemon:
+        daemon.kill()
+        left = layers / str(1 + max(int(it.name) for it in layers.iterdir()))
+        (left / "fs").mkdir(parents=True)  # as a creation does that is killed half-way
+        btrfs("qgroup", "limit", str(LIMIT), place)
+        filler = place / "filler"
+        fill(filler)
+        daemon.start()
+        refuse_changes(daemon)
+        assert left.exists()
+        assert daemon.events("promises.not_settled")
+        filler.unlink()
+        os.sync()
+        btrfs("qgroup", "limit", str(2 * LIMIT), place)
+        eventually(lambda: not left.exists(), what="the end of what was left", timeout_s=60.0)
+        daemon.run("snapshot", "prepare", "--parent", "base", "new")
+        assert daemon.run("fsck").exit_code == 0
+        assert listed(daemon) == {"base", "next", "new"}
