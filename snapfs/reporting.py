@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from snapfs import __version__
 from snapfs.fuse.supervisor import LaneStatus
@@ -35,10 +35,7 @@ def lane_warnings(it: LaneStatus) -> Iterator[str]:
             f"it is replaced after {it.watchdog_s:g} s"
         )
     if it.displaced is not None:
-        yield (
-            f"lane {it.name} is not mounted at {it.mountpoint}: somebody unmounted it while it is "
-            f"used ({', '.join(it.displaced) or 'open files'}); it is mounted again when that ends"
-        )
+        yield _displaced(it, it.displaced)
     if it.worker_version not in (None, __version__):
         yield (
             f"lane {it.name}: worker {it.pid} is of version {it.worker_version}; "
@@ -49,3 +46,15 @@ def lane_warnings(it: LaneStatus) -> Iterator[str]:
             f"lane {it.name}: its worker died {it.deaths} times in a row; the next one is started "
             f"{it.delay_s:g} s after the last; see the log"
         )
+
+
+def _displaced(it: LaneStatus, used: Sequence[str]) -> str:
+    """Say why a lane is not where it belongs, who holds it, and the way out."""
+    if it.covered_by:
+        why, way_out = f"a {it.covered_by} is mounted over it", "unmount that"
+    else:
+        why, way_out = "somebody unmounted it", "it is mounted again when those have ended"
+    return (
+        f"lane {it.name} is not mounted at {it.mountpoint}: {why}; worker {it.pid} goes on serving "
+        f"it where it is used ({', '.join(used) or 'open files'}); {way_out}"
+    )

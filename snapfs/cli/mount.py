@@ -173,6 +173,7 @@ def _clear_leftover(client: Client, key: str, place: Path) -> None:
 
 def _mount(client: Client, key: str, place: Path) -> None:
     from snapfs.fuse.attach import attach
+    from snapfs.fuse.lanemount import FS_TYPE
     from snapfs.fuse.mounts import mounted_at
 
     for it in client.mounts(key):
@@ -180,7 +181,8 @@ def _mount(client: Client, key: str, place: Path) -> None:
             attach(it, place)
         except FileNotFoundError as error:
             lane = Path(it.source).parent
-            if not mounted_at(lane):
+            found = mounted_at(lane)
+            if not found or found[-1].type != FS_TYPE:
                 raise Unavailable(
                     f"lane {lane.name} is not mounted at {lane}; "
                     "`snapfs status` says why, and what to do"

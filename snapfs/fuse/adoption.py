@@ -98,7 +98,7 @@ def _introduce(
         connection.close()
         raise
     mode = Mode(welcome.mode)
-    mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device)
+    mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device, mode)
     try:
         ours = channel.dup()  # from now on the worker's; the caller closes its own
     except OSError:

@@ -254,10 +254,7 @@ def connect(
     """
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        data = ",".join(
-            [f"fd={fd},rootmode=40000,user_id=0,group_id=0,default_permissions", *options]
-        )
-        mounts.mount(source, mountpoint, f"fuse.{subtype}", flags, data)
+        mounts.mount(source, mountpoint, f"fuse.{subtype}", flags, _mount_data(fd, options))
         try:
             init = _negotiate(fd, wanted, timeout_s)
         except OSError:
@@ -267,6 +264,18 @@ def connect(
     except OSError:
         os.close(fd)
         raise
+
+
+def mount_again(
+    mountpoint: Path, fd: int, *, source: str, flags: int = 0, options: Iterable[str] = ()
+) -> None:
+    """Make one more mount of a connection that is mounted somewhere (Linux 5.15); or OSError."""
+    mounts.mount(source, mountpoint, f"fuse.{FS_SUBTYPE}", flags, _mount_data(fd, options))
+
+
+def _mount_data(fd: int, options: Iterable[str]) -> str:
+    given = f"fd={fd},rootmode=40000,user_id=0,group_id=0,default_permissions"
+    return ",".join([given, *options])
 
 
 def _negotiate(fd: int, wanted: Init, timeout_s: float) -> InitRequest:

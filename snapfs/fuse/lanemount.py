@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from snapfs.fuse import control, idmapped, mounts
-from snapfs.fuse.handover import FS_SUBTYPE, Connection, Init, connect
+from snapfs.fuse.handover import FS_SUBTYPE, Connection, Init, connect, mount_again
 from snapfs.fuse.modes import Mode
 from snapfs.model import FailedPrecondition, Unavailable
 
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 FS_TYPE = f"fuse.{FS_SUBTYPE}"
 BUSY_MOMENT_S = 0.2
+_OPTIONS = ("allow_other",)
 
 
 class LaneMount:
@@ -58,7 +59,7 @@ class LaneMount:
                 path,
                 source=source_of(path),
                 flags=mode.mount_flags,
-                options=("allow_other",),
+                options=_OPTIONS,
                 wanted=mode.wanted,
                 timeout_s=timeout_s,
             )
@@ -67,22 +68,53 @@ class LaneMount:
         return cls(path, connection, mounts.mounted_at(path)[-1].device)
 
     @classmethod
-    def adopt(cls, mountpoint: Path, connection: Connection, device: str) -> LaneMount:
-        """Take over a mount that is there already, and the descriptor.
+    def adopt(cls, mountpoint: Path, connection: Connection, device: str, mode: Mode) -> LaneMount:
+        """Take over a connection that is mounted already, and the descriptor; see `put_back`.
 
-        Raises FailedPrecondition when that mount is not at `mountpoint`, and OSError; then the
-        descriptor is closed.
+        Raises FailedPrecondition when it has ended, and OSError; then the descriptor is closed.
         """
         mount = cls(mountpoint, connection, device)
         try:
-            serves = mount.is_in_place and not mount.ended
-        except OSError:
+            in_place = mount.is_in_place
+            if mount.ended:
+                raise FailedPrecondition(f"{mountpoint}: what the worker serves has ended")
+            if not in_place:
+                mount.put_back(mode)
+        except (FailedPrecondition, OSError):
             mount.close()
             raise
-        if not serves:
-            mount.close()
-            raise FailedPrecondition(f"{mountpoint}: what the worker serves is not mounted here")
         return mount
+
+    def put_back(self, mode: Mode) -> bool:
+        """Mount it again where somebody unmounted it; say whether it is in place.
+
+        What is mounted there instead, or over it, is not ours to hide. Needs Linux 5.15, and a use
+        elsewhere that has kept it alive.
+        """
+        if self.is_in_place:
+            return True
+        if self.covered_by:
+            return False
+        try:
+            self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+            mount_again(
+                self.path,
+                self.connection.fd,
+                source=source_of(self.path),
+                flags=mode.mount_flags,
+                options=_OPTIONS,
+            )
+        except OSError as error:
+            log.info("lane.not_put_back", mountpoint=str(self.path), error=str(error))
+            return False
+        log.warning("lane.put_back", mountpoint=str(self.path))
+        return self.is_in_place
+
+    @property
+    def covered_by(self) -> str:
+        """The type of what is mounted at its mount point in its place; empty for nothing."""
+        found = mounts.mounted_at(self.path)
+        return found[-1].type if found and not self.is_in_place else ""
 
     @property
     def ended(self) -> bool:

@@ -104,11 +104,11 @@ class Lanes:
             list(starters.map(self.serve, needed))
 
     def mend(self) -> None:
-        """Mount again what somebody unmounted behind our back, once nobody uses it any more."""
+        """Mount again what somebody unmounted behind our back."""
         for name, lane in self._lanes.items():
             if lane.state is LaneState.UNMOUNTED and not self._closed.is_set():
                 self.serve(name)
-        displaced = frozenset(name for name, lane in self._lanes.items() if lane.is_displaced)
+        displaced = frozenset(name for name, lane in self._lanes.items() if not lane.put_back())
         for name in displaced - self._displaced:
             log.error("lane.displaced", lane=name, effect="its snapshots cannot be mounted")
         self._displaced = displaced

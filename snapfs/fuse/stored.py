@@ -107,8 +107,9 @@ def take(store: Store, settings: WorkerSettings) -> Kept | None:
             memory = []  # of another release: begin anew
         left = [fd for fd in left if fd not in (fuse, *memory)]
         connection = Connection.of(fuse, welcome.init, memory)
-        mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device)
-        return Kept(mount, Mode(welcome.mode))
+        mode = Mode(welcome.mode)
+        mount = LaneMount.adopt(settings.mountpoint, connection, welcome.served.device, mode)
+        return Kept(mount, mode)
     except (SnapfsError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning("lane.not_taken_from_store", lane=settings.lane, reason=str(error))
         return None

@@ -62,7 +62,9 @@ class LaneStatus:
     delay_s: float = 0.0
     """Between the death of a worker and the start of the next."""
     displaced: tuple[str, ...] | None = None
-    """Where it is still used, when somebody has unmounted it; None while it is in place."""
+    """Where it is still used, when it is not at its mount point; None while it is."""
+    covered_by: str = ""
+    """The type of what somebody has mounted in its place."""
     silent_s: float | None = None
     """Since the last answer, when its worker lives and does not answer; else None."""
     watchdog_s: float = WATCHDOG_S
@@ -125,14 +127,21 @@ class Lane:
 
     @property
     def is_displaced(self) -> bool:
-        """Whether somebody unmounted it while it is in use elsewhere.
+        """Whether it lives and is not at its mount point, or not to be seen there.
 
-        Its connection goes on until those uses end, so nothing can be mounted in its place: two
-        workers never serve one snapshot.
+        Its connection goes on for who uses it elsewhere, so no other can be mounted in its place:
+        two workers never serve one snapshot.
         """
         with self._seat.changed:
             mount = self._seat.mount
         return mount is not None and not mount.is_in_place and not mount.ended
+
+    def put_back(self) -> bool:
+        """Mount it again where somebody unmounted it while it was used; False while that cannot
+        be, and it is displaced."""
+        with self._seat.changed:
+            mount, mode = self._seat.mount, self._seat.settings.mode
+        return mount is None or mount.ended or mount.put_back(mode)
 
     @property
     def is_left_behind(self) -> bool:
@@ -153,7 +162,8 @@ class Lane:
         )
         if worker.version != __version__ and mount.resends:
             worker = self._replacing.hand_over(mount, worker, deadline_s)
-        mount.settle(_left(deadline_s))
+        if mount.is_in_place:
+            mount.settle(_left(deadline_s))
         stored.keep(self._store, self._seat.settings, mount)
         self._watcher.start(worker)
         if worker.gone.is_set():
@@ -277,7 +287,7 @@ class Lane:
                 asked = worker.call(control.GetStatus, time.monotonic() + timeout_s)
                 worker_status = asked.status
                 seat.note_answer()
-        displaced = self._uses() if self.is_displaced else None
+        displaced, covered_by = self._uses() if self.is_displaced else (None, "")
         is_silent = worker is not None and worker.is_ready and worker_status is None
         with seat.changed:
             return LaneStatus(
@@ -292,14 +302,16 @@ class Lane:
                 self._watcher.deaths,
                 self._watcher.delay_s,
                 displaced,
+                covered_by,
                 time.monotonic() - seat.answered_s if is_silent else None,
                 self._watchdog_s,
             )
 
-    def _uses(self) -> tuple[str, ...]:
+    def _uses(self) -> tuple[tuple[str, ...], str]:
+        """Return where it is used, and what is in its place."""
         with self._seat.changed:
             mount = self._seat.mount
-        return tuple(mount.uses()[:SHOWN_USES]) if mount is not None else ()
+        return ((), "") if mount is None else (tuple(mount.uses()[:SHOWN_USES]), mount.covered_by)
 
     def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
         """Return the directory that shows a snapshot: what clients bind-mount.

@@ -204,20 +204,41 @@ def test_a_lane_unmounted_behind_our_back_is_mounted_again(
         daemon.run("umount", target)
 
 
-def test_a_lane_unmounted_while_it_is_used_is_told_until_it_is_mounted_again(
+def test_a_lane_unmounted_while_it_is_used_is_put_back(
+    base: Path, manager: tuple[socket.socket, dict[str, str]]
+) -> None:
+    sock, environ = manager
+    environ = {**environ, "WATCHDOG_USEC": "600000"}
+    with listening(sock), running(base, environ=environ) as daemon:
+        used = mount(daemon, "used")
+        worker = daemon.worker_pid()
+        subprocess.run(["umount", "--lazy", daemon.lane], check=True)
+        eventually(lambda: daemon.events("lane.put_back"), what="the mount")
+        target = mount(daemon, "work")
+        (target / "file").write_text("new")
+        (used / "file").write_text("goes on")
+        assert daemon.worker_pid() == worker
+        assert daemon.json("status")["warnings"] == []
+        daemon.run("umount", used)
+        daemon.run("umount", target)
+
+
+def test_a_lane_that_is_mounted_over_is_told_until_that_is_unmounted(
     base: Path, manager: tuple[socket.socket, dict[str, str]]
 ) -> None:
     sock, environ = manager
     with running(base, environ={**environ, "WATCHDOG_USEC": "600000"}) as daemon:
         used = mount(daemon, "used")
         daemon.run("snapshot", "prepare", "work")
-        subprocess.run(["umount", "--lazy", daemon.lane], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "cover", daemon.lane], check=True)
         not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         eventually(lambda: health(daemon) == not_serving, what="a bad health")
         assert len(daemon.events("lane.displaced")) == 1
         (warning,) = daemon.json("status")["warnings"]
-        assert f"lane main is not mounted at {daemon.lane}" in warning
-        assert f"it is used ({used})" in warning
+        assert f"lane main is not mounted at {daemon.lane}: a tmpfs is mounted over it" in warning
+        assert (
+            f"worker {daemon.worker_pid()} goes on serving it where it is used ({used})" in warning
+        )
         target = base / "at-work"
         target.mkdir()
         refused = daemon.run("mount", "work", target, check=False)
@@ -227,13 +248,13 @@ def test_a_lane_unmounted_while_it_is_used_is_told_until_it_is_mounted_again(
         eventually(lambda: b"WATCHDOG=1" in drain(sock), what="no end of the service")
         (used / "file").write_text("goes on")
         with listening(sock):
-            daemon.run("umount", used)
-            eventually(lambda: daemon.events("lane.mounted_again"), what="a new mount")
+            subprocess.run(["umount", daemon.lane], check=True)
             serving = health_pb2.HealthCheckResponse.SERVING
             eventually(lambda: health(daemon) == serving, what="a good health")
         assert daemon.json("status")["warnings"] == []
         daemon.run("mount", "work", target)
         daemon.run("umount", target)
+        daemon.run("umount", used)
 
 
 @pytest.mark.parametrize("shared", ["root", "state", "address"])

@@ -374,3 +374,56 @@ def ask(door: Path, message: control.Message) -> control.Message:
         packet, fds, _, _ = socket.recv_fds(channel, control.MAX_PACKET_BYTES, 1)
         assert not fds
         return control.decode(packet)
+
+
+@contextmanager
+def covered(mountpoint: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "cover", mountpoint], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", mountpoint], check=True)
+
+
+@pytest.mark.logs("lane.left_in_use", "lane.put_back")
+def test_lane_that_was_unmounted_before_the_start_is_put_back(
+    own_house: House, tmp_path: Path
+) -> None:
+    tree = own_house.active(fill)
+    pid = own_house.worker().pid
+    with bind_mount(tree.path, tmp_path / "container") as container:
+        own_house.stop()
+        mounts.unmount(own_house.mountpoint, mounts.MNT_DETACH)
+        own_house.restart()
+        assert own_house.worker().pid == pid
+        (own_house.mountpoint / str(tree.id) / "new").write_text("of the lane")
+        assert (container / "new").read_text() == "of the lane"
+        assert container.stat().st_dev == own_house.mountpoint.stat().st_dev
+    own_house.snapshots.commit(tree.key, "done")
+    assert (own_house.on("done") / "new").read_text() == "of the lane"
+
+
+@pytest.mark.logs("lane.left_in_use", "lane.put_back", "lane.displaced")
+@pytest.mark.parametrize("is_unmounted", [False, True], ids=["mounted", "unmounted"])
+def test_lane_that_was_covered_before_the_start_is_adopted_and_told(
+    own_house: House, tmp_path: Path, *, is_unmounted: bool
+) -> None:
+    tree = own_house.active(fill)
+    pid = own_house.worker().pid
+    with bind_mount(tree.path, tmp_path / "container") as container:
+        own_house.stop()
+        if is_unmounted:
+            mounts.unmount(own_house.mountpoint, mounts.MNT_DETACH)
+        with covered(own_house.mountpoint):
+            own_house.restart()
+            own_house.lanes.mend()
+            assert not own_house.lanes.in_place
+            status = own_house.lane.status()
+            assert (status.pid, status.covered_by) == (pid, "tmpfs")
+            assert status.displaced == (str(container),)
+            (container / "file").write_text("goes on")
+            assert os.listdir(own_house.mountpoint) == []
+        own_house.lanes.mend()
+        assert own_house.lanes.in_place
+        assert (own_house.mountpoint / str(tree.id) / "file").read_text() == "goes on"
+    own_house.snapshots.commit(tree.key, "done")

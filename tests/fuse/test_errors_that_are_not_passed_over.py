@@ -91,7 +91,7 @@ def test_mount_that_cannot_be_looked_at_leaves_no_descriptor(
     monkeypatch.setattr(LaneMount, "is_in_place", property(fails))
     connection = Connection.of(os.open("/dev/fuse", os.O_RDWR), init)
     with pytest.raises(OSError, match="too many"):
-        LaneMount.adopt(settings.mountpoint, connection, "0:1")
+        LaneMount.adopt(settings.mountpoint, connection, "0:1", Mode.PASSTHROUGH)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
