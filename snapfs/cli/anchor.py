@@ -46,7 +46,13 @@ def _statement_options(command: F) -> F:
 
 @click.group()
 def anchor() -> None:
-    """Names with a time history: what a name stands for, and stood for."""
+    """Names with a time history: what a name stands for, and stood for.
+
+    \b
+    Example:
+      snapfs anchor put release/stable snapshot:base -m 'passed the tests'
+      snapfs anchor get release/stable --at 2h
+    """
 
 
 @anchor.command()

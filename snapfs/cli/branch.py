@@ -12,7 +12,13 @@ from snapfs.cli.volume_options import REF, VOLUME, connect, manner_options, read
 
 @click.group()
 def branch() -> None:
-    """Branches: lines of a volume's history, each known by where it ends."""
+    """Branches: lines of a volume's history, each known by where it ends.
+
+    \b
+    Example:
+      snapfs branch create db experiment
+      snapfs branch switch db experiment
+    """
 
 
 @branch.command()

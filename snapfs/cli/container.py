@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def container() -> None:
-    """Containers: what runs or shall run, and the image and snapshot that it keeps."""
+    """Containers: what runs or shall run, and the image and snapshot that it keeps.
+
+    \b
+    Example:
+      snapfs container list
+      snapfs container info web
+    """
 
 
 @container.command("list")
@@ -134,7 +140,13 @@ def remove_containers(
 
 @click.group()
 def sandbox() -> None:
-    """Sandboxes: what containers share, and what it keeps."""
+    """Sandboxes: what containers share, and what it keeps.
+
+    \b
+    Example:
+      snapfs sandbox list
+      snapfs sandbox info pod-1
+    """
 
 
 @sandbox.command("list")

@@ -34,7 +34,13 @@ _HASH_BYTES = 1 << 20
 
 @click.group()
 def content() -> None:
-    """Content: the bytes of images, by digest."""
+    """Content: the bytes of images, by digest.
+
+    \b
+    Example:
+      snapfs content list
+      snapfs content get sha256:4f4fb7... -o layer.tar.gz
+    """
 
 
 @content.command("list")

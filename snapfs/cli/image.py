@@ -33,7 +33,13 @@ _SHORT_DIGEST = len("sha256:") + 12
 
 @click.group()
 def image() -> None:
-    """Images: archives of layers, imported into snapshots that can be mounted."""
+    """Images: archives of layers, imported into snapshots that can be mounted.
+
+    \b
+    Example:
+      snapfs image import debian.tar
+      snapfs mount docker.io/library/debian:12 /mnt
+    """
 
 
 @image.command("import")

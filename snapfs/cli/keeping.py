@@ -30,7 +30,13 @@ _OBJECT_HELP = "TYPE is content, images, ingests or snapshots/SNAPSHOTTER."
 
 @click.group()
 def lease() -> None:
-    """Leases: what they hold is not collected until they are removed or expire."""
+    """Leases: what they hold is not collected until they are removed or expire.
+
+    \b
+    Example:
+      snapfs lease create build-7 --expire +3600
+      snapfs lease add build-7 images:base
+    """
 
 
 @lease.command("create")
@@ -143,7 +149,13 @@ def remove_leases(
 
 @click.group()
 def namespace() -> None:
-    """Namespaces: each has images, leases and content of its own; bytes are shared."""
+    """Namespaces: each has images, leases and content of its own; bytes are shared.
+
+    \b
+    Example:
+      snapfs namespace list
+      snapfs image list --namespace team-a
+    """
 
 
 @namespace.command("list")
@@ -238,7 +250,7 @@ def gc(
     \b
     Example:
       snapfs gc --dry-run
-      snapfs gc
+      snapfs gc explain images:docker.io/library/debian:12
     """
     if ctx.invoked_subcommand is not None:
         return

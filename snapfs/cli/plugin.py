@@ -17,7 +17,13 @@ GROUP = "snapfs.plugins"
 
 @click.group()
 def plugin() -> None:
-    """Make other programs use snapfs."""
+    """Make other programs use snapfs.
+
+    \b
+    Example:
+      snapfs plugin install
+      systemctl restart containerd
+    """
 
 
 @plugin.command()

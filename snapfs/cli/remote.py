@@ -29,7 +29,13 @@ def connect(address: Path | None, config_path: Path | None) -> Iterator[RemoteCl
 
 @click.group()
 def remote() -> None:
-    """Other hosts that volumes are pushed to, pulled from and synced with."""
+    """Other hosts that volumes are pushed to, pulled from and synced with.
+
+    \b
+    Example:
+      snapfs remote add backup ssh://backup.example.org/var/lib/snapfs
+      snapfs push db backup
+    """
 
 
 @remote.command()

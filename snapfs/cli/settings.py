@@ -14,7 +14,13 @@ SHELLS = ("bash", "zsh", "fish")
 
 @click.group()
 def config() -> None:
-    """Show and check the configuration."""
+    """Show and check the configuration.
+
+    \b
+    Example:
+      snapfs config show
+      snapfs config check
+    """
 
 
 @config.command("show")

@@ -29,7 +29,14 @@ _label_option = click.option(
 
 @click.group()
 def snapshot() -> None:
-    """Make, commit, look at and remove snapshots."""
+    """Make, commit, look at and remove snapshots.
+
+    \b
+    Example:
+      snapfs snapshot prepare work
+      snapfs snapshot commit work base
+      snapfs snapshot tree
+    """
 
 
 @snapshot.command("list")

@@ -114,7 +114,13 @@ def sync(
 
 @click.group()
 def conflict() -> None:
-    """What was changed on both sides, and who won."""
+    """What was changed on both sides, and who won.
+
+    \b
+    Example:
+      snapfs conflict list db
+      snapfs conflict resolve 3 --ours
+    """
 
 
 @conflict.command("list")

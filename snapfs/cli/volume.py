@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def volume() -> None:
-    """Volumes: writable filesystems with history."""
+    """Volumes: writable filesystems with history.
+
+    \b
+    Example:
+      snapfs volume create db --path /srv/db --mount
+      snapfs volume snapshot db -m 'before the upgrade'
+      snapfs volume log db
+    """
 
 
 volume.add_command(volume_sets.sets)

@@ -34,6 +34,7 @@ def leaf(words: tuple[str, ...]) -> click.Command:
 
 
 LEAVES = [words for words in commands(cli) if not isinstance(leaf(words), click.Group)]
+GROUPS = [words for words in commands(cli) if words not in LEAVES]
 READS = [
     words
     for words in LEAVES
@@ -48,6 +49,18 @@ def test_every_command_has_help_with_an_example(words: tuple[str, ...]) -> None:
     assert shown.exit_code == 0
     assert "Example:\n" in shown.output
     assert f"snapfs {' '.join(words)}" in shown.output
+
+
+@pytest.mark.parametrize("words", GROUPS, ids=" ".join)
+def test_every_group_has_help_with_an_example_of_its_verbs(words: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(cli, [*words, "--help"])
+    assert shown.exit_code == 0
+    _, _, examples = shown.output.partition("Example:\n")
+    verbs = leaf(words)
+    assert isinstance(verbs, click.Group)
+    lines = [line.split() for line in examples.splitlines() if line.startswith("    snapfs ")]
+    named = [line for line in lines if tuple(line[1 : 1 + len(words)]) == words]
+    assert any(line[1 + len(words)] in verbs.commands for line in named if len(line) > 2)
 
 
 @pytest.mark.parametrize("words", READS, ids=" ".join)
