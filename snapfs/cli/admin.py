@@ -153,7 +153,10 @@ def _print_problems(problems: Sequence[FoundProblem], *, repair: bool) -> None:
     if not problems:
         click.echo("clean: metadata and layers agree")
         return
-    rows = [(it.kind, it.subject, it.message, "yes" if it.repaired else "no") for it in problems]
+    rows = [
+        (it.kind, output.fitted(it.subject), it.message, "yes" if it.repaired else "no")
+        for it in problems
+    ]
     output.table(("KIND", "OBJECT", "PROBLEM", "REPAIRED"), rows)
     left = sum(not it.repaired for it in problems)
     if left and not repair:

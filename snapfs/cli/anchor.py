@@ -271,8 +271,8 @@ def _print_entries(entries: Iterable[Entry], *, as_json: bool) -> None:
         return
     rows = [
         (
-            entry.name,
-            str(entry.ref) if entry.ref else "(deleted)",
+            output.fitted(entry.name),
+            output.fitted(str(entry.ref)) if entry.ref else "(deleted)",
             output.when(entry.at_ns),
             str(entry.revision),
             entry.author,

@@ -180,7 +180,7 @@ def verify(
 
 
 def _print_verified(it: Verified) -> None:
-    click.echo(output.printable(f"{it.verdict.value:8}  {it.name}"))
+    click.echo(output.printable(f"{it.verdict.value:8}  {output.fitted(it.name)}"))
     for damage in it.damages:
         where = os.fsdecode(damage.path) or "the layer"
         click.echo(output.printable(f"          {where}: {damage.what}"))

@@ -66,9 +66,9 @@ def list_containers(
     rows = [
         (
             it.id,
-            it.image or "-",
+            output.fitted(it.image or "-"),
             it.runtime.name,
-            it.snapshot_key or "-",
+            output.fitted(it.snapshot_key or "-"),
             output.when(it.created_ns),
         )
         for it in found

@@ -248,7 +248,7 @@ def ingests(
         return
     rows = [
         (
-            it.ref,
+            output.fitted(it.ref),
             output.size(it.offset_bytes),
             output.size(it.total_bytes) if it.total_bytes else "-",
             output.when(it.updated_ns),

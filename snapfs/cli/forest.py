@@ -73,7 +73,7 @@ def draw(branch: Branch) -> Tree:
 def _line(it: Record) -> Text:
     from rich.text import Text
 
-    line = Text(output.printable(it.snapshot.name), style=_STYLES[it.snapshot.kind])
+    line = Text(output.printable(output.fitted(it.snapshot.name)), style=_STYLES[it.snapshot.kind])
     words = [it.snapshot.kind.word]
     if it.usage is not None and it.snapshot.kind is not Kind.VIEW:
         words.append(output.size(it.usage.size_bytes))

@@ -110,7 +110,7 @@ def list_(
         return
     rows = [
         (
-            it.name,
+            output.fitted(it.name),
             it.digest[:_SHORT_DIGEST],
             it.platform or "-",
             output.size(it.size_bytes),

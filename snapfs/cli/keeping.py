@@ -93,7 +93,7 @@ def list_leases(
         (
             it.id,
             it.labels.get(_EXPIRE, "never"),
-            ", ".join(f"{held.type}:{held.id}" for held in it.resources) or "-",
+            ", ".join(output.fitted(f"{held.type}:{held.id}") for held in it.resources) or "-",
         )
         for it in found
     ]
@@ -350,7 +350,8 @@ def explain(
         return
     for depth, step in enumerate(why.path):
         note = f"  ({why.reason})" if depth == 0 else ""
-        click.echo(output.printable(f"{'  ' * depth}{step.table} {step.name}{note}"))
+        what = f"{step.table} {output.fitted(step.name)}"
+        click.echo(output.printable(f"{'  ' * depth}{what}{note}"))
     if not why.kept:
         click.echo(why.reason)
 
@@ -405,5 +406,5 @@ def _print_steps(found: list[Step], *, as_json: bool) -> None:
     if as_json:
         output.print_json([_step_shape(it) for it in found])
         return
-    rows = [(it.table, it.namespace, it.name) for it in found]
+    rows = [(it.table, it.namespace, output.fitted(it.name)) for it in found]
     output.table(("KIND", "NAMESPACE", "NAME"), rows)

@@ -36,8 +36,13 @@ def printable(text: str) -> str:
     )
 
 
+def fitted(name: str) -> str:
+    """Return a name as a terminal has room for it: a key may have 32 KiB. Programs get it whole."""
+    return shortened(name) if sys.stdout.isatty() else name
+
+
 def shortened(name: str) -> str:
-    """Return a name as a column has room for it: a key may have 32 KiB, and pads every row."""
+    """Return a name without its middle if it is long; names mostly differ at their ends."""
     half = MAX_COLUMN // 2
     return name if len(name) <= MAX_COLUMN else f"{name[: half - 1]}…{name[-half:]}"
 

@@ -66,9 +66,9 @@ def list_(
         return
     rows = [
         (
-            output.shortened(it.snapshot.name),
+            output.fitted(it.snapshot.name),
             it.snapshot.kind.word,
-            output.shortened(it.snapshot.parent or "-"),
+            output.fitted(it.snapshot.parent or "-"),
             output.size(it.usage.size_bytes) if it.usage is not None else "-",
             str(it.snapshot.id),
             output.when(it.snapshot.updated_ns),

@@ -88,7 +88,7 @@ def _wanted(table: str, actions: tuple[str, ...], name: str | None, prefix: str)
 def _line(event: SeenEvent) -> str:
     row = event.row
     action = str(event.action.name).lower()
-    return f"{event.revision}  {action}  {row.table}  {output.printable(row.name)}"
+    return f"{event.revision}  {action}  {row.table}  {output.printable(output.fitted(row.name))}"
 
 
 def _shape(event: SeenEvent) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from snapfs.fuse import mounts
-from tests.support.daemon import RunningDaemon, mounts_below
+from tests.support.daemon import SNAPFS, RunningDaemon, mounts_below
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -382,3 +383,33 @@ def test_a_mount_over_a_lost_layer_names_the_snapshot_and_leaves_no_view(
     assert refused.exit_code == 1
     assert "a layer of it may be missing; run `snapfs fsck`" in refused.stderr
     assert [it["name"] for it in daemon.json("snapshot", "list")] == [base]
+
+
+def on_a_terminal(daemon: RunningDaemon, *arguments: str) -> str:
+    """Return what the command prints where standard output is a terminal."""
+    command = shlex.join([str(SNAPFS), *arguments])
+    environ = {**daemon.environ, "SNAPFS_ADDRESS": str(daemon.address), "COLUMNS": "600"}
+    done = subprocess.run(
+        ["script", "--quiet", "--return", "--command", command, "/dev/null"],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def test_a_long_key_is_short_on_a_terminal_and_whole_for_programs(daemon: RunningDaemon) -> None:
+    keys = [f"first-{'x' * 5000}-{end}" for end in ("one", "two")]
+    for key in keys:
+        daemon.run("snapshot", "prepare", key)
+    for command in (("snapshot", "list"), ("snapshot", "tree")):
+        piped, shown = daemon.run(*command).stdout, on_a_terminal(daemon, *command)
+        for key in keys:
+            assert key in piped
+            assert key in [it["name"] for it in daemon.json(*command)]
+            assert key not in shown
+            assert key[:20] in shown
+            assert key[-20:] in shown
