@@ -19,17 +19,17 @@ from snapfs.metadata.collectibles import Collectible
 from snapfs.metadata.collector import Collector, Garbage
 from snapfs.metadata.containers import Containers, Sandboxes
 from snapfs.metadata.content import ContentStore, Policy
-from snapfs.metadata.explain import Explanation, explain
+from snapfs.metadata.explain import OF_NO_NAMESPACE, Explanation, Step, explain
 from snapfs.metadata.images import Images
 from snapfs.metadata.leases import Leases
 from snapfs.metadata.manager import Changed
 from snapfs.metadata.namespaces import Namespaces
-from snapfs.metadata.references import Name
+from snapfs.metadata.references import Name, Type
 from snapfs.metadata.scheduler import Knobs, Scheduler
 from snapfs.metadata.schema import SNAPSHOT_LINKS
 from snapfs.metadata.snapshots import Snapshots
 from snapfs.metadata.words import check_namespace, shown
-from snapfs.model import InvalidArgument
+from snapfs.model import InvalidArgument, NotFound
 from snapfs.store import Store
 
 
@@ -54,6 +54,7 @@ class Metadata(Closing):
         """
         self._told = changed
         self._store = store
+        self._snapshotters = snapshotters
         self._clock_ns = clock_ns
         self.namespaces = Namespaces(store, changed=self._changed)
         self.images = Images(store, changed=self._changed)
@@ -98,8 +99,24 @@ class Metadata(Closing):
     def explain(self, namespace: str, name: Name) -> Explanation:
         """Return why an object is kept, or that it is not. Raises NotFound."""
         check_namespace(namespace)
-        with self._store.view() as tx:
-            return explain(tx, namespace, name, self._clock_ns())
+        try:
+            with self._store.view() as tx:
+                return explain(tx, namespace, name, self._clock_ns())
+        except NotFound:
+            if not self._is_of_no_namespace(name):
+                raise
+        return Explanation((Step("snapshot", "", name.key),), OF_NO_NAMESPACE)
+
+    def _is_of_no_namespace(self, name: Name) -> bool:
+        """Say whether a snapshotter has what no image, lease or label here can name."""
+        snapshotter, _, key = name.key.partition("/")
+        if name.type is not Type.SNAPSHOT or snapshotter not in self._snapshotters:
+            return False
+        try:
+            self._snapshotters[snapshotter].stat(key)
+        except NotFound:
+            return False
+        return True
 
     def has_snapshot(self, namespace: str, key: str, snapshotter: str = "snapfs") -> bool:
         """Say whether a namespace has a snapshot."""

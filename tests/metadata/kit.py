@@ -44,6 +44,10 @@ class Backend:
         self.keys.remove(key)
         self.removed.append(key)
 
+    def stat(self, key: str) -> None:
+        if key not in self.keys:
+            raise NotFound(key)
+
     def cleanup(self) -> None:
         """Nothing is left to clean."""
 

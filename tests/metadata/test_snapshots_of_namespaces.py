@@ -11,7 +11,7 @@ import pytest
 from snapfs import filters
 from snapfs.metadata import Context, Metadata, Resource, Snapshots
 from snapfs.metadata.backends import inherited
-from snapfs.metadata.references import GC
+from snapfs.metadata.references import GC, Name, Type
 from snapfs.metadata.schema import SNAPSHOT_LINKS
 from snapfs.model import (
     Active,
@@ -88,6 +88,43 @@ def test_a_chain_is_made_committed_looked_at_and_removed(
     assert len(list(foreign.walk())) == 3  # until the collector comes
     metadata.collector.collect()
     assert list(foreign.walk()) == []
+
+
+def explained(metadata: Metadata, namespace: str, key: str) -> tuple[bool, str]:
+    why = metadata.explain(namespace, Name(Type.SNAPSHOT, f"other/{key}"))
+    return why.kept, why.path[-1].name if why.path else why.reason
+
+
+def test_a_snapshot_is_explained_by_either_name_and_one_of_no_namespace_too(
+    metadata: Metadata, snapshots: Snapshots, foreign: Snapshotter
+) -> None:
+    snapshots.prepare(ONE, "k", labels=ROOT)
+    snapshots.prepare(TWO, "k")
+    foreign.prepare("by-hand")
+    assert explained(metadata, "one", "k") == (True, "other/k")
+    (listed,) = [it.name for it in foreign.walk() if it.name.startswith("one/")]
+    assert explained(metadata, "three", listed) == (True, "other/k")
+    assert explained(metadata, "two", "k")[0] is False
+    by_hand = metadata.explain("one", Name(Type.SNAPSHOT, "other/by-hand"))
+    assert by_hand.kept
+    assert "no collection removes it" in by_hand.reason
+
+
+def test_what_there_is_not_is_said_with_where_to_look(
+    metadata: Metadata, snapshots: Snapshots
+) -> None:
+    snapshots.prepare(ONE, "k", labels=ROOT)
+    with pytest.raises(NotFound) as elsewhere:
+        explained(metadata, "three", "k")
+    assert str(elsewhere.value) == (
+        "snapshot 'k' does not exist in namespace 'three', but in one; name that with --namespace"
+    )
+    with pytest.raises(NotFound) as nowhere:
+        metadata.explain("one", Name(Type.IMAGE, "none"))
+    assert str(nowhere.value) == (
+        "image 'none' does not exist in namespace 'one': it never did, or was collected; "
+        "`snapfs image list` shows what there is"
+    )
 
 
 def test_the_same_key_is_another_snapshot_in_another_namespace_and_after_a_removal(
