@@ -79,13 +79,15 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
 
     `root` must be empty, or be left from a restore of the same backup that did not end. Raises
     NotFound when there is no backup, AlreadyExists when the root holds something, DataLoss when the
-    backup is damaged, FailedPrecondition when root and backup are one inside the other, Unavailable
-    while another restore makes the same root or a backup is taken to `source`, OSError.
+    backup is damaged, FailedPrecondition when root and backup are one inside the other or the
+    root's parent is missing, Unavailable while another restore makes the same root or a backup is
+    taken to `source`, OSError.
     """
     place = Target(source)
     check_apart(root, source)
+    place.existing()
     with written(root):
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(root)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     with written(root), locked(fd, fcntl.LOCK_EX, f"another restore to {root}"), place.still():
         record = place.existing()
@@ -106,6 +108,20 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
         syncfs(fd)  # also what no layer's own sync covered, such as its work directory
         _finish(root, layers, record)
     return Restored(record, left_out)
+
+
+def _make(root: Path) -> None:
+    """Make the directory of a root if there is none; as of a backup, its parent must be there."""
+    if root.is_dir():
+        return
+    if os.path.lexists(root):
+        raise FailedPrecondition(f"root {root} is not a directory; name another with --root")
+    if not root.parent.is_dir():
+        raise FailedPrecondition(
+            f"root {root}: there is no directory {root.parent}; mount the disk of the root, "
+            "or make the directory"
+        )
+    root.mkdir(mode=0o700)
 
 
 @contextmanager

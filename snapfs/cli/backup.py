@@ -106,7 +106,8 @@ def backup(
 def restore(config_path: Path | None, root: Path | None, source: Path) -> None:
     """Make a new root out of the backup SOURCE, verified by digest.
 
-    The root must be empty; a restore that was interrupted goes on when it is run again.
+    The root must be empty, or not there yet: it is made, but not the directory above it, as the
+    disk may not be mounted. A restore that was interrupted goes on when it is run again.
 
     \b
     Example:

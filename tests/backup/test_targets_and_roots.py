@@ -9,7 +9,7 @@ import pytest
 
 from snapfs import backup
 from snapfs.backup import storing, taking
-from snapfs.model import DataLoss, FailedPrecondition
+from snapfs.model import DataLoss, FailedPrecondition, NotFound
 from snapfs.snapshots import roots
 from tests.backup.conftest import Root
 from tests.backup.test_kill_at_every_step_of_backups import drafts, is_killed_at
@@ -208,6 +208,21 @@ def test_a_parent_that_is_missing_is_not_made(root: Root, tmp_path: Path) -> Non
     with pytest.raises(FailedPrecondition, match=r"no directory .*/disk/a; mount the disk"):
         backup.take(root.path, tmp_path / "disk" / "a" / "backup")
     assert not (tmp_path / "disk").exists()
+    backup.take(root.path, tmp_path / "backup")
+    with pytest.raises(FailedPrecondition, match=r"no directory .*/disk/a; mount the disk of the"):
+        backup.restore(tmp_path / "backup", tmp_path / "disk" / "a" / "root")
+    assert not (tmp_path / "disk").exists()
+
+
+def test_a_restore_that_cannot_begin_makes_no_directory(root: Root, tmp_path: Path) -> None:
+    root.commit("base")
+    with pytest.raises(NotFound, match="no complete backup"):
+        backup.restore(tmp_path / "nothing", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    backup.take(root.path, tmp_path / "backup")
+    (tmp_path / "file").touch()
+    with pytest.raises(FailedPrecondition, match="is not a directory; name another with --root"):
+        backup.restore(tmp_path / "backup", tmp_path / "file")
 
 
 @pytest.mark.parametrize(
