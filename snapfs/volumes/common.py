@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -150,4 +151,5 @@ def refusing(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"cannot {what}: {error}") from error
+        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        raise Unavailable(f"cannot {what}{where}: {error.strerror or error}") from error

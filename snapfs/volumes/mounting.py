@@ -6,6 +6,7 @@ Raises OSError. Nothing here asks the mounted file system anything.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def bind(source: Path, target: Path) -> None:
 
 def is_bound(source: Path, target: Path) -> bool:
     """Say whether `source` is shown at `target` already; if not, it can be. Raises as `bind`."""
-    target.mkdir(parents=True, exist_ok=True)
+    _make(target)
     if found := at(target):
         if found[-1].root == f"/{source.name}":
             return True
@@ -56,6 +57,24 @@ def is_bound(source: Path, target: Path) -> bool:
     if any(target.iterdir()):
         raise FailedPrecondition(f"{target} has files in it; use an empty directory")
     return False
+
+
+def _make(target: Path) -> None:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise FailedPrecondition(
+            f"nothing can be mounted at {target}: it is no directory; name another path"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise FailedPrecondition(
+                f"{error.filename or target} has a dead mount; unmount it first"
+            ) from error
+        raise FailedPrecondition(
+            f"nothing can be mounted at {target}: the directory cannot be made "
+            f"({(error.strerror or str(error)).lower()}); name another path"
+        ) from error
 
 
 def real(target: str) -> str:

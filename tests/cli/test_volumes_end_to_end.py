@@ -370,7 +370,12 @@ def test_a_mount_elsewhere_that_cannot_be_leaves_the_volume_where_it_is(
     (full / "in-the-way").touch()
     service.run("volume", "create", "other", "--path", str(taken))
     before = service.json("volume", "info", "db")
-    for path, reason in ((full, "has files in it"), (taken, "is volume 'other'")):
+    for path, reason in (
+        (full, "has files in it"),
+        (full / "in-the-way", "it is no directory; name another path"),
+        (Path("/proc/x"), "cannot be made (no such file or directory); name another path"),
+        (taken, "is volume 'other'"),
+    ):
         refused = service.run("volume", "mount", "db", str(path), check=False)
         assert reason in refused.stderr
         assert (db / "file").read_text() == "x"
