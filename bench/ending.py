@@ -48,8 +48,12 @@ def _ignore_signals() -> None:
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A directory on a disk of the machine; it and all that runs in it is gone afterwards."""
-    base = Path(tempfile.mkdtemp(prefix="snapfs-bench-", dir="/var/tmp"))
+    """A directory on a disk of the machine; it and all that runs in it is gone afterwards.
+
+    In /var/tmp, since /tmp may be memory, unless TMPDIR names another place.
+    """
+    place = os.environ.get("TMPDIR", "/var/tmp")
+    base = Path(tempfile.mkdtemp(prefix="snapfs-bench-", dir=place))
     reader, writer = os.pipe()
     guard = subprocess.Popen(
         [sys.executable, "-m", "bench.ending", base],

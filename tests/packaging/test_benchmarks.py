@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,24 +15,27 @@ import pytest
 from tests.support.daemon import eventually, mounts_below, processes_below
 
 HERE = Path(__file__).parents[2]
-SCRATCH = Path("/var/tmp")
 DEADLINE_S = 120.0
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A place of its own, on a disk and with a short path, for directories of benchmarks."""
+    with tempfile.TemporaryDirectory(prefix="benched-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+def start(*arguments: str, place: Path = Path("/var/tmp")) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "bench", *arguments],
         cwd=HERE,
+        env={**os.environ, "TMPDIR": os.fspath(place)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def scratches() -> set[Path]:
-    return set(SCRATCH.glob("snapfs-bench-*"))
 
 
 def test_each_benchmark_that_is_listed_says_how_it_is_run() -> None:
@@ -46,9 +51,9 @@ def test_each_benchmark_that_is_listed_says_how_it_is_run() -> None:
         assert said.startswith(f"usage: python -m bench {name}")
 
 
-def test_chosen_rows_and_lanes_make_a_table() -> None:
-    before = scratches()
-    with start("overlay", "--runs", "1", "--rows", "find,append", "--lanes", "main") as run:
+def test_chosen_rows_and_lanes_make_a_table(place: Path) -> None:
+    chosen = ("--runs", "1", "--rows", "find,append", "--lanes", "main")
+    with start("overlay", *chosen, place=place) as run:
         printed, said = run.communicate(timeout=DEADLINE_S * 2)
     assert run.returncode == 0, said
     lines = printed.splitlines()
@@ -57,15 +62,16 @@ def test_chosen_rows_and_lanes_make_a_table() -> None:
     assert sum(line.startswith("| find, cold |") for line in lines) == 2  # times and requests
     assert not any("tar" in line for line in lines if line.startswith("| tar"))
     assert "| main | " in printed
-    assert scratches() == before
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_signal_leaves_neither_daemons_nor_mounts(number: signal.Signals) -> None:
-    before = scratches()
-    run = start("overlay", "--runs", "1", "--rows", "tar")
+def test_a_signal_leaves_neither_daemons_nor_mounts(number: signal.Signals, place: Path) -> None:
+    run = start("overlay", "--runs", "1", "--rows", "tar", place=place)
     try:
-        (base,) = eventually(lambda: scratches() - before, timeout_s=60, what="the directory")
+        (base,) = eventually(
+            lambda: list(place.glob("snapfs-bench-*")), timeout_s=60, what="the directory"
+        )
         eventually(
             lambda: len(mounts_below(base)) > 2 and len(processes_below(base)) > 2,
             timeout_s=DEADLINE_S,
