@@ -12,12 +12,13 @@ import os
 import struct
 from collections.abc import Iterator
 
+from snapfs import ioctls
+
 _FIEMAP = 0xC020660B
 _HEADER = struct.Struct("<QQIIII")
 _EXTENT = struct.Struct("<QQQQQIIII")
 _EXTENTS = 64
 _LAST = 1
-_NONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
 _SECTOR_BYTES = 512
 
 
@@ -39,7 +40,7 @@ def _allocated(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     try:
         yield from _mapped(fd, start, end)
     except OSError as error:
-        if error.errno not in _NONE:
+        if error.errno not in ioctls.NO_SUCH:
             raise
         yield from _with_data(fd, start, end)
 

@@ -6,9 +6,10 @@ INVARIANT: a layer in which anything carries PROTATTR has PROTECTED on its root.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
+
+from snapfs import ioctls
 
 from . import xattrs
 from .core import MergedTree
@@ -30,7 +31,6 @@ PROTECTING = IMMUTABLE | APPEND
 _LETTERS = {b"a": APPEND, b"i": IMMUTABLE}
 _CARRIED = FS_SYNC_FL | FS_NOATIME_FL
 """Flags that a copy takes over (overlayfs, OVL_COPY_FS_FLAGS_MASK), next to the protecting ones."""
-_NO_FLAGS = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 def protection(tree: MergedTree, node: Node) -> int:
@@ -128,5 +128,5 @@ def _where_there_are_flags() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_FLAGS:
+        if error.errno not in ioctls.NO_SUCH:
             raise

@@ -24,6 +24,7 @@ from typing import Literal, NoReturn, TypeAlias
 
 import structlog
 
+from snapfs import ioctls
 from snapfs.model import DataLoss
 from snapfs.seals.reading import digest
 
@@ -131,7 +132,7 @@ def free_preallocated(fd: int) -> bool:
     try:
         fcntl.ioctl(fd, _XFS_FREE_EOFBLOCKS, wish)
     except OSError as error:
-        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL):
+        if error.errno not in ioctls.NO_SUCH:
             raise
         return False
     return True

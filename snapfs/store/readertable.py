@@ -19,6 +19,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+from snapfs import ioctls
 from snapfs.store import space
 
 FILE_NAME = "lock.mdb"
@@ -31,7 +32,7 @@ FILE_BYTES = 128 * 1024
 _BLOCK_BYTES = 512
 _MAKE_SUBVOLUME = 0x5000940E  # BTRFS_IOC_SUBVOL_CREATE of linux/btrfs.h
 _ARGUMENTS = struct.Struct("=q4088s")
-_NOT_HERE = frozenset({*space.HAS_NO_SUCH_IOCTL, errno.EPERM, errno.EACCES})
+_NOT_HERE = frozenset({*ioctls.NO_SUCH, errno.EPERM, errno.EACCES})
 _PLACEHOLDER_INO = 2
 """Of what a snapshot has in place of a subvolume in it: a directory that takes no files."""
 

@@ -7,12 +7,12 @@ data file has blocks beyond its end (`Ballast`), which only what makes nothing n
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import struct
 from pathlib import Path
 
+from snapfs import ioctls
 from snapfs.store.faults import NO_SPACE
 
 BALLAST_BYTES = 4 << 20
@@ -26,8 +26,6 @@ _GET_FLAGS = 0x80086601
 _SET_FLAGS = 0x40086602
 _NOCOW = 0x00800000
 _FLAGS = struct.Struct("=L")
-HAS_NO_SUCH_IOCTL = frozenset({errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-"""What file systems say to an ioctl(2) of another one's."""
 
 
 def write_in_place(directory: Path) -> None:
@@ -37,7 +35,7 @@ def write_in_place(directory: Path) -> None:
         flags = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))[0]
         fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(flags | _NOCOW))
     except OSError as error:
-        if error.errno not in HAS_NO_SUCH_IOCTL:
+        if error.errno not in ioctls.NO_SUCH:
             raise
     finally:
         os.close(fd)
