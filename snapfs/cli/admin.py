@@ -139,7 +139,7 @@ def _check_offline(root: Path, *, repair: bool) -> Sequence[FoundProblem]:
     try:
         if not (root / "metadata").exists():
             raise NotFound(
-                f"root {root} holds no snapshots and no service answers; "
+                f"root {root} holds no snapshots, and no service answers for it; "
                 "name another root with --root, or start the service"
             )
         report = fsck(root, tables=tables.TABLES, checks=tables.CHECKS, repair=repair)

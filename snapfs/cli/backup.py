@@ -225,11 +225,16 @@ def _attached(root: Path) -> Iterator[Path]:
 
 
 def _tell_left_out(keys: tuple[str, ...]) -> None:
-    if keys:
+    from snapfs.volumes.data import KEYS
+
+    own = [output.fitted(key) for key in keys if not key.startswith(KEYS)]
+    if own:
+        said = f"left out, since they are active: {', '.join(own)}; commit what is to be kept"
+        click.echo(output.printable(said), err=True)
+    if copies := len(keys) - len(own):
         click.echo(
-            output.printable(
-                f"left out, since they are active: {', '.join(keys)}; commit what is to be kept"
-            ),
+            f"left out: what {output.count(copies, 'volume')} may have changed since the last "
+            "snapshot; `snapfs volume snapshot` takes one",
             err=True,
         )
 

@@ -15,7 +15,7 @@ import click
 
 from snapfs import __version__
 from snapfs.cli.lazily import LazyCommands, LazyGroup
-from snapfs.model import SnapfsError
+from snapfs.model import NotFound, SnapfsError
 
 
 class Refusal(click.ClickException):
@@ -82,6 +82,8 @@ class _Root(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except NotFound as error:
+            raise Refusal(f"{error}{self._way_out(str(error))}") from error
         except SnapfsError as error:
             raise Refusal(str(error)) from error
         except BrokenPipeError:
@@ -89,6 +91,14 @@ class _Root(LazyGroup):
         except OSError as error:
             what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             raise Refusal(f"{what}{error.strerror or error}") from error
+
+    def _way_out(self, said: str) -> str:
+        """Name the list of what is missing, unless the refusal says itself where to look."""
+        kind = said.partition(" ")[0]
+        group = self.commands.get(kind)
+        if ";" in said or not isinstance(group, click.Group) or "list" not in group.commands:
+            return ""
+        return f"; `snapfs {kind} list` shows what there is"
 
 
 @click.group(

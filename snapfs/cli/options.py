@@ -123,6 +123,6 @@ def parse_labels(pairs: tuple[str, ...]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise click.UsageError(f"label {pair!r} is not of the form KEY=VALUE")
+            raise click.UsageError(f"{pair!r} is not of the form KEY=VALUE")
         labels[key] = value
     return labels

@@ -50,7 +50,10 @@ def details(it: Record) -> Iterator[tuple[str, str]]:
     yield "created", output.when(snapshot.created_ns)
     yield "updated", output.when(snapshot.updated_ns)
     if it.usage is not None:
-        yield "size", f"{output.size(it.usage.size_bytes)} in {it.usage.inodes} inodes"
+        yield (
+            "size",
+            f"{output.size(it.usage.size_bytes)} in {output.count(it.usage.inodes, 'inode')}",
+        )
     if digest := _digest(it):
         yield "digest", digest
     yield "layer", str(it.layer)

@@ -198,7 +198,9 @@ def commit(
         output.print_json(shapes.record(record))
         return
     used = record.usage
-    size = f": {output.size(used.size_bytes)} in {used.inodes} inodes" if used else ""
+    size = (
+        f": {output.size(used.size_bytes)} in {output.count(used.inodes, 'inode')}" if used else ""
+    )
     click.echo(f"committed {output.printable(name)}{size}")
 
 

@@ -99,6 +99,8 @@ class Metadata(Closing):
     def explain(self, namespace: str, name: Name) -> Explanation:
         """Return why an object is kept, or that it is not. Raises NotFound."""
         check_namespace(namespace)
+        if name.type is Type.SNAPSHOT:
+            self.snapshots(name.key.partition("/")[0])
         try:
             with self._store.view() as tx:
                 return explain(tx, namespace, name, self._clock_ns())
@@ -110,7 +112,7 @@ class Metadata(Closing):
     def _is_of_no_namespace(self, name: Name) -> bool:
         """Say whether a snapshotter has what no image, lease or label here can name."""
         snapshotter, _, key = name.key.partition("/")
-        if name.type is not Type.SNAPSHOT or snapshotter not in self._snapshotters:
+        if name.type is not Type.SNAPSHOT:
             return False
         try:
             self._snapshotters[snapshotter].stat(key)

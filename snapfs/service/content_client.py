@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from snapfs.metadata import Content, Ingest
+from snapfs.metadata.words import check_digest
 from snapfs.model import DataLoss, FailedPrecondition, Labels, NotFound
 from snapfs.service import content_v1_pb2 as pb
 from snapfs.service import content_v1_pb2_grpc
@@ -44,7 +45,7 @@ class ContentClient(Connection):
 
     def read(self, digest: str) -> Iterator[bytes]:
         """Yield the bytes of content; DataLoss at the end when they are not those of its digest."""
-        request = pb.ReadContentRequest(namespace=self.namespace, digest=digest)
+        request = pb.ReadContentRequest(namespace=self.namespace, digest=check_digest(digest))
         hash_ = hashlib.new(digest.partition(":")[0], usedforsecurity=False)
         with self._errors():
             for answer in self._stub.Read(request, timeout=TRANSFER_TIMEOUT_S):

@@ -75,7 +75,9 @@ def resolve(tx: ReadTx, text: str) -> VolumeRow:
     if not found and may_be_short(text):
         found = [it for it in tx.rows(VOLUMES, SCOPE) if short(it.name).startswith(text)]
     if not found:
-        raise VolumeNotFound(f"volume {text[:64]!r} does not exist; create it first")
+        raise VolumeNotFound(
+            f"volume {text[:64]!r} does not exist; `snapfs volume list` shows those there are"
+        )
     if len(found) > 1:
         raise Ambiguous(f"volume {text[:64]!r} is one of several; give more of its id")
     return found[0]

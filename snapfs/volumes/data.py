@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-_KEYS = "@volume/"
+KEYS = "@volume/"
 _BLOBS = "@volume-snapshot/"
-_OURS = re.compile(rf"{_KEYS}[0-9a-f-]{{36}}/[0-9a-f]{{8}}|{_BLOBS}[0-9a-f-]{{36}}/[0-9a-f-]{{36}}")
+_OURS = re.compile(rf"{KEYS}[0-9a-f-]{{36}}/[0-9a-f]{{8}}|{_BLOBS}[0-9a-f-]{{36}}/[0-9a-f-]{{36}}")
 
 
 def blob_name(set_id: VolumeSetId, snapshot: VolumeSnapshotId) -> str:
@@ -52,7 +52,7 @@ class VolumeData:
 
     def prepare(self, volume: VolumeId, blob: str) -> str:
         """Make a working copy of a blob, or of nothing; return its key."""
-        key = f"{_KEYS}{volume}/{self._new_id()[:8]}"
+        key = f"{KEYS}{volume}/{self._new_id()[:8]}"
         self._snapshotter.prepare(key, blob, {STILL_LABEL: "yes"})
         return key
 

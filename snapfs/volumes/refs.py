@@ -134,7 +134,10 @@ def _snapshot(tx: ReadTx, set_id: VolumeSetId, text: str) -> SnapshotRow:
         return ancestry.find(tx, set_id, VolumeSnapshotId(text))
     found = ancestry.by_short(tx, set_id, text) if may_be_short(text) else []
     if not found:
-        raise VolumeSnapshotNotFound(f"{text[:64]!r} is no branch and no snapshot of this volume")
+        raise VolumeSnapshotNotFound(
+            f"{text[:64]!r} is no branch and no snapshot of this volume; `snapfs volume log --all` "
+            "shows what there is"
+        )
     if len(found) > 1:
         ids = ", ".join(short(row.name) for row in found[:8])
         raise Ambiguous(f"{text!r} is one of several snapshots: {ids}; give more of it")

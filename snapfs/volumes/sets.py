@@ -92,7 +92,9 @@ def resolve(tx: ReadTx, text: str) -> SetRow:
     if not found and may_be_short(text):
         found = list(tx.find_prefix(SETS, "short", text.encode(), scope=SCOPE))
     if not found:
-        raise VolumeSetNotFound(f"volume set {text[:64]!r} does not exist")
+        raise VolumeSetNotFound(
+            f"volume set {text[:64]!r} does not exist; `snapfs volume sets` shows those there are"
+        )
     if len(found) > 1:
         names = ", ".join(short(row.name) for row in found[:8])
         raise Ambiguous(f"volume set {text[:64]!r} is one of several: {names}; give an id")

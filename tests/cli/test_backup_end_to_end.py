@@ -120,6 +120,13 @@ def test_a_full_disk_is_named_with_the_way_out(sealing: RunningDaemon, tmp_path:
         subprocess.run(["umount", small], check=True)
 
 
+def test_what_volumes_changed_is_left_out_by_number(sealing: RunningDaemon, tmp_path: Path) -> None:
+    sealing.run("volume", "create", "db")
+    said = sealing.run("backup", tmp_path / "backup").stderr
+    assert "what 1 volume may have changed since the last snapshot" in said
+    assert "@" not in said
+
+
 def test_verify_names_the_file_that_rotted(sealing: RunningDaemon, tmp_path: Path) -> None:
     daemon, target = sealing, tmp_path / "mnt"
     target.mkdir()

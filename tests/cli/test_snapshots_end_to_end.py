@@ -385,6 +385,17 @@ def test_a_mount_over_a_lost_layer_names_the_snapshot_and_leaves_no_view(
     assert [it["name"] for it in daemon.json("snapshot", "list")] == [base]
 
 
+@pytest.mark.parametrize("kind", ["snapshot", "image", "lease", "remote", "volume"])
+def test_what_does_not_exist_is_said_with_the_list_of_what_does(
+    daemon: RunningDaemon, kind: str
+) -> None:
+    verb = "info" if kind in {"snapshot", "image", "volume"} else "remove"
+    refused = daemon.run(kind, verb, "nothing", check=False)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"snapfs: {kind} 'nothing' does not exist")
+    assert f"`snapfs {kind} list`" in refused.stderr or "there are: " in refused.stderr
+
+
 def on_a_terminal(daemon: RunningDaemon, *arguments: str) -> str:
     """Return what the command prints where standard output is a terminal."""
     command = shlex.join([str(SNAPFS), *arguments])
