@@ -329,9 +329,13 @@ class FileHandlers(Operations):
         if happening.what == What.COPIED:
             self._take_up(happening)
             return
-        if happening.what == What.PASSED:
+        if happening.what in (What.PASSED, What.WHITEOUT):
             _, parent = self.forest.find(happening.other)
-            parent.tree.usage.passed(happening.ino)
+            usage = parent.tree.usage
+            if happening.what == What.PASSED:
+                usage.passed(happening.ino)
+            else:
+                usage.whiteout_made(_before(happening))
             return
         if happening.what == What.CLOSED:
             self.passing.tell_writer_left()
@@ -344,7 +348,7 @@ class FileHandlers(Operations):
             self._heard_of(node, happening)
 
     def _heard_of(self, node: Node, happening: Happening) -> None:
-        before = Before(happening.ino, happening.blocks, happening.nlink)
+        before = _before(happening)
         tree = cast(Tree, node.tree)
         if happening.what == What.OPENED:
             tree.usage.opened(node, native=True, before=before)
@@ -355,6 +359,9 @@ class FileHandlers(Operations):
         elif happening.what == What.MOVED:
             _, parent = self.forest.find(happening.other)
             tree.take_over(parent, happening.name, node)
+        elif happening.what == What.HIDDEN:
+            _, parent = self.forest.find(happening.other)
+            tree.take_away(parent, happening.name, node)
         else:
             _, parent = self.forest.find(happening.other)
             tree.take_further(parent, happening.name, node)
@@ -372,7 +379,7 @@ class FileHandlers(Operations):
     def _lost_name(self, node: Node, removed: Happening) -> bool:
         """Strike a name out; whether the node went with it."""
         _, parent = self.forest.find(removed.other)
-        before = Before(removed.ino, removed.blocks, removed.nlink)
+        before = _before(removed)
         if removed.forgotten and self.forest.end(
             parent, removed.name, node, before, removed.forgotten
         ):
@@ -395,11 +402,15 @@ class FileHandlers(Operations):
             self.place(shown, node.parent)
 
     def _take_up(self, copied: Happening) -> None:
-        """Make the node of a file that was copied up before there was one."""
-        _, parent = self.forest.find(copied.other)
+        """Make the node of a file that was copied up before there was one, or let that of a
+        directory know."""
+        shown, parent = self.forest.find(copied.other)
         tree = cast(Tree, parent.tree)
-        tree.take_up(parent, copied.name, copied.nodeid, copied.kind, copied.ino)
-        self.copy_ups.done += 1
+        node = tree.take_up(parent, copied.name, copied.nodeid, copied.kind, copied.ino)
+        if node.is_dir:
+            self.place(shown, node)
+        else:
+            self.copy_ups.done += 1
 
     def _writer_left(self, node: Node) -> None:
         if node in self.set_id_watch:
@@ -550,6 +561,10 @@ class FileHandlers(Operations):
         left = privileges.left_by_write(mode, tree.getattr(handle.node).gid, handle.pid)
         setid.leave(tree, handle.node, handle.nodeid, mode, left, handle.fd)
         handle.set_id = privileges.has_set_id(stat.S_IFREG | left)
+
+
+def _before(happening: Happening) -> Before:
+    return Before(happening.ino, happening.blocks, happening.nlink)
 
 
 def _read_all(fd: int, size: int, off: int) -> bytes:

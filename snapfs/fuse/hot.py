@@ -52,9 +52,13 @@ class What(enum.IntEnum):
     LINKED = 7
     """Gave one a further name, and that to the kernel."""
     COPIED = 8
-    """Copied a lower file up that had no node."""
+    """Copied a lower file up that had no node, or a directory."""
     PASSED = 9
     """Made a file, and deleted it when the kernel had forgotten it."""
+    HIDDEN = 10
+    """Took the only name of a lower file away, by a whiteout that is a link to the shared one."""
+    WHITEOUT = 11
+    """Left a whiteout of its own where a directory was."""
 
 
 class Happening(NamedTuple):
@@ -66,15 +70,16 @@ class Happening(NamedTuple):
     blocks: int
     nlink: int
     """Of the file in the layer, just before it was opened, changed or removed; of what was made or
-    copied, its number only."""
+    copied, its number only; of a whiteout."""
     other: int
-    """Node of the directory of what was made, removed, moved, linked, copied or passed."""
+    """Node of the directory of what was made, removed, moved, linked, copied, passed or hidden, or
+    of a whiteout."""
     forgotten: int
     """How many lookups the kernel took back; of what was removed, since then."""
     kind: int
     """Type of what was made or copied: S_IFMT bits."""
     name: bytes
-    """Of what was made, removed, moved, linked or copied."""
+    """Of what was made, removed, moved, linked, copied or hidden."""
 
 
 class Hot:

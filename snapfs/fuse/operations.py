@@ -188,6 +188,7 @@ class OverlayOperations(FileHandlers):
                 await self.copy_ups.settled(shown, node)
                 tree.unlink(parent, name)
                 self.passing.unlinked(node)
+                self.place(shown, parent)
         finally:
             shown.end()
 
@@ -199,6 +200,7 @@ class OverlayOperations(FileHandlers):
             with self.once() as once:
                 if not replays.removed(once, tree, parent, name):
                     tree.rmdir(parent, name)
+                    self.place(shown, parent)
         finally:
             shown.end()
 

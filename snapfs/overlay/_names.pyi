@@ -31,6 +31,8 @@ class Handed:
     linked: bool
     protects: bool
     """The upper layer may have immutable and append-only files."""
+    protects_below: bool
+    """So may lower layers, by attributes."""
 
     def __init__(self, prefix: int, places: Places | None = None) -> None: ...
     def open(
@@ -47,7 +49,9 @@ class Handed:
     def take(self, ino: int, /) -> int: ...
     def claim(self, ino: int, /) -> None: ...
     def disclaim(self, ino: int, /) -> None: ...
-    def peek(self, ino: int, /) -> tuple[Dir, bytes] | None: ...
+    def peek(self, ino: int, /) -> tuple[Dir, bytes, bool] | None:
+        """Return directory and name of a file, and whether that name, its only one, is gone."""
+
     def forget(self, ino: int, count: int, /) -> int: ...
     def touched(self) -> list[int]:
         """Return the numbers of files whose data was read."""

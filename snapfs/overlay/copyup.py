@@ -155,9 +155,10 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
     keep_times(tree, node.parent, times)
 
 
-def take_up(tree: MergedTree, parent: Dir, name: bytes, ino: int, kind: int, real_ino: int) -> None:
-    """Make the node of a lower file that was copied up in place. Nothing is looked at: it may have
-    been forgotten since."""
+def take_up(tree: MergedTree, parent: Dir, name: bytes, ino: int, kind: int, real_ino: int) -> Node:
+    """Make the node of a lower file that was copied up in place, or let that of a directory know.
+    Nothing is looked at: it may have been forgotten since."""
+    parent.impure = True
     node = tree.inodes.meet(ino)
     if node is None:
         node = Node(tree, ino, kind, parent, name)
@@ -166,6 +167,7 @@ def take_up(tree: MergedTree, parent: Dir, name: bytes, ino: int, kind: int, rea
     elif not node.up:
         node.rise()
     tree.usage.new(node, real_ino)
+    return node
 
 
 def finish_or_discard(tree: MergedTree, job: CopyUp) -> None:

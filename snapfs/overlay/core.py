@@ -51,6 +51,7 @@ class MergedTree:
         self.counted = 0
         """Lookups by the kernel that its nodes count."""
         self.handed = Handed(self.prefix, self.inodes.places)
+        self.handed.protects_below = any(layer.is_protected for layer in self._shared)
         """Files that the kernel knows and that have no node."""
         self.listings = Listings()
         self.upper: Layer | None = None
@@ -186,9 +187,32 @@ class MergedTree:
         found = self.handed.peek(ino)
         if found is None:
             return None
-        node = self.lookup(*found)
+        parent, name, is_hidden = found
+        node = self._hidden(parent, name) if is_hidden else self.lookup(parent, name)
         if node.ino != ino:
-            raise refuse(errno.ESTALE, found[1])
+            raise refuse(errno.ESTALE, name)
+        return node
+
+    def _hidden(self, parent: Dir, name: bytes) -> Node:
+        """Make the node of a lower file that has lost its only name without one."""
+        entry = self.lower_entry(parent, name)
+        if entry is None:
+            raise not_found(name)
+        packed = lower.top(entry)
+        node = self.inodes.find(self.prefix | lower.low_of(packed))
+        if node is None:
+            node = self.nameless_lower(parent, name, packed)
+        else:
+            node.drop_name(parent, name)
+        self.inodes.enter(node)
+        return node
+
+    def nameless_lower(self, parent: Dir, name: bytes, packed: int) -> Node:
+        """Make the node of what a directory's lower layers have under a name that is gone."""
+        ino = self.prefix | lower.low_of(packed)
+        node = Node(self, ino, lower.kind_of(packed), None, b"")
+        place = parent.stack[lower.position_of(packed)]
+        node.layer, node.lower_path = place.layer, place.prefix + name
         return node
 
     # Lookup

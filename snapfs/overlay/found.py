@@ -89,10 +89,7 @@ def _hidden(tree: MergedTree, ino: int, parent: Dir | None) -> Node | None:
     packed = lower.top(entry)
     if lower.kind_of(packed) == stat.S_IFDIR:
         return _dead(tree, ino, parent)
-    node = Node(tree, ino, lower.kind_of(packed), None, b"")
-    place = parent.stack[lower.position_of(packed)]
-    node.layer, node.lower_path = place.layer, place.prefix + name
-    return node
+    return tree.nameless_lower(parent, name, packed)
 
 
 def _dead(tree: MergedTree, ino: int, parent: Dir | None) -> Dir:

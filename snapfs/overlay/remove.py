@@ -90,7 +90,7 @@ def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool)
     rename(fd, path, tree.work.layer.fd, stash, flags)
     node.stash = stash
     if whiteout:
-        tree.usage.whiteout_made(fd, path)
+        tree.usage.whiteout_made(os.stat(path, dir_fd=fd, follow_symlinks=False))
 
 
 def take_out(tree: MergedTree, node: Node, parent: Dir, name: bytes, *, further: bool) -> None:

@@ -211,7 +211,7 @@ def _rename_real(tree: MergedTree, node: Node, old: Spot, target: Node | None, n
     else:
         rename_real(fd, path, new_fd, new_path, RENAME_WHITEOUT if shown_below else 0)
         if shown_below:
-            tree.usage.whiteout_made(fd, path)
+            tree.usage.whiteout_made(os.stat(path, dir_fd=fd, follow_symlinks=False))
     if whiteout is not None:
         tree.usage.whiteout_gone(whiteout)
 

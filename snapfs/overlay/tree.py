@@ -68,6 +68,7 @@ class Tree(MergedTree):
         self.usage.note(node, before)
         if isinstance(node, Dir):
             node.inherits = None
+            self._names_of(node)
 
     def take_in(self, parent: Node, name: bytes, ino: int, kind: int, real_ino: int) -> Node:
         """Return the node of what was made past the tree, as `create` makes it in a directory of
@@ -77,11 +78,16 @@ class Tree(MergedTree):
         """
         return create.take_in(self, self._names_of(parent), name, ino, kind, real_ino)
 
-    def take_up(self, parent: Node, name: bytes, ino: int, kind: int, real_ino: int) -> None:
-        """Make the node of a file that was handed out without one, and of which a copy was made
-        past the tree as `start_copy_up` does: its number, type, and the copy's real inode number.
+    def take_up(self, parent: Node, name: bytes, ino: int, kind: int, real_ino: int) -> Node:
+        """Return the node of a file that was handed out without one, or of a directory, of which a
+        copy was made past the tree: its number, type, and the copy's real inode number.
+
+        What became of names in a directory since need not be told.
         """
-        copyup.take_up(self, directory(parent), name, ino, kind, real_ino)
+        node = copyup.take_up(self, directory(parent), name, ino, kind, real_ino)
+        if isinstance(node, Dir):
+            self._names_of(node)
+        return node
 
     def take_out(self, parent: Node, name: bytes, node: Node, before: Before) -> None:
         """Book what `unlink` does with a file of the upper layer that has one name, or another one
@@ -90,6 +96,12 @@ class Tree(MergedTree):
         self.usage.note(node, before)
         further = not node.is_dir and before.st_nlink > 1
         remove.take_out(self, node, self._names_of(parent), name, further=further)
+
+    def take_away(self, parent: Node, name: bytes, node: Node) -> None:
+        """Book what `unlink` does with a lower file of one name, for a name that got a whiteout
+        past the tree. Of a file without a node there is nothing to book but a changed directory.
+        """
+        node.drop_name(self._names_of(parent), name)
 
     def end(self, parent: Node, name: bytes, node: Node, before: Before) -> bool:
         """As `take_out`, for a file that the kernel has forgotten since; False when nothing was

@@ -289,11 +289,11 @@ class UsageCount:
         if self._counting:
             self.spoil()
 
-    def whiteout_made(self, fd: int, path: bytes) -> None:
-        """Say that a rename left a whiteout, which is a file of its own."""
+    def whiteout_made(self, real: os.stat_result | Before) -> None:
+        """Say that a rename left a whiteout, which is a file of its own: `real` is what lstat said
+        of it."""
         if not self._following:
             return
-        real = os.stat(path, dir_fd=fd, follow_symlinks=False)
         self._blocks += real.st_blocks
         self._inodes += 1
         if self._counting:

@@ -31,9 +31,12 @@ Card *card_find(const Desk *desk, uint64_t ino)
     return card;
 }
 
-static void card_free(Card *card)
+static void card_free(Desk *desk, Card *card)
 {
-    Py_XDECREF(card->index);
+    if (card->room)
+        names->unpin(desk->handed, card->room);
+    else
+        Py_XDECREF(card->index);
     free(card);
 }
 
@@ -48,7 +51,7 @@ void card_drop(Desk *desk, uint64_t ino)
         return;
     Card *card = *link;
     *link = card->next;
-    card_free(card);
+    card_free(desk, card);
     desk->card_count--;
 }
 
@@ -57,7 +60,7 @@ void cards_clear(Desk *desk)
     for (size_t i = 0; i < desk->card_buckets; i++)
         for (Card *card = desk->cards[i], *next; card; card = next) {
             next = card->next;
-            card_free(card);
+            card_free(desk, card);
         }
     free(desk->cards);
     desk->cards = NULL;
@@ -105,7 +108,10 @@ static int insert(Desk *desk, const Card *wanted, const char *path, const struct
     card->device = real->st_dev;
     card->real = real->st_ino;
     card->moves = desk->handed->moves;
-    Py_XINCREF(card->index);
+    if (card->room)
+        names->pin(card->room);
+    else
+        Py_XINCREF(card->index);
     memcpy(card->path, path, length + 1);
     *link = card;
     desk->card_count++;
@@ -145,6 +151,17 @@ int card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real
                          .type = real->st_mode & S_IFMT};
     return !card_find(desk, ino) && desk->card_count < MOST_CARDS &&
            insert(desk, &wanted, site->path, real);
+}
+
+int card_add_merged(Desk *desk, Room *room, const Site *site, const struct stat *real)
+{
+    const Card wanted = {.ino = room->ino,
+                         .fd = site->fd,
+                         .is_upper = 1,
+                         .type = S_IFDIR,
+                         .index = room->index,
+                         .room = room};
+    return desk->card_count < MOST_CARDS && insert(desk, &wanted, site->path, real);
 }
 
 void card_move(Desk *desk, uint64_t ino, const Site *site, const struct stat *real)

@@ -38,27 +38,30 @@ typedef struct {
     struct stat real;
 } Copy;
 
-/* Where the copy of a file without a node belongs: in a directory of the upper layer that may hold
- * copies. */
-static int find_site(const Desk *desk, uint64_t ino, Copy *it)
+/* Where the copy of a file without a node belongs: in a directory of the upper layer, which is copied
+ * up first if need be. */
+static int find_site(Desk *desk, uint64_t ino, Copy *it)
 {
     Room *room;
     uint32_t slot;
     if (card_find(desk, ino) || !names->guest(desk->handed, ino, &room, &slot))
         return 0;
     const Entry *entry = &room->index->entries[slot];
-    const Card *card = card_find(desk, room->ino);
     int kind = entry->kind & 0xf;
-    if ((kind != REGULAR && kind != LINK) || !card || card->type != S_IFDIR)
-        return 0;
     it->is_link = kind == LINK;
+    if ((kind != REGULAR && kind != LINK) || (desk->copies_wait && !it->is_link))
+        return 0;
+    desk_directory_up(desk, room->ino);
+    const Card *card = card_find(desk, room->ino);
+    if (!card || card->type != S_IFDIR)
+        return 0;
     it->name = room->index->names + entry->name;
     it->length = entry->length;
     it->site.fd = card->fd;
     it->site.parent = room->ino;
     int used = snprintf(it->site.path, sizeof(it->site.path), "%s/%s", card->path, it->name);
     return used < (int)sizeof(it->site.path) &&
-           card_stat(card, &it->site.before) == DONE_HERE && !card_attribute(card, IMPURE);
+           card_stat(card, &it->site.before) == DONE_HERE;
 }
 
 static int is_simple(const Lower *lower)
@@ -127,7 +130,8 @@ static int publish(const Desk *desk, const Copy *it)
     const Site *site = &it->site;
     const Card *card = card_find(desk, site->parent);
     const struct timespec times[] = {site->before.st_atim, site->before.st_mtim};
-    if (renameat2(desk->keeps_in, it->temp, site->fd, site->path, RENAME_NOREPLACE))
+    if (!directory_mark(card, &site->before) ||
+        renameat2(desk->keeps_in, it->temp, site->fd, site->path, RENAME_NOREPLACE))
         return 0;
     utimensat(card->fd, card->path, times, AT_SYMLINK_NOFOLLOW);
     return 1;
@@ -165,9 +169,7 @@ void desk_copy_up(Desk *desk, uint64_t ino)
     Copy it;
     if (!desk->takes_names || desk->keeps_in < 0 || (ino & LOW_MASK) >> MAIN_BITS)
         return;
-    if (!find_site(desk, ino, &it) || (desk->copies_wait && !it.is_link))
-        return;
-    if (!hot->may_tell() || hot->find(ino) || !copy(desk, ino, &it))
+    if (!find_site(desk, ino, &it) || !hot->may_tell() || hot->find(ino) || !copy(desk, ino, &it))
         return;
     kept_drop(ino); /* who reads on reads the copy */
     hot->note(it.site.parent, &it.site.before);

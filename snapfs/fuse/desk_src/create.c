@@ -31,11 +31,12 @@ static mode_t special(const Creation *it)
     return S_ISDIR(it->mode) ? S_ISUID | S_ISGID : S_ISUID | S_ISGID | S_ISVTX;
 }
 
-int creation_plan(const Desk *desk, const struct in_header *request, const char *name, size_t length,
+int creation_plan(Desk *desk, const struct in_header *request, const char *name, size_t length,
                   Creation *it)
 {
     if (!is_own(request) || it->mode & special(it))
         return 0;
+    desk_directory_up(desk, request->nodeid);
     if (!site_find(desk, request->nodeid, name, length, &it->site))
         return 0;
     const Card *parent = card_find(desk, request->nodeid);

@@ -74,7 +74,7 @@ int desk_show(const Desk *desk, const Room *room, uint32_t slot, struct entry_ou
     int kind = entry->kind & 0xf;
     if (kind == DIRECTORY || kind == DEVICE) /* nlink and rdev have rules */
         return LEFT_TO_PYTHON;
-    if (names->has_node(desk->handed, ino))
+    if (!names->may_hand(desk->handed, ino))
         return LEFT_TO_PYTHON;
     int result = stat_entry(desk, room, slot, &real);
     if (result != DONE_HERE)

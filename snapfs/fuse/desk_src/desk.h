@@ -9,9 +9,11 @@
  *   contents.c  reads and writes, where nothing is opened
  *   change.c owners, modes and times
  *   copyup.c copies of lower files
+ *   directory.c ... and of directories
  *   create.c new files
  *   link.c   further names of files
  *   remove.c names that go
+ *   whiteout.c ... and those that lower layers have
  *   desks.c  the desks in the fast lane
  *   entries.c  ... and what changes names there
  */
@@ -38,6 +40,7 @@ typedef struct card {
     uint64_t moves;  /* of directories, up to then */
     uint64_t listed; /* of a directory: where the listing ends that was last begun; 0: not known */
     Index *index; /* of a directory that is merged: the names that lower layers have */
+    Room *room;   /* ... whose index that is, kept for it; NULL: the index is the card's */
     int fd;       /* of the layer; it lives as long as the tree */
     int is_upper;
     mode_t type; /* S_IFREG, S_IFLNK or S_IFDIR */
@@ -140,6 +143,8 @@ int card_put(Desk *desk, const Card *wanted, const char *path);
 /* Note what is new in the upper layer; needs no lock. 0 where the number is noted, too much is, or memory
  * is short. */
 int card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real);
+/* Likewise for the copy of a directory that had a room, which is kept as long. */
+int card_add_merged(Desk *desk, Room *room, const Site *site, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
 /* Note another name of a file or link of the upper layer instead of the one that was; needs no lock. */
 void card_move(Desk *desk, uint64_t ino, const Site *site, const struct stat *real);
@@ -214,7 +219,7 @@ typedef struct {
 } Creation;
 
 /* Whether a file, link or directory of `it->mode` can be made without rules, and how. */
-int creation_plan(const Desk *desk, const struct in_header *request, const char *name, size_t length,
+int creation_plan(Desk *desk, const struct in_header *request, const char *name, size_t length,
                   Creation *it);
 /* Make it; 0 when Python is to do it all: nothing is there then. */
 int creation_make(const Desk *desk, Creation *it);
@@ -224,6 +229,15 @@ void creation_undo(const Creation *it);
 
 /* Whether names may be changed in a directory now, and where. */
 int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it);
+
+/* What getdents64(2) gives. */
+struct listed {
+    uint64_t ino;
+    int64_t off;
+    uint16_t length;
+    uint8_t type;
+    char name[];
+};
 
 /* Whether a file or link carries nothing that has rules, and nothing watches it. */
 int is_plain(int fd, const char *path, const struct stat *real);
@@ -244,6 +258,10 @@ int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t len
 int removal_make(const Desk *desk, const Removal *it);
 /* Delete a file that was kept; 0 when that failed. */
 int removal_end(const Desk *desk, uint64_t nodeid);
+
+/* Name in the work directory of what is kept under the number of a node. */
+#define KEPT_NAME 24
+void kept_name(const Desk *desk, uint64_t nodeid, char kept[KEPT_NAME]);
 
 struct rename_in {
     uint64_t new_parent;
@@ -327,6 +345,15 @@ void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real);
 
 /* Copy a lower file up that is about to be changed, where that has no rules: it has a card then. */
 void desk_copy_up(Desk *desk, uint64_t ino);
+
+/* directory.c */
+
+/* Copy a directory of lower layers up that is about to be changed, after those above it, where that
+ * has no rules: it has a card then. */
+void desk_directory_up(Desk *desk, uint64_t ino);
+/* Say of a directory of the upper layer, which is `before` that now, that there are copies in it;
+ * 0 when that failed. */
+int directory_mark(const Card *card, const struct stat *before);
 
 /* desks.c: the desks that answer in the fast lane. These return 0 when memory is short. */
 struct hot_api;

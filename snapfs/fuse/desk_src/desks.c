@@ -227,6 +227,7 @@ static enum verdict answer_setattr(int fd, const struct in_header *request, cons
     if (!desk || size < sizeof(*wish) || !hot->may_note() || !change_is_simple(wish))
         return COLD;
     desk_copy_up(desk, request->nodeid);
+    desk_directory_up(desk, request->nodeid);
     int result = desk_change(desk, request->nodeid, wish, &before, &after);
     if (result == LEFT_TO_PYTHON)
         return COLD;

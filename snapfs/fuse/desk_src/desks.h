@@ -15,5 +15,18 @@ int contents_begin(const struct hot_api *api);
 
 /* entries.c */
 int entries_begin(const struct hot_api *api);
+/* Whether somebody has a file open past us. */
+bool is_open(uint64_t nodeid);
+/* Let Python hear that a name went. */
+void tell_removed(uint64_t parent, const Removal *it, const char *name, size_t length);
+
+/* whiteout.c */
+
+/* Remove a name of a lower file, or of a directory of the upper layer that shows nothing and has or had
+ * something below. */
+enum verdict hide_file(int fd, const struct in_header *request, Desk *desk, const char *name,
+                       size_t length);
+enum verdict hide_directory(int fd, const struct in_header *request, Desk *desk, const char *name,
+                            size_t length);
 
 #endif

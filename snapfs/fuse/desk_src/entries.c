@@ -27,8 +27,7 @@ static void tell_made(uint64_t parent, const struct stat *before, uint64_t nodei
                                   .length = length});
 }
 
-/* Let Python hear that a name went. */
-static void tell_removed(uint64_t parent, const Removal *it, const char *name, size_t length)
+void tell_removed(uint64_t parent, const Removal *it, const char *name, size_t length)
 {
     hot->tell(&(struct hot_event){.nodeid = it->nodeid,
                                   .ino = it->real.st_ino,
@@ -207,7 +206,7 @@ static enum verdict answer_link(int fd, const struct in_header *request, const v
     return ANSWERED;
 }
 
-static bool is_open(uint64_t nodeid)
+bool is_open(uint64_t nodeid)
 {
     const struct opened *entry = hot->find(nodeid);
     return entry && (entry->is_inherited || opened_opens(entry));
@@ -226,16 +225,11 @@ static void let_go(int fd, const Removal *it)
         hot->forgotten(fd, it->nodeid);
 }
 
-/* Remove a name. */
-static enum verdict answer_removal(int fd, const struct in_header *request, const void *body,
-                                   size_t size, int is_directory)
+/* Remove a name that only the upper layer has. */
+static enum verdict remove_name(int fd, const struct in_header *request, const Desk *desk,
+                                const char *name, size_t length, int is_directory)
 {
-    const char *name = body;
-    size_t length = strnlen(name, size);
-    const Desk *desk = desk_for(request->nodeid);
     Removal it;
-    if (!desk || !hot->takes_names() || length == size || request->unique & RESENT)
-        return COLD;
     if (!hot->may_tell() || !removal_plan(desk, request->nodeid, name, length, is_directory, &it))
         return COLD;
     if (is_needed(&it))
@@ -251,6 +245,19 @@ static enum verdict answer_removal(int fd, const struct in_header *request, cons
     hot->reply(fd, request->unique, 0, NULL, 0);
     hot->settled();
     return ANSWERED;
+}
+
+static enum verdict answer_removal(int fd, const struct in_header *request, const void *body,
+                                   size_t size, int is_directory)
+{
+    const char *name = body;
+    size_t length = strnlen(name, size);
+    Desk *desk = desk_for(request->nodeid);
+    if (!desk || !hot->takes_names() || length == size || request->unique & RESENT)
+        return COLD;
+    if (remove_name(fd, request, desk, name, length, is_directory) == ANSWERED)
+        return ANSWERED;
+    return (is_directory ? hide_directory : hide_file)(fd, request, desk, name, length);
 }
 
 static enum verdict answer_unlink(int fd, const struct in_header *request, const void *body,

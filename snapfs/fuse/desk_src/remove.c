@@ -41,20 +41,12 @@ int is_plain(int fd, const char *path, const struct stat *real)
     return is_bare(fd, path);
 }
 
-struct dirent64 {
-    uint64_t ino;
-    int64_t off;
-    uint16_t length;
-    uint8_t type;
-    char name[];
-};
-
 /* Whether the first names of a directory are but `.` and `..`. */
 static int shows_nothing(const char *buffer, long length)
 {
-    const struct dirent64 *entry;
+    const struct listed *entry;
     for (long at = 0; at < length; at += entry->length) {
-        entry = (const struct dirent64 *)(buffer + at);
+        entry = (const struct listed *)(buffer + at);
         if (strcmp(entry->name, ".") && strcmp(entry->name, ".."))
             return 0;
     }
@@ -64,7 +56,7 @@ static int shows_nothing(const char *buffer, long length)
 /* Whether there is nothing in a directory of the upper layer, whiteouts neither. */
 static int is_empty(int fd, const char *path)
 {
-    _Alignas(struct dirent64) char buffer[NAMES_BYTES];
+    _Alignas(struct listed) char buffer[NAMES_BYTES];
     int directory = openat(fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
     if (directory < 0)
         return 0;
@@ -123,10 +115,9 @@ int removal_plan(const Desk *desk, uint64_t parent, const char *name, size_t len
     return is_directory ? is_simple_directory(desk, it) : may_lose(desk, name, length, it);
 }
 
-/* Name in the work directory of what is kept. */
-static void kept_name(const Desk *desk, uint64_t nodeid, char kept[24])
+void kept_name(const Desk *desk, uint64_t nodeid, char kept[KEPT_NAME])
 {
-    snprintf(kept, 24, "o%" PRIx64, nodeid ^ desk->handed->prefix);
+    snprintf(kept, KEPT_NAME, "o%" PRIx64, nodeid ^ desk->handed->prefix);
 }
 
 /* Let the next worker look for a file where it keeps a name. */
@@ -137,7 +128,7 @@ static void note_other_name(const Desk *desk, const Removal *it)
 
 int removal_make(const Desk *desk, const Removal *it)
 {
-    char kept[24];
+    char kept[KEPT_NAME];
     if (it->stays_in) {
         note_other_name(desk, it);
         return unlinkat(it->site.fd, it->site.path, 0) == 0;
@@ -148,7 +139,7 @@ int removal_make(const Desk *desk, const Removal *it)
 
 int removal_end(const Desk *desk, uint64_t nodeid)
 {
-    char kept[24];
+    char kept[KEPT_NAME];
     kept_name(desk, nodeid, kept);
     return unlinkat(desk->keeps_in, kept, 0) == 0;
 }
@@ -170,7 +161,7 @@ int move_plan(const Desk *desk, const Names *n, Move *it)
 int move_make(const Desk *desk, const Move *it)
 {
     const Site *from = &it->node.site, *to = &it->target.site;
-    char kept[24];
+    char kept[KEPT_NAME];
     if (!it->replaces)
         return renameat2(from->fd, from->path, to->fd, to->path, RENAME_NOREPLACE) == 0;
     if (it->target.stays_in) {

@@ -25,7 +25,7 @@ int copy_attributes(int source, const char *names, size_t names_bytes, int targe
 /* Whether a name in such a list is there. */
 bool has_name(const char *names, size_t names_bytes, const char *name);
 
-/* A regular file of a lower layer, open; it never changes. */
+/* A regular file or directory of a lower layer, open; it never changes. */
 typedef struct {
     int fd;
     struct statx real;
@@ -50,6 +50,8 @@ bool lower_fetch(Lower *self);
 /* Makes a copy with the content of `data`, which is not synced: a descriptor, or -1 with errno, when
  * the name may be there. */
 int lower_copy(const Lower *self, const Lower *data, const Wanted *wanted, bool *cloned);
+/* Gives a copy, which has its data, all else that it is to have. Sets errno and returns -1 on an error. */
+int lower_dress(const Lower *self, int target, const Wanted *wanted);
 void lower_close(Lower *self); /* once more is no harm */
 
 /* The same for the FUSE side. */
@@ -57,6 +59,7 @@ typedef struct {
     int (*open)(Lower *self, int at, const char *path);
     bool (*fetch)(Lower *self);
     int (*copy)(const Lower *self, const Lower *data, const Wanted *wanted, bool *cloned);
+    int (*dress)(const Lower *self, int target, const Wanted *wanted);
     void (*close)(Lower *self);
     bool (*has_name)(const char *names, size_t names_bytes, const char *name);
 } CopiesApi;

@@ -110,11 +110,9 @@ static int set_times_as(const Lower *self, int target, bool keeps_mtime)
 }
 
 /* Owner before what a change of it takes away; mode after the ACL, which changes it; times last. */
-static int fill(const Lower *self, const Lower *data, int target, const Wanted *wanted,
-                bool *cloned)
+int lower_dress(const Lower *self, int target, const Wanted *wanted)
 {
-    if (copy_content(data->fd, data->content, target, wanted->size_bytes, cloned) ||
-        fchown(target, self->real.stx_uid, self->real.stx_gid) ||
+    if (fchown(target, self->real.stx_uid, self->real.stx_gid) ||
         copy_attributes(self->fd, self->names, self->names_bytes, target) ||
         fchmod(target, self->real.stx_mode & 07777) ||
         fsetxattr(target, INO, wanted->ino, strlen(wanted->ino), 0))
@@ -125,6 +123,13 @@ static int fill(const Lower *self, const Lower *data, int target, const Wanted *
     if (carry_flags(self->fd, target))
         return -1;
     return set_times_as(self, target, wanted->keeps_mtime);
+}
+
+static int fill(const Lower *self, const Lower *data, int target, const Wanted *wanted,
+                bool *cloned)
+{
+    return copy_content(data->fd, data->content, target, wanted->size_bytes, cloned) ||
+           lower_dress(self, target, wanted);
 }
 
 int lower_copy(const Lower *self, const Lower *data, const Wanted *wanted, bool *cloned)

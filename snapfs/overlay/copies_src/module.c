@@ -5,6 +5,7 @@ static CopiesApi api = {
     .open = lower_open,
     .fetch = lower_fetch,
     .copy = lower_copy,
+    .dress = lower_dress,
     .close = lower_close,
     .has_name = has_name,
 };

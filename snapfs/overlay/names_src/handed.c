@@ -207,7 +207,7 @@ int handed_hand(Handed *self, Room *room, uint32_t slot)
 int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot)
 {
     size_t at = guest_slot(self, ino);
-    if (at == NO_SLOT || !self->guests[at].room)
+    if (at == NO_SLOT || !self->guests[at].room || self->guests[at].is_hidden)
         return 0;
     *room = self->guests[at].room;
     *slot = self->guests[at].slot;
@@ -219,6 +219,26 @@ void handed_touch(Handed *self, uint64_t ino)
     size_t at = guest_slot(self, ino);
     if (at != NO_SLOT)
         self->guests[at].is_touched = 1;
+}
+
+void handed_hide(Handed *self, uint64_t ino)
+{
+    size_t at = guest_slot(self, ino);
+    if (at != NO_SLOT && self->guests[at].room)
+        self->guests[at].is_hidden = 1;
+}
+
+int handed_may_hand(const Handed *self, uint64_t ino)
+{
+    size_t at = guest_slot(self, ino);
+    return at == NO_SLOT || (self->guests[at].room && !self->guests[at].is_hidden);
+}
+
+void handed_close_room(Handed *self, uint64_t ino)
+{
+    size_t at = room_slot(self, ino);
+    if (at != NO_SLOT)
+        room_leave(self, at);
 }
 
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count)
@@ -329,9 +349,7 @@ static PyObject *handed_close(Handed *self, PyObject *number)
     unsigned long long ino = PyLong_AsUnsignedLongLong(number);
     if (PyErr_Occurred())
         return NULL;
-    size_t at = room_slot(self, ino);
-    if (at != NO_SLOT)
-        room_leave(self, at);
+    handed_close_room(self, ino);
     Py_RETURN_NONE;
 }
 
@@ -375,16 +393,16 @@ static PyObject *handed_disclaim(Handed *self, PyObject *number)
 
 static PyObject *handed_peek(Handed *self, PyObject *number)
 {
-    Room *room;
-    uint32_t slot;
     unsigned long long ino = PyLong_AsUnsignedLongLong(number);
     if (PyErr_Occurred())
         return NULL;
-    if (!handed_guest(self, ino, &room, &slot))
+    size_t at = guest_slot(self, ino);
+    if (at == NO_SLOT || !self->guests[at].room)
         Py_RETURN_NONE;
-    const Entry *entry = &room->index->entries[slot];
-    return Py_BuildValue("Oy#", room->directory, room->index->names + entry->name,
-                 (Py_ssize_t)entry->length);
+    const Guest *guest = &self->guests[at];
+    const Entry *entry = &guest->room->index->entries[guest->slot];
+    return Py_BuildValue("Oy#O", guest->room->directory, guest->room->index->names + entry->name,
+                         (Py_ssize_t)entry->length, guest->is_hidden ? Py_True : Py_False);
 }
 
 static PyObject *handed_touched(Handed *self, PyObject *unused)
@@ -509,7 +527,8 @@ static PyMethodDef methods[] = {
      "Return how often a file was looked up and count it no longer."},
     {"claim", (PyCFunction)handed_claim, METH_O, "Hand a number out no more: a Node counts it."},
     {"disclaim", (PyCFunction)handed_disclaim, METH_O, "End a claim."},
-    {"peek", (PyCFunction)handed_peek, METH_O, "Return (Dir, name) of a file, or None."},
+    {"peek", (PyCFunction)handed_peek, METH_O,
+     "Return (Dir, name, whether that is gone) of a file, or None."},
     {"touched", (PyCFunction)handed_touched, METH_NOARGS,
      "Return the numbers of files whose data was read."},
     {"forget", (PyCFunction)handed_forget_method, METH_VARARGS,
@@ -531,6 +550,8 @@ static PyMemberDef members[] = {
      "Files with several names need a Node: the tree has changed some."},
     {"protects", T_BOOL, offsetof(Handed, protects), 0,
      "The upper layer may have immutable and append-only files."},
+    {"protects_below", T_BOOL, offsetof(Handed, protects_below), 0,
+     "Lower layers may have files that an attribute protects."},
     {NULL, 0, 0, 0, NULL},
 };
 

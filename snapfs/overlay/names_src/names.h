@@ -66,8 +66,9 @@ typedef struct room {
 typedef struct {
     uint64_t ino; /* 0: free */
     Room *room;   /* NULL: a Node has this number, with a lookup count of its own */
-    uint32_t slot : 31;
+    uint32_t slot : 30;
     uint32_t is_touched : 1; /* its data was read, so it may be mapped */
+    uint32_t is_hidden : 1;  /* its only name is gone: it is given out no more, and is Python's */
     uint32_t count;
 } Guest;
 
@@ -99,6 +100,7 @@ typedef struct {
     uint64_t total; /* lookups counted here */
     char linked;    /* the tree has records of hard links: files with several names are Python's */
     char protects;  /* the upper layer may have immutable and append-only files */
+    char protects_below; /* so may the lower ones, by attributes */
     uint64_t moves; /* of directories in the tree */
 } Handed;
 
@@ -113,13 +115,19 @@ typedef struct {
     Room *(*room)(const Handed *, uint64_t ino);
     /* Count one lookup of an entry of a room; false when memory is short. */
     int (*hand)(Handed *, Room *, uint32_t slot);
-    /* Room and slot of a file that was handed out; 0 when it was not. */
+    /* Room and slot of a file that was handed out; 0 when it was not, or is hidden. */
     int (*guest)(const Handed *, uint64_t ino, Room **, uint32_t *slot);
+    /* Say that a file that was handed out has lost its only name. */
+    void (*hide)(Handed *, uint64_t ino);
+    /* Whether a number may be handed out: no Node has it, and it is not hidden. */
+    int (*may_hand)(const Handed *, uint64_t ino);
     /* Note that the data of a file was read, if it was handed out. */
     void (*touch)(Handed *, uint64_t ino);
     /* Keep a room while Python runs; the second gives it back. */
     void (*pin)(Room *);
     void (*unpin)(Handed *, Room *);
+    /* Hand out no more files of a directory, which is about to be changed. */
+    void (*close)(Handed *, uint64_t ino);
     /* Take back lookups; returns how many were counted here. */
     uint64_t (*forget)(Handed *, uint64_t ino, uint64_t count);
     /* Whether there is a Node with this number that the kernel knows. */
@@ -143,6 +151,9 @@ Room *handed_room(const Handed *self, uint64_t ino);
 int handed_hand(Handed *self, Room *room, uint32_t slot);
 int handed_guest(const Handed *self, uint64_t ino, Room **room, uint32_t *slot);
 void handed_touch(Handed *self, uint64_t ino);
+void handed_hide(Handed *self, uint64_t ino);
+int handed_may_hand(const Handed *self, uint64_t ino);
+void handed_close_room(Handed *self, uint64_t ino);
 void handed_pin(Room *room);
 void handed_unpin(Handed *self, Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
