@@ -80,7 +80,13 @@ def _add(config: Path, name: str, wanted: dict[str, Any], plugins: dict[str, Any
     stanza = _stanza(name, wanted) + _plugin_tables(plugins)
     after = _appended(before or _NEW_FILE, stanza)
     _check_result(_parse(before or _NEW_FILE, config), after, name, wanted, plugins, config)
-    backup = _replace(config, after)
+    try:
+        backup = _replace(config, after)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"{config} cannot be written ({(error.strerror or str(error)).lower()}); run as root, "
+            "or name the file that containerd reads with --containerd-config; nothing was changed"
+        ) from error
     kept = f"the old file is {backup}" if backup else "the file is new"
     return f"added proxy_plugins.{name} to {config}; {kept}"
 

@@ -43,3 +43,11 @@ def test_a_configuration_that_is_no_toml_is_refused_and_kept(tmp_path: Path) -> 
     assert refused.exit_code == 1
     assert refused.stderr.startswith(f"snapfs: {path} is not valid TOML")
     assert path.read_text() == "= broken"
+
+
+def test_a_configuration_that_cannot_be_written_is_named_itself() -> None:
+    path = "/proc/nowhere/config.toml"
+    refused = CliRunner().invoke(cli, ["plugin", "install", "--containerd-config", path])
+    assert refused.exit_code == 1
+    why = "no such file or directory"
+    assert refused.stderr.startswith(f"snapfs: {path} cannot be written ({why}); run as root")
