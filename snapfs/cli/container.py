@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -27,6 +27,10 @@ from snapfs.cli.options import (
 if TYPE_CHECKING:
     from snapfs.metadata import Container, Sandbox, Typed
     from snapfs.service.container_client import ContainerClient, SandboxClient
+
+    Connect: TypeAlias = Callable[
+        [Path | None, Path | None, str], AbstractContextManager[ContainerClient | SandboxClient]
+    ]
 
 
 @click.group()
@@ -76,68 +80,6 @@ def list_containers(
     output.table(("CONTAINER", "IMAGE", "RUNTIME", "SNAPSHOT", "CREATED"), rows)
 
 
-@container.command("info")
-@client_options
-@json_option
-@namespace_option
-@click.argument("id_", metavar="ID")
-def show_container(
-    address: Path | None, config_path: Path | None, as_json: bool, namespace: str, id_: str
-) -> None:
-    """Show a container; its spec with --json.
-
-    \b
-    Example:
-      snapfs container info ID
-    """
-    with _containers(address, config_path, namespace) as client:
-        found = client.get(id_)
-    if as_json:
-        output.print_json(_container_shape(found))
-    else:
-        output.pairs([*_container_pairs(found), *_common(found)])
-
-
-@container.command("label")
-@client_options
-@namespace_option
-@click.argument("id_", metavar="ID")
-@click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE...")
-def label_container(
-    address: Path | None,
-    config_path: Path | None,
-    namespace: str,
-    id_: str,
-    labels: tuple[str, ...],
-) -> None:
-    """Set labels of a container; an empty value deletes one.
-
-    \b
-    Example:
-      snapfs container label ID owner=ann
-    """
-    with _containers(address, config_path, namespace) as client:
-        client.label(id_, parse_labels(labels))
-
-
-@container.command("remove")
-@client_options
-@namespace_option
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
-def remove_containers(
-    address: Path | None, config_path: Path | None, namespace: str, ids: tuple[str, ...]
-) -> None:
-    """Remove containers; what only they kept is collected. Nothing that runs is ended.
-
-    \b
-    Example:
-      snapfs container remove ID
-    """
-    with _containers(address, config_path, namespace) as client:
-        for id_ in ids:
-            client.remove(id_)
-
-
 @click.group()
 def sandbox() -> None:
     """Sandboxes: what containers share, and what it keeps.
@@ -178,68 +120,6 @@ def list_sandboxes(
     output.table(("SANDBOX", "SANDBOXER", "RUNTIME", "CREATED"), rows)
 
 
-@sandbox.command("info")
-@client_options
-@json_option
-@namespace_option
-@click.argument("id_", metavar="ID")
-def show_sandbox(
-    address: Path | None, config_path: Path | None, as_json: bool, namespace: str, id_: str
-) -> None:
-    """Show a sandbox; its spec with --json.
-
-    \b
-    Example:
-      snapfs sandbox info ID
-    """
-    with _sandboxes(address, config_path, namespace) as client:
-        found = client.get(id_)
-    if as_json:
-        output.print_json(_sandbox_shape(found))
-    else:
-        output.pairs([*_sandbox_pairs(found), *_common(found)])
-
-
-@sandbox.command("label")
-@client_options
-@namespace_option
-@click.argument("id_", metavar="ID")
-@click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE...")
-def label_sandbox(
-    address: Path | None,
-    config_path: Path | None,
-    namespace: str,
-    id_: str,
-    labels: tuple[str, ...],
-) -> None:
-    """Set labels of a sandbox; an empty value deletes one.
-
-    \b
-    Example:
-      snapfs sandbox label ID owner=ann
-    """
-    with _sandboxes(address, config_path, namespace) as client:
-        client.label(id_, parse_labels(labels))
-
-
-@sandbox.command("remove")
-@client_options
-@namespace_option
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
-def remove_sandboxes(
-    address: Path | None, config_path: Path | None, namespace: str, ids: tuple[str, ...]
-) -> None:
-    """Remove sandboxes; what only they kept is collected. Nothing that runs is ended.
-
-    \b
-    Example:
-      snapfs sandbox remove ID
-    """
-    with _sandboxes(address, config_path, namespace) as client:
-        for id_ in ids:
-            client.remove(id_)
-
-
 @contextmanager
 def _containers(
     address: Path | None, config_path: Path | None, namespace: str
@@ -276,6 +156,68 @@ def _container_pairs(it: Container) -> list[tuple[str, str]]:
 
 def _sandbox_pairs(it: Sandbox) -> list[tuple[str, str]]:
     return [("sandbox", it.id), ("sandboxer", it.sandboxer or "-"), ("runtime", it.runtime.name)]
+
+
+def _add_verbs(
+    group: click.Group,
+    many: str,
+    connect: Connect,
+    pairs: Callable[[Any], list[tuple[str, str]]],
+    shape: Callable[[Any], dict[str, Any]],
+) -> None:
+    """Add the verbs that containers and sandboxes have alike."""
+    one = group.name
+
+    def example(words: str) -> str:
+        return f"\n\n\b\nExample:\n  snapfs {one} {words}"
+
+    @group.command("info", help=f"Show a {one}; its spec with --json.{example('info ID')}")
+    @client_options
+    @json_option
+    @namespace_option
+    @click.argument("id_", metavar="ID")
+    def show(
+        address: Path | None, config_path: Path | None, as_json: bool, namespace: str, id_: str
+    ) -> None:
+        with connect(address, config_path, namespace) as client:
+            found = client.get(id_)
+        if as_json:
+            output.print_json(shape(found))
+        else:
+            output.pairs([*pairs(found), *_common(found)])
+
+    @group.command(
+        "label",
+        help=f"Set labels of a {one}; an empty value deletes one.{example('label ID owner=ann')}",
+    )
+    @client_options
+    @namespace_option
+    @click.argument("id_", metavar="ID")
+    @click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE...")
+    def label(
+        address: Path | None,
+        config_path: Path | None,
+        namespace: str,
+        id_: str,
+        labels: tuple[str, ...],
+    ) -> None:
+        with connect(address, config_path, namespace) as client:
+            client.label(id_, parse_labels(labels))
+
+    @group.command(
+        "remove",
+        help=f"Remove {many}; what only they kept is collected. Nothing that runs is ended."
+        + example("remove ID"),
+    )
+    @client_options
+    @namespace_option
+    @click.argument("ids", nargs=-1, required=True, metavar="ID...")
+    def remove(
+        address: Path | None, config_path: Path | None, namespace: str, ids: tuple[str, ...]
+    ) -> None:
+        with connect(address, config_path, namespace) as client:
+            for id_ in ids:
+                client.remove(id_)
 
 
 def _common(it: Container | Sandbox) -> Iterator[tuple[str, str]]:
@@ -322,3 +264,7 @@ def _typed_shape(it: Typed | None) -> dict[str, Any] | None:
         return {"type": it.type_url, "value": json.loads(it.value)}
     except ValueError:
         return {"type": it.type_url, "base64": base64.b64encode(it.value).decode()}
+
+
+_add_verbs(container, "containers", _containers, _container_pairs, _container_shape)
+_add_verbs(sandbox, "sandboxes", _sandboxes, _sandbox_pairs, _sandbox_shape)
