@@ -90,6 +90,8 @@ class House:
         self._started_ns = time.time_ns()
         self._server: grpc_server.GrpcServer | None = None
         self._readers: grpc_server.GrpcServer | None = None
+        self._waits_for_a_disk = False
+        """A worker does, and new mounts in its lane would."""
 
     def open(self) -> None:
         """Build and start everything; on an error what was built is ended again."""
@@ -167,11 +169,16 @@ class House:
             self._server.stop(grace_s=0)
 
     def probe(self) -> None:
-        """Return when the store's writer and all workers answer; else raise what is wrong."""
+        """Return when the store's writer and all workers answer; else raise what is wrong.
+
+        A worker that waits for a disk is no fault of ours, and a restart of the service no help.
+        """
         timeout_s = self._config.timeouts.probe_s
         self._snapshotter.probe(timeout_s=timeout_s)
-        for lane in self._lanes.statuses(timeout_s):
-            if not lane.serving:
+        lanes = self._lanes.statuses(timeout_s)
+        self._waits_for_a_disk = any(lane.waits_in for lane in lanes)
+        for lane in lanes:
+            if not lane.serving and not lane.waits_in:
                 raise Unavailable(
                     f"lane {lane.name} is {lane.state.value}: its worker does not answer"
                 )
@@ -183,7 +190,7 @@ class House:
     @property
     def is_ready(self) -> bool:
         """Whether new mounts can be made, where what there is may be as good as ever."""
-        return self._lanes.in_place
+        return self._lanes.in_place and not self._waits_for_a_disk
 
     def set_serving(self, *, serving: bool) -> None:
         """Tell health checks how the service is."""

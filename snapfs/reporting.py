@@ -30,10 +30,10 @@ def lane_record(it: LaneStatus) -> LaneRecord:
 def lane_warnings(it: LaneStatus) -> Iterator[str]:
     """Yield what an operator should know of a lane, with the way out."""
     if it.silent_s is not None:
-        yield (
-            f"lane {it.name}: worker {it.pid} has not answered for {it.silent_s:.0f} s; "
-            f"it is replaced after {it.watchdog_s:g} s"
-        )
+        end = f"it is replaced after {it.watchdog_s:g} s"
+        if it.waits_in:
+            end = f"it waits in the kernel ({it.waits_in}) and goes on when the disk answers"
+        yield f"lane {it.name}: worker {it.pid} has not answered for {it.silent_s:.0f} s; {end}"
     if it.displaced is not None:
         yield _displaced(it, it.displaced)
     if it.worker_version not in (None, __version__):

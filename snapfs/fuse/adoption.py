@@ -36,6 +36,11 @@ log = structlog.get_logger(__name__)
 class WorkerHangs(Unavailable):
     """Somebody is at a lane's door, and says nothing."""
 
+    def __init__(self, text: str, pid: int | None) -> None:
+        """`pid` is None for one that does not even let us in."""
+        super().__init__(text)
+        self.pid = pid
+
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
@@ -68,7 +73,7 @@ def adopt(
         return None  # nobody there: a first start, or the worker has died too
     except TimeoutError as error:
         text = f"lane {settings.lane}: whoever is at {settings.door} does not answer"
-        raise WorkerHangs(text) from error
+        raise WorkerHangs(text, None if channel is None else unixsocket.peer(channel)[0]) from error
     except (SnapfsError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning(
             "lane.not_adopted",

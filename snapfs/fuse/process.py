@@ -30,7 +30,7 @@ from snapfs import __version__
 from snapfs.fuse import control
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.modes import Mode
-from snapfs.fuse.progress import Progress, describe
+from snapfs.fuse.progress import Progress, describe, held_in
 from snapfs.model import DeadlineExceeded, FailedPrecondition, Internal, Quota, Unavailable
 
 POLL_S = 0.1
@@ -181,15 +181,16 @@ class WorkerProcess:
     ) -> None:
         """Return when the worker serves.
 
-        Raises DeadlineExceeded, also when it stands still for `still_s`, or Unavailable when it
-        died or `unless` was set.
+        Raises DeadlineExceeded, also when it stands still for `still_s` and waits for no disk, or
+        Unavailable when it died or `unless` was set.
         """
         progress, began_s, told_s = Progress(self.pid), time.monotonic(), TELL_EVERY_S
         while not self._settled.wait(min(POLL_S, _left(deadline_s))):
             if unless.is_set():
                 raise Unavailable(f"worker {self.pid} is not needed any more")
             waited_s = time.monotonic() - began_s
-            if not _left(deadline_s) or progress.stands_still(still_s):
+            still = progress.stands_still(still_s) and not held_in(self.pid)
+            if still or not _left(deadline_s):
                 log.error("worker.not_ready", **self._late(waited_s))
                 raise DeadlineExceeded(f"worker {self.pid} is not ready in time")
             if waited_s > told_s:
@@ -253,13 +254,13 @@ class WorkerProcess:
     def kill(self) -> bool:
         """End the process at once and reap it; return whether it has ended.
 
-        One that waits in the kernel, for a disk or for an answer of its own mount, ends when that
-        does. Until then it runs no code of its own any more, so another may begin.
+        One that waits in the kernel for a disk ends when that answers. Until then what it is at may
+        still happen, so no other may begin in its place.
         """
         self._process.kill()
         if self.ended_within(KILL_TIMEOUT_S):
             return True
-        log.error("worker.held_by_the_kernel", pid=self.pid)
+        log.error("worker.held_by_the_kernel", pid=self.pid, waits_in=held_in(self.pid))
         return False
 
     def close(self, timeout_s: float) -> None:

@@ -23,6 +23,7 @@ UNSEEN = 3
 it: a page that another process is reading from the disk is counted for that one only."""
 SHOWN_CALLS = 8
 """Innermost functions of the kernel that are shown."""
+_FUSE = "fuse_"
 
 
 def tell_step(step: str) -> None:
@@ -77,6 +78,21 @@ def describe(pid: int) -> dict[str, object]:
         "wanted_it_s": round(queued_ns / 1e9, 2),
     }
     return {name: value for name, value in told.items() if value != ""}
+
+
+def held_in(pid: int) -> str:
+    """Return the kernel's functions, innermost first, in which a process waits for a disk or the
+    like; "" for one that does not.
+
+    Such a wait ends with the disk's answer and with nothing else: not with a kill, and for another
+    process in its place it would begin anew. One for the answer of a FUSE mount ends with a kill.
+    """
+    if not _field(read(pid, "status"), "State").startswith("D"):
+        return ""
+    calls = _calls(read(pid, "stack"))
+    if any(_FUSE in call for call in calls):
+        return ""
+    return " < ".join(calls[:SHOWN_CALLS]) or "the kernel"
 
 
 def _counts(pid: int) -> _Counts:

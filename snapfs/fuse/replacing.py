@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from snapfs.fuse import progress
 from snapfs.fuse.asking import thaw_late
 from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.process import WorkerProcess
@@ -22,6 +23,8 @@ from snapfs.model import Internal, SnapfsError, Unavailable
 
 READY_TIMEOUT_S = 15.0
 """For a worker that stands still."""
+LOOK_EVERY_S = 0.2
+"""After one that was killed."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +35,14 @@ class Replacing:
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._spare = Spare()
+        self._ending: list[WorkerProcess] = []
+        """Killed, and not seen to have ended."""
+
+    def end(self, worker: WorkerProcess) -> None:
+        """Kill a worker. The next one begins when it has ended, which may be late: what the kernel
+        does for it, when a disk answers, would else happen beside what the next one does."""
+        if not worker.kill():
+            self._ending.append(worker)
 
     def start(
         self, mount: LaneMount, deadline_s: float, *, still_s: float = math.inf
@@ -39,8 +50,10 @@ class Replacing:
         """Have the process at hand serve, or one that is started now if there is none that lives.
 
         One that stands still for `still_s` is given up before the deadline. Who kills a worker may
-        kill that one too, and it may not have ended when it is taken.
+        kill that one too, and it may not have ended when it is taken. Raises Unavailable while one
+        that was killed has not ended.
         """
+        self._await_ends(min(deadline_s, time.monotonic() + still_s))
         spare = self._spare.take()
         if spare is not None:
             try:
@@ -72,7 +85,7 @@ class Replacing:
         log.info(
             "lane.worker_replaced", lane=self._seat.name, pid=worker.pid, version=worker.version
         )
-        worker.kill()
+        self.end(worker)
         worker.close(1.0)
         with self._seat.changed:
             self._seat.worker, self._seat.state = None, LaneState.RESTARTING
@@ -81,6 +94,18 @@ class Replacing:
         except SnapfsError as error:
             log.error("lane.restart_failed", lane=self._seat.name, error=str(error))
             return worker
+
+    def _await_ends(self, deadline_s: float) -> None:
+        while self._ending:
+            former = self._ending[-1]
+            if former.ended_within(LOOK_EVERY_S):
+                self._ending.pop()
+            elif self._seat.stopping.is_set() or time.monotonic() > deadline_s:
+                held = progress.held_in(former.pid) or "the kernel"
+                raise Unavailable(
+                    f"worker {former.pid} was killed and waits in {held}; the next one begins when "
+                    "it has ended"
+                )
 
     def _load(self, mount: LaneMount) -> WorkerProcess:
         try:
@@ -100,7 +125,7 @@ class Replacing:
             worker.wait_ready(deadline_s, still_s=still_s, unless=seat.stopping)
             given_up = seat.take_on(worker, frozen)
         except SnapfsError:
-            worker.kill()
+            self.end(worker)
             worker.close(1.0)
             raise
         thaw_late(worker, given_up)

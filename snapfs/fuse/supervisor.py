@@ -23,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from snapfs import __version__
-from snapfs.fuse import adoption, control, mounts, stored
+from snapfs.fuse import adoption, control, mounts, progress, stored
 from snapfs.fuse.asking import Asking, hangs, is_dead, thaw_late
 from snapfs.fuse.idmapped import Clones
 from snapfs.fuse.lanemount import FS_TYPE, LaneMount, abort_stale, real_mountpoint
@@ -32,7 +32,14 @@ from snapfs.fuse.process import WorkerProcess, WorkerSettings
 from snapfs.fuse.replacing import Replacing
 from snapfs.fuse.seat import LaneState, Seat
 from snapfs.fuse.watching import ANSWER_TIMEOUT_S, WATCHDOG_S, Watcher
-from snapfs.model import DeadlineExceeded, Quota, SnapfsError, SnapshotId, Usage
+from snapfs.model import (
+    DeadlineExceeded,
+    Quota,
+    SnapfsError,
+    SnapshotId,
+    Unavailable,
+    Usage,
+)
 from snapfs.snapshots.idmapping import IdMapping
 
 log = structlog.get_logger(__name__)
@@ -69,6 +76,8 @@ class LaneStatus:
     """Since the last answer, when its worker lives and does not answer; else None."""
     watchdog_s: float = WATCHDOG_S
     """After how long it is replaced."""
+    waits_in: str = ""
+    """In the kernel, when it is silent because it waits for a disk; then it is not replaced."""
 
     @property
     def serving(self) -> bool:
@@ -115,8 +124,8 @@ class Lane:
         self._watcher = Watcher(self._seat, self._replacing, watchdog_s)
         self._wanted_mode = mode
         self._clones = Clones(self._mountpoint)
-        self._hung = False
-        """The worker of an earlier control process does not answer."""
+        self._hung: adoption.WorkerHangs | None = None
+        """That the worker of an earlier control process does not answer."""
         self._watchdog_s = watchdog_s
         self._store = store or stored.NoStore()
 
@@ -156,7 +165,7 @@ class Lane:
         """
         deadline_s = time.monotonic() + timeout_s
         self._seat.open()
-        self._hung = False
+        self._hung = None
         mount, worker = (
             self._adopt(deadline_s) or self._resume(deadline_s) or self._mount_anew(deadline_s)
         )
@@ -178,7 +187,7 @@ class Lane:
                 self._seat.settings, frozen, deadline_s, patience_s=self._patience_s(deadline_s)
             )
         except adoption.WorkerHangs as error:
-            self._hung = True
+            self._hung = error
             log.error("lane.worker_hangs", lane=self.name, error=str(error))
             return None
         if adopted is None:
@@ -228,8 +237,8 @@ class Lane:
 
     def _mount_anew(self, deadline_s: float) -> tuple[LaneMount, WorkerProcess]:
         try:
-            if self._hung:
-                self._end_hung(deadline_s)
+            if self._hung is not None:
+                self._end_hung(self._hung, deadline_s)
             self._seat.settings = replace(self._seat.settings, mode=self._wanted_mode)
             mount = LaneMount.open(self._mountpoint, self._wanted_mode, timeout_s=_left(deadline_s))
             self._seat.put(mount)
@@ -238,9 +247,15 @@ class Lane:
             self._abandon()
             raise
 
-    def _end_hung(self, deadline_s: float) -> None:
+    def _end_hung(self, hung: adoption.WorkerHangs, deadline_s: float) -> None:
         """End a worker that nobody can go on for: who waits for it gets an error, and two never
-        serve one snapshot."""
+        serve one snapshot. Raises Unavailable when it waits for a disk and will go on."""
+        held = "" if hung.pid is None else progress.held_in(hung.pid)
+        if held:
+            raise Unavailable(
+                f"lane {self.name}: worker {hung.pid} waits in {held}; its mount and who uses it "
+                "are left as they are: start again when the disk answers"
+            )
         abort_stale(self._mountpoint)  # first: it may wait for an answer of its own mount
         adoption.end_worker(self._seat.settings, _left(deadline_s))
 
@@ -258,9 +273,7 @@ class Lane:
         if mount is None:
             return
         if worker is not None and hangs(worker, min(ANSWER_TIMEOUT_S, timeout_s / 4)):
-            log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
-            mount.abort()  # it may wait for an answer of its own mount
-            worker.kill()
+            self._end_or_leave(mount, worker, timeout_s / 4)
         elif worker is None:
             if isinstance(self._store, stored.NoStore) or not mount.uses():
                 mount.abort()
@@ -305,6 +318,7 @@ class Lane:
                 covered_by,
                 time.monotonic() - seat.answered_s if is_silent else None,
                 self._watchdog_s,
+                progress.held_in(worker.pid) if worker is not None and is_silent else "",
             )
 
     def _uses(self) -> tuple[tuple[str, ...], str]:
@@ -367,6 +381,18 @@ class Lane:
             mount.abort()
             mount.close()
         self._seat.become(LaneState.STOPPED)
+
+    def _end_or_leave(self, mount: LaneMount, worker: WorkerProcess, timeout_s: float) -> None:
+        """End a worker that hangs, and its mount; leave one that waits for a disk: it goes on with
+        its users when that answers."""
+        held = progress.held_in(worker.pid)
+        if held:
+            log.warning("lane.worker_waits", lane=self.name, pid=worker.pid, waits_in=held)
+            self._unmount_or_leave(mount, worker, timeout_s)
+            return
+        log.error("lane.worker_hangs", lane=self.name, pid=worker.pid)
+        mount.abort()  # it may wait for an answer of its own mount
+        worker.kill()
 
     def _unmount_or_leave(self, mount: LaneMount, worker: WorkerProcess, timeout_s: float) -> None:
         """Unmount what nobody uses; else tell the worker that it is on its own."""

@@ -11,6 +11,7 @@ import time
 
 import structlog
 
+from snapfs.fuse import progress
 from snapfs.fuse.asking import hangs
 from snapfs.fuse.lanemount import LaneMount
 from snapfs.fuse.process import WorkerProcess
@@ -95,18 +96,31 @@ class Watcher:
             worker = successor
 
     def _attend(self, worker: WorkerProcess) -> None:
-        """Return when a worker is gone; end one that hangs, and have the next one at hand."""
+        """Return when a worker is gone; end one that hangs, and have the next one at hand.
+
+        One that waits for a disk does not hang: it goes on when the disk answers, and what another
+        one asked the disk would wait, too.
+        """
+        seat = self._seat
+        held_s = told_s = 0.0
         while True:
             self._keep_spare(worker)
             if worker.gone.wait(min(LOOK_EVERY_S, self._watchdog_s / 4)):
                 return
-            if self._seat.stopping.is_set() or not hangs(
+            if seat.stopping.is_set() or not hangs(
                 worker, min(ANSWER_TIMEOUT_S, self._watchdog_s / 2)
             ):
-                self._seat.note_answer()
-            elif time.monotonic() - self._seat.answered_s > self._watchdog_s:
-                log.error("lane.worker_hangs", lane=self._seat.name, pid=worker.pid)
-                worker.kill()  # it can do nothing any more when the next one begins
+                seat.note_answer()
+                continue
+            now_s, held = time.monotonic(), progress.held_in(worker.pid)
+            if held:
+                held_s = now_s
+                if now_s - max(seat.answered_s, told_s) > self._watchdog_s:
+                    told_s = now_s
+                    log.warning("lane.worker_waits", lane=seat.name, pid=worker.pid, waits_in=held)
+            elif now_s - max(seat.answered_s, held_s) > self._watchdog_s:
+                log.error("lane.worker_hangs", lane=seat.name, pid=worker.pid)
+                self._replacing.end(worker)
                 return
 
     def _keep_spare(self, worker: WorkerProcess) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import resource
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,46 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.fuse import mounts
 from snapfs.fuse.modes import Mode
 from snapfs.model import DeadlineExceeded
 from tests.support import lanes
 from tests.support.daemon import eventually
+from tests.support.frozen_disk import frozen, own_disk
 from tests.support.lanes import House
-from tests.support.loops import mount_image
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
-FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 DEADLINE_S = 20.0
-
-
-@contextmanager
-def frozen(path: Path) -> Iterator[None]:
-    """Let every write to a file system wait."""
-    fd = os.open(path, os.O_RDONLY)
-    fcntl.ioctl(fd, FIFREEZE, 0)
-    try:
-        yield
-    finally:
-        fcntl.ioctl(fd, FITHAW, 0)
-        os.close(fd)
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own."""
-    image, target = tmp_path / "image", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(200 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    target.mkdir()
-    mount_image(image, target)
-    try:
-        yield target
-    finally:
-        if mounts.mounted_at(target):
-            mounts.unmount(target, mounts.MNT_DETACH)
+    with own_disk(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
