@@ -137,6 +137,24 @@ def test_an_overlay_inside_takes_changes_and_has_them_at_the_next_mount(
     assert sorted(os.listdir(container / "low")) == ["dir", "emptied", "gone", "kept", "moved"]
 
 
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_a_kernel_overlay_inside_goes_on_when_the_worker_dies(
+    own_house: House, tmp_path: Path
+) -> None:
+    """It holds directories of its layers open, and looks up others in them."""
+    snapshot = own_house.active(fill)
+    with (
+        bind_mount(snapshot.path, tmp_path / "rootfs") as root,
+        kernel_overlay(root / "inner") as merged,
+    ):
+        own_house.kill_worker()
+        change(merged, moves_directories=True)
+        expected = shown(merged)
+        own_house.kill_worker()
+        drop_dentries()
+        assert shown(merged) == expected
+
+
 def test_its_whiteouts_are_devices_and_its_marks_are_seen_by_the_container(
     container: Path,
 ) -> None:
