@@ -87,6 +87,13 @@ def fill(layer: Path) -> None:
     (layer / "big").write_bytes(os.urandom(BIG))
     (layer / LONG).mkdir()
     (layer / LONG / LONG).write_text("long")
+    for user in USERS:
+        for number in range(20):
+            below = layer / "goes" / user / f"{number}" / "below"
+            below.mkdir(parents=True)
+            for name in ("kept", "held", LONG):
+                (below / name).write_text(name)
+            (below / "link").symlink_to("kept")
     (layer / "many").mkdir()
     for number in range(MANY):
         (layer / "many" / str(number)).write_bytes(b"%d" % number)
@@ -152,6 +159,28 @@ def change(place: Path, name: str) -> None:
                 (Path(above) / it).lstat()
     change_contents(directory)
     shutil.rmtree(directory)
+    remove_lower(place / "goes" / name)
+
+
+def remove_lower(top: Path) -> None:
+    """Change and remove what lower layers have, while one of the files is in use."""
+    for number in range(20):
+        below = top / f"{number}" / "below"
+        listed = sorted(it.name for it in os.scandir(below))
+        assert listed == sorted(["kept", "held", "link", LONG])
+        held = os.open(below / "held", os.O_PATH)
+        if number % 2:
+            os.chown(below / "link", 1, number, follow_symlinks=False)
+        elif number % 4:
+            below.chmod(0o700)
+        shutil.rmtree(top / f"{number}")
+        assert os.fstat(held).st_nlink == 0
+        assert Path(f"/proc/self/fd/{held}").read_text() == "held"
+        os.close(held)
+        (top / f"{number}").mkdir()
+        below.mkdir()
+        for name in listed:
+            (below / name).write_text(name)
 
 
 def change_contents(directory: Path) -> None:
@@ -296,5 +325,5 @@ def test_overlay_touches_no_memory_that_is_not_its_own(
         at_once(look, place)
         at_once(change, place)
         Path("/proc/sys/vm/drop_caches").write_text("2")
-        assert sorted(os.listdir(place)) == sorted(["lower", "big", LONG, "many"])
+        assert sorted(os.listdir(place)) == sorted(["goes", "lower", "big", LONG, "many"])
         (place / "last").touch()
