@@ -41,9 +41,8 @@ class Desk:
     copies_wait: bool
     """A copy's data has to be durable before it is seen: lower files are left to Python."""
     leaves_forgets: bool
-    """A FORGET may be late: Python decides what it takes back of a file without a node."""
-    counts_all: bool
-    """All lookups by the kernel are counted: there was no worker before."""
+    """A FORGET of what an earlier worker gave the kernel may be late: Python decides what it takes
+    back, also of a file without a node."""
     keeps_in: int
     """Descriptor of the directory where removed files are kept for whoever uses them; or -1."""
     def note(

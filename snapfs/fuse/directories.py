@@ -125,8 +125,7 @@ class Directories:
                 partial(self._entry, shown),
                 shown.tree.main_numbers,
             )
-            desk.leaves_forgets = self._forest.doubts_all
-            desk.counts_all = self._forest.counts_all
+            desk.leaves_forgets = self._forest.doubts_inherited
             shown.desk = desk
         return shown.desk
 

@@ -298,7 +298,9 @@ class Forest:
     def end(self, parent: Node, name: bytes, node: Node, before: Before, count: int) -> bool:
         """Let a file go with its only name, and with `count` references, which are all that there
         are; False when nothing was done: there are more, or more to it."""
-        if self._has_predecessor or node.nlookup != count or self._incarnations.has_second(node):
+        if node.nlookup != count or self._incarnations.has_second(node):
+            return False
+        if self._is_inherited(node.ino):
             return False
         ended = cast(Tree, node.tree).end(parent, name, node, before)
         if ended:
@@ -307,14 +309,16 @@ class Forest:
             self._reconsider(key, self._shown[key])
         return ended
 
-    @property
-    def counts_all(self) -> bool:
-        """Whether all references of the kernel are counted: there was no worker before."""
-        return not self._has_predecessor
+    def _is_inherited(self, ino: int) -> bool:
+        """Whether the kernel may have references to a node of which nobody knows: an earlier worker
+        gave it that number, and it has not let go of it since."""
+        places = self.inodes.places
+        return self._has_predecessor and (places is None or places.is_inherited(ino))
 
     @property
-    def doubts_all(self) -> bool:
-        """Whether each FORGET of a file may be late and take back what must be kept."""
+    def doubts_inherited(self) -> bool:
+        """Whether a FORGET of any file that an earlier worker gave the kernel may be late and take
+        back what must be kept."""
         return self._has_predecessor and self.is_without_opens
 
     def _is_doubtful(self, nodeid: int, count: int) -> bool:
@@ -323,7 +327,11 @@ class Forest:
         is_used = is_open or self._is_on_its_way(nodeid)
         known = self.inodes.find(number_of(nodeid))
         if not is_used and (known is None or known.stash is None or known.link is not None):
-            return self.doubts_all and self._may_be_mapped(nodeid, count)
+            return (
+                self.doubts_inherited
+                and self._is_inherited(number_of(nodeid))
+                and self._may_be_mapped(nodeid, count)
+            )
         try:
             _, node = self.find(nodeid)
         except OSError:

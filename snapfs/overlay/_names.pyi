@@ -83,6 +83,9 @@ class Places:
     def drop(self, ino: int, /) -> None: ...
     def get(self, ino: int, /) -> int:
         """Return the number of the directory, 0 when it is not known."""
+    def is_inherited(self, ino: int, /) -> bool:
+        """Whether the kernel may have references to a number that nobody has counted: it was there
+        when this process began, and was not dropped since; or so many as are missing may be."""
     def below(self, root: int, low_bits: int, /) -> list[int]:
         """Return the numbers that are like `root` but for their lower bits."""
 

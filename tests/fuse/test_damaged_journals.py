@@ -394,6 +394,8 @@ def test_place_that_a_killed_worker_left_twice_is_the_one_noted_since() -> None:
 
 FIRST_SLOTS = 256
 """Of a table of places."""
+INHERITED = 1 << 63
+"""In a directory's number there: what is called so was noted by an earlier process."""
 
 
 def dropping(table: list[tuple[int, int]], number: int) -> Iterator[list[tuple[int, int]]]:
@@ -437,8 +439,30 @@ def test_places_are_whole_wherever_a_removal_is_killed() -> None:
                 assert all(found.get(it) == (it + 1) * (it != number) for it in numbers)
         os.pwrite(fd, whole, 0)
         Places(fd).drop(number)
-        assert list(struct.iter_unpack("QQ", os.pread(fd, FIRST_SLOTS * 16, 4096))) == left
+        marked = [(ino, parent | INHERITED if ino else parent) for ino, parent in left]
+        assert list(struct.iter_unpack("QQ", os.pread(fd, FIRST_SLOTS * 16, 4096))) == marked
         os.pwrite(fd, whole, 0)
+    os.close(fd)
+
+
+def test_numbers_of_an_earlier_process_are_inherited_until_they_are_dropped() -> None:
+    fd = os.memfd_create("places")
+    first = Places(fd)
+    for number in range(2, 600):
+        first.note(number, 1)
+    assert not any(map(first.is_inherited, range(2, 600)))
+    places = Places(fd)
+    places.note(1000, 1)
+    places.note(3, 7)
+    places.drop(4)
+    places.note(4, 1)
+    for number in range(100, 600):  # the table gets smaller
+        places.drop(number)
+    assert [places.is_inherited(it) for it in (2, 3, 4, 1000)] == [True, True, False, False]
+    assert [places.get(it) for it in (2, 3, 4, 1000)] == [1, 7, 1, 1]
+    assert sorted(places.below(0, 40)) == [*range(2, 100), 1000]
+    places.lose()
+    assert places.is_inherited(1000)
     os.close(fd)
 
 

@@ -98,13 +98,18 @@ def test_file_with_two_numbers_is_kept(place: Place) -> None:
     assert place.forest.is_known(node.ino)
 
 
-def test_file_is_kept_where_an_earlier_worker_gave_references_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_inherited", [False, True])
+def test_file_is_kept_where_an_earlier_worker_gave_references_out(
+    tmp_path: Path, is_inherited: bool
+) -> None:
     fd = os.memfd_create("places", os.MFD_CLOEXEC)
     Places(fd).note(1, 2)
     place = Place(tmp_path, Places(fd))
     node = place.copy()
     place.forest.remember(node)
-    assert not place.end(node, 1)
-    assert place.forest.is_known(node.ino)
+    if is_inherited:
+        place.inodes.places = Places(fd)
+    assert place.end(node, 1) is not is_inherited
+    assert place.forest.is_known(node.ino) is is_inherited
     place.forest.close()
     os.close(fd)

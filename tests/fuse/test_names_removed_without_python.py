@@ -458,8 +458,8 @@ def reading_slowly(house: House, directory: Path, calls: Path) -> Iterator[None]
 
 
 @pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
-def test_file_that_comes_and_goes_after_a_worker_died_is_left_to_python(own_house: House) -> None:
-    """A FORGET may take back what an earlier worker counted."""
+def test_file_that_comes_and_goes_after_a_worker_died_leaves_nothing(own_house: House) -> None:
+    """A FORGET may take back what an earlier worker counted, but not of a number that is new."""
     tree = own_house.active(fill)
     come_and_go(fresh(tree, "first"))
     assert own_house.worker().ended > 0
@@ -467,7 +467,29 @@ def test_file_that_comes_and_goes_after_a_worker_died_is_left_to_python(own_hous
     directory = fresh(tree, "second")
     with removes(own_house, 20):
         come_and_go(directory)
-    assert own_house.worker().ended == 0
+    eventually(lambda: own_house.worker().ended > 0, what="the end of files")
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+    assert_usage_is_a_walk(own_house, tree)
+
+
+@pytest.mark.modes(Mode.NO_OPEN)
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_new_file_is_forgotten_without_python_after_a_worker_died(own_house: House) -> None:
+    tree = own_house.active(fill)
+    (tree / "known").mkdir()
+    own_house.kill_worker()
+    directory = fresh(tree, "new")
+    for number in range(20):
+        (directory / f"{number}").write_text("new")
+
+    def forgotten() -> int:
+        answered = own_house.worker().answered
+        return answered.get("FORGET", 0) + answered.get("BATCH_FORGET", 0)
+
+    before = forgotten()
+    for number in range(20):
+        (directory / f"{number}").unlink()
+    eventually(lambda: forgotten() > before, what="a FORGET")
     eventually(lambda: not kept(tree), what="the end of what was kept")
     assert_usage_is_a_walk(own_house, tree)
 

@@ -38,12 +38,16 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Tree]:
-    """An earlier worker has shown it, on a file system that gives a number again at once."""
+    """An earlier worker has shown it, and the number that its next file gets, on a file system that
+    gives a number again at once."""
     places = os.memfd_create("places", os.MFD_CLOEXEC)
-    Places(places).note(1, 2)
     with image_fs(tmp_path, "ext4") as base:
         for layer in ("upper", "work", "lower"):
             (base / layer).mkdir()
+        (base / "work" / "snapfs").mkdir()
+        (base / "upper" / "next").touch()
+        Places(places).note((base / "upper" / "next").stat().st_ino, 1)
+        (base / "upper" / "next").unlink()
         spec = TreeSpec(1, (base / "lower",), base / "upper", base / "work", single=True)
         made = Tree(spec, Inodes(Places(places)))
         yield made

@@ -59,8 +59,8 @@ typedef struct {
     char takes_writers; /* ... and written, now */
     char takes_names;   /* ... and made, and removed */
     char copies_wait;   /* the data of a copy has to be durable before it is seen */
-    char leaves_forgets; /* a FORGET may be late: Python decides what it takes back */
-    char counts_all;     /* all lookups are counted: there was no worker before */
+    char leaves_forgets; /* one of what an earlier worker gave the kernel may be late: Python decides
+                          * what it takes back */
     int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */
     uint64_t main_device, main_base; /* of inode numbers that are shown as they are (identity.py) */
     Card **cards;

@@ -355,7 +355,7 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
 /* End a file that has come and gone before Python heard of it. */
 static int end(Desk *desk, uint64_t nodeid, uint64_t lookups)
 {
-    if (!desk->counts_all || !hot->may_end(nodeid, lookups) || !removal_end(desk, nodeid))
+    if (names->is_inherited(desk->handed, nodeid) || !hot->may_end(nodeid, lookups) || !removal_end(desk, nodeid))
         return 0;
     hot->end(nodeid, lookups);
     names->disclaim(desk->handed, nodeid);
@@ -376,7 +376,7 @@ static int forget(int fd, uint64_t nodeid, uint64_t lookups)
         return 0;
     if (names->has_node(desk->handed, nodeid))
         return end(desk, nodeid, lookups) || hot->tell_forgotten(nodeid, lookups);
-    if (desk->leaves_forgets)
+    if (desk->leaves_forgets && names->is_inherited(desk->handed, nodeid))
         return 0;
     if (desk->handed->total <= lookups || !names->forget(desk->handed, nodeid, lookups))
         return 0;

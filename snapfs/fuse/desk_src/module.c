@@ -238,7 +238,6 @@ static PyMemberDef desk_members[] = {
     {"takes_names", T_BOOL, offsetof(Desk, takes_names), 0, NULL},
     {"copies_wait", T_BOOL, offsetof(Desk, copies_wait), 0, NULL},
     {"leaves_forgets", T_BOOL, offsetof(Desk, leaves_forgets), 0, NULL},
-    {"counts_all", T_BOOL, offsetof(Desk, counts_all), 0, NULL},
     {"keeps_in", T_INT, offsetof(Desk, keeps_in), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };

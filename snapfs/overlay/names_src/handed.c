@@ -277,6 +277,11 @@ void handed_disclaim_number(Handed *self, uint64_t ino)
         places_drop(self->places, ino);
 }
 
+int handed_is_inherited(const Handed *self, uint64_t ino)
+{
+    return self->places && places_is_inherited(self->places, ino);
+}
+
 int handed_has_node(const Handed *self, uint64_t ino)
 {
     size_t at = guest_slot(self, ino);

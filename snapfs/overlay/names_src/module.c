@@ -16,6 +16,7 @@ static NamesApi api = {
     .unpin = handed_unpin,
     .close = handed_close_room,
     .forget = handed_forget,
+    .is_inherited = handed_is_inherited,
     .has_node = handed_has_node,
     .claim = handed_claim_number,
     .disclaim = handed_disclaim_number,

@@ -130,6 +130,8 @@ typedef struct {
     void (*close)(Handed *, uint64_t ino);
     /* Take back lookups; returns how many were counted here. */
     uint64_t (*forget)(Handed *, uint64_t ino, uint64_t count);
+    /* Whether the kernel may have references to a number that an earlier process gave it. */
+    int (*is_inherited)(const Handed *, uint64_t ino);
     /* Whether there is a Node with this number that the kernel knows. */
     int (*has_node)(const Handed *, uint64_t ino);
     /* Let a number be that of a Node, which Python is about to make of what was just made in a
@@ -164,5 +166,7 @@ int handed_claim_number(Handed *self, uint64_t ino, uint64_t parent);
 void places_note(Places *self, uint64_t ino, uint64_t parent);
 void places_drop(Places *self, uint64_t ino);
 uint64_t places_get(const Places *self, uint64_t ino);
+int places_is_inherited(const Places *self, uint64_t ino);
+int handed_is_inherited(const Handed *self, uint64_t ino);
 
 #endif

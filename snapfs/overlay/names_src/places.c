@@ -9,6 +9,9 @@
  * size there are zeros, which nobody would miss. Open addressing, linear probing; a
  * removal moves followers back. An entry's number is written last and cleared first: a kill leaves
  * it out, or twice, or behind one hole, which the next process closes, and never wrong.
+ *
+ * What is there when a process begins is marked: the kernel may have references to it that nobody has
+ * counted. The mark goes with the number, which is dropped once the kernel has let go of it.
  */
 #define _GNU_SOURCE
 #include "names.h"
@@ -24,6 +27,7 @@
 #define OLD_MAGIC UINT64_C(0x736563616c706e73) /* of a release without the seal */
 #define SIZE_BITS UINT64_C(0xff)
 #define SHORT UINT64_C(0x100)
+#define INHERITED (UINT64_C(1) << 63) /* of a directory's number, which has no such bit */
 
 typedef struct {
     _Atomic uint64_t magic;
@@ -208,6 +212,7 @@ void places_note(Places *self, uint64_t ino, uint64_t parent)
 {
     Whereabout *entry = entry_of(self, ino);
     if (entry->ino) {
+        parent |= entry->parent & INHERITED;
         atomic_store_explicit(&entry->parent, parent, memory_order_release);
         return;
     }
@@ -239,7 +244,13 @@ void places_drop(Places *self, uint64_t ino)
 uint64_t places_get(const Places *self, uint64_t ino)
 {
     const Whereabout *entry = entry_of(self, ino);
-    return entry->ino ? entry->parent : 0;
+    return entry->ino ? entry->parent & ~INHERITED : 0;
+}
+
+int places_is_inherited(const Places *self, uint64_t ino)
+{
+    const Whereabout *entry = entry_of(self, ino);
+    return self->is_short || (entry->ino && entry->parent & INHERITED);
 }
 
 static int number(PyObject *object, uint64_t *out)
@@ -278,6 +289,14 @@ static PyObject *get(Places *self, PyObject *object)
     if (number(object, &ino))
         return NULL;
     return PyLong_FromUnsignedLongLong(ino ? places_get(self, ino) : 0);
+}
+
+static PyObject *is_inherited(Places *self, PyObject *object)
+{
+    uint64_t ino;
+    if (number(object, &ino))
+        return NULL;
+    return PyBool_FromLong(ino && places_is_inherited(self, ino));
 }
 
 static PyObject *lose(Places *self, PyObject *unused)
@@ -322,6 +341,14 @@ static int open_seal(Places *self, uint64_t *bits)
     return *bits >= FIRST_BITS && *bits <= 40;
 }
 
+static void mark_all(Places *self)
+{
+    Whereabout *entries = table(self, self->bits);
+    for (size_t i = 0; i < (size_t)1 << self->bits; i++)
+        if (entries[i].ino)
+            atomic_fetch_or(&entries[i].parent, INHERITED);
+}
+
 static int begin(Places *self)
 {
     struct stat found;
@@ -351,6 +378,7 @@ static int begin(Places *self)
     finish_removal(self);
     if (!is_found_again(self))
         self->is_short = 1;
+    mark_all(self);
     seal(self);
     head(self)->magic = MAGIC;
     return 0;
@@ -413,6 +441,8 @@ static PyMethodDef methods[] = {
     {"lose", (PyCFunction)lose, METH_NOARGS, "Say that numbers may be missing, from now on."},
     {"below", (PyCFunction)below, METH_VARARGS,
      "Return the numbers that have the same bits as one, but for so many lower ones."},
+    {"is_inherited", (PyCFunction)is_inherited, METH_O,
+     "Whether the kernel may have references to a number from before this process."},
     {"get", (PyCFunction)get, METH_O, "Return the number of the directory, 0 when it is not known."},
     {NULL, NULL, 0, NULL},
 };
