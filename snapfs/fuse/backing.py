@@ -179,6 +179,10 @@ class BackingIds:
             self.close_id(self.opened.remove(going))
         return 0
 
+    def try_out(self, fd: int) -> None:
+        """Have the kernel take a file, and give it back; OSError says why it does not."""
+        self.close_id(channel.backing_open(self._fd, fd))
+
     def offer(self, nodeid: int) -> None:
         """Let opens for reading be answered with a node's id in the fast lane, and keep the id."""
         self.opened.offer(nodeid)

@@ -302,7 +302,7 @@ def backing_open(device: int, fd: int) -> int:
     """Return an id under which the kernel may use the file behind `fd` (FUSE_DEV_IOC_BACKING_OPEN).
 
     `device` is the FUSE descriptor. Raises OSError: EPERM when passthrough was not negotiated,
-    EINVAL when the file's file system is itself stacked, EOPNOTSUPP when it is no regular file.
+    ELOOP when the file's file system is itself stacked, EOPNOTSUPP when it is no regular file.
     """
     wish = bytearray(_BACKING_MAP.pack(fd, 0, 0))  # mutable, or ioctl would lose the result
     backing_id: int = fcntl.ioctl(device, _BACKING_OPEN, wish)

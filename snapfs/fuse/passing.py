@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from pathlib import Path
 
 import pyfuse3
 import structlog
@@ -30,6 +31,13 @@ from snapfs.fuse.hot import Hot
 from snapfs.fuse.trees import Forest
 from snapfs.overlay import Node
 
+_LACKS = {
+    errno.ELOOP: "the root's file system is stacked itself (ELOOP), as overlays and snapshots are; "
+    "put the root on a disk's file system",
+    errno.EOPNOTSUPP: "lower layers have no read-only mount of their own",
+}
+"""What refusals say of more than one file, by their error."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -42,8 +50,27 @@ class Passing:
         self.ids: BackingIds | None = forest.backing
         self.reason = "" if self.ids is not None else "it was not asked for"
         """Why nothing is passed through; empty when it is."""
+        self._lack = ""
+        """Why files were not, for good, that could be as far as the mount goes."""
         self.writer_left = trio.Event()
         """Set, and replaced, whenever somebody closes a file that could be written."""
+
+    @property
+    def why_not(self) -> str:
+        """Say why all files, or some, are not passed through; empty when all are."""
+        return self.reason or self._lack
+
+    def try_out(self, path: Path) -> None:
+        """Learn whether the kernel passes files of a file system, by an existing one of it."""
+        if self.ids is None:
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.ids.try_out(fd)
+        except OSError as error:
+            self._note_refusal(error)
+        finally:
+            os.close(fd)
 
     def admit(self, nodeid: int, node: Node) -> None:
         """Refuse an open by the old number of a file whose lower one is still being read."""
@@ -190,7 +217,10 @@ class Passing:
         if error.errno == errno.EPERM:
             self.reason = "the kernel did not grant it to this mount"
             self._hot.allow_passing(on=False)
-        log.info("fuse.not_passed_through", error=str(error), for_good=bool(self.reason))
+        lack = _LACKS.get(error.errno or 0, "")
+        if not lack or lack != self._lack:
+            log.info("fuse.not_passed_through", error=str(error), for_good=bool(self.reason))
+        self._lack = lack or self._lack
 
     def _distrust_cached(self, nodeid: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # the kernel has nothing cached

@@ -34,7 +34,7 @@ from snapfs.fuse.backing import BackingIds, ids_of
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import Feature, features
 from snapfs.fuse.flushing import flush_dirty_pages, named, native_writers
-from snapfs.fuse.handover import Connection
+from snapfs.fuse.handover import Connection, Init
 from snapfs.fuse.inflight import InFlight
 from snapfs.fuse.lane import LaneForest
 from snapfs.fuse.lanemount import LaneMount
@@ -290,11 +290,17 @@ class Worker:
             trees=self._forest.shown_ids,
             frozen=self._forest.frozen_ids,
             dropped=self._forest.dropped_ids,
-            features={it.name: it.reason for it in (*self._features, operations.hot.feature)},
+            features=self._reasons(),
             backing=0 if self._forest.backing is None else len(self._forest.backing),
             answered=dict(operations.hot.answered()),
             ended=operations.hot.ended(),
         )
+
+    def _reasons(self) -> dict[str, str]:
+        """Return each feature with why it is off; empty when it is on."""
+        found = {it.name: it.reason for it in (*self._features, self._operations.hot.feature)}
+        found["passthrough"] = found["passthrough"] or self._operations.passing.why_not
+        return found
 
 
 async def say(channel: trio.socket.SocketType, message: control.Message) -> None:
@@ -371,6 +377,8 @@ async def serve(
         )
         forest.set_default_quota(Quota(*begin.quota))
         operations = _operations(settings.mode, forest, inflight)
+        if Init.PASSTHROUGH in begin.init.offered & settings.mode.wanted:
+            operations.passing.try_out(settings.root / "metadata" / "data.mdb")
         paused = map(SnapshotId, begin.paused)
         worker = Worker(
             *(settings.lane, served, settings.mode, mount, forest, operations, paused),

@@ -98,6 +98,34 @@ def test_files_go_through_the_worker_before_linux_6_9(
     assert asked["write"]
 
 
+@pytest.mark.parametrize("mode", [Mode.PASSTHROUGH, Mode.NO_OPEN])
+def test_what_this_kernel_offers_is_told_as_what_a_lane_can_do(tmp_path: Path, mode: Mode) -> None:
+    with lanes.house(tmp_path / "house", mode) as house:
+        lines = dict(said(house))
+    can = lines["  can"].split(", ")
+    everywhere = {"POSIX ACLs", "killpriv", "resend", "no opens by handle", "idmapped mounts"}
+    assert everywhere | {"channel", "fast lane", "confinement", "no-opendir"} <= set(can)
+    of_mode = {"passthrough", "shared mappings of direct files"}
+    assert (of_mode <= set(can)) == (mode is Mode.PASSTHROUGH)
+    assert ("no-open" in can) == (mode is Mode.NO_OPEN)
+    assert "  cannot" not in lines
+
+
+def test_root_inside_another_snapshot_is_told_why_files_go_through_the_worker(
+    tmp_path: Path,
+) -> None:
+    with lanes.house(tmp_path / "outer") as outer:
+        inside = outer.active(fill).path / "root"
+        with lanes.house(tmp_path / "inner", root=inside) as house:
+            before = said(house)
+            use(house.active(fill))
+            after = said(house)
+    for lines in before, after:
+        [why] = [words for what, words in lines if what == "  cannot"]
+        assert why.startswith("passthrough: the root's file system is stacked itself (ELOOP)")
+        assert "passthrough" not in dict(lines)["  can"].split(", ")
+
+
 def test_all_that_can_be_missing_may_be_missing(tmp_path: Path, lacking: Lacking) -> None:
     lacking(~handover.NEEDED)
     for mode in (Mode.PASSTHROUGH, Mode.NO_OPEN):
@@ -107,10 +135,17 @@ def test_all_that_can_be_missing_may_be_missing(tmp_path: Path, lacking: Lacking
         expected = {
             "passthrough": "Linux 6.9",
             "shared mappings of direct files": "Linux 6.6",
-            "no-opendir": "Linux 5.1",
         }
         if mode is Mode.NO_OPEN:
-            expected = {"no-open": "Linux 3.16", "no-opendir": "Linux 5.1"}
+            expected = {"no-open": "Linux 3.16"}
+        expected |= {
+            "no-opendir": "Linux 5.1",
+            "POSIX ACLs": "Linux 4.9",
+            "killpriv": "Linux 5.11",
+            "resend": "Linux 6.9",
+            "no opens by handle": "Linux 6.9",
+            "idmapped mounts": "Linux 6.12",
+        }
         for name, since in expected.items():
             assert lines[name] == f"{name}: the kernel does not offer it; {since} does"
 
