@@ -174,17 +174,18 @@ def serve(config: Config) -> None:
         log.warning("daemon.not_confined", kept=kept)
     notifier = Notifier.from_environment()
     store = DescriptorStore(notifier, take_descriptors())
-    daemon = Daemon(House(config, store, kept), config, notifier)
+    house = House(config, store, kept)
+    daemon = Daemon(house, config, notifier)
     try:
         trio.run(daemon.run)
         if daemon.begins_anew:
-            _begin_anew(daemon)
+            _begin_anew(daemon, house)
     finally:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _begin_anew(daemon: Daemon) -> None:
+def _begin_anew(daemon: Daemon, house: House) -> None:
     """Go on in this process with what is installed now, unless an end is wanted meanwhile.
 
     A signal that comes from now on is held until the next code has its handlers: it neither kills
@@ -194,5 +195,6 @@ def _begin_anew(daemon: Daemon) -> None:
     if daemon.begins_anew:
         log.info("daemon.begins_anew", command=sys.orig_argv)
     if daemon.begins_anew:  # asked again: whoever waited for that line may have sent one since
+        house.hand_on()
         # No shell, and the same arguments.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606

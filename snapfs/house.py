@@ -9,6 +9,7 @@ What a container still uses stays mounted for it; see docs/architecture.md, Stop
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ from snapfs.service import (
     content_server,
     grpc_server,
     metadata_server,
+    queued,
     remote_server,
     server,
     volumes_server,
@@ -53,7 +55,7 @@ from snapfs.snapshots import Placement, Snapshotter, roots
 from snapfs.store import Store
 from snapfs.sync.engine import Engine
 from snapfs.sync.replica import Replica
-from snapfs.systemd import DescriptorStore
+from snapfs.systemd import DescriptorStore, hand_on
 from snapfs.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -92,6 +94,8 @@ class House:
         self._readers: grpc_server.GrpcServer | None = None
         self._waits_for_a_disk = False
         """A worker does, and new mounts in its lane would."""
+        self._queue: socket.socket | None = None
+        """Where callers wait when this process is gone."""
 
     def open(self) -> None:
         """Build and start everything; on an error what was built is ended again."""
@@ -141,6 +145,8 @@ class House:
             self._engine = Engine(replica)
             stack.enter_context(Exchanging(config, replica))
             self._server = self._build_server()
+            if self._store.is_there:
+                self._keep_queue(self._server.listener())
             stack.callback(self._stop_server, self._server)
             self._readers = self._build_readers()
             stack.callback(self._stop_readers)
@@ -264,8 +270,22 @@ class House:
             services.append(partial(entry.load(), offered=offered))
             log.info("service.added", name=entry.name)
         return grpc_server.build(
-            config.address, services=services, max_workers=config.service.max_workers
+            config.address,
+            services=services,
+            max_workers=config.service.max_workers,
+            queue=queued.Queue.left(self._store),
         )
+
+    def _keep_queue(self, listener: socket.socket | None) -> None:
+        """Have who calls when this process is gone wait for the next one."""
+        if listener is not None:
+            self._store.keep(queued.NAME, listener.fileno())
+            self._queue = listener
+
+    def hand_on(self) -> None:
+        """Leave who waits to the program that this process is about to become."""
+        if self._queue is not None:
+            hand_on(queued.NAME, self._queue.fileno())
 
     def _build_readers(self) -> grpc_server.GrpcServer | None:
         """Serve who may look only, when a group is configured."""
@@ -285,6 +305,8 @@ class House:
 
     def _stop_server(self, served: grpc_server.GrpcServer) -> None:
         served.set_serving(serving=False)
+        if self._store.is_there:
+            self._keep_queue(served.leave_queue())
         self._watches.close()
         served.stop(grace_s=self._config.timeouts.drain_s)
 

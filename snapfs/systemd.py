@@ -20,6 +20,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 SEND_TIMEOUT_S = 1.0
+_FIRST_FD = 3
+"""SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 
 class Notifier:
@@ -34,6 +36,11 @@ class Notifier:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""
         return cls(environ.get("NOTIFY_SOCKET") or None, watchdog_s=_watchdog_s(environ))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a manager started this process."""
+        return self._address is not None
 
     def ready(self, status: str) -> None:
         """Say that the service answers; the units ordered after it start now."""
@@ -90,6 +97,11 @@ class DescriptorStore:
         for fd in chain.from_iterable(self._left.values()):
             os.set_inheritable(fd, False)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether somebody may keep what is left here."""
+        return self._notifier.is_there
+
     def take(self, name: str) -> int | None:
         """Return a descriptor that was left, once; it is the caller's then.
 
@@ -118,6 +130,16 @@ def take_descriptors(environ: MutableMapping[str, str] = os.environ) -> dict[str
     return found
 
 
+def hand_on(name: str, fd: int, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Leave a descriptor to the program that this process is about to become (execve(2)), as the
+    manager does to one that it starts. What was the first descriptor after the standard ones goes.
+    """
+    if fd != _FIRST_FD:
+        os.dup2(fd, _FIRST_FD)
+    os.set_inheritable(_FIRST_FD, True)
+    environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES=name)
+
+
 def listen_descriptors(environ: Mapping[str, str] = os.environ) -> dict[str, list[int]]:
     """Return the descriptors that the manager kept for us, by name (sd_listen_fds(3))."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
@@ -127,7 +149,7 @@ def listen_descriptors(environ: Mapping[str, str] = os.environ) -> dict[str, lis
     found: dict[str, list[int]] = {}
     for offset in range(count):
         name = names[offset] if offset < len(names) else "unknown"
-        found.setdefault(name, []).append(3 + offset)
+        found.setdefault(name, []).append(_FIRST_FD + offset)
     return found
 
 

@@ -18,14 +18,28 @@ def holder(address: Path) -> str | None:
 
     Never waits: a listener whose queue is full (EAGAIN) is there too.
     """
+    try:
+        pid = _maker(address)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return None
+    except BlockingIOError:
+        return "another server"
+    return f"another server ({', '.join(filter(None, (f'pid {pid}', processes.name(pid))))})"
+
+
+def outlived(address: Path) -> bool:
+    """Say whether who made a socket has ended, and callers wait there for another (queued.py)."""
+    try:
+        return not processes.name(_maker(address))
+    except OSError:
+        return False
+
+
+def _maker(address: Path) -> int:
+    """Return the process that began to listen; raises what connect(2) does, and never waits."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(address))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return None
-        except BlockingIOError:
-            return "another server"
+        probe.connect(os.fspath(address))
         raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid = _CREDENTIALS.unpack(raw)[0]
-        return f"another server ({', '.join(filter(None, (f'pid {pid}', processes.name(pid))))})"
+        pid: int = _CREDENTIALS.unpack(raw)[0]
+        return pid

@@ -19,6 +19,14 @@ from snapfs.service.status import error_of, was_answered
 CONNECT_S = 5
 """For whoever accepts on the socket to say the first word: gRPC's own thread does it."""
 
+NEXT_S = 20
+"""For the next service to answer who waits in the queue of one that has ended (queued.py)."""
+JUST_BEGUN_S = 1
+"""The same, for one that has just taken the place of the one before."""
+
+_NO_CONNECTION = "settings frame"
+"""gRPC's words for somebody who accepted and said nothing: the call was not sent."""
+
 _Answer = TypeVar("_Answer", bound=Message)
 
 
@@ -49,12 +57,33 @@ class Connection(Closing):
 
     def _call(self, method: Callable[..., _Answer], request: Message) -> _Answer:
         with self._errors():
+            try:
+                return method(request, timeout=self._timeout_s)
+            except grpc.RpcError as failure:
+                self._await_next(failure)
             return method(request, timeout=self._timeout_s)
+
+    def _await_next(self, failure: grpc.RpcError) -> None:
+        """Wait until the next service answers, when the call got no further than the queue of one
+        that has ended; else, and when none comes, raise the failure."""
+        if _NO_CONNECTION not in str(failure.details()).lower():
+            raise failure
+        timeout_s = NEXT_S if answered.outlived(self.address) else JUST_BEGUN_S
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=timeout_s)
+        except grpc.FutureTimeoutError:
+            raise failure from None
 
     def _stream(
         self, method: Callable[..., Iterable[_Answer]], request: Message
     ) -> Iterator[_Answer]:
         with self._errors():
+            try:
+                yield from method(request, timeout=self._timeout_s)
+            except grpc.RpcError as failure:
+                self._await_next(failure)
+            else:
+                return
             yield from method(request, timeout=self._timeout_s)
 
     @contextmanager
@@ -70,7 +99,12 @@ class Connection(Closing):
                     raise PermissionDenied(
                         f"socket {self.address} is root's ({reason}); run as root"
                     ) from failure
-                if "settings frame" in reason and (other := answered.holder(self.address)):
+                if _NO_CONNECTION in reason and answered.outlived(self.address):
+                    raise Unavailable(
+                        f"socket {self.address}: the service has ended, and the next one does not "
+                        "answer yet; try again, or see `systemctl status snapfs`"
+                    ) from failure
+                if _NO_CONNECTION in reason and (other := answered.holder(self.address)):
                     what = "says nothing" if "timed out" in reason else "does not speak as snapfs"
                     raise Unavailable(
                         f"socket {self.address}: {other} accepts there, but {what}; "

@@ -8,6 +8,7 @@ Invariant: a live server's socket and a file that is no socket are never replace
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from snapfs.model import FailedPrecondition, InvalidArgument, Unavailable
-from snapfs.service import answered
+from snapfs.service import answered, queued
 from snapfs.service.malformed import RefuseMalformed
 from snapfs.service.reading import OnlyReads
 
@@ -53,9 +54,16 @@ class GrpcServer:
     """A started server. `serving` is what health says; `stop` ends it and removes the socket."""
 
     def __init__(
-        self, server: grpc.Server, monitor: health.HealthServicer, names: list[str], address: Path
+        self,
+        server: grpc.Server,
+        monitor: health.HealthServicer,
+        names: list[str],
+        address: Path,
+        bound: Path,
     ) -> None:
+        """`bound` is where its listener was bound, before that was moved to `address`."""
         self._server = server
+        self._bound = bound
         self._health = monitor
         self._names = ["", *names]
         self.address = address
@@ -66,6 +74,17 @@ class GrpcServer:
         state = health_pb2.HealthCheckResponse
         for name in self._names:
             self._health.set(name, state.SERVING if serving else state.NOT_SERVING)
+
+    def listener(self) -> socket.socket | None:
+        """Return a dup of what listens; who holds one lets callers wait without this process."""
+        return queued.own_listener(self._bound)
+
+    def leave_queue(self) -> socket.socket | None:
+        """Have who calls from now on wait, for another process, and return where; None when
+        somebody else is at the address."""
+        if _identity(self.address) != self._socket_identity:
+            return None
+        return queued.listen_in_place_of(self.address)
 
     def stop(self, *, grace_s: float) -> None:
         """Refuse new calls, give those under way `grace_s` seconds, end; twice is fine."""
@@ -95,14 +114,16 @@ def build(
     max_workers: int = MAX_WORKERS,
     readers_gid: int | None = None,
     secure: Secure | None = None,
+    queue: queued.Queue | None = None,
 ) -> GrpcServer:
     """Return a started server that answers on the unix socket `address`, health NOT_SERVING.
 
-    It is root's; with `readers_gid` it is also the group's, and answers reads only.
+    It is root's; with `readers_gid` it is also the group's, and answers reads only. `queue` is of
+    who waits there already; they are passed on.
     Raises FailedPrecondition when something else is there, InvalidArgument for a path too long,
     Unavailable when it cannot listen.
     """
-    _check_address(address)
+    _check_address(address, queue)
     server = grpc.server(
         ThreadPoolExecutor(max_workers, thread_name_prefix="call"),
         interceptors=[*([] if readers_gid is None else [OnlyReads()]), RefuseMalformed()],
@@ -127,16 +148,18 @@ def build(
     )
     if secure is not None:
         _listen(server, secure)
-    _bind(server, address, readers_gid)
-    built = GrpcServer(server, monitor, names, address)
+    bound = _bind(server, address, readers_gid)
+    built = GrpcServer(server, monitor, names, address, bound)
     built.set_serving(serving=False)
+    if queue is not None:
+        queue.pass_on(address)
     return built
 
 
-def _bind(server: grpc.Server, address: Path, gid: int | None) -> None:
+def _bind(server: grpc.Server, address: Path, gid: int | None) -> Path:
     """Listen on `address`: bound in a private directory, then moved, so never open to others.
 
-    The move also replaces a dead server's socket in one step.
+    The move also replaces a dead server's socket in one step. Returns where it was bound.
     """
     with tempfile.TemporaryDirectory(prefix=".", dir=address.parent) as private:
         newborn = Path(private) / "s"
@@ -150,6 +173,7 @@ def _bind(server: grpc.Server, address: Path, gid: int | None) -> None:
             os.chown(newborn, -1, gid)
             newborn.chmod(0o660)
         newborn.rename(address)
+    return newborn
 
 
 def _listen(server: grpc.Server, secure: Secure) -> None:
@@ -162,7 +186,7 @@ def _listen(server: grpc.Server, secure: Secure) -> None:
         raise Unavailable(f"cannot listen on {secure.listen}: {error}") from error
 
 
-def _check_address(address: Path) -> None:
+def _check_address(address: Path, queue: queued.Queue | None) -> None:
     # The socket is bound one directory deeper, under a short name.
     longest = max(len(os.fsencode(address)), len(os.fsencode(address.parent)) + len("/.12345678/s"))
     if not address.is_absolute() or longest > MAX_ADDRESS_BYTES:
@@ -179,6 +203,8 @@ def _check_address(address: Path) -> None:
             f"socket address {address}: something that is no socket is there; "
             "move it away or choose another address"
         )
+    if queue is not None and queue.is_at(address):
+        return
     if holder := answered.holder(address):
         raise FailedPrecondition(
             f"socket address {address}: {holder} answers there; "

@@ -23,9 +23,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ class Booted:
         self.tree = tree
         self._enter = ["nsenter", "-t", str(init), "--all"]
         self.programs: dict[str, subprocess.Popen[str]] = {}
+        self.calls = 0
+        self.refused: list[str] = []
+        """What calls of the service said that failed."""
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command there and return what it prints."""
@@ -130,6 +134,31 @@ class Booted:
         )
         lanes = json.loads(done.stdout)["lanes"] if done.returncode == 0 else []
         return bool(lanes) and all(it["state"] == "serving" for it in lanes)
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Call the service all the time beside the block; each must be answered."""
+        over = threading.Event()
+
+        def call() -> None:
+            while not over.is_set():
+                self.calls += 1
+                done = subprocess.run(
+                    [*self._enter, "snapfs", "snapshot", "list", "--json"],
+                    capture_output=True,
+                    text=True,
+                    timeout=TIMEOUT_S,
+                )
+                if done.returncode:
+                    self.refused.append(done.stderr)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            caller.join()
 
     def workers(self) -> dict[str, int]:
         return {it["name"]: it["worker_pid"] for it in self.snapfs("status")["lanes"]}
@@ -289,22 +318,28 @@ def act(machine: Booted, what: Callable[[Booted], object], *, anew: bool) -> flo
     by another process.
     """
     before, began_s = machine.property("MainPID"), time.monotonic()
-    what(machine)
-
-    def ready() -> bool:
-        now = machine.property("SubState"), machine.property("MainPID")
-        return now[0] == "running" and (not anew or now[1] not in ("0", before))
-
-    eventually(ready, timeout_s=TIMEOUT_S, what="the service")
+    with nullcontext() if what is stop_and_start else machine.calling():
+        what(machine)
+        _await_ready(machine, before if anew else None)
     took_s = time.monotonic() - began_s
     eventually(machine.answers, timeout_s=TIMEOUT_S, what="an answer")
     time.sleep(1)  # for the programs to do some turns
     return took_s
 
 
+def _await_ready(machine: Booted, before: str | None) -> None:
+    """Return when systemd says that the service runs, by another process than `before`."""
+
+    def ready() -> bool:
+        now = machine.property("SubState"), machine.property("MainPID")
+        return now[0] == "running" and (before is None or now[1] not in ("0", before))
+
+    eventually(ready, timeout_s=TIMEOUT_S, what="the service")
+
+
 def end(machine: Booted) -> tuple[int, list[str]]:
     """End the programs, then the service; return turns, and what is wrong."""
-    wrong, turns = machine.failed(), 0
+    wrong, turns = [*machine.failed(), *machine.refused], 0
     for name, program in machine.programs.items():
         said, _ = program.communicate(timeout=TIMEOUT_S)
         if program.returncode == 0:
@@ -337,7 +372,7 @@ def main() -> int:
             if not machine.failed():
                 found[name].append(act(machine, what, anew=name not in SAME_PROCESS))
         turns, wrong = end(machine)
-    print(f"{release}; {len(machine.programs)} programs, {turns} turns\n")
+    print(f"{release}; {len(machine.programs)} programs, {turns} turns, {machine.calls} calls\n")
     print("| done to the unit under programs | times | ready again within |\n|---|---|---|")
     for name, took in found.items():
         print(f"| {name} | {len(took)} | {max(took, default=0):.1f} s |")
