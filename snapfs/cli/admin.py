@@ -71,13 +71,14 @@ def feature_lines(lane: LaneRecord) -> Iterator[tuple[str, str]]:
     """Yield the lines of `snapfs status` about what a lane can do, and what not, and why."""
     from snapfs.fuse.modes import GOES_WITHOUT
 
-    on = [name for name, reason in sorted(lane.features.items()) if not reason]
+    features = sorted(lane.features.items(), key=lambda it: it[0].casefold())
+    on = [name for name, reason in features if not reason]
     if on:
         yield "  can", ", ".join(on)
-    off = [name for name, reason in sorted(lane.features.items()) if reason == GOES_WITHOUT]
+    off = [name for name, reason in features if reason == GOES_WITHOUT]
     if off:
         yield "  not in this mode", ", ".join(off)
-    for name, reason in sorted(lane.features.items()):
+    for name, reason in features:
         if reason and name not in off:
             yield "  cannot", f"{name}: {reason}"
 
