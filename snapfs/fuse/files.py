@@ -329,13 +329,9 @@ class FileHandlers(Operations):
         if happening.what == What.COPIED:
             self._take_up(happening)
             return
-        if happening.what in (What.PASSED, What.WHITEOUT):
+        if happening.what == What.PASSED:
             _, parent = self.forest.find(happening.other)
-            usage = parent.tree.usage
-            if happening.what == What.PASSED:
-                usage.passed(happening.ino)
-            else:
-                usage.whiteout_made(_before(happening))
+            parent.tree.usage.passed(happening.ino)
             return
         if happening.what == What.CLOSED:
             self.passing.tell_writer_left()

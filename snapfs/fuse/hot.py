@@ -57,8 +57,6 @@ class What(enum.IntEnum):
     """Made a file, and deleted it when the kernel had forgotten it."""
     HIDDEN = 10
     """Took the only name of a lower file away, by a whiteout that is a link to the shared one."""
-    WHITEOUT = 11
-    """Left a whiteout of its own where a directory was."""
 
 
 class Happening(NamedTuple):
@@ -70,10 +68,9 @@ class Happening(NamedTuple):
     blocks: int
     nlink: int
     """Of the file in the layer, just before it was opened, changed or removed; of what was made or
-    copied, its number only; of a whiteout."""
+    copied, its number only."""
     other: int
-    """Node of the directory of what was made, removed, moved, linked, copied, passed or hidden, or
-    of a whiteout."""
+    """Node of the directory of what was made, removed, moved, linked, copied, passed or hidden."""
     forgotten: int
     """How many lookups the kernel took back; of what was removed, since then."""
     kind: int

@@ -40,20 +40,18 @@ enum hot_event_kind {
     EVENT_COPIED,
     EVENT_PASSED,
     EVENT_HIDDEN,
-    EVENT_WHITEOUT,
     EVENT_NONE
 };
 
 /* A file of the upper layer was opened for writing here, was closed again, or was changed; a name
  * was made in a directory, or taken from it, or is now in another one, or in both; or the kernel let go of
  * a node; or a lower file or directory was copied up; or there was a file that was made and has ended; or a
- * lower file that has a node lost its only name; or a removed directory left a whiteout of its own. */
+ * lower file that has a node lost its only name. */
 struct hot_event {
     uint64_t nodeid;
     uint64_t ino, blocks, nlink; /* of what was opened, changed, made, removed or copied: before, but
                                   * for what is new, which had no blocks; 0 for the others */
-    uint64_t other;   /* the directory of what was made, removed, moved, linked, copied or hidden, or of a
-                       * whiteout */
+    uint64_t other;   /* the directory of what was made, removed, moved, linked, copied or hidden */
     uint64_t forgotten; /* how many lookups the kernel took back: of what was removed, since then */
     enum hot_event_kind kind;
     uint32_t mode;    /* type of what was made or copied */

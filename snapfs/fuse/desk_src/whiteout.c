@@ -241,26 +241,35 @@ static int find_directory(const Desk *desk, const char *name, size_t length, Emp
     return 1;
 }
 
+/* Let a directory and a whiteout take each other's place, and keep the directory; 0 when nothing was
+ * done. What a kill leaves under the first name goes when the tree is opened. */
+static int exchange(const Desk *desk, const Site *site, const char *kept)
+{
+    static unsigned count;
+    char temp[24];
+    int work = desk->keeps_in;
+    snprintf(temp, sizeof(temp), "t-w%x", ++count);
+    if (linkat(work, SHARED, work, temp, 0))
+        return 0;
+    if (renameat2(site->fd, site->path, work, temp, RENAME_EXCHANGE) == 0) {
+        if (renameat(work, temp, work, kept) == 0)
+            return 1;
+        if (renameat2(site->fd, site->path, work, temp, RENAME_EXCHANGE))
+            return 1; /* it is gone, and not kept */
+    }
+    unlinkat(work, temp, 0);
+    return 0;
+}
+
 /* Keep a directory under its number; 0 when nothing was done. */
 static int put_away(const Desk *desk, const Emptied *it)
 {
     const Site *site = &it->removal.site;
     char kept[KEPT_NAME];
     kept_name(desk, it->removal.nodeid, kept);
-    return renameat2(site->fd, site->path, desk->keeps_in, kept,
-                     it->leaves_whiteout ? RENAME_WHITEOUT : 0) == 0;
-}
-
-/* Let Python hear of a whiteout that a rename left. */
-static void tell_whiteout(const Site *site)
-{
-    struct stat left;
-    if (fstatat(site->fd, site->path, &left, AT_SYMLINK_NOFOLLOW) == 0)
-        hot->tell(&(struct hot_event){.ino = left.st_ino,
-                                      .blocks = (uint64_t)left.st_blocks,
-                                      .nlink = left.st_nlink,
-                                      .other = site->parent,
-                                      .kind = EVENT_WHITEOUT});
+    if (it->leaves_whiteout)
+        return exchange(desk, site, kept);
+    return renameat(site->fd, site->path, desk->keeps_in, kept) == 0;
 }
 
 /* What a removed directory hid is not looked for in it again. */
@@ -282,8 +291,6 @@ static enum verdict remove_opened(int fd, const struct in_header *request, const
         return COLD;
     }
     hot->note(request->nodeid, &removal->site.before);
-    if (it->leaves_whiteout)
-        tell_whiteout(&removal->site);
     tell_removed(request->nodeid, removal, name, length);
     hot->reply(fd, request->unique, 0, NULL, 0);
     hot->settled();
