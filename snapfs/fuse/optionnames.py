@@ -24,7 +24,7 @@ IGNORED = frozenset(  # as above
     """
     clone_fd max_threads max_idle_threads threaded fast_ino writeback default_permissions
     auto_unmount kernel_cache auto_cache max_read max_write splice_read splice_write
-    splice_move no_splice_read no_splice_write no_splice_move relatime norelatime strictatime
+    splice_move no_splice_read no_splice_write no_splice_move norelatime
     nostrictatime lazytime nolazytime defaults auto noauto user nouser users owner group
     iversion noiversion mand nomand silent loud
     _netdev nofail comment loop metacopy index xino uuid

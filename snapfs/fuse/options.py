@@ -18,6 +18,7 @@ from typing import Any
 from snapfs.fuse import mounts, optionnames
 from snapfs.fuse.attributes import FOREVER_S
 from snapfs.model import InvalidArgument, NotImplementedYet
+from snapfs.overlay import Atime
 
 _ESCAPE = re.compile(r"\\([0-7]{3}|.)", re.DOTALL)
 _CHARACTER = re.compile(r'\\.|(?<=context=)"[^"]*"|.', re.DOTALL)
@@ -33,14 +34,20 @@ _MOUNT_FLAGS = {
     "dev": (mounts.MS_NODEV, False),
     "noexec": (mounts.MS_NOEXEC, True),
     "exec": (mounts.MS_NOEXEC, False),
-    "noatime": (mounts.MS_NOATIME, True),
-    "atime": (mounts.MS_NOATIME, False),
     "nodiratime": (mounts.MS_NODIRATIME, True),
     "diratime": (mounts.MS_NODIRATIME, False),
     "sync": (mounts.MS_SYNCHRONOUS, True),
     "async": (mounts.MS_SYNCHRONOUS, False),
     "dirsync": (mounts.MS_DIRSYNC, True),
 }
+
+_ATIMES = {
+    "noatime": (mounts.MS_NOATIME, Atime.NOATIME),
+    "atime": (0, Atime.RELATIME),
+    "relatime": (mounts.MS_RELATIME, Atime.RELATIME),
+    "strictatime": (mounts.MS_STRICTATIME, Atime.STRICTATIME),
+}
+_ANY_ATIME = mounts.MS_NOATIME | mounts.MS_RELATIME | mounts.MS_STRICTATIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,8 @@ class OverlayOptions:
     allows_others: bool = True
     security: tuple[str, ...] = ()
     """Options for the kernel's security modules, handed on to mount(2)."""
+    atime: Atime | None = None
+    """When reads change times of access; None: as where the upper directory is mounted."""
     timeout_s: float = FOREVER_S
     uid_ranges: tuple[IdRange, ...] = ()
     gid_ranges: tuple[IdRange, ...] = ()
@@ -119,6 +128,10 @@ def _apply(options: OverlayOptions, option: str, *, sloppy: bool) -> OverlayOpti
         return replace(
             options, mount_flags=options.mount_flags | bit if on else options.mount_flags & ~bit
         )
+    if name in _ATIMES:
+        bit, atime = _ATIMES[name]
+        flags = options.mount_flags & ~_ANY_ATIME | bit
+        return replace(options, mount_flags=flags, atime=atime)
     if name in optionnames.TAKEN:
         return replace(options, **_changes(options, name, value if given else None))
     if name in optionnames.CONTEXTS:
@@ -266,6 +279,6 @@ def _escaped(what: str) -> str:
 
 
 def _nearest(name: str) -> str:
-    known = sorted(optionnames.known() | _MOUNT_FLAGS.keys())
+    known = sorted(optionnames.known() | _MOUNT_FLAGS.keys() | _ATIMES.keys())
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]!r}?" if close else "; see snapfs-overlay --help"

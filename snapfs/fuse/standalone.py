@@ -259,6 +259,7 @@ def _spec(options: OverlayOptions) -> TreeSpec:
         single=True,
         dot_whiteouts=True,
         sync=options.durable,
+        atime=options.atime,
     )
 
 

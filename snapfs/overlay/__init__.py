@@ -10,7 +10,7 @@ from .copyup import CopyUp
 from .layercopy import LayerCopy, has_changed
 from .node import Dir, Inodes, Node
 from .owners import Owners
-from .sealing import is_sealed
+from .sealing import Atime, is_sealed
 from .settle import settle_offline
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from .tree import Tree
@@ -20,6 +20,7 @@ __all__ = [
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "RENAME_WHITEOUT",
+    "Atime",
     "Attributes",
     "CopyUp",
     "Dir",

@@ -61,7 +61,7 @@ class MergedTree:
             if spec.work is None:
                 raise ValueError("a tree with an upper layer needs a work directory")
             own = own_directory(spec.work)
-            upper_fd, work_fd = open_together(os.fsencode(spec.upper), own)
+            upper_fd, work_fd = open_together(os.fsencode(spec.upper), own, atime=spec.atime)
             self.upper = Layer(spec.upper, upper_fd)
             self.handed.protects = self.upper.is_protected
             self._work = Work(Layer(own, work_fd), sync=spec.sync)

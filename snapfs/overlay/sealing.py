@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import errno
 import os
 from collections.abc import Sequence
@@ -26,10 +27,18 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _RDONLY = 0x1
 _NODEV = 0x4
-_NOATIME = 0x10
 _ANY_ATIME = 0x70
 _NOSYMFOLLOW = 0x200000
 _NO_MOUNT = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS})
+
+
+class Atime(enum.IntEnum):
+    """When reads change a file's time of access (MOUNT_ATTR_*)."""
+
+    RELATIME = 0
+    NOATIME = 0x10
+    STRICTATIME = 0x20
+
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,7 +60,7 @@ def open_sealed(path: bytes) -> int:
 
     Where the kernel cannot make one, it is a descriptor as any other.
     """
-    mount = _mount(path, _RDONLY | _NOATIME)
+    mount = _mount(path, _RDONLY, Atime.NOATIME)
     if mount is None:
         return os.open(path, _DIRECTORY)
     try:
@@ -60,15 +69,16 @@ def open_sealed(path: bytes) -> int:
         os.close(mount)
 
 
-def open_together(*paths: bytes) -> list[int]:
+def open_together(*paths: bytes, atime: Atime | None = None) -> list[int]:
     """Return O_PATH descriptors of directories of one file system, on one mount of their own.
 
     One, since nothing can be moved or linked from one mount to another. Where the kernel cannot
-    make one, they are descriptors as any others.
+    make one, they are descriptors as any others, or, if it is to have an `atime` of its own,
+    OSError(EOPNOTSUPP).
     """
     real = [os.path.realpath(path) for path in paths]
     top = os.path.commonpath(real)
-    mount = _mount(top, 0)
+    mount = _mount(top, 0, atime)
     if mount is not None:
         try:
             return _opened(mount, [os.path.relpath(path, top) for path in real], real)
@@ -76,6 +86,9 @@ def open_together(*paths: bytes) -> list[int]:
             pass
         finally:
             os.close(mount)
+    if atime is not None:
+        text = "no mount of its own can be made, which an option for times of access needs"
+        raise OSError(errno.EOPNOTSUPP, text, top)
     return _opened(_AT_FDCWD, real, real)
 
 
@@ -93,7 +106,7 @@ def _opened(at: int, paths: Sequence[bytes], same: Sequence[bytes]) -> list[int]
     return found
 
 
-def _mount(path: bytes, attributes: int) -> int | None:
+def _mount(path: bytes, attributes: int, atime: Atime | None) -> int | None:
     """Return a mount of a directory that follows no links; None where there can be none.
 
     Before Linux 5.14 it follows them.
@@ -104,7 +117,8 @@ def _mount(path: bytes, attributes: int) -> int | None:
         return None
     for links in (_NOSYMFOLLOW, 0):
         wanted = _MountAttr(attributes | _NODEV | links, 0, 0, 0)
-        if attributes & _NOATIME:
+        if atime is not None:
+            wanted.attr_set |= atime
             wanted.attr_clr = _ANY_ATIME
         size = ctypes.sizeof(wanted)
         if not _libc.syscall(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .owners import Owners
+    from .sealing import Atime
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class TreeSpec:
     """The kernel may know files from an earlier opening, by a worker that died. What is removed and
     not known here is then kept until the tree is closed: else its inode number, and with it the
     pages that an open descriptor sees, would become another file's."""
+    atime: Atime | None = None
+    """When reads change times of access in the upper layer; None: as where it is mounted."""
     owners: Owners | None = None
     """Show and take owners translated; None as they are stored."""
 

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.root]
 COMMAND = Path(sys.executable).with_name("snapfs-overlay")
 DEADLINE_S = 30.0
 MS_BIND = 4096
+HOUR_NS = 3600 * 10**9
 
 
 class Place:
@@ -300,6 +301,30 @@ def test_read_only_mount_of_a_writable_overlay(place: Place) -> None:
     with pytest.raises(OSError, match="Read-only file system"):
         (place.mnt / "new").touch()
     mounts.unmount(place.mnt)
+
+
+@pytest.mark.parametrize(
+    ("option", "younger", "older"),
+    [("noatime", False, False), ("relatime", False, True), ("strictatime", True, True)],
+)
+def test_reads_change_the_time_of_access_as_the_mount_says(
+    place: Place, option: str, younger: bool, older: bool
+) -> None:
+    """By an atime that is younger than mtime, and by one that is older."""
+    (place.upper / "file").write_bytes(b"f" * 5000)
+    file = place.mount(f",{option}") / "file"
+    shown = os.statvfs(place.mnt).f_flag & (os.ST_NOATIME | os.ST_RELATIME)
+    assert shown == getattr(os, f"ST_{option.upper()}", 0)
+    changed = []
+    for atime_ns in (HOUR_NS + time.time_ns(), 1):
+        os.utime(file, ns=(atime_ns, 2))
+        subprocess.run(["cat", file], check=True, stdout=subprocess.DEVNULL)
+        assert file.stat().st_atime_ns == (place.upper / "file").stat().st_atime_ns
+        changed.append(file.stat().st_atime_ns != atime_ns)
+    assert changed == [younger, older]
+    before = (place.below / "base").stat().st_atime_ns
+    assert (place.mnt / "base").read_text() == "base"
+    assert (place.below / "base").stat().st_atime_ns == before
 
 
 def test_owners_are_squashed(place: Place) -> None:
