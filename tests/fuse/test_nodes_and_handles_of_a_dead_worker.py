@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 
 from snapfs.fuse.modes import Mode
 from snapfs.overlay import Inodes, Places, Tree, TreeSpec
+from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House, drop_dentries
 from tests.support.lanes import Tree as Shown
@@ -42,6 +45,28 @@ def held(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def test_without_the_channel_working_directories_go_on_and_open_files_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNAPFS_CHANNEL", "off")
+    with lanes.house(tmp_path / "house") as house:
+        tree = house.active(fill)
+        (tree / "a" / "b" / "up").write_text("up")
+        with contextlib.chdir(tree / "a" / "b"), held(Path("up"), os.O_RDWR) as up:
+            house.kill_worker()
+            house.worker()
+            assert sorted(os.listdir()) == ["c", "up"]
+            assert Path("c/file").read_text() == "lower"
+            Path("new").write_text("new")
+            with pytest.raises(OSError) as caught:
+                os.write(up, b"UP")
+            assert caught.value.errno == errno.ESTALE
+            with held(Path("up"), os.O_RDWR) as again:
+                assert os.write(again, b"UP") == 2
+        assert (tree.upper / "a" / "b" / "new").read_text() == "new"
+        assert (tree / "a" / "b" / "up").read_text() == "UP"
 
 
 def test_working_directory_deep_in_a_tree_goes_on(own_house: House) -> None:

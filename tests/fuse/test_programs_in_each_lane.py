@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -16,6 +21,8 @@ from tests.support.lanes import House, Tree
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 TIMEOUT_S = 40
+SILENT_S = 0.5
+"""Ten looks of tail's."""
 ROWS = 40
 WRITER = """
 import sqlite3, sys
@@ -83,19 +90,71 @@ def test_a_repository_is_changed_packed_and_found_whole(tree: Tree) -> None:
     assert git(tree, "status", "--short") == ""
 
 
-def test_a_reader_follows_a_log_that_is_appended_and_copied_up(house: House) -> None:
-    tree = house.active(lambda layer: (layer / "log").write_text("first\n"))
-    tail = subprocess.Popen(
-        ["tail", "-n", "+1", "-f", "-s", "0.05", tree / "log"], stdout=subprocess.PIPE, text=True
-    )
-    assert tail.stdout is not None
+@contextmanager
+def following(file: Path, *options: str) -> Iterator[IO[str]]:
+    """What tail says of a file, from its beginning."""
+    command = ["tail", "-n", "+1", "-s", "0.05", *options, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tail:
+        assert tail.stdout is not None
+        try:
+            yield tail.stdout
+        finally:
+            tail.kill()
+
+
+def says_more(lines: IO[str], within_s: float) -> bool:
+    """Whether there is more to read, now or soon."""
+    return bool(select.select([lines], [], [], within_s)[0])
+
+
+def log_of_image(house: House) -> Path:
+    return house.active(lambda layer: (layer / "log").write_text("first\n")) / "log"
+
+
+def append(file: Path, text: str) -> None:
+    with file.open("a") as log:
+        log.write(text)
+
+
+@pytest.mark.parametrize("options", [("-f",), ("-F", "--max-unchanged-stats=1")])
+def test_who_follows_a_log_of_the_image_sees_the_first_line_only_without_opens(
+    house: House, options: tuple[str, ...]
+) -> None:
+    """One node there, whoever has it open; else who began before the copy-up has the lower file."""
+    log = log_of_image(house)
+    with following(log, *options) as lines:
+        assert lines.readline() == "first\n"
+        append(log, "second\n")
+        if house.mode is Mode.NO_OPEN:
+            assert lines.readline() == "second\n"
+        else:
+            assert not says_more(lines, SILENT_S)
+            append(log, "third\n")
+            assert not says_more(lines, SILENT_S)
+    with following(log, *options) as lines:  # begun anew
+        assert list(islice(lines, 2)) == ["first\n", "second\n"]
+        append(log, "last\n")
+        assert "last\n" in list(islice(lines, 1 if house.mode is Mode.NO_OPEN else 2))
+
+
+def test_who_follows_a_log_of_the_image_that_was_touched_before_sees_what_is_appended(
+    house: House,
+) -> None:
+    log = log_of_image(house)
+    subprocess.run(["touch", log], check=True)
+    with following(log, "-f") as lines:
+        assert lines.readline() == "first\n"
+        append(log, "second\n")
+        assert lines.readline() == "second\n"
+
+
+def test_o_noatime_is_kept_where_the_kernel_opens_the_layer_s_file(house: House) -> None:
+    file = house.active() / "file"
+    file.write_bytes(b"f" * 5000)
+    os.utime(file, ns=(1, 2))
+    fd = os.open(file, os.O_RDONLY | os.O_NOATIME)
     try:
-        with tail.stdout as lines:
-            assert lines.readline() == "first\n"
-            with (tree / "log").open("a") as log:
-                log.write("second\n")
-            if house.mode is Mode.NO_OPEN:  # one node, whoever has it open
-                assert lines.readline() == "second\n"
+        assert len(os.read(fd, 5000)) == 5000
     finally:
-        tail.kill()
-        tail.wait(TIMEOUT_S)
+        os.close(fd)
+    assert (file.stat().st_atime_ns == 1) == (house.mode is not Mode.NO_OPEN)
