@@ -98,6 +98,14 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
     inodes: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
 
 
+class Overlay(msgspec.Struct, frozen=True, kw_only=True):
+    """How the trees of active snapshots take changes (docs/overlay.md)."""
+
+    metacopy: bool = False
+    """Copy no data for a change of owner, mode, times or attributes, before the data changes or the
+    snapshot is committed."""
+
+
 class Gc(msgspec.Struct, frozen=True, kw_only=True):
     """How eager the garbage collector is (docs/metadata.md); containerd's knobs."""
 
@@ -201,6 +209,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each committed layer gets a digest, in the background, that tells damage later."""
     lanes: Lanes = Lanes()
     quota: Quota = Quota()
+    overlay: Overlay = Overlay()
     gc: Gc = Gc()
     content: Content = Content()
     sync: Sync = Sync()

@@ -378,6 +378,7 @@ def _lane(config: Config, name: LaneName, mode: Mode, store: DescriptorStore) ->
         log_level=config.log_level,
         log_format=config.log_format,
         quota=_default_quota(config),
+        metacopy=config.overlay.metacopy,
         watchdog_s=config.timeouts.watchdog_s,
         store=store,
     )

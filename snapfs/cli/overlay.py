@@ -33,6 +33,7 @@ Options after -o, besides those of mount(8) and fuse-overlayfs's own for tuning:
   upperdir=U         where changes go; without it the mount is read-only
   workdir=W          an empty directory on the file system of U
   redirect_dir=on    rename lower directories without EXDEV
+  metacopy=on        copy no data for a change of owner, mode or times
   uidmapping=A:B:N, gidmapping=A:B:N
                      N owners from A on in the layers are shown from B on
   squash_to_root, squash_to_uid=N, squash_to_gid=N

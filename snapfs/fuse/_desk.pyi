@@ -40,18 +40,30 @@ class Desk:
     """Files may be made and removed there, now."""
     copies_wait: bool
     """A copy's data has to be durable before it is seen: lower files are left to Python."""
+    leaves_data: bool
+    """A change of attributes copies none; the upper layer is marked for that."""
     leaves_forgets: bool
     """A FORGET of what an earlier worker gave the kernel may be late: Python decides what it takes
     back, also of a file without a node."""
     keeps_in: int
     """Descriptor of the directory where removed files are kept for whoever uses them; or -1."""
     def note(
-        self, ino: int, fd: int, path: bytes, kind: int, is_upper: bool, parent: int, /
+        self,
+        ino: int,
+        fd: int,
+        path: bytes,
+        kind: int,
+        is_upper: bool,
+        parent: int,
+        data_fd: int = ...,
+        data: bytes = ...,
+        /,
     ) -> None:
         """Note where the file of a node is that Python keeps, a regular one or a symbolic link
         (`kind`: S_IFMT bits), so that its attributes are answered and it is opened without Python.
         This is a name of it that Python knows, in the directory `parent`; `fd` lives as long as the
-        tree. What is found there later counts only if it is the same file."""
+        tree. What is found there later counts only if it is the same file. Of a metadata-only copy
+        the data is at `data` below `data_fd`."""
     def note_directory(self, ino: int, fd: int, path: bytes, index: Index | None, /) -> None:
         """Likewise for a directory of the upper layer, `index` being the names of its lower ones if
         it has any: names that are absent are answered too."""

@@ -9,7 +9,7 @@ file system. Those that the kernel reads past us keep the lower file, as with ke
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -43,6 +43,44 @@ class CopyUps:
                 await self._copy(shown, tree, node, data=data)
             else:
                 await running.wait()
+
+    async def ensure_attributes(self, shown: Shown, tree: Tree, node: Node) -> None:
+        """As `ensure`, for a change of attributes: the data may stay where it is."""
+        while tree.needs_copy_up(node):
+            running = shown.copying.get(node.ino)
+            if running is not None:
+                await running.wait()
+            elif node.metacopy:
+                return
+            elif tree.leave_data(node):
+                shown.left_data()
+                self._copied(shown, node)
+                self.done += 1
+                return
+            else:
+                await self._copy(shown, tree, node, data=True)
+
+    async def complete(self, shown: Shown, tree: Tree) -> None:
+        """Copy all data that was left below; nothing may be changed meanwhile, and reading goes on.
+
+        Raises OSError; what was completed until then stays so.
+        """
+        for nodes in tree.metacopies():
+            if nodes:
+                await self._complete(shown, tree, nodes)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def _complete(self, shown: Shown, tree: Tree, nodes: Sequence[Node]) -> None:
+        batch = tree.start_completion(nodes)
+        try:
+            await blocking(self._threads.copy_up, batch.run)
+            for job in batch.jobs:
+                self._publish(tree, job.node, job)
+                self._copied(shown, job.node)
+                self.done += 1
+        finally:
+            batch.end()
 
     async def settled(self, shown: Shown, node: Node | None = None) -> None:
         """Return when no copy of `node`, or of the whole tree, is under way."""

@@ -262,11 +262,13 @@ class FileHandlers(Operations):
         """As `fsync`, with the node: what an earlier worker opened is still being written."""
         fh, flags, _ = _FSYNC_IN.unpack_from(request.body)
         handle = self.files.find(fh)
-        if handle is not None:
+        if handle is not None and not handle.node.metacopy:
             await self._sync(handle.fd, datasync=bool(flags & _DATA_ONLY))
             return b""
         shown, node = self.forest.find(request.nodeid)
-        if node.up:  # committed layers are durable already
+        if node.metacopy:  # with the marks on directories by which it is found
+            await blocking(self.threads.file_io, self.forest.syncfs)
+        elif node.up:  # committed layers are durable already
             fd = shown.tree.open(node, os.O_RDONLY)
             try:
                 await self._sync(fd, datasync=bool(flags & _DATA_ONLY))
@@ -326,8 +328,8 @@ class FileHandlers(Operations):
         if happening.what == What.MADE:
             self._take_in(happening)
             return
-        if happening.what == What.COPIED:
-            self._take_up(happening)
+        if happening.what in (What.COPIED, What.LEFT_DATA):
+            self._take_up(happening, has_data=happening.what == What.COPIED)
             return
         if happening.what == What.PASSED:
             _, parent = self.forest.find(happening.other)
@@ -392,17 +394,19 @@ class FileHandlers(Operations):
 
     def _copied(self, shown: Shown, node: Node) -> None:
         """A file was copied up by a handler: those beside it may be without one."""
-        self.passing.copied_up(node)
+        if node.up:
+            self.passing.copied_up(node)
         self.place(shown, node)
         if node.parent is not None:
             self.place(shown, node.parent)
 
-    def _take_up(self, copied: Happening) -> None:
+    def _take_up(self, copied: Happening, *, has_data: bool) -> None:
         """Make the node of a file that was copied up before there was one, or let that of a
         directory know."""
         shown, parent = self.forest.find(copied.other)
         tree = cast(Tree, parent.tree)
-        node = tree.take_up(parent, copied.name, copied.nodeid, copied.kind, copied.ino)
+        of = (parent, copied.name, copied.nodeid, copied.kind, copied.ino)
+        node = tree.take_up(*of, has_data=has_data)
         if node.is_dir:
             self.place(shown, node)
         else:

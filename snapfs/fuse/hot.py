@@ -57,6 +57,8 @@ class What(enum.IntEnum):
     """Made a file, and deleted it when the kernel had forgotten it."""
     HIDDEN = 10
     """Took the only name of a lower file away, by a whiteout that is a link to the shared one."""
+    LEFT_DATA = 11
+    """As COPIED, but for the data of the file."""
 
 
 class Happening(NamedTuple):

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
@@ -80,6 +80,9 @@ class Reader(Protocol):
 
     def ids(self) -> Sequence[SnapshotId]: ...
 
+
+Complete = Callable[[Shown, Tree], Awaitable[None]]
+"""See copyup.CopyUps.complete."""
 
 _PROBE_INO = 2
 _PLACES = 2
@@ -177,16 +180,20 @@ class LaneForest(Forest):
         *,
         frozen: Iterable[SnapshotId] = (),
         maps_owners: bool = False,
+        metacopy: bool = False,
         connection: bytes = b"",
     ) -> None:
         """`storage` lies on the file system whose free space is shown; `connection` is the name of
         the session's (orphans.py).
+
+        With `metacopy` a change of attributes copies no data (TreeSpec.metacopy).
 
         With `maps_owners` trees show other owners than they store, where a snapshot's labels say
         so; else its mount does (idmapped.py).
         """
         super().__init__(inodes, backing)
         self._maps_owners = maps_owners
+        self._metacopy = metacopy
         self._connection = connection
         self._reader = reader
         self._storage = storage
@@ -274,14 +281,17 @@ class LaneForest(Forest):
             abandon_on_cancel=True,
         )
 
-    async def settle(self, snapshot_id: SnapshotId) -> None:
+    async def settle(self, snapshot_id: SnapshotId, complete: Complete) -> None:
         """Make a frozen snapshot's layer self-contained, as it is to be committed (Tree.settle).
 
-        Other requests are served meanwhile. It may be cancelled, and begun again.
+        `complete` copies the data that was left below. Other requests are served meanwhile. It may
+        be cancelled, and begun again.
         """
         with self._kept_open(snapshot_id) as tree:
-            if tree is not None:
+            shown = self.shown(snapshot_id)
+            if tree is not None and shown is not None:
                 await _step_by_step(tree.settling())
+                await complete(shown, tree)
 
     async def all_files(self, snapshot_id: SnapshotId) -> set[int]:
         """Return the numbers by which the kernel may have files of a snapshot, whatever is noted.
@@ -385,6 +395,7 @@ class LaneForest(Forest):
             layers.lowers,
             layers.upper,
             layers.work,
+            metacopy=self._metacopy,
             resumed=True,
             owners=layers.owners if self._maps_owners else None,
         )

@@ -91,8 +91,10 @@ class OverlayOperations(FileHandlers):
         wanted = self.view.wanted(attr, fields)
         tree = await shown.begin()
         try:
-            await self.copy_ups.ensure(shown, tree, node, data=wanted.size != 0)
-            if wanted.size is not None:
+            if wanted.size is None:
+                await self.copy_ups.ensure_attributes(shown, tree, node)
+            else:
+                await self.copy_ups.ensure(shown, tree, node, data=wanted.size != 0)
                 wanted = self._kill_set_id(tree, node, wanted, ctx)
                 await self.truncate(tree, node, wanted.size or 0)
             if node in self.set_id_watch:
@@ -301,7 +303,7 @@ class OverlayOperations(FileHandlers):
         shown, node = self.forest.find(inode)
         tree = await shown.begin()
         try:
-            await self.copy_ups.ensure(shown, tree, node)
+            await self.copy_ups.ensure_attributes(shown, tree, node)
             with self.once() as once:
                 if not replays.attribute_set(once, tree, node, name, flags):
                     tree.setxattr(node, name, value, flags)
@@ -315,7 +317,7 @@ class OverlayOperations(FileHandlers):
         shown, node = self.forest.find(inode)
         tree = await shown.begin()
         try:
-            await self.copy_ups.ensure(shown, tree, node)
+            await self.copy_ups.ensure_attributes(shown, tree, node)
             with self.once() as once:
                 if not replays.attribute_removed(once, tree, node, name):
                     tree.removexattr(node, name)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 TAKEN = frozenset(  # as words: a name a line would bury the rest
     """
-    lowerdir upperdir workdir redirect_dir uidmapping gidmapping squash_to_root
+    lowerdir upperdir workdir redirect_dir metacopy uidmapping gidmapping squash_to_root
     squash_to_uid squash_to_gid static_nlink timeout fsync volatile noacl noxattrs
     debug fsname subtype allow_other allow_root
     """.split()  # noqa: SIM905
@@ -27,11 +27,10 @@ IGNORED = frozenset(  # as above
     splice_move no_splice_read no_splice_write no_splice_move norelatime
     nostrictatime lazytime nolazytime defaults auto noauto user nouser users owner group
     iversion noiversion mand nomand silent loud
-    _netdev nofail comment loop metacopy index xino uuid
+    _netdev nofail comment loop index xino uuid
     """.split()  # noqa: SIM905
 )
-"""Threads and buffers are ours to choose; hard links and numbers are whole without index and xino;
-copies are whole without metacopy."""
+"""Threads and buffers are ours to choose; hard links and numbers are whole in any case."""
 
 _OFF = frozenset({"off", "0"})
 

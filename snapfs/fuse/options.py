@@ -85,6 +85,8 @@ class OverlayOptions:
     """Off, no fsync reaches the disk (`volatile`, `fsync=0`)."""
     redirects: bool = False
     """Directories of lower layers can be renamed; off, EXDEV: diff tools may not know redirects."""
+    metacopy: bool = False
+    """A change of attributes copies no data; at the end of the mount none is left below."""
     acl: bool = True
     xattrs: bool = True
     debug: bool = False
@@ -161,6 +163,8 @@ def _changes(options: OverlayOptions, name: str, value: str | None) -> dict[str,
                     name, value, {"on": True, "off": False, "follow": False, "nofollow": False}
                 )
             }
+        case "metacopy":
+            return {"metacopy": _choice(name, value, {"on": True, "off": False})}
         case "uidmapping":
             return {"uid_ranges": _ranges(name, value)}
         case "gidmapping":

@@ -41,7 +41,13 @@ class Places:
             if desk is None or place is None or node.parent is None:
                 return
             if self._forest.nodeid(node) == node.ino:
-                desk.note(node.ino, *place, node.type, node.up, node.parent.ino)
+                fd, path = place
+                of = (node.ino, fd, path, node.type, node.is_above, node.parent.ino)
+                data = tree.data_place_of(node)
+                if data is not None:
+                    desk.note(*of, *data)
+                elif not node.metacopy:
+                    desk.note(*of)
 
     def _place_directory(self, shown: Shown, tree: Tree, node: Dir) -> None:
         if not node.up or node.dead:

@@ -109,6 +109,8 @@ class WorkerSettings:
     log_format: str
     quota: Quota
     """For snapshots whose labels say none."""
+    metacopy: bool = False
+    """A change of attributes copies no data (overlay/metacopying.py)."""
 
     @property
     def limits(self) -> control.Limits:
@@ -325,6 +327,7 @@ def _command(
         f"--device={device}",
         f"--door={os.fspath(settings.door)}",
         f"--mode={settings.mode.value}",
+        *(["--metacopy"] if settings.metacopy else []),
         f"--fuse-fd={connection.fd}",
         f"--memory-fds={','.join(map(str, connection.memory))}",
         f"--control-fd={channel}",

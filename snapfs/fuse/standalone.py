@@ -260,6 +260,7 @@ def _spec(options: OverlayOptions) -> TreeSpec:
         dot_whiteouts=True,
         sync=options.durable,
         atime=options.atime,
+        metacopy=options.metacopy,
     )
 
 

@@ -98,6 +98,7 @@ class Lane:
         log_level: str = "info",
         log_format: str = "text",
         quota: Quota | None = None,
+        metacopy: bool = False,
         watchdog_s: float = WATCHDOG_S,
         store: stored.Store | None = None,
     ) -> None:
@@ -117,6 +118,7 @@ class Lane:
                 log_level,
                 log_format,
                 quota or Quota(),
+                metacopy,
             ),
         )
         self._asking = Asking(self._seat)

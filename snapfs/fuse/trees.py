@@ -141,6 +141,12 @@ class Shown:
             if changing is not None and changing.upper is not None:
                 self._desk.keeps_in = changing.work.layer.fd
                 self._desk.copies_wait = changing.work.sync
+                self._desk.leaves_data = changing.leaves_data
+
+    def left_data(self) -> None:
+        """Say that a file was copied up without its data: so may others be from now on."""
+        if self._desk is not None and not self._desk.leaves_data:
+            self._tell_desk()
 
     @property
     def is_merged(self) -> bool:

@@ -225,7 +225,7 @@ class Worker:
                         "it open",
                         refused=True,
                     )
-                await self._forest.settle(snapshot_id)
+                await self._forest.settle(snapshot_id, self._operations.copy_ups.complete)
             is_done = True
             if wish.lasting:
                 self._paused.discard(snapshot_id)
@@ -334,6 +334,8 @@ class Settings:
     device: str
     door: Path
     mode: Mode
+    metacopy: bool = False
+    """See TreeSpec."""
     kept: str = ""
     """See Worker."""
 
@@ -372,6 +374,7 @@ async def serve(
             Inodes(places),
             backing,
             frozen=frozen,
+            metacopy=settings.metacopy,
             maps_owners=not mount.can_map_owners(settings.mode),
             connection=orphans.name_of(spare.journal),
         )
@@ -464,6 +467,7 @@ def main() -> int:
     parser.add_argument("--device", required=True)
     parser.add_argument("--door", type=Path, required=True)
     parser.add_argument("--mode", type=Mode, required=True)
+    parser.add_argument("--metacopy", action="store_true")
     parser.add_argument("--fuse-fd", type=int, required=True)
     parser.add_argument("--memory-fds", type=_numbers, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
@@ -480,6 +484,7 @@ def main() -> int:
     channel = socket.socket(fileno=chosen.control_fd)
     settings = Settings(
         *(chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door, chosen.mode),
+        metacopy=chosen.metacopy,
         kept=confinement.confine(confinement.WORKER),
     )
     try:

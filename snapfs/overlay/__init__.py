@@ -8,6 +8,7 @@ from ._names import Handed, Index, Places
 from .check import check_upper
 from .copyup import CopyUp
 from .layercopy import LayerCopy, has_changed
+from .metacopying import Completion
 from .node import Dir, Inodes, Node
 from .owners import Owners
 from .sealing import Atime, is_sealed
@@ -22,6 +23,7 @@ __all__ = [
     "RENAME_WHITEOUT",
     "Atime",
     "Attributes",
+    "Completion",
     "CopyUp",
     "Dir",
     "DirEntry",

@@ -39,6 +39,8 @@ class Source:
         empty. Returns a descriptor for writing, which is the caller's, and whether the data is
         shared with `data`. Nothing is synced. On an error the name may be there.
         """
+    def copy_metadata(self, work_fd: int, name: bytes, ino: bytes, /) -> None:
+        """Make a metadata-only copy of this file: as `copy`, but a hole of its size and a mark."""
     def close(self) -> None:
         """Idempotent."""
 

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from . import identity, protection, xattrs
+from . import identity, lower, protection, xattrs
 from ._copies import Source
 from .core import MergedTree
 from .layer import refuse, stat_or_none
@@ -26,14 +26,30 @@ QUICK_BYTES = 128 * 1024
 
 
 class CopyUp:
-    """One copy-up of a node that is no directory: made by `start`, then `run`, then `finish`."""
+    """One copy-up of a node that is no directory: made by `start`, then `run`, then `finish`.
 
-    __slots__ = ("_content", "_ino", "_protattr", "_source", "_work", "data", "node", "temp")
+    Of a metadata-only copy, all but the data is taken as that has it.
+    """
 
-    def __init__(self, tree: MergedTree, node: Node, *, data: bool) -> None:
+    __slots__ = (
+        "_content",
+        "_ino",
+        "_protattr",
+        "_source",
+        "_syncs",
+        "_work",
+        "data",
+        "node",
+        "temp",
+    )
+
+    def __init__(self, tree: MergedTree, node: Node, *, data: bool, syncs: bool = True) -> None:
+        """`syncs`: the copy is made durable where the tree wants that; else it is the caller's to
+        see to that, before it is published."""
         self.node = node
         self.data = data
         """Copy the content; without it the copy is empty (the file is about to be cut)."""
+        self._syncs = syncs
         self._work = tree.work
         self._ino = b"%d" % (node.ino & identity.LOW_MASK)
         self._protattr = b""
@@ -49,19 +65,27 @@ class CopyUp:
         try:
             if self._content is not None:
                 self._look(tree, self._content)
-            tree.allowance.check(self.takes_bytes, 1)
+            tree.allowance.check(self.takes_bytes, 0 if node.metacopy else 1)
         except BaseException:
             self.close()
             raise
+        if node.metacopy:
+            tree.completing.add(node)
+            tree.inodes.changed(node.ino)
 
     def _look(self, tree: MergedTree, source: Source) -> None:
         """Find the data where that is, and what protects the file."""
+        node = self.node
         if source.is_metacopy and self.size_bytes:
-            found = data_of(tree, self.node)
+            found = (
+                (node.layer, node.lower_path)
+                if node.metacopy and node.layer is not None
+                else data_of(tree, node)
+            )
             if found is not None:
                 layer, path = found
                 self._content = Source(*layer.at(path))
-        self._protattr = protection.of_source(tree, self.node, source.attributes)
+        self._protattr = protection.of_source(tree, node, source.attributes)
 
     def close(self) -> None:
         """Let go of the lower file, for a job that does not run."""
@@ -82,12 +106,13 @@ class CopyUp:
     @property
     def takes_bytes(self) -> int:
         """How much space the copy and its name take at most: holes stay holes."""
-        return ENTRY_BYTES + min(self.size_bytes, self._source.allocated_bytes)
+        data = self._source if self._content is None else self._content
+        return ENTRY_BYTES + min(self.size_bytes, data.allocated_bytes)
 
     @property
     def is_synced(self) -> bool:
         """Whether `run` waits until the copy is durable."""
-        return self._work.sync and self.size_bytes > 0
+        return self._syncs and self._work.sync and self.size_bytes > 0
 
     def is_quick(self) -> bool:
         """Whether `run` will wait for nothing: it may as well run inline."""
@@ -133,6 +158,9 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
     if node.up:
         work.discard(job.temp)
         return
+    if node.metacopy:
+        _complete(tree, node, job.temp)
+        return
     link = None
     if job.nlink > 1 and identity.lasts(low := node.ino & identity.LOW_MASK):
         named = 0 if node.parent is None else 1
@@ -155,7 +183,34 @@ def finish(tree: MergedTree, job: CopyUp) -> None:
     keep_times(tree, node.parent, times)
 
 
-def take_up(tree: MergedTree, parent: Dir, name: bytes, ino: int, kind: int, real_ino: int) -> Node:
+def _complete(tree: MergedTree, node: Node, temp: bytes) -> None:
+    """Let a copy with data take the place of the metadata-only one, wherever that is."""
+    work, parent = tree.work, node.parent
+    tree.usage.note(node)
+    tree.usage.passed(os.stat(temp, dir_fd=work.layer.fd).st_ino)
+    if parent is None:
+        _finish_nameless(tree, node, temp, None)
+        return
+    fd, path = tree.upper_layer.at(tree.upper_path(node))
+    times = os.stat(tree.real_path(parent), follow_symlinks=False)
+    rename(work.layer.fd, temp, fd, path)
+    node.rise()
+    if node.stash is not None:  # the same file by a second name, until now
+        work.discard(node.stash)
+        node.stash = None
+    keep_times(tree, parent, times)
+
+
+def take_up(
+    tree: MergedTree,
+    parent: Dir,
+    name: bytes,
+    ino: int,
+    kind: int,
+    real_ino: int,
+    *,
+    has_data: bool,
+) -> Node:
     """Make the node of a lower file that was copied up in place, or let that of a directory know.
     Nothing is looked at: it may have been forgotten since."""
     parent.impure = True
@@ -164,6 +219,10 @@ def take_up(tree: MergedTree, parent: Dir, name: bytes, ino: int, kind: int, rea
         node = Node(tree, ino, kind, parent, name)
         node.up = node.copied = True
         tree.inodes.enter(node)
+    entry = None if has_data else tree.lower_entry(parent, name)
+    if entry is not None:
+        place = parent.stack[lower.position_of(lower.top(entry))]
+        node.leave_data(place.layer, place.prefix + name)
     elif not node.up:
         node.rise()
     tree.usage.new(node, real_ino)
@@ -178,6 +237,15 @@ def finish_or_discard(tree: MergedTree, job: CopyUp) -> None:
         if not job.node.up:
             tree.work.discard(job.temp)
         raise
+    finally:
+        tree.completing.discard(job.node)
+
+
+def abort(tree: MergedTree, job: CopyUp) -> None:
+    """Clean up a job that failed or is not wanted, and that does not run any more."""
+    tree.completing.discard(job.node)
+    job.close()
+    tree.work.discard(job.temp)
 
 
 def _finish_nameless(tree: MergedTree, node: Node, temp: bytes, link: Link | None) -> None:
@@ -258,7 +326,7 @@ def copy_up(tree: MergedTree, node: Node, *, data: bool = True) -> None:
     try:
         job.run()
     except OSError:
-        tree.work.discard(job.temp)
+        abort(tree, job)
         raise
     finish_or_discard(tree, job)
 
@@ -271,8 +339,8 @@ def directory_up(tree: MergedTree, node: Dir) -> None:
             raise refuse(errno.ENOENT, node.name)
         below.append(node)
         node = node.parent
-    for lower in reversed(below):
-        _one_directory_up(tree, lower)
+    for directory in reversed(below):
+        _one_directory_up(tree, directory)
 
 
 def _one_directory_up(tree: MergedTree, node: Dir) -> None:

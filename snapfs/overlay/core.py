@@ -72,6 +72,10 @@ class MergedTree:
         main = self.upper or self._shared[0]
         self.numbers = identity.Numbers(main.device, os.fstat(main.fd).st_ino)
         self.roots = _root_places(self._shared)
+        self.has_metacopies = False
+        """Files in the upper layer may be copies of metadata only (metacopying.py)."""
+        self.completing: set[Node] = set()
+        """Such copies whose data is being copied: nothing else may change them meanwhile."""
         self.root = self._make_root()
         self.linkable: set[int] = set()
         """Numbers of files that were made without a name and may get one (tmpfiles.py)."""
@@ -86,6 +90,7 @@ class MergedTree:
             root.up = True
             own = xattrs.own(self.upper.proc(b"."))
             root.impure = xattrs.IMPURE in own
+            self.has_metacopies = xattrs.METACOPIES in own
         return root
 
     @property
@@ -103,8 +108,9 @@ class MergedTree:
     # Where a node is
 
     def where(self, node: Node) -> tuple[int, bytes]:
-        """Return (directory descriptor, path) of the real file behind a node."""
-        if not node.up:
+        """Return (directory descriptor, path) of the real file behind a node; of a metadata-only
+        copy, of that."""
+        if not node.is_above:
             layer = node.layer
             if layer is None:
                 place = node.stack[0]  # type: ignore[attr-defined]
@@ -131,19 +137,25 @@ class MergedTree:
     def place_of(self, node: Node) -> tuple[int, bytes] | None:
         """Return (descriptor, path) of a node, good for as long as the tree is open and the file
         stays where it is; None when there is none such, or rules go with it."""
-        if node.link is not None or node.stash is not None:
+        if node.link is not None or node.stash is not None or node in self.completing:
             return None
         if node.parent is None and node is not self.root:
             return None
-        layer = self.upper if node.up else node.layer
+        layer = self.upper if node.is_above else node.layer
         if layer is None or self.spec.owners is not None:
             return None
-        path = self.upper_path(node) if node.up else node.lower_path
+        path = self.upper_path(node) if node.is_above else node.lower_path
         return None if len(path) > _LONG_BYTES else (layer.fd, path)
 
+    def data_place_of(self, node: Node) -> tuple[int, bytes] | None:
+        """As `place_of`, of the data of a metadata-only copy; None for any other file."""
+        if not node.metacopy or node.layer is None or len(node.lower_path) > _LONG_BYTES:
+            return None
+        return node.layer.fd, node.lower_path
+
     def real_path(self, node: Node) -> bytes:
-        """Absolute path of the real file, for calls that know no directory descriptors."""
-        if not node.up:
+        """Absolute path of what `where` says, for calls that know no directory descriptors."""
+        if not node.is_above:
             if node.layer is None:
                 place = node.stack[0]  # type: ignore[attr-defined]
                 return place.layer.proc(place.path)  # type: ignore[no-any-return]
@@ -284,12 +296,24 @@ class MergedTree:
             if low is not None:
                 node.copied = True
                 self._join_link(node, low)
+                if self.has_metacopies and stat.S_ISREG(real.st_mode) and real.st_size:
+                    self._find_data(node, path)
             if real.st_nlink > 1 and node.stash is None:
                 self._join_kept(node, real)
             self.inodes.enter(node)
         else:
             node.add_name(parent, name)
         return node
+
+    def _find_data(self, node: Node, path: bytes) -> None:
+        """Note of a metadata-only copy that its data is in the lower file of its name."""
+        parent = node.parent
+        if parent is None or xattrs.get(self.upper_layer.proc(path), xattrs.METACOPY) is None:
+            return
+        entry = self.lower_entry(parent, node.name)
+        if entry is not None and lower.kind_of(lower.top(entry)) == stat.S_IFREG:
+            place = parent.stack[lower.position_of(lower.top(entry))]
+            node.leave_data(place.layer, place.prefix + node.name)
 
     def _copied_low(self, path: bytes) -> int | None:
         return _lasting(xattrs.get(self.upper_layer.proc(path), xattrs.INO))
@@ -379,6 +403,7 @@ class MergedTree:
         rdev = real.st_rdev
         if rdev == devices.STAND_IN:
             rdev = devices.shown(rdev, self.real_path(node))
+        blocks = metacopy.blocks(node) if node.metacopy else real.st_blocks
         uid, gid, owners = real.st_uid, real.st_gid, self.spec.owners
         if owners is not None:
             uid, gid = owners.shown_uid(uid), owners.shown_gid(gid)
@@ -390,7 +415,7 @@ class MergedTree:
             gid,
             rdev,
             real.st_size,
-            real.st_blocks,
+            blocks,
             real.st_blksize,
             real.st_atime_ns,
             real.st_mtime_ns,
@@ -494,8 +519,10 @@ class MergedTree:
         if node.type != stat.S_IFREG:
             number = errno.EISDIR if node.is_dir else errno.ENXIO
             raise refuse(number, node.name)
-        fd, path = self.where(node)
         kept = flags & _OPEN_KEPT | os.O_NOFOLLOW | os.O_CLOEXEC
+        if node.metacopy:
+            return metacopy.open_data(node, kept)
+        fd, path = self.where(node)
         handle = os.open(path, kept if node.up else kept | os.O_NOATIME, dir_fd=fd)
         if metacopy.holds_data(handle):
             return handle

@@ -107,10 +107,15 @@ def syncfs(path: bytes | Path) -> None:
     """Write the whole file system of a directory to disk. Blocks; raises what writeback met."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if _syncfs(fd):
-            raise _fail(path)
+        syncfs_of(fd)
     finally:
         os.close(fd)
+
+
+def syncfs_of(fd: int) -> None:
+    """As `syncfs`, by a descriptor; raises what writeback met since that was opened."""
+    if _syncfs(fd):
+        raise _fail(f"fd {fd}")
 
 
 def statx(fd: int, path: bytes) -> Statx:

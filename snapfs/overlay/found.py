@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import stat
 
-from . import identity, lower, xattrs
+from . import identity, lower, metacopy, xattrs
 from .copyup import stash_name
 from .core import MergedTree
 from .layer import scan, stat_or_none
@@ -63,7 +63,21 @@ def _kept(tree: MergedTree, ino: int, parent: Dir | None) -> Node | None:
     node.copied = xattrs.get(tree.work.proc(stash), xattrs.INO) is not None
     if node.type == stat.S_IFREG and real.st_nlink == 1:
         tree.linkable.add(ino)  # the kernel knows whether it was removed, or never had a name
+    if xattrs.get(tree.work.proc(stash), xattrs.METACOPY) is not None:
+        _find_data(tree, node, parent)
     return node
+
+
+def _find_data(tree: MergedTree, node: Node, parent: Dir | None) -> None:
+    """Note where the data of a metadata-only copy is that has no name any more."""
+    found = metacopy.find_nameless(tree, tree.work.proc(stash_name(node)))
+    entry = None if found or parent is None else _lower_entry(tree, node.ino, parent)
+    if parent is not None and entry is not None:
+        name, packed = entry[0], lower.top(entry[1])
+        place = parent.stack[lower.position_of(packed)]
+        found = place.layer, place.prefix + name
+    if found is not None:
+        node.leave_data(*found)
 
 
 def _linked(tree: MergedTree, ino: int) -> Node | None:

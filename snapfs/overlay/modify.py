@@ -10,6 +10,7 @@ from . import acl, xattrs
 from .copyup import copy_up
 from .core import MergedTree
 from .layer import refuse
+from .metacopying import attributes_up
 from .node import Dir, Node
 from .quota import ENTRY_BYTES
 from .syscalls import set_times
@@ -24,7 +25,10 @@ def setattr(tree: MergedTree, node: Node, change: SetAttr, fd: int | None) -> No
         raise refuse(errno.EOPNOTSUPP, node.name)
     if change == SetAttr():
         return
-    copy_up(tree, node, data=change.size != 0)
+    if change.size is None:
+        attributes_up(tree, node)
+    else:
+        copy_up(tree, node, data=change.size != 0)
     tree.usage.note(node)
     if isinstance(node, Dir):
         node.inherits = None
@@ -52,7 +56,7 @@ def _truncate(tree: MergedTree, node: Node, size_bytes: int, fd: int | None) -> 
 def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int) -> None:
     """Set a user-visible attribute."""
     _check_kind(node, name)
-    copy_up(tree, node)
+    attributes_up(tree, node)
     tree.allowance.check(len(value) + -len(value) % ENTRY_BYTES)
     tree.usage.note(node)
     os.setxattr(tree.real_path(node), xattrs.stored(name), value, flags, follow_symlinks=False)
@@ -64,7 +68,7 @@ def removexattr(tree: MergedTree, node: Node, name: bytes) -> None:
     _check_kind(node, name)
     if not node.up:
         tree.getxattr(node, name)
-        copy_up(tree, node)
+        attributes_up(tree, node)
     tree.usage.note(node)
     os.removexattr(tree.real_path(node), xattrs.stored(name), follow_symlinks=False)
     _forget_inherited(node, name)

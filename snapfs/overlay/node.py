@@ -40,6 +40,7 @@ class Node:
         "layer",
         "link",
         "lower_path",
+        "metacopy",
         "more_names",
         "name",
         "nlookup",
@@ -67,6 +68,9 @@ class Node:
         self.up = False
         """Its data is in the upper layer (or in the work directory, see `stash`). Of a node that
         exists only `rise` sets this."""
+        self.metacopy = False
+        """All but its data is in the upper layer: that is in the lower file still (metacopying.py).
+        Then it is not `up`."""
         self.copied = False
         """Its upper file is a copy of a lower one and carries its number as an attribute."""
         self.stash: bytes | None = None
@@ -81,10 +85,22 @@ class Node:
     def is_dir(self) -> bool:
         return self.type == stat.S_IFDIR
 
+    @property
+    def is_above(self) -> bool:
+        """Whether the upper layer has a file for it, with its data or without."""
+        return self.up or self.metacopy
+
     def rise(self) -> None:
         """Be in the upper layer from now on, as the copy of a lower file."""
         self.up = self.copied = True
+        self.metacopy = False
         self.tree.inodes.changed(self.ino)
+
+    def leave_data(self, layer: Layer, path: bytes) -> None:
+        """Be a metadata-only copy, whose data is in a lower file."""
+        self.up = self.copied = False
+        self.metacopy = True
+        self.layer, self.lower_path = layer, path
 
     def names(self) -> list[tuple[Dir, bytes]]:
         """All names known at the moment."""
@@ -199,8 +215,8 @@ class Inodes:
         self.layers = Layers()
         self.places = places
         self.changed: Callable[[int], object] = _ignore
-        """Told the number of each lower file that becomes an upper one or loses its last known
-        name, in the step that does it."""
+        """Told the number of each lower file that becomes an upper one, with its data or without,
+        is about to get that, or loses its last known name, in the step that does it."""
         self._known: dict[int, Node] = {}
         self._passing: WeakValueDictionary[int, Node] = WeakValueDictionary()
 

@@ -36,7 +36,7 @@ _CARRIED = FS_SYNC_FL | FS_NOATIME_FL
 def protection(tree: MergedTree, node: Node) -> int:
     """Return which of IMMUTABLE and APPEND a node has; free for upper files where none has."""
     found = 0
-    if node.up:
+    if node.is_above:
         layer = tree.upper_layer
     else:
         layer = node.stack[0].layer if isinstance(node, Dir) else _layer(node)

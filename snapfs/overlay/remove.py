@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 
-from . import identity
+from . import identity, metacopy
 from .copyup import abandon, directory_up, found, stash_name
 from .core import MergedTree, directory
 from .layer import refuse, scan, stat_or_none
@@ -68,7 +68,7 @@ def in_upper(tree: MergedTree, node: Node, fd: int, path: bytes) -> bool:
     """Whether the upper layer itself has this name of a node."""
     if node.link is not None:
         return stat_or_none(fd, path) is not None
-    return node.up
+    return node.is_above
 
 
 def lower_name_gone(tree: MergedTree, node: Node) -> None:
@@ -86,6 +86,7 @@ def lower_name_gone(tree: MergedTree, node: Node) -> None:
 def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool) -> None:
     """Move what a known node is to the work directory, leaving a whiteout or nothing."""
     stash = stash_name(node)
+    metacopy.say_where(tree, node)
     flags = RENAME_WHITEOUT if whiteout else 0
     rename(fd, path, tree.work.layer.fd, stash, flags)
     node.stash = stash

@@ -11,7 +11,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-from . import devices, xattrs
+from . import devices, metacopy, xattrs
 from .copyup import abandon, clone_dir, directory_up, mark_impure, materialise, stash_name
 from .core import MergedTree
 from .create import Owner, publish
@@ -240,6 +240,7 @@ def _save_target(tree: MergedTree, target: Node, new: Spot) -> bool:
             return True
     elif tree.may_be_known(target) and target.stash is None and len(target.names()) == 1:
         stash, work = stash_name(target), tree.work.layer.fd
+        metacopy.say_where(tree, target)
         fd, path = new.real(tree)
         try:
             os.link(path, stash, src_dir_fd=fd, dst_dir_fd=work, follow_symlinks=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from . import xattrs
 from .copyup import abandon, materialise, stash_name
 from .core import MergedTree
+from .metacopying import complete
 from .node import Dir
 from .types import TreeSpec
 from .work import has_link_records
@@ -37,12 +40,14 @@ def steps(tree: MergedTree) -> Iterator[None]:
 
 def settle_offline(upper: Path, work: Path, lowers: Sequence[Path]) -> None:
     """Settle an upper layer that no tree has open; nearly free when nothing is to be done."""
-    if not has_link_records(work):
+    has_metacopies = xattrs.get(os.fsencode(upper), xattrs.METACOPIES) is not None
+    if not has_metacopies and not has_link_records(work):
         return
     tree = MergedTree(TreeSpec(1, tuple(lowers), upper, work))
     try:
         for _ in steps(tree):
             pass
+        complete(tree)
     finally:
         tree.close()
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from . import copyup, create, fileflags, found, modify, remove, renames, settle, tmpfiles
+from . import (
+    copyup,
+    create,
+    fileflags,
+    found,
+    metacopying,
+    modify,
+    remove,
+    renames,
+    settle,
+    tmpfiles,
+)
 from .copyup import CopyUp
 from .core import MergedTree, directory
 from .filecalls import ExtendedFlags
@@ -78,16 +89,26 @@ class Tree(MergedTree):
         """
         return create.take_in(self, self._names_of(parent), name, ino, kind, real_ino)
 
-    def take_up(self, parent: Node, name: bytes, ino: int, kind: int, real_ino: int) -> Node:
+    def take_up(
+        self, parent: Node, name: bytes, ino: int, kind: int, real_ino: int, *, has_data: bool
+    ) -> Node:
         """Return the node of a file that was handed out without one, or of a directory, of which a
-        copy was made past the tree: its number, type, and the copy's real inode number.
+        copy was made past the tree, of a file with its data or without: its number, type, and the
+        copy's real inode number.
 
         What became of names in a directory since need not be told.
         """
-        node = copyup.take_up(self, directory(parent), name, ino, kind, real_ino)
+        here = directory(parent)
+        node = copyup.take_up(self, here, name, ino, kind, real_ino, has_data=has_data)
         if isinstance(node, Dir):
             self._names_of(node)
         return node
+
+    @property
+    def leaves_data(self) -> bool:
+        """Whether files may be copied up past the tree as `leave_data` does: it is on, and was done
+        before."""
+        return self.spec.metacopy and self.has_metacopies
 
     def take_out(self, parent: Node, name: bytes, node: Node, before: Before) -> None:
         """Book what `unlink` does with a file of the upper layer that has one name, or another one
@@ -155,6 +176,8 @@ class Tree(MergedTree):
         """Give a file that is no directory another name."""
         self._takes_names(parent, name)
         fileflags.check_change(self, node)
+        if node.metacopy:
+            copyup.copy_up(self, node)
         if node.ino in self.linkable:
             tmpfiles.link_first(self, node, self._names_of(parent), name)
         else:
@@ -288,7 +311,8 @@ class Tree(MergedTree):
     # Copy-up in steps
 
     def needs_copy_up(self, node: Node, flags: int = os.O_RDWR) -> bool:
-        """Whether an open with `flags` (or a change of the node) copies a lower file up."""
+        """Whether an open with `flags` (or a change of the node) copies a lower file up, or the
+        data of a metadata-only copy."""
         return not node.up and not node.is_dir and _writes(flags)
 
     def start_copy_up(self, node: Node, *, data: bool = True) -> CopyUp:
@@ -302,8 +326,26 @@ class Tree(MergedTree):
 
     def abort_copy_up(self, job: CopyUp) -> None:
         """Clean up a job that failed or is not wanted, and that does not run any more."""
-        job.close()
-        self.work.discard(job.temp)
+        copyup.abort(self, job)
+
+    def leave_data(self, node: Node) -> bool:
+        """Copy a lower file up without its data, for a change of attributes; False when it has to
+        be copied whole."""
+        self._writable(node.name)
+        return metacopying.leave_data(self, node)
+
+    def metacopies(self) -> Iterator[Sequence[Node]]:
+        """Go through the files that have been copied up without their data, for the caller to
+        complete them, a few or none at each step; at the end there are no more.
+
+        Free when there never were any. Nothing else may be changed meanwhile; reading may go on.
+        """
+        return metacopying.metacopies(self)
+
+    def start_completion(self, nodes: Sequence[Node]) -> metacopying.Completion:
+        """Begin to complete such files: `run` it in any thread, then finish its jobs here as those
+        of copy-ups, and `end` it in any case."""
+        return metacopying.Completion(self, nodes)
 
     # Whole tree
 
@@ -311,14 +353,17 @@ class Tree(MergedTree):
         """Make the upper layer self-contained before it is committed; works on a read-only tree
         too.
 
-        Names of copied-up hard links that only the lower layers have are put into the upper layer.
-        Free when there are none; otherwise it walks the directories of the tree.
+        Names of copied-up hard links that only the lower layers have are put into the upper layer,
+        and data that was left below. Free when there are none; otherwise it walks the directories
+        of the tree.
         """
         for _ in self.settling():
             pass
+        metacopying.complete(self)
 
     def settling(self) -> Iterator[None]:
-        """As settle, a directory at each step. Nothing may be changed meanwhile; reading may go on.
+        """As settle, for the names, a directory at each step; `metacopies` is left to do. Nothing
+        may be changed meanwhile; reading may go on.
 
         What was not walked to its end has changed nothing that is visible.
         """

@@ -29,6 +29,9 @@ class TreeSpec:
     """Lower layers may say with names what they hide, as layers in archives do (`.wh.NAME`)."""
     sync: bool = True
     """Make copied-up data durable before it takes the lower file's place, as the kernel does."""
+    metacopy: bool = False
+    """Copy up no data for a change of a file's attributes (metacopying.py). What an earlier opening
+    left so is found in any case."""
     resumed: bool = False
     """The kernel may know files from an earlier opening, by a worker that died. What is removed and
     not known here is then kept until the tree is closed: else its inode number, and with it the

@@ -181,7 +181,7 @@ class UsageCount:
 
         With `before` it may have changed already: that is what it was.
         """
-        if not self._following or not node.up:
+        if not self._following or not node.is_above:
             return
         self._fresh.add(node)
         entry = self._noted.get(node)

@@ -73,26 +73,44 @@ def prepared(house: House, parent: str, upper: Path, work: Path) -> Tree:
 
 class LaneMachine(OverlayMachine):
     house: ClassVar[House]
+    mode = Mode.PASSTHROUGH
 
     def open(self, lowers: list[Path], upper: Path, work: Path) -> Candidate:
         again: Candidate | None = getattr(self, "candidate", None)
         return again or LaneCandidate(self.house, lowers, upper, work)
 
 
+class MetacopyMachine(LaneMachine):
+    """In a lane that copies no data for a change of attributes."""
+
+
+class NoOpenMetacopyMachine(MetacopyMachine):
+    mode = Mode.NO_OPEN
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with ExitStack() as stack:
         base = tmp_path_factory.mktemp("machine")
-        LaneMachine.house = stack.enter_context(lanes.house(base))
+        for machine in (LaneMachine, MetacopyMachine, NoOpenMetacopyMachine):
+            place = base / machine.__name__
+            place.mkdir()
+            made = lanes.house(place, machine.mode, metacopy=machine is not LaneMachine)
+            machine.house = stack.enter_context(made)
         LaneMachine.base_directory = tempfile.mkdtemp(dir=base)
         stack.callback(shutil.rmtree, LaneMachine.base_directory)
         yield
 
 
-TestLaneBehavesAsOverlayfs = LaneMachine.TestCase
-TestLaneBehavesAsOverlayfs.settings = settings(
+SETTINGS = settings(
     max_examples=15,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+TestLaneBehavesAsOverlayfs = LaneMachine.TestCase
+TestLaneBehavesAsOverlayfs.settings = SETTINGS
+TestMetacopiesBehaveAsOverlayfs = MetacopyMachine.TestCase
+TestMetacopiesBehaveAsOverlayfs.settings = SETTINGS
+TestMetacopiesWithoutOpensBehaveAsOverlayfs = NoOpenMetacopyMachine.TestCase
+TestMetacopiesWithoutOpensBehaveAsOverlayfs.settings = SETTINGS

@@ -75,6 +75,22 @@ def place(tmp_path: Path) -> Iterator[Place]:
     eventually(lambda: not processes_below(made.base), what="the end of the process")
 
 
+def test_metacopy_copies_no_data_for_an_owner_before_the_end_of_the_mount(place: Place) -> None:
+    merged = place.mount(",metacopy=on")
+    os.chown(merged / "base", 7, 8)
+    assert "trusted.overlay.metacopy" in os.listxattr(place.upper / "base")
+    assert (merged / "base").read_text() == "base"
+    assert (merged / "base").stat().st_uid == 7
+    mounts.unmount(merged)
+    eventually(place.ended, what="the end of the process")
+    assert (place.upper / "base").read_text() == "base"
+    assert (place.upper / "base").stat().st_uid == 7
+    assert "trusted.overlay.metacopy" not in os.listxattr(place.upper / "base")
+    merged = place.mount(",metacopy=off")
+    os.chown(merged / "both", 7, 8)
+    assert (place.upper / "both").read_text() == "low"
+
+
 def test_mounts_in_the_background_and_ends_with_the_mount(place: Place) -> None:
     merged = place.mount()
     assert (merged / "both").read_text() == "low"

@@ -32,6 +32,10 @@ def new_file(files: OnTree) -> None:
     os.close(fd)
 
 
+def touch_up_g(files: OnTree) -> None:
+    files.chmod(b"d/g", 0o600)
+
+
 def both(*steps: Step) -> Step:
     def run(files: OnTree) -> None:
         for step in steps:
@@ -97,6 +101,18 @@ CHANGES: dict[str, tuple[Step, Step]] = {
     "exchange": (nothing, lambda f: f.rename(b"d", b"e/b", RENAME_EXCHANGE)),
     "exchange of directories": (nothing, lambda f: f.rename(b"d", b"e", RENAME_EXCHANGE)),
     "settling": (touch_up_c, lambda f: f.tree.settle()),
+    "write after a change of the mode": (touch_up_g, lambda f: f.truncate(b"d/g", 0)),
+    "link after a change of the mode": (touch_up_g, lambda f: f.link(b"d/g", b"n")),
+    "rename after a change of the mode": (touch_up_g, lambda f: f.rename(b"d/g", b"e/g", 0)),
+    "exchange after a change of the mode": (
+        touch_up_g,
+        lambda f: f.rename(b"d/s/f", b"d/g", RENAME_EXCHANGE),
+    ),
+    "rename over after a change of the mode": (touch_up_g, lambda f: f.rename(b"a", b"d/g", 0)),
+    "settling after a change of the mode": (
+        both(touch_up_g, touch_up_c),
+        lambda f: f.tree.settle(),
+    ),
     "setting an attribute": (nothing, lambda f: f.setxattr(b"d", b"user.a", b"1", 0)),
 }
 """What to do before, and the change."""

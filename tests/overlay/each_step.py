@@ -1,6 +1,6 @@
 """One change of a tree, by a process that is killed before each of its changing calls in turn.
 
-    python -m tests.overlay.each_step BASE NAME
+    python -m tests.overlay.each_step BASE NAME [metacopy]
 
 Each leaves the tree as before or as after. Started with the library of failing_calls.py.
 """
@@ -26,12 +26,21 @@ MAY_DIFFER = ("mtime_ns", "nlink")
 """A directory's time and the count of a file's names are set after the change that users see."""
 
 
-def run(base: Path, number: int, lower: Path, prepare: Step, change: Step, kill_at: int) -> Tree:
+def run(
+    base: Path,
+    number: int,
+    lower: Path,
+    prepare: Step,
+    change: Step,
+    kill_at: int,
+    *,
+    metacopy: bool,
+) -> Tree:
     """Do a change in a child that is killed at a step, and open the tree that it leaves."""
     upper, work = base / f"upper{number}", base / f"work{number}"
     upper.mkdir()
     work.mkdir()
-    spec = TreeSpec(3, (lower,), upper, work, sync=False)
+    spec = TreeSpec(3, (lower,), upper, work, sync=False, metacopy=metacopy)
     child = os.fork()
     if child == 0:
         code = 1
@@ -66,18 +75,18 @@ def check_that_work_goes_on(base: Path, tree: Tree, lower: Path) -> None:
         assert not differences(shown, of_mount(mounted), leave_out=("nlink",))
 
 
-def main(base: Path, name: str) -> None:
+def main(base: Path, name: str, *, metacopy: bool) -> None:
     prepare, change = CHANGES[name]
     lower = make_layer(base / "lower", LOWER)
     outcomes = []
     for number, step in enumerate((nothing, change)):
-        tree = run(base, number, lower, prepare, step, 0)
+        tree = run(base, number, lower, prepare, step, 0, metacopy=metacopy)
         outcomes.append(of_tree(tree))
         tree.close()
     kill_at, finished = 0, False
     while not finished:
         kill_at += 1
-        tree = run(base, kill_at + 1, lower, prepare, change, kill_at)
+        tree = run(base, kill_at + 1, lower, prepare, change, kill_at, metacopy=metacopy)
         finished = tree.finished  # type: ignore[attr-defined]
         found = [
             differences(expected, of_tree(tree), leave_out=MAY_DIFFER) for expected in outcomes
@@ -88,4 +97,4 @@ def main(base: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], metacopy="metacopy" in sys.argv[3:])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from snapfs.overlay import Tree, TreeSpec
 from tests.support.overlay.census import Census, of_tree
@@ -18,8 +19,9 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class TreeCandidate(Candidate):
-    def __init__(self, lowers: list[Path], upper: Path, work: Path) -> None:
-        self.tree = Tree(TreeSpec(7, tuple(lowers), upper, work, sync=False))
+    def __init__(self, lowers: list[Path], upper: Path, work: Path, *, metacopy: bool) -> None:
+        spec = TreeSpec(7, tuple(lowers), upper, work, sync=False, metacopy=metacopy)
+        self.tree = Tree(spec)
         self.files: OnTree = OnTree(self.tree)
 
     def census(self) -> Census:
@@ -37,8 +39,23 @@ class TreeCandidate(Candidate):
 
 
 class TreeMachine(OverlayMachine):
+    metacopy = False
+
     def open(self, lowers: list[Path], upper: Path, work: Path) -> Candidate:
-        return TreeCandidate(lowers, upper, work)
+        return TreeCandidate(lowers, upper, work, metacopy=self.metacopy)
+
+
+class MetacopyMachine(TreeMachine):
+    """With copies of metadata only; now and then none are made, and all that are there found."""
+
+    @initialize(metacopy=st.sampled_from((True, True, False)))
+    def choose(self, metacopy: bool) -> None:
+        self.metacopy = metacopy
+
+    @rule()
+    def reopen(self) -> None:
+        self.metacopy = not self.metacopy
+        super().reopen()
 
 
 SETTINGS = settings(
@@ -49,13 +66,18 @@ SETTINGS = settings(
 )
 TestTreeBehavesAsOverlayfs = TreeMachine.TestCase
 TestTreeBehavesAsOverlayfs.settings = SETTINGS
+TestMetacopiesBehaveAsOverlayfs = MetacopyMachine.TestCase
+TestMetacopiesBehaveAsOverlayfs.settings = SETTINGS
 
 
+@pytest.mark.parametrize("base", [TreeMachine, MetacopyMachine])
 @pytest.mark.parametrize("kind", ["tmpfs", "xfs", "btrfs"])
-def test_a_tree_behaves_as_overlayfs_on_other_file_systems(tmp_path: Path, kind: str) -> None:
+def test_a_tree_behaves_as_overlayfs_on_other_file_systems(
+    tmp_path: Path, kind: str, base: type[TreeMachine]
+) -> None:
     mounted = tmpfs(tmp_path / kind) if kind == "tmpfs" else image_fs(tmp_path, kind)
 
-    class Machine(TreeMachine):
+    class Machine(base):  # type: ignore[misc,valid-type]
         pass
 
     with mounted as directory:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from snapfs.overlay import LayerCopy, has_changed, stamps
-from tests.overlay.test_changes_against_the_kernel import TreeMachine
+from tests.overlay.test_changes_against_the_kernel import MetacopyMachine
 from tests.support.overlay.census import Census, of_mount
 from tests.support.overlay.kernel import image_fs, overlay
 from tests.support.overlay.machine import assert_same
@@ -57,7 +57,7 @@ class Copies:
             return of_mount(mounted)
 
 
-class CopyingMachine(TreeMachine):
+class CopyingMachine(MetacopyMachine):
     """Copies now and then, between any operations."""
 
     @rule(whole=st.integers(0, 4), warm=st.booleans())

@@ -29,19 +29,23 @@ def fill_up(directory: Path, free_inodes: int) -> None:
         (directory / f"filler{number}").touch()
 
 
-def open_tree(lower: Path, place: Path) -> OnTree:
+def open_tree(lower: Path, place: Path, *, metacopy: bool) -> OnTree:
     for name in ("upper", "work"):
         (place / name).mkdir(exist_ok=True)
-    return OnTree(Tree(TreeSpec(3, (lower,), place / "upper", place / "work", sync=False)))
+    upper, work = place / "upper", place / "work"
+    return OnTree(Tree(TreeSpec(3, (lower,), upper, work, sync=False, metacopy=metacopy)))
 
 
+@pytest.mark.parametrize("metacopy", [False, True], ids=["whole", "metacopy"])
 @pytest.mark.parametrize("name", CHANGES)
-def test_the_view_stays_and_a_second_try_succeeds(tmp_path: Path, name: str) -> None:
+def test_the_view_stays_and_a_second_try_succeeds(
+    tmp_path: Path, name: str, metacopy: bool
+) -> None:
     prepare, change = CHANGES[name]
     lower = make_layer(tmp_path / "lower", LOWER)
     for free in range(12):
         with tmpfs(tmp_path / "place", ROOMY) as place:
-            files = open_tree(lower, place)
+            files = open_tree(lower, place, metacopy=metacopy)
             prepare(files)
             before = of_tree(files.tree)
             fill_up(place, free)
@@ -56,7 +60,7 @@ def test_the_view_stays_and_a_second_try_succeeds(tmp_path: Path, name: str) -> 
             left = [entry for entry in os.listdir(place / "work/snapfs") if entry[0] in "to"]
             files.tree.close()
             assert left == []
-            again = open_tree(lower, place)
+            again = open_tree(lower, place, metacopy=metacopy)
             assert not differences(shown, of_tree(again.tree))
             again.tree.close()
         if result == "ok":

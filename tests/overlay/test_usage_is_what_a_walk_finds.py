@@ -54,8 +54,12 @@ class Followed(OnTree):
 
 
 class CountedCandidate(Candidate):
-    def __init__(self, lowers: list[Path], upper: Path, work: Path, *, resumed: bool) -> None:
-        spec = TreeSpec(7, tuple(lowers), upper, work, sync=False, resumed=resumed)
+    def __init__(
+        self, lowers: list[Path], upper: Path, work: Path, *, resumed: bool, metacopy: bool
+    ) -> None:
+        spec = TreeSpec(
+            7, tuple(lowers), upper, work, sync=False, resumed=resumed, metacopy=metacopy
+        )
         self.tree = Tree(spec)
         self.files: OnTree = Followed(self.tree)
 
@@ -75,14 +79,14 @@ class CountedCandidate(Candidate):
 class UsageMachine(OverlayMachine):
     """The overlay's operations, with counts, walks and syncs in between."""
 
-    resumed = False
+    resumed = metacopy = False
     left: tuple[int, int] | None = None
     walked: dict[int, int] | None = None
     syncing: list[Resting] | None = None
 
-    @initialize(resumed=st.booleans())
-    def choose(self, resumed: bool) -> None:
-        self.resumed = resumed
+    @initialize(resumed=st.booleans(), metacopy=st.booleans())
+    def choose(self, resumed: bool, metacopy: bool) -> None:
+        self.resumed, self.metacopy = resumed, metacopy
 
     @property
     def count(self) -> UsageCount:
@@ -90,7 +94,9 @@ class UsageMachine(OverlayMachine):
 
     def open(self, lowers: list[Path], upper: Path, work: Path) -> CountedCandidate:
         self.upper = upper
-        candidate = CountedCandidate(lowers, upper, work, resumed=self.resumed)
+        candidate = CountedCandidate(
+            lowers, upper, work, resumed=self.resumed, metacopy=self.metacopy
+        )
         count = candidate.tree.usage
         if self.left is None:
             count.begin()

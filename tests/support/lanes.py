@@ -37,9 +37,11 @@ class House:
         *,
         root: Path | None = None,
         mode: Mode = Mode.PASSTHROUGH,
+        metacopy: bool = False,
         watchdog_s: float = WATCHDOG_S,
     ) -> None:
         self.base = base
+        self.metacopy = metacopy
         self.watchdog_s = watchdog_s
         self.mode = mode
         self.root = root or base / "root"
@@ -61,6 +63,7 @@ class House:
             door=self.door,
             mode=self.mode,
             log_level="debug",
+            metacopy=self.metacopy,
             watchdog_s=self.watchdog_s,
         )
         self.lanes = Lanes.of(
@@ -155,10 +158,11 @@ def house(
     mode: Mode = Mode.PASSTHROUGH,
     *,
     root: Path | None = None,
+    metacopy: bool = False,
     watchdog_s: float = WATCHDOG_S,
 ) -> Iterator[House]:
     """A running house; whatever happened in it, nothing of it is left."""
-    made = House(base, mode=mode, root=root, watchdog_s=watchdog_s)
+    made = House(base, mode=mode, root=root, metacopy=metacopy, watchdog_s=watchdog_s)
     try:
         made.start()
         yield made

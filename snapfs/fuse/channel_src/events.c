@@ -136,7 +136,7 @@ void events_tell(const struct hot_event *told)
     if (told->length)
         event.name = memcpy(bytes + bytes_end, told->name, told->length);
     bytes_end += told->length;
-    if (told->kind == EVENT_MADE || told->kind == EVENT_COPIED)
+    if (told->kind == EVENT_MADE || told->kind == EVENT_COPIED || told->kind == EVENT_LEFT_DATA)
         is_news(told->nodeid); /* no more: what is new counts with all that becomes of it */
     events_add(&event);
 }

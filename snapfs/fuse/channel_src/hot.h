@@ -40,13 +40,14 @@ enum hot_event_kind {
     EVENT_COPIED,
     EVENT_PASSED,
     EVENT_HIDDEN,
+    EVENT_LEFT_DATA,
     EVENT_NONE
 };
 
 /* A file of the upper layer was opened for writing here, was closed again, or was changed; a name
  * was made in a directory, or taken from it, or is now in another one, or in both; or the kernel let go of
- * a node; or a lower file or directory was copied up; or there was a file that was made and has ended; or a
- * lower file that has a node lost its only name. */
+ * a node; or a lower file or directory was copied up, a file with its data or without; or there was a file
+ * that was made and has ended; or a lower file that has a node lost its only name. */
 struct hot_event {
     uint64_t nodeid;
     uint64_t ino, blocks, nlink; /* of what was opened, changed, made, removed or copied: before, but

@@ -98,8 +98,11 @@ static int insert(Desk *desk, const Card *wanted, const char *path, const struct
 {
     if (desk->card_count >= desk->card_buckets && !widen(desk) && !desk->card_buckets)
         return 0;
-    size_t length = strlen(path);
-    Card *card = malloc(sizeof(*card) + length + 1);
+    size_t length = strlen(path), more = wanted->data ? strlen(wanted->data) + 1 : 0;
+    struct stat data = {0};
+    if (wanted->data && fstatat(wanted->data_fd, wanted->data, &data, AT_SYMLINK_NOFOLLOW))
+        return 0;
+    Card *card = malloc(sizeof(*card) + length + 1 + more);
     if (!card)
         return 0;
     Card **link = bucket(desk, wanted->ino);
@@ -113,6 +116,9 @@ static int insert(Desk *desk, const Card *wanted, const char *path, const struct
     else
         Py_XINCREF(card->index);
     memcpy(card->path, path, length + 1);
+    card->blocks = (uint64_t)data.st_blocks;
+    if (wanted->data)
+        card->data = memcpy(card->path + length + 1, wanted->data, more);
     *link = card;
     desk->card_count++;
     return 1;
@@ -125,7 +131,8 @@ static int is_good(const Desk *desk, const Card *wanted)
     const Card *card = card_find(desk, wanted->ino);
     struct stat real;
     return card && card->type == wanted->type && card->type != S_IFDIR && card->fd == wanted->fd &&
-           card->is_upper == wanted->is_upper && card->moves == desk->handed->moves &&
+           card->is_upper == wanted->is_upper && !card->data == !wanted->data &&
+           card->moves == desk->handed->moves &&
            card_stat(card, &real) == DONE_HERE;
 }
 
@@ -142,12 +149,14 @@ int card_put(Desk *desk, const Card *wanted, const char *path)
     return insert(desk, wanted, path, &real);
 }
 
-int card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real)
+int card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real, const Data *data)
 {
     const Card wanted = {.ino = ino,
                          .fd = site->fd,
                          .parent = site->parent,
                          .is_upper = 1,
+                         .data = data ? data->path : NULL,
+                         .data_fd = data ? data->fd : -1,
                          .type = real->st_mode & S_IFMT};
     return !card_find(desk, ino) && desk->card_count < MOST_CARDS &&
            insert(desk, &wanted, site->path, real);
@@ -170,7 +179,7 @@ void card_move(Desk *desk, uint64_t ino, const Site *site, const struct stat *re
     if (card && card->index)
         return; /* of a directory, which is Python's to drop */
     card_drop(desk, ino);
-    card_add(desk, ino, site, real);
+    card_add(desk, ino, site, real, NULL);
 }
 
 static int is_called(const Card *card, const char *name, size_t length)

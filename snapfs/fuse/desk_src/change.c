@@ -90,5 +90,7 @@ int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, s
         return LEFT_TO_PYTHON;
     if (card->index)
         after->st_nlink = 1; /* a merged directory, as in overlayfs */
+    if (card->data)
+        after->st_blocks = (blkcnt_t)card->blocks;
     return DONE_HERE;
 }

@@ -56,7 +56,7 @@ static int is_it(const Desk *desk, uint64_t ino, int file, int is_upper)
     struct stat real;
     if (fstat(file, &real) || !S_ISREG(real.st_mode))
         return 0;
-    if (card && (real.st_ino != card->real || real.st_dev != card->device))
+    if (card && !card->data && (real.st_ino != card->real || real.st_dev != card->device))
         return 0;
     if (!is_upper && desk->handed->linked && real.st_nlink > 1)
         return 0;
@@ -156,7 +156,7 @@ static enum verdict answer_write(int fd, const struct in_header *request, const 
         return COLD;
     if (wish->size > MOST_WRITTEN || wish->size > size - sizeof(*wish))
         return COLD;
-    desk_copy_up(desk, request->nodeid);
+    desk_copy_up(desk, request->nodeid, CONTENT);
     struct kept *file = file_of(desk, request->nodeid, 1);
     int64_t began_ns = now_ns();
     if (!file || file->slow_until_ns > began_ns || !may_write(desk, file, wish, &before))

@@ -3,7 +3,7 @@
  *
  * What has no node has its only name where the lower layers have it, and nobody has it open but who
  * reads it here. Only small files are copied, whose data is in memory and may be made durable later,
- * and links, which have none.
+ * links, which have none, and of any file its attributes, where the data is left below.
  */
 #define _GNU_SOURCE
 #include "../../overlay/copies_src/attributes.h"
@@ -33,6 +33,7 @@ typedef struct {
     const char *name;
     size_t length;
     int is_link;
+    int leaves_data; /* where it is; then only attributes are copied */
     char low[24]; /* its number, as the copy carries it */
     char temp[24];
     struct stat real;
@@ -40,7 +41,7 @@ typedef struct {
 
 /* Where the copy of a file without a node belongs: in a directory of the upper layer, which is copied
  * up first if need be. */
-static int find_site(Desk *desk, uint64_t ino, Copy *it)
+static int find_site(Desk *desk, uint64_t ino, enum change change, Copy *it)
 {
     Room *room;
     uint32_t slot;
@@ -49,7 +50,9 @@ static int find_site(Desk *desk, uint64_t ino, Copy *it)
     const Entry *entry = &room->index->entries[slot];
     int kind = entry->kind & 0xf;
     it->is_link = kind == LINK;
-    if ((kind != REGULAR && kind != LINK) || (desk->copies_wait && !it->is_link))
+    it->leaves_data = desk->leaves_data && change == ATTRIBUTES && !it->is_link;
+    if ((kind != REGULAR && kind != LINK) ||
+        (desk->copies_wait && !it->is_link && !it->leaves_data))
         return 0;
     desk_directory_up(desk, room->ino);
     const Card *card = card_find(desk, room->ino);
@@ -64,12 +67,14 @@ static int find_site(Desk *desk, uint64_t ino, Copy *it)
            card_stat(card, &it->site.before) == DONE_HERE;
 }
 
-static int is_simple(const Lower *lower)
+static int is_simple(const Lower *lower, const Copy *it)
 {
     const struct statx *real = &lower->real;
     if (!S_ISREG(real->stx_mode) || real->stx_mode & SET_ID || real->stx_nlink != 1)
         return 0;
-    if (real->stx_attributes & PROTECTING || real->stx_size > MOST_COPIED)
+    if (real->stx_attributes & PROTECTING)
+        return 0;
+    if (it->leaves_data ? !real->stx_size : real->stx_size > MOST_COPIED)
         return 0;
     return !copies->has_name(lower->names, lower->names_bytes, METACOPY) &&
            !copies->has_name(lower->names, lower->names_bytes, PROTATTR);
@@ -83,6 +88,7 @@ static int make_file(const Desk *desk, const Lower *lower, Copy *it)
                            .name = it->temp,
                            .size_bytes = (off_t)lower->real.stx_size,
                            .keeps_mtime = true,
+                           .is_metacopy = it->leaves_data,
                            .ino = it->low,
                            .protattr = ""};
     int target = copies->copy(lower, lower, &wanted, &is_cloned);
@@ -96,8 +102,8 @@ static int make_file(const Desk *desk, const Lower *lower, Copy *it)
 static int copy_file(const Desk *desk, int at, const char *path, Copy *it)
 {
     Lower lower;
-    int is_made = !copies->open(&lower, at, path) && is_simple(&lower) && copies->fetch(&lower) &&
-                  make_file(desk, &lower, it);
+    int is_made = !copies->open(&lower, at, path) && is_simple(&lower, it) &&
+                  (it->leaves_data || copies->fetch(&lower)) && make_file(desk, &lower, it);
     copies->close(&lower);
     return is_made;
 }
@@ -138,9 +144,9 @@ static int publish(const Desk *desk, const Copy *it)
 }
 
 /* From the moment that the copy is seen the card leads there, not to the lower file. */
-static int replace(Desk *desk, uint64_t ino, const Copy *it)
+static int replace(Desk *desk, uint64_t ino, const Copy *it, const Data *data)
 {
-    if (!card_add(desk, ino, &it->site, &it->real))
+    if (!card_add(desk, ino, &it->site, &it->real, it->leaves_data ? data : NULL))
         return 0;
     if (publish(desk, it))
         return 1;
@@ -158,25 +164,28 @@ static int copy(Desk *desk, uint64_t ino, Copy *it)
         return 0;
     snprintf(it->low, sizeof(it->low), "%" PRIu64, ino & LOW_MASK);
     snprintf(it->temp, sizeof(it->temp), "t.%x", ++count);
-    if ((it->is_link ? copy_link : copy_file)(desk, at, path, it) && replace(desk, ino, it))
+    const Data data = {at, path};
+    if ((it->is_link ? copy_link : copy_file)(desk, at, path, it) &&
+        replace(desk, ino, it, &data))
         return 1;
     unlinkat(desk->keeps_in, it->temp, 0);
     return 0;
 }
 
-void desk_copy_up(Desk *desk, uint64_t ino)
+void desk_copy_up(Desk *desk, uint64_t ino, enum change change)
 {
     Copy it;
     if (!desk->takes_names || desk->keeps_in < 0 || (ino & LOW_MASK) >> MAIN_BITS)
         return;
-    if (!find_site(desk, ino, &it) || !hot->may_tell() || hot->find(ino) || !copy(desk, ino, &it))
+    if (!find_site(desk, ino, change, &it) || !hot->may_tell() || hot->find(ino) ||
+        !copy(desk, ino, &it))
         return;
     kept_drop(ino); /* who reads on reads the copy */
     hot->note(it.site.parent, &it.site.before);
     hot->tell(&(struct hot_event){.nodeid = ino,
                                   .ino = it.real.st_ino,
                                   .other = it.site.parent,
-                                  .kind = EVENT_COPIED,
+                                  .kind = it.leaves_data ? EVENT_LEFT_DATA : EVENT_COPIED,
                                   .mode = it.real.st_mode & S_IFMT,
                                   .name = it.name,
                                   .length = it.length});

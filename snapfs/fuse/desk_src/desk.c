@@ -173,6 +173,8 @@ int desk_stat_noted(const Desk *desk, const Card *card, struct stat *real)
         real->st_nlink = 1; /* a merged directory, as in overlayfs */
     if (card->type == S_IFDIR)
         return DONE_HERE;
+    if (card->data)
+        real->st_blocks = (blkcnt_t)card->blocks;
     if (card->is_upper)
         return real->st_mode & SET_ID ? LEFT_TO_PYTHON : DONE_HERE;
     return desk->handed->linked && real->st_nlink > 1 ? LEFT_TO_PYTHON : DONE_HERE;

@@ -44,6 +44,9 @@ typedef struct card {
     int fd;       /* of the layer; it lives as long as the tree */
     int is_upper;
     mode_t type; /* S_IFREG, S_IFLNK or S_IFDIR */
+    const char *data; /* of a metadata-only copy: where its data is, which never changes; or NULL */
+    int data_fd;      /* of the layer that has it */
+    uint64_t blocks;  /* of the data */
     char path[];
 } Card;
 
@@ -59,6 +62,7 @@ typedef struct {
     char takes_writers; /* ... and written, now */
     char takes_names;   /* ... and made, and removed */
     char copies_wait;   /* the data of a copy has to be durable before it is seen */
+    char leaves_data;   /* a change of attributes copies no data (overlay/metacopying.py) */
     char leaves_forgets; /* one of what an earlier worker gave the kernel may be late: Python decides
                           * what it takes back */
     int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */
@@ -140,10 +144,15 @@ Card *card_find(const Desk *desk, uint64_t ino);
  * the index kept; what else `wanted` says is taken as it is. Needs the interpreter's lock, as do the
  * next two. */
 int card_put(Desk *desk, const Card *wanted, const char *path);
-/* Note what is new in the upper layer; needs no lock. 0 where the number is noted, too much is, or memory
- * is short. */
-int card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real);
-/* Likewise for the copy of a directory that had a room, which is kept as long. */
+/* Where the data of a metadata-only copy is. */
+typedef struct {
+    int fd;
+    const char *path;
+} Data;
+/* Note what is new in the upper layer, of a metadata-only copy with its data; needs no lock. 0 where the
+ * number is noted, too much is, or memory is short. */
+int card_add(Desk *desk, uint64_t ino, const Site *site, const struct stat *real, const Data *data);
+/* Note the copy of a directory that had a room, which is kept as long. */
 int card_add_merged(Desk *desk, Room *room, const Site *site, const struct stat *real);
 void card_drop(Desk *desk, uint64_t ino);
 /* Note another name of a file or link of the upper layer instead of the one that was; needs no lock. */
@@ -167,7 +176,7 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
 /* Whether an upper file may be written as it is now, without rules; stats it. */
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real);
 
-/* Where a regular file is, and whether in the upper layer; 0 where Python has to say. */
+/* Where a regular file's data is, and whether in the upper layer; 0 where Python has to say. */
 int file_place(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_upper);
 
 /* Whether a file has data of its own, or none to have (metacopy.py). */
@@ -343,8 +352,11 @@ void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real);
 
 /* copyup.c */
 
+/* What is about to be changed of a file. */
+enum change { ATTRIBUTES, CONTENT };
+
 /* Copy a lower file up that is about to be changed, where that has no rules: it has a card then. */
-void desk_copy_up(Desk *desk, uint64_t ino);
+void desk_copy_up(Desk *desk, uint64_t ino, enum change change);
 
 /* directory.c */
 

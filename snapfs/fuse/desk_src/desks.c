@@ -226,7 +226,7 @@ static enum verdict answer_setattr(int fd, const struct in_header *request, cons
     struct stat before, after;
     if (!desk || size < sizeof(*wish) || !hot->may_note() || !change_is_simple(wish))
         return COLD;
-    desk_copy_up(desk, request->nodeid);
+    desk_copy_up(desk, request->nodeid, ATTRIBUTES);
     desk_directory_up(desk, request->nodeid);
     int result = desk_change(desk, request->nodeid, wish, &before, &after);
     if (result == LEFT_TO_PYTHON)
@@ -341,7 +341,7 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
     if (entry && (entry->is_inherited || !entry->may_read || !is_writer))
         return COLD;
     if (is_writer && !entry)
-        desk_copy_up(desk, request->nodeid);
+        desk_copy_up(desk, request->nodeid, CONTENT);
     if (is_writer && !first_may_write(desk, request->nodeid, &real))
         return COLD;
     if (!entry && !(entry = make_entry(fd, request->nodeid, desk)))

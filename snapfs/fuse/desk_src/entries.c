@@ -77,7 +77,7 @@ static int make(const struct in_header *request, Desk *desk, Creation *it)
 static void enter(const struct in_header *request, Desk *desk, const Creation *it, const char *name,
                   size_t length)
 {
-    card_add(desk, it->nodeid, &it->site, &it->real);
+    card_add(desk, it->nodeid, &it->site, &it->real, NULL);
     tell_made(request->nodeid, &it->site.before, it->nodeid, &it->real, name, length);
 }
 

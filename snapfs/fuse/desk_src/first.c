@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
@@ -29,6 +30,18 @@ static int is_sealed(int file)
     return fstatvfs(file, &found) == 0 && found.f_flag & ST_RDONLY;
 }
 
+/* Of a metadata-only copy that is still what was noted: it is read below. */
+static int data_place(const Card *card, char *path, int *fd, int *is_upper)
+{
+    struct stat real;
+    if (card_stat(card, &real) != DONE_HERE || strlen(card->data) >= PATH_MAX)
+        return 0;
+    strcpy(path, card->data);
+    *fd = card->data_fd;
+    *is_upper = 0;
+    return 1;
+}
+
 int file_place(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_upper)
 {
     Room *room;
@@ -37,6 +50,8 @@ int file_place(const Desk *desk, uint64_t ino, char *path, int *fd, int *is_uppe
     *is_upper = card && card->is_upper;
     if (card && card->type != S_IFREG)
         return 0;
+    if (card && card->data)
+        return data_place(card, path, fd, is_upper);
     if (!card && (!names->guest(desk->handed, ino, &room, &slot) ||
                   (room->index->entries[slot].kind & 0xf) != REGULAR))
         return 0;
@@ -73,7 +88,7 @@ int is_protected_file(const Desk *desk, int file)
 int first_may_write(const Desk *desk, uint64_t ino, struct stat *real)
 {
     const Card *card = card_find(desk, ino);
-    if (!desk->takes_writers || !card || !card->is_upper || card->type != S_IFREG)
+    if (!desk->takes_writers || !card || !card->is_upper || card->type != S_IFREG || card->data)
         return 0;
     if (card_stat(card, real) != DONE_HERE || real->st_mode & SET_ID)
         return 0;

@@ -160,7 +160,8 @@ static PyObject *note(Desk *self, PyObject *arguments)
     const char *path;
     unsigned int type;
     Card card = {0};
-    if (!PyArg_ParseTuple(arguments, "KiyIpK", &ino, &card.fd, &path, &type, &card.is_upper, &parent))
+    if (!PyArg_ParseTuple(arguments, "KiyIpK|iy", &ino, &card.fd, &path, &type, &card.is_upper,
+                          &parent, &card.data_fd, &card.data))
         return NULL;
     card.ino = ino;
     card.parent = parent;
@@ -237,6 +238,7 @@ static PyMemberDef desk_members[] = {
     {"takes_writers", T_BOOL, offsetof(Desk, takes_writers), 0, NULL},
     {"takes_names", T_BOOL, offsetof(Desk, takes_names), 0, NULL},
     {"copies_wait", T_BOOL, offsetof(Desk, copies_wait), 0, NULL},
+    {"leaves_data", T_BOOL, offsetof(Desk, leaves_data), 0, NULL},
     {"leaves_forgets", T_BOOL, offsetof(Desk, leaves_forgets), 0, NULL},
     {"keeps_in", T_INT, offsetof(Desk, keeps_in), 0, NULL},
     {NULL, 0, 0, 0, NULL},

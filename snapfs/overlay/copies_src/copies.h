@@ -40,6 +40,7 @@ typedef struct {
     const char *name;
     off_t size_bytes;
     bool keeps_mtime;
+    bool is_metacopy; /* its data stays where it is: the copy is a hole of its size */
     const char *ino, *protattr; /* our attributes; the second only if it is not empty */
 } Wanted;
 

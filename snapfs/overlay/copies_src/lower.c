@@ -109,6 +109,23 @@ static int set_times_as(const Lower *self, int target, bool keeps_mtime)
     return futimens(target, times);
 }
 
+/* As overlayfs marks it. */
+static int leave_data(const Lower *self, int target)
+{
+    return ftruncate(target, (off_t)self->real.stx_size) ||
+                   fsetxattr(target, METACOPY, "", 0, 0)
+               ? -1
+               : 0;
+}
+
+static int fill_content(const Lower *self, const Lower *data, int target, const Wanted *wanted,
+                        bool *cloned)
+{
+    if (wanted->is_metacopy)
+        return leave_data(self, target);
+    return copy_content(data->fd, data->content, target, wanted->size_bytes, cloned);
+}
+
 /* Owner before what a change of it takes away; mode after the ACL, which changes it; times last. */
 int lower_dress(const Lower *self, int target, const Wanted *wanted)
 {
@@ -128,7 +145,7 @@ int lower_dress(const Lower *self, int target, const Wanted *wanted)
 static int fill(const Lower *self, const Lower *data, int target, const Wanted *wanted,
                 bool *cloned)
 {
-    return copy_content(data->fd, data->content, target, wanted->size_bytes, cloned) ||
+    return fill_content(self, data, target, wanted, cloned) ||
            lower_dress(self, target, wanted);
 }
 

@@ -2,6 +2,8 @@
 #include "attributes.h"
 #include "copies.h"
 
+#include <unistd.h>
+
 typedef struct {
     PyObject_HEAD
     Lower file;
@@ -51,7 +53,7 @@ static PyObject *source_fetch(Source *self, PyObject *nothing)
 
 static PyObject *source_copy(Source *self, PyObject *arguments)
 {
-    Wanted wanted;
+    Wanted wanted = {0};
     Source *data;
     long long size_bytes;
     PyObject *name;
@@ -70,6 +72,25 @@ static PyObject *source_copy(Source *self, PyObject *arguments)
     if (target < 0)
         return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, name);
     return Py_BuildValue("iN", target, PyBool_FromLong(cloned));
+}
+
+static PyObject *source_copy_metadata(Source *self, PyObject *arguments)
+{
+    Wanted wanted = {.keeps_mtime = true, .is_metacopy = true, .protattr = ""};
+    PyObject *name;
+    if (!PyArg_ParseTuple(arguments, "iSy:copy_metadata", &wanted.work, &name, &wanted.ino))
+        return NULL;
+    wanted.name = PyBytes_AS_STRING(name);
+    bool cloned;
+    int target;
+    Py_BEGIN_ALLOW_THREADS
+    target = lower_copy(&self->file, &self->file, &wanted, &cloned);
+    if (target >= 0)
+        close(target);
+    Py_END_ALLOW_THREADS
+    if (target < 0)
+        return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, name);
+    Py_RETURN_NONE;
 }
 
 static PyObject *source_size(Source *self, void *nothing)
@@ -109,6 +130,7 @@ static PyGetSetDef properties[] = {
 static PyMethodDef methods[] = {
     {"fetch", (PyCFunction)source_fetch, METH_NOARGS, NULL},
     {"copy", (PyCFunction)source_copy, METH_VARARGS, NULL},
+    {"copy_metadata", (PyCFunction)source_copy_metadata, METH_VARARGS, NULL},
     {"close", (PyCFunction)source_close, METH_NOARGS, NULL},
     {NULL},
 };
