@@ -155,6 +155,15 @@ class Quota:
     inodes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Unbound:
+    """Files that the kernel may go on to write past a quota, until they are closed."""
+
+    files: int = 0
+    paths: tuple[str, ...] = ()
+    """Of the first few."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Snapshot:
     id: SnapshotId

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from snapfs.cli import output
-from snapfs.model import Committed, Mount, Quota, Usage
+from snapfs.model import Committed, Mount, Quota, Unbound, Usage
 
 if TYPE_CHECKING:
-    from snapfs.service.records import Change, DaemonRecord, Record
+    from snapfs.service.records import Change, DaemonRecord, QuotaRecord, Record
     from snapfs.service.snapshotter import FoundProblem
 
 __all__ = ["Mount", "change", "daemon", "details", "mount", "problem", "record", "text"]
@@ -68,12 +68,24 @@ def _digest(it: Record) -> str | None:
     return it.snapshot.digest.hex() or None if isinstance(it.snapshot, Committed) else None
 
 
-def quota(limits: Quota, used: Usage) -> dict[str, Any]:
+def quota(it: QuotaRecord) -> dict[str, Any]:
     return {
-        "size_bytes": limits.size_bytes,
-        "inodes": limits.inodes,
-        "usage": {"size_bytes": used.size_bytes, "inodes": used.inodes},
+        "size_bytes": it.limits.size_bytes,
+        "inodes": it.limits.inodes,
+        "usage": {"size_bytes": it.used.size_bytes, "inodes": it.used.inodes},
+        "unbound": {"files": it.unbound.files, "paths": list(it.unbound.paths)},
     }
+
+
+def quota_warning(unbound: Unbound) -> str:
+    """Say which files are written past a quota, and until when."""
+    named = ", ".join(map(output.printable, unbound.paths))
+    if more := unbound.files - len(unbound.paths):
+        named += f" and {more} more"
+    return (
+        "files that were open already are not bound by the quota until they are closed: "
+        f"{named}; end who writes to them to have it hold now"
+    )
 
 
 def quota_rows(limits: Quota, used: Usage) -> Iterator[tuple[str, str, str]]:

@@ -283,15 +283,16 @@ def quota(
         size_bytes, inodes = size_bytes or 0, inodes or 0
     with connect(address, config_path) as client:
         if size_bytes is None and inodes is None:
-            limits, used = client.quota(key)
+            it = client.quota(key)
         else:
-            limits, used = client.set_quota(key, size_bytes=size_bytes, inodes=inodes)
+            it = client.set_quota(key, size_bytes=size_bytes, inodes=inodes)
     if as_json:
-        output.print_json(shapes.quota(limits, used))
+        output.print_json(shapes.quota(it))
     else:
-        output.table(
-            ("", "USED", "QUOTA"), shapes.quota_rows(limits, used), right=("USED", "QUOTA")
-        )
+        rows = shapes.quota_rows(it.limits, it.used)
+        output.table(("", "USED", "QUOTA"), rows, right=("USED", "QUOTA"))
+    if it.unbound.files:
+        click.echo(f"warning: {shapes.quota_warning(it.unbound)}", err=True)
 
 
 @snapshot.command()

@@ -20,11 +20,11 @@ from snapfs.fuse.lanemount import source_of
 from snapfs.fuse.process import WorkerProcess
 from snapfs.fuse.seat import LaneState, Seat
 from snapfs.fuse.writers import writers
-from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable, Usage
+from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable, Unbound, Usage
 
 CALL_TIMEOUT_S = 10.0
-USAGE_TIMEOUT_S = 2.0
-"""A walk finds out as well."""
+TRY_TIMEOUT_S = 2.0
+"""For what can be found out in another way, or done without."""
 ASK_AGAIN_S = 0.02
 
 log = structlog.get_logger(__name__)
@@ -103,18 +103,26 @@ class Asking:
 
     def usage(self, snapshot_id: SnapshotId) -> Usage | None:
         """Return what a shown snapshot takes; None when it is not shown, or nobody knows now."""
+        answer = self._try(partial(control.GetUsage, snapshot=snapshot_id))
+        return None if answer is None or answer.usage is None else Usage(*answer.usage)
+
+    def unbound(self, snapshot_id: SnapshotId) -> Unbound:
+        """Return the files that the kernel may write by itself; none where nobody knows now."""
+        answer = self._try(partial(control.GetUnbound, snapshot=snapshot_id))
+        found = None if answer is None else answer.unbound
+        return Unbound() if found is None else Unbound(*found)
+
+    def _try(self, build: Callable[[int], control.Request]) -> control.Answer | None:
+        """Ask who serves now, once; None without an answer."""
         with self._seat.changed:
             worker = self._seat.worker
         if worker is None or not worker.is_ready:
             return None
         try:
-            answer = worker.call(
-                partial(control.GetUsage, snapshot=snapshot_id), time.monotonic() + USAGE_TIMEOUT_S
-            )
+            return worker.call(build, time.monotonic() + TRY_TIMEOUT_S)
         except SnapfsError as error:  # an older worker does not know the question
-            log.debug("lane.usage_unknown", lane=self._seat.name, error=str(error))
+            log.debug("lane.not_answered", lane=self._seat.name, error=str(error))
             return None
-        return None if answer.usage is None else Usage(*answer.usage)
 
     def _ask(
         self, build: Callable[[int], control.Request], timeout_s: float

@@ -157,6 +157,13 @@ class GetUsage(msgspec.Struct, frozen=True, tag="usage"):
     snapshot: int
 
 
+class GetUnbound(msgspec.Struct, frozen=True, tag="unbound"):
+    """Which files of a snapshot the kernel may write by itself, whatever its quota says."""
+
+    id: int
+    snapshot: int
+
+
 class Rebind(msgspec.Struct, frozen=True, tag="rebind"):
     """The quota of a snapshot has changed in the metadata."""
 
@@ -176,7 +183,9 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     id: int
 
 
-Request: TypeAlias = Freeze | Thaw | Drop | GetStatus | GetUsage | Rebind | Stop | Leave
+Request: TypeAlias = (
+    Freeze | Thaw | Drop | GetStatus | GetUsage | GetUnbound | Rebind | Stop | Leave
+)
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -221,6 +230,8 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     status: WorkerStatus | None = None
     usage: tuple[int, int] | None = None
     """Bytes and inodes."""
+    unbound: tuple[int, tuple[str, ...]] | None = None
+    """How many files, and the paths of the first few."""
     held_ns: int | None = None
     """Of a thaw: how long changes were held."""
 
@@ -238,6 +249,7 @@ _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(
     | Drop
     | GetStatus
     | GetUsage
+    | GetUnbound
     | Rebind
     | Stop
     | Leave

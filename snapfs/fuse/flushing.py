@@ -12,7 +12,7 @@ hold still: whoever wants it to (a commit) is refused, and told the names.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import pyfuse3
@@ -26,7 +26,10 @@ from snapfs.overlay import Node, identity
 
 RELEASES_TIMEOUT_S = 1.0
 """For releases of files that are closed already: the kernel does not make close(2) wait for us."""
-_NAMED = 5
+RELEASES_OF_UNBOUND_S = 0.1
+"""The same, where some are expected to stay open."""
+NAMED = 5
+_REMOVED = "(removed)"
 _FLUSHED_AT_ONCE = 64
 """Files in one turn of a thread: a database has hundreds open."""
 
@@ -45,37 +48,57 @@ def _write_back(inodes: Sequence[int]) -> None:
 
 
 async def native_writers(operations: FileHandlers, root: int) -> str:
-    """Name the files that somebody may go on to write past us; empty when there are none.
+    """Name the files of a layer that somebody may go on to write past us; empty when there are
+    none.
 
     `root` is the number of the tree's root: after a restart nobody may have looked at it yet.
 
     To be called when no new one can be opened.
     """
-    with trio.move_on_after(RELEASES_TIMEOUT_S):
-        while _named_writers(operations, root):
-            await operations.passing.writer_left.wait()
-    return named(_named_writers(operations, root))
+
+    def in_layer() -> list[str]:
+        return [name for name in _writers(operations, root) if name != _REMOVED]
+
+    return named(await _after_releases(operations, in_layer, RELEASES_TIMEOUT_S))
+
+
+async def unbound_writers(operations: FileHandlers, root: int) -> list[str]:
+    """Name all files that somebody may go on to write past us, removed ones last."""
+
+    def everywhere() -> list[str]:
+        return sorted(_writers(operations, root), key=lambda name: (name == _REMOVED, name))
+
+    return await _after_releases(operations, everywhere, RELEASES_OF_UNBOUND_S)
 
 
 def named(paths: Sequence[str]) -> str:
     """Return paths for a message: the first few, and how many more."""
-    names = ", ".join(paths[:_NAMED])
-    return f"{names} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else names
+    names = ", ".join(paths[:NAMED])
+    return f"{names} and {len(paths) - NAMED} more" if len(paths) > NAMED else names
 
 
-def _named_writers(operations: FileHandlers, root: int) -> list[str]:
-    found = (_name(operations, entry) for entry in operations.passing.writers(root))
-    return sorted(name for name in found if name)
+async def _after_releases(
+    operations: FileHandlers, found: Callable[[], list[str]], timeout_s: float
+) -> list[str]:
+    """Return what is found when nothing is, or when there is no time left."""
+    with trio.move_on_after(timeout_s):
+        while found():
+            await operations.passing.writer_left.wait()
+    return found()
+
+
+def _writers(operations: FileHandlers, root: int) -> list[str]:
+    return sorted(_name(operations, entry) for entry in operations.passing.writers(root))
 
 
 def _name(operations: FileHandlers, entry: Entry) -> str:
-    """Say where a file is; empty for one without a name, which is in no layer."""
+    """Say where a file is; one without a name is in no layer."""
     ino = number_of(entry.nodeid)
     try:
         node = operations.forest.inodes.get(ino)
     except KeyError:
         return f"inode {ino & identity.LOW_MASK}"
-    return _path(node).decode(errors="backslashreplace") if node.names() else ""
+    return _path(node).decode(errors="backslashreplace") if node.names() else _REMOVED
 
 
 def _path(node: Node) -> bytes:

@@ -38,6 +38,7 @@ from snapfs.model import (
     SnapfsError,
     SnapshotId,
     Unavailable,
+    Unbound,
     Usage,
 )
 from snapfs.snapshots.idmapping import IdMapping
@@ -361,6 +362,10 @@ class Lane:
     def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
         """Return what a shown snapshot takes; None when it is not shown, or nobody knows now."""
         return self._asking.usage(snapshot_id)
+
+    def unbound(self, snapshot_id: SnapshotId, /) -> Unbound:
+        """Return the files that the kernel may write by itself; none where nobody knows now."""
+        return self._asking.unbound(snapshot_id)
 
     def _await_successor(self, deadline_s: float) -> None:
         """Give the watcher time to start the worker that a handover did not; it goes on after."""

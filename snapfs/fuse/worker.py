@@ -33,7 +33,13 @@ from snapfs.fuse.attributes import View
 from snapfs.fuse.backing import BackingIds, ids_of
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import Feature, features
-from snapfs.fuse.flushing import flush_dirty_pages, named, native_writers
+from snapfs.fuse.flushing import (
+    NAMED,
+    flush_dirty_pages,
+    named,
+    native_writers,
+    unbound_writers,
+)
 from snapfs.fuse.handover import Connection, Init
 from snapfs.fuse.inflight import InFlight
 from snapfs.fuse.lane import LaneForest
@@ -192,6 +198,10 @@ class Worker:
                 found = self._forest.usage(SnapshotId(message.snapshot))
                 usage = None if found is None else (found.size_bytes, found.inodes)
                 return control.Answer(message.id, usage=usage)
+            case control.GetUnbound():
+                root = identity.root(SnapshotId(message.snapshot))
+                paths = await unbound_writers(self._operations, root)
+                return control.Answer(message.id, unbound=(len(paths), tuple(paths[:NAMED])))
             case control.Stop():
                 pyfuse3.terminate()
             case control.Leave():

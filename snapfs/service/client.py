@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from snapfs.model import Labels, Mount, Quota, Usage
+from snapfs.model import Labels, Mount, Usage
 from snapfs.service import snapfs_v1_pb2 as pb
 from snapfs.service import snapfs_v1_pb2_grpc, wire
 from snapfs.service.connection import Connection
-from snapfs.service.records import Change, DaemonRecord, Problem, Record
+from snapfs.service.records import Change, DaemonRecord, Problem, QuotaRecord, Record
 
 
 class Client(Connection):
@@ -65,18 +65,17 @@ class Client(Connection):
         answer = self._call(self._stub.Usage, pb.UsageRequest(name=name))
         return wire.usage_from_wire(answer.usage)
 
-    def quota(self, name: str) -> tuple[Quota, Usage]:
+    def quota(self, name: str) -> QuotaRecord:
         """Return what an active snapshot may take, and takes."""
         answer = self._call(self._stub.Quota, pb.QuotaRequest(name=name))
-        return wire.quota_from_wire(answer.quota), wire.usage_from_wire(answer.usage)
+        return wire.quota_record_from_wire(answer)
 
     def set_quota(
         self, name: str, *, size_bytes: int | None = None, inodes: int | None = None
-    ) -> tuple[Quota, Usage]:
+    ) -> QuotaRecord:
         """Change what an active snapshot may take: None leaves a limit, 0 takes it away."""
         request = pb.SetQuotaRequest(name=name, size_bytes=size_bytes, inodes=inodes)
-        answer = self._call(self._stub.SetQuota, request)
-        return wire.quota_from_wire(answer.quota), wire.usage_from_wire(answer.usage)
+        return wire.quota_record_from_wire(self._call(self._stub.SetQuota, request))
 
     def diff(self, name: str) -> Iterator[Change]:
         """Yield the paths of a snapshot that differ from its parent's."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from snapfs.model import Snapshot, Usage
+from snapfs.model import Quota, Snapshot, Unbound, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +76,15 @@ class DaemonRecord:
     warnings: tuple[str, ...] = ()
     """What failed and is tried again, one line each."""
     lanes: tuple[LaneRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRecord:
+    """What an active snapshot may take, and takes."""
+
+    limits: Quota
+    used: Usage
+    unbound: Unbound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,9 +141,10 @@ class SnapfsServicer(snapfs_v1_pb2_grpc.SnapfsServicer):
         self, request: snapfs_v1_pb2.QuotaRequest, context: grpc.ServicerContext
     ) -> snapfs_v1_pb2.QuotaResponse:
         quota = self._snapshotter.quota(request.name)
-        usage = self._snapshotter.usage(request.name)
         return snapfs_v1_pb2.QuotaResponse(
-            quota=wire.quota_to_wire(quota), usage=wire.usage_to_wire(usage)
+            quota=wire.quota_to_wire(quota),
+            usage=wire.usage_to_wire(self._snapshotter.usage(request.name)),
+            unbound=wire.unbound_to_wire(self._snapshotter.unbound(request.name)),
         )
 
     @answers
@@ -155,9 +156,10 @@ class SnapfsServicer(snapfs_v1_pb2_grpc.SnapfsServicer):
             size_bytes=request.size_bytes if request.HasField("size_bytes") else None,
             inodes=request.inodes if request.HasField("inodes") else None,
         )
-        usage = self._snapshotter.usage(request.name)
         return snapfs_v1_pb2.SetQuotaResponse(
-            quota=wire.quota_to_wire(quota), usage=wire.usage_to_wire(usage)
+            quota=wire.quota_to_wire(quota),
+            usage=wire.usage_to_wire(self._snapshotter.usage(request.name)),
+            unbound=wire.unbound_to_wire(self._snapshotter.unbound(request.name)),
         )
 
     @answers

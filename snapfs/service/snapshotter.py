@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from snapfs.model import Labels, Mount, Quota, Snapshot, Usage
+from snapfs.model import Labels, Mount, Quota, Snapshot, Unbound, Usage
 
 
 class Snapshotter(Protocol):
@@ -71,6 +71,8 @@ class Administered(Snapshotter, Protocol):
     def set_quota(
         self, key: str, *, size_bytes: int | None = None, inodes: int | None = None
     ) -> Quota: ...
+
+    def unbound(self, key: str) -> Unbound: ...
 
     def diff(self, name: str) -> Iterator[ChangedPath]: ...
 

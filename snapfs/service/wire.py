@@ -15,6 +15,7 @@ from snapfs.model import (
     Quota,
     Snapshot,
     SnapshotId,
+    Unbound,
     Usage,
     View,
 )
@@ -26,6 +27,7 @@ from snapfs.service.records import (
     DaemonRecord,
     LaneRecord,
     Problem,
+    QuotaRecord,
     Record,
 )
 from snapfs.service.snapshotter import ChangedPath, FoundProblem
@@ -65,6 +67,18 @@ def quota_from_wire(quota: pb.Quota) -> Quota:
     return Quota(
         size_bytes=quota.size_bytes if quota.HasField("size_bytes") else None,
         inodes=quota.inodes if quota.HasField("inodes") else None,
+    )
+
+
+def unbound_to_wire(unbound: Unbound) -> pb.Unbound:
+    return pb.Unbound(files=unbound.files, paths=unbound.paths)
+
+
+def quota_record_from_wire(answer: pb.QuotaResponse | pb.SetQuotaResponse) -> QuotaRecord:
+    return QuotaRecord(
+        limits=quota_from_wire(answer.quota),
+        used=usage_from_wire(answer.usage),
+        unbound=Unbound(answer.unbound.files, tuple(answer.unbound.paths)),
     )
 
 

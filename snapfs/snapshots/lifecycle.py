@@ -40,6 +40,7 @@ from snapfs.model import (
     Snapshot,
     SnapshotId,
     Unavailable,
+    Unbound,
     Usage,
     View,
 )
@@ -446,6 +447,10 @@ class Snapshotter(Closing):
         None leaves a limit as it is, 0 takes it away. Less than is used stops growth only.
         """
         return self._quotas.change(key, size_bytes, inodes)
+
+    def unbound(self, key: str) -> Unbound:
+        """Return the files that are written past the quota, until they are closed; or NotFound."""
+        return self._quotas.unbound(key)
 
     def walk(self, filters: Sequence[str] = ()) -> Iterator[Snapshot]:
         """Yield what `filters` select, with no transaction open in between."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from snapfs.model import Active, FailedPrecondition, Labels, Quota, Snapshot
+import structlog
+
+from snapfs.model import Active, FailedPrecondition, Labels, Quota, Snapshot, Unbound
 from snapfs.snapshots import quota, records
 from snapfs.snapshots.metastore import MetaStore
 from snapfs.snapshots.trees import Lanes
+
+log = structlog.get_logger(__name__)
 
 
 class Quotas:
@@ -28,7 +32,26 @@ class Quotas:
         changed = self._meta.update(key, labels, fieldpaths)
         if isinstance(changed, Active) and quota.may_change(fieldpaths):
             self._trees.lane(changed.lane).rebind(changed.id)
+            if unbound := self._unbound(changed):
+                log.warning(
+                    "quota.passed_by_open_files",
+                    key=key,
+                    files=unbound.files,
+                    paths=unbound.paths,
+                    until="they are closed",
+                )
         return changed
+
+    def unbound(self, key: str) -> Unbound:
+        """Return the files that are written past the quota in bytes that there is."""
+        found = self._meta.info(key)
+        return (self._unbound(found) if isinstance(found, Active) else None) or Unbound()
+
+    def _unbound(self, snapshot: Active) -> Unbound | None:
+        if quota.of_labels(snapshot.labels, self._default).size_bytes is None:
+            return None
+        found = self._trees.lane(snapshot.lane).unbound(snapshot.id)
+        return found if found.files else None
 
     def get(self, key: str) -> Quota:
         """Return the quota of an active snapshot; NotFound, FailedPrecondition of others."""

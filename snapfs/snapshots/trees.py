@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from snapfs.model import MAIN_LANE, Kind, Labels, LaneName, SnapshotId, Usage
+from snapfs.model import MAIN_LANE, Kind, Labels, LaneName, SnapshotId, Unbound, Usage
 from snapfs.snapshots.idmapping import IdMapping
 
 
@@ -33,6 +33,10 @@ class Trees(Protocol):
 
     def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
         """Return what a shown snapshot's own files take; None when the trees do not know."""
+
+    def unbound(self, snapshot_id: SnapshotId, /) -> Unbound:
+        """Return the files of a snapshot that may be written past a quota for now."""
+        ...
 
     def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
         """Return the directory that shows the tree, its owners mapped; see `Lanes.serve`.
@@ -92,6 +96,9 @@ class NoTrees:
 
     def usage(self, snapshot_id: SnapshotId, /) -> Usage | None:
         return None
+
+    def unbound(self, snapshot_id: SnapshotId, /) -> Unbound:
+        return Unbound()
 
     def mountpoint(self, snapshot_id: SnapshotId, /, mapping: IdMapping | None = None) -> Path:
         return self._mountpoint / str(snapshot_id)

@@ -246,6 +246,29 @@ def test_quota_is_shown_set_and_kept(daemon: RunningDaemon, base: str, target: P
     daemon.run("umount", target)
 
 
+def test_first_quota_says_which_open_files_it_does_not_bind(
+    daemon: RunningDaemon, base: str, target: Path
+) -> None:
+    told = len(daemon.events("quota.passed_by_open_files"))
+    daemon.run("mount", base, target, "--writable", "--key", "work")
+    with (target / "log").open("wb", buffering=0) as log:
+        said = daemon.run("snapshot", "quota", "work", "--bytes", "1MiB")
+        assert "not bound by the quota until they are closed: /log; end" in said.stderr
+        log.write(b"x" * (8 << 20))
+        shown = daemon.json("snapshot", "quota", "work")
+        assert shown["unbound"] == {"files": 1, "paths": ["/log"]}
+    (target / "log").unlink()
+    after = daemon.run("snapshot", "quota", "work")
+    assert after.stderr == ""
+    assert daemon.json("snapshot", "quota", "work")["unbound"] == {"files": 0, "paths": []}
+    label = "containerd.io/snapshot/max-size"
+    daemon.run("snapshot", "quota", "work", "--none")
+    with (target / "log").open("wb", buffering=0):
+        daemon.run("snapshot", "label", "work", f"{label}=1MiB")
+    assert len(daemon.events("quota.passed_by_open_files")) == told + 2
+    daemon.run("umount", target)
+
+
 def test_labels_are_set_and_deleted(daemon: RunningDaemon, base: str) -> None:
     daemon.run("snapshot", "label", base, "owner=me", "note=a=b", "empty-key=x")
     daemon.run("snapshot", "label", base, "owner-", "note=c d")

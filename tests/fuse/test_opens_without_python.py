@@ -269,6 +269,7 @@ def test_usage_is_a_walk_while_writers_come_and_go(house: House, tree: Tree) -> 
     eventually(is_a_walk, what="the usage after all")
 
 
+@pytest.mark.logs("quota.passed_by_open_files")
 def test_quota_that_is_set_while_a_file_is_open_holds_for_who_opens_it_next(
     house: House, tree: Tree
 ) -> None:

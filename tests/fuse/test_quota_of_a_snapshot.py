@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.model import Unbound
 from snapfs.overlay.filecalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from snapfs.snapshots.quota import INODES_LABEL, SIZE_LABEL
 from snapfs.snapshots.usage import measure
@@ -245,6 +247,37 @@ def test_raising_the_quota_helps_at_once_and_lowering_stops_growth(house: House)
         house.snapshots.set_quota(tree.key, size_bytes=0)
         file.write(b"x" * 20 * MIB)
     assert house.snapshots.quota(tree.key).size_bytes is None
+
+
+@pytest.mark.logs("quota.passed_by_open_files")
+def test_files_open_for_writing_before_the_first_quota_are_named_until_they_are_closed(
+    own_house: House,
+) -> None:
+    tree = own_house.active(lower)
+    snapshots = own_house.snapshots
+    (tree / "read").write_bytes(b"r" * 100)
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context((tree / "read").open("rb"))
+        for name in "abcdef":
+            stack.enter_context((tree / name).open("wb"))
+        gone = stack.enter_context((tree / "gone").open("wb", buffering=0))
+        (tree / "gone").unlink()
+        assert snapshots.unbound(tree.key) == Unbound()  # there is no quota to pass
+        snapshots.set_quota(tree.key, size_bytes=MIB)
+        named = Unbound(7, ("/a", "/b", "/c", "/d", "/e"))
+        assert snapshots.unbound(tree.key) == named
+        own_house.kill_worker()
+        own_house.worker()
+        assert snapshots.unbound(tree.key).files == 7
+        gone.write(b"g" * 2 * MIB)
+        assert reader.read() == b"r" * 100
+    eventually(lambda: snapshots.unbound(tree.key) == Unbound(), what="the files' end")
+    with (tree / "a").open("wb") as again:
+        assert snapshots.unbound(tree.key) == Unbound()
+        assert refused(lambda: again.write(b"a" * 2 * MIB) and again.flush())
+    snapshots.set_quota(tree.key, size_bytes=0, inodes=100)
+    with (tree / "a").open("wb"):
+        assert snapshots.unbound(tree.key) == Unbound()
 
 
 def test_quota_and_usage_survive_the_worker(own_house: House) -> None:

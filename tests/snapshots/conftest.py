@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.model import MAIN_LANE, DeadlineExceeded, Kind, Labels, LaneName, SnapshotId, Usage
+from snapfs.model import (
+    MAIN_LANE,
+    DeadlineExceeded,
+    Kind,
+    Labels,
+    LaneName,
+    SnapshotId,
+    Unbound,
+    Usage,
+)
 from snapfs.snapshots import MetaStore, Snapshotter
 
 
@@ -17,6 +26,7 @@ class RecordingTrees:
     def __init__(self, mountpoint: Path) -> None:
         self.calls: list[tuple[str, int]] = []
         self.refuse: set[str] = set()
+        self.written = Unbound()
         self._mountpoint = mountpoint
 
     def freeze(self, identity: SnapshotId, /, *, timeout_s: float, lasting: bool = True) -> None:
@@ -33,6 +43,9 @@ class RecordingTrees:
 
     def usage(self, identity: SnapshotId, /) -> Usage | None:
         return None
+
+    def unbound(self, identity: SnapshotId, /) -> Unbound:
+        return self.written
 
     def place(self, kind: Kind, labels: Labels | None, /) -> LaneName:
         return MAIN_LANE

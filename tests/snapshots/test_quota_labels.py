@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapfs.model import InvalidArgument, Quota
+from snapfs.model import InvalidArgument, Quota, Unbound
 from snapfs.snapshots import Snapshotter
 from snapfs.snapshots.quota import (
     INODES_LABEL,
@@ -82,3 +82,15 @@ def test_a_changed_quota_is_told_to_who_shows_the_tree(
     assert ("rebind", snapshotter.stat("work").id) in trees.calls
     assert snapshotter.set_quota("work", inodes=5) == Quota(1 << 30, 5)
     assert snapshotter.set_quota("work", size_bytes=0) == Quota(None, 5)
+
+
+@pytest.mark.logs("quota.passed_by_open_files")
+def test_files_that_pass_a_quota_are_told_of_where_bytes_are_bounded(
+    snapshotter: Snapshotter, trees: RecordingTrees
+) -> None:
+    trees.written = Unbound(2, ("/a", "/b"))
+    snapshotter.prepare("work")
+    snapshotter.set_quota("work", inodes=5)
+    assert snapshotter.unbound("work") == Unbound()
+    snapshotter.update("work", {SIZE_LABEL: "1MiB"}, [f"labels.{SIZE_LABEL}"])
+    assert snapshotter.unbound("work") == trees.written
