@@ -19,7 +19,7 @@ from dataclasses import replace
 import pyfuse3
 import structlog
 
-from snapfs.fuse import attributes, extras, privileges, replays
+from snapfs.fuse import attributes, extras, privileges, replays, setid
 from snapfs.fuse.answering import answering, recovering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Body, RawHandler, Request
@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 _DOTS = 2
 """Entries before the first name of a listing."""
+_NOTHING = SetAttr()
+"""What the kernel asks for before it writes a file itself that has set-id bits (setid.py)."""
 
 
 class OverlayOperations(FileHandlers):
@@ -93,6 +95,8 @@ class OverlayOperations(FileHandlers):
         try:
             if wanted.size is None:
                 await self.copy_ups.ensure_attributes(shown, tree, node)
+                if wanted == _NOTHING:
+                    wanted = setid.before_write(tree.getattr(node), ctx.pid)
             else:
                 await self.copy_ups.ensure(shown, tree, node, data=wanted.size != 0)
                 wanted = self._kill_set_id(tree, node, wanted, ctx)

@@ -2,10 +2,16 @@
 
 A write by a process without CAP_FSETID takes these bits (privileges.py). Who opens a file that has
 them writes through us, so we see to it. Where the bits come later, with chmod(2), a writer may have
-the file already, and the kernel writes for it in the worker's name, which keeps them. So such a
-file is watched: its size and time of change of content as they were after the chmod. When somebody
-looks at it, or the writer closes it, and they have changed, the bits go. Nobody can run it between:
-exec(2) is refused (ETXTBSY) while a file is open for writing, and asks for attributes first.
+the file already, and the kernel writes for it in the worker's name, which keeps them. The kernel
+asks first, though, where it knows of the bits: with a SETATTR that changes nothing, and it writes
+when that is answered (file_remove_privs()). Then they go (`before_write`). Nothing has to be known
+for that, so a write while there is no worker waits for the next one.
+
+It does not know of bits that came by another number of the same file (incarnations.py). So a file
+is watched besides: its size and time of change of content as they were after the chmod. When
+somebody looks at it, or the writer closes it, and they have changed, the bits go. Nobody can run it
+between: exec(2) is refused (ETXTBSY) while a file is open for writing, and asks for attributes
+first. A worker that begins watches no file: what it would compare with is not known.
 
 A mapping takes no bits, here as anywhere. As for all set-id files, what counts is the right of the
 process that opened the file; one that ended meanwhile had none.
@@ -64,6 +70,17 @@ class SetIdWatch:
     def end(self, node: Node) -> None:
         """Watch a file no more: nobody has it open for writing."""
         self._watched.pop(node.ino, None)
+
+
+def before_write(found: Attributes, pid: int) -> SetAttr:
+    """Return what becomes of a file that process `pid` is about to write past us.
+
+    It is asked whether it has CAP_FSETID: the kernel asks for the sake of file capabilities, too.
+    """
+    if not privileges.has_set_id(found.mode):
+        return SetAttr()
+    left = privileges.left_by(pid, found.mode, found.gid)
+    return SetAttr() if left == stat.S_IMODE(found.mode) else SetAttr(mode=left)
 
 
 def leave(tree: Tree, node: Node, nodeid: int, mode: int, left: int, fd: int | None = None) -> None:
