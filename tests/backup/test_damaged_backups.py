@@ -82,7 +82,7 @@ def test_each_damaged_file_is_named_and_made_good(root: Root, tmp_path: Path, ho
             with pytest.raises((DataLoss, FailedPrecondition)):
                 backup.restore(target, new)
             assert not (new / "metadata").exists()
-            shutil.rmtree(new)
+            shutil.rmtree(new, ignore_errors=True)  # none is made where the record is damaged
         if name.name == "backup.json":
             continue
         backup.take(root.path, target, recheck=True)
