@@ -26,6 +26,8 @@ class Layer:
     created_ns: int
     digest: bytes
     """Empty while it is not sealed."""
+    name: str = ""
+    """Of its snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Contents:
     blobs: tuple[Blob, ...]
     actives: tuple[str, ...]
     """Keys of active snapshots, whose layers may change."""
+    chains: dict[str, tuple[int, ...]]
+    """Layers below each snapshot."""
 
     @classmethod
     def load(cls, stream: Path) -> Contents:
@@ -60,10 +64,13 @@ class Contents:
         layers: list[Layer] = []
         blobs: list[Blob] = []
         actives: list[str] = []
+        chains: dict[str, tuple[int, ...]] = {}
         for _, row in opened.rows():
+            if isinstance(row.body, SnapshotBody):
+                chains[row.name] = row.body.chain
             match row.body:
                 case SnapshotBody() as body if body.kind == Kind.COMMITTED.value:
-                    layers.append(Layer(body.id, row.created_ns, body.digest))
+                    layers.append(Layer(body.id, row.created_ns, body.digest, row.name))
                 case SnapshotBody() as body if body.kind == Kind.ACTIVE.value:
                     actives.append(row.name)
                 case BlobBody(going=False, size_bytes=size):
@@ -74,6 +81,7 @@ class Contents:
             layers=tuple(sorted(layers, key=lambda layer: layer.id)),
             blobs=tuple(blobs),
             actives=tuple(actives),
+            chains=chains,
         )
 
 

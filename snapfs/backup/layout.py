@@ -61,8 +61,17 @@ class BlobRecord(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class DamagedLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer that was damaged in the root."""
+
+    id: int
+    created_ns: int
+    what: str
+    """What was found, for people."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One backup, complete."""
+    """One backup, complete but for what was damaged in the root."""
 
     format: int = FORMAT
     store: str
@@ -72,7 +81,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     metadata: str
     """Name of the file with the saved stream."""
     layers: tuple[LayerRecord, ...]
+    """Damaged ones, too, as they are; but not those that could not be read."""
     blobs: tuple[BlobRecord, ...]
+    damaged: tuple[DamagedLayer, ...] = ()
 
 
 class Target:

@@ -22,7 +22,8 @@ from typing import Any
 import msgspec
 
 from snapfs.backup import storing
-from snapfs.backup.contents import TABLES, checked_digest
+from snapfs.backup.contents import TABLES, Contents, checked_digest
+from snapfs.backup.damaged import Damaged, damaged, listed
 from snapfs.backup.layout import (
     LAYER,
     PART,
@@ -72,16 +73,23 @@ class Restored:
     record: Record
     left_out: tuple[str, ...]
     """Keys of active snapshots, which the backup has no data of."""
+    damaged: tuple[Damaged, ...] = ()
+    """Snapshots that are in the root as damaged as they were."""
 
 
-def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Restored:
+def restore(
+    source: Path, root: Path, *, as_damaged: bool = False, report: Report = lambda _: None
+) -> Restored:
     """Make `root` what it was when the backup `source` was taken; verified and durable.
+
+    With `as_damaged` also what was damaged then: a layer as it was, without its files if these
+    could not be read, and with the digest that it should have, so that it is still found.
 
     `root` must be empty, or be left from a restore of the same backup that did not end. Raises
     NotFound when there is no backup, AlreadyExists when the root holds something, DataLoss when the
-    backup is damaged, FailedPrecondition when root and backup are one inside the other or the
-    root's parent is missing, Unavailable while another restore makes the same root or a backup is
-    taken to `source`, OSError.
+    backup is damaged or of a damaged root, FailedPrecondition when root and backup are one inside
+    the other or the root's parent is missing, Unavailable while another restore makes the same
+    root or a backup is taken to `source`, OSError.
     """
     place = Target(source)
     check_apart(root, source)
@@ -92,10 +100,13 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
     with written(root), locked(fd, fcntl.LOCK_EX, f"another restore to {root}"), place.still():
         record = place.existing()
         contents = read_contents(place, record)
+        was_damaged = damaged(contents, record)
+        if was_damaged and not as_damaged:
+            raise _refusal(source, contents, was_damaged)
         layers = LayerDirectories(root)
         if _begin(root, record):
             _unmark(root)
-            return Restored(record, contents.actives)
+            return Restored(record, contents.actives, was_damaged)
         layers.establish()
         with _damaged(source):
             for done, layer in enumerate(record.layers):
@@ -107,7 +118,15 @@ def restore(source: Path, root: Path, *, report: Report = lambda _: None) -> Res
         left_out = _restore_metadata(source / record.metadata, root, record)
         syncfs(fd)  # also what no layer's own sync covered, such as its work directory
         _finish(root, layers, record)
-    return Restored(record, left_out)
+    return Restored(record, left_out, was_damaged)
+
+
+def _refusal(source: Path, contents: Contents, was_damaged: tuple[Damaged, ...]) -> DataLoss:
+    touched = {it.name for it in was_damaged}.union(*(it.above for it in was_damaged))
+    return DataLoss(
+        f"backup {source} is of a damaged root: {listed(was_damaged, '; ')}; with --damaged all is "
+        f"restored, {len(contents.chains) - len(touched)} snapshots sound and these as they are"
+    )
 
 
 def _make(root: Path) -> None:
@@ -187,6 +206,7 @@ def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ..
     """Make the store, true for this root, under another name than it will have."""
     layers = LayerDirectories(root)
     digests = {layer.id: bytes.fromhex(layer.digest) for layer in record.layers}
+    were_damaged = {layer.id for layer in record.damaged}
     draft = root / _DRAFT
     storing.discard(draft)
     with Store.open(draft, TABLES) as store:
@@ -205,7 +225,10 @@ def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ..
             *(partial(_delete, row=row) for row in doomed),
             *(
                 partial(
-                    _true_here, row=row, usage=measure(layers.upper(row.body.id)), digest=digest
+                    _true_here,
+                    row=row,
+                    usage=measure(layers.upper(row.body.id)),
+                    digest=row.body.digest if row.body.id in were_damaged else digest,
                 )
                 for row in rows
                 if (digest := digests.get(row.body.id))

@@ -62,9 +62,26 @@ def _fill(source: Path, part: Path, created_ns: int, digest: bytes) -> LayerReco
 
 def _differs(source: Path, part: Path, digest: bytes) -> str:
     damages = seals.verify(part / "fs", source / seals.SEAL, digest)
-    first = f"{os.fsdecode(damages[0].path) or 'it'} {damages[0].what}" if damages else "it differs"
+    return f"layer {source} is not what was committed: {_first(damages)}"
+
+
+def damage_of(source: Path, digest: bytes) -> str:
+    """Read a root's layer from the disk and say what is damaged in it; empty when it is sound."""
+    if digest:
+        damages = seals.verify(source / "fs", source / seals.SEAL, digest)
+        return f"layer {source}: {_first(damages)}" if damages else ""
+    try:
+        seals.measure(source / "fs")
+    except OSError as error:
+        return f"layer {source} cannot be read ({error})"
+    return ""
+
+
+def _first(damages: list[seals.Damage]) -> str:
+    if not damages:
+        return "it differs"
     more = f" and {len(damages) - 1} more" if len(damages) > 1 else ""
-    return f"layer {source} is not what was committed: {first}{more}"
+    return f"{os.fsdecode(damages[0].path) or 'it'} {damages[0].what}{more}"
 
 
 def layer_record(directory: Path) -> LayerRecord | None:

@@ -21,9 +21,11 @@ from pathlib import Path
 
 from snapfs.backup import claiming, storing
 from snapfs.backup.contents import TABLES, Blob, Contents, Layer, is_committed
+from snapfs.backup.damaged import Damaged, damaged
 from snapfs.backup.layout import (
     PART,
     BlobRecord,
+    DamagedLayer,
     LayerRecord,
     Record,
     Target,
@@ -46,7 +48,7 @@ _DRAFT = "metadata" + PART
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A backup that is complete."""
+    """A backup that is complete, but for what is damaged in the root."""
 
     record: Record
     copied_layers: int
@@ -54,6 +56,7 @@ class Taken:
     copied_blobs: int
     left_out: tuple[str, ...]
     """Keys of active snapshots."""
+    damaged: tuple[Damaged, ...]
 
 
 class _Outdated(Exception):
@@ -71,11 +74,12 @@ def take(
     """Make `target` a backup of `root` as it is now; durable on return, and verified what is new.
 
     A backup of the same store that is there is brought up to date; with `recheck` all of it is
-    read, and what is damaged copied anew. Raises NotFound when there is no
-    root, FailedPrecondition when the target has something else in it or lies in the root or a lane,
-    DataLoss when a layer or a blob is damaged (what is sound is copied first, the earlier backup
-    stays), ResourceExhausted when the target's disk is full, Unavailable when snapshots go faster
-    than they are copied; OSError.
+    read, and what is damaged copied anew. A layer that is damaged in the root, or cannot be read
+    there, is named (`Taken.damaged`); a sound copy of it in the backup stays. Raises NotFound when
+    there is no root, FailedPrecondition when the target has something else in it or lies in the
+    root or a lane, DataLoss when a blob is damaged (what is sound is copied first, the earlier
+    backup stays), ResourceExhausted when the target's disk is full, Unavailable when snapshots go
+    faster than they are copied; OSError.
     """
     if not (root / "metadata").is_dir():
         raise NotFound(f"{root} is not a root of snapfs: it has no metadata; give another --root")
@@ -139,7 +143,8 @@ class _Taking:
         self._recheck = recheck
         self._copied_layers = 0
         self._copied_blobs = 0
-        self._damaged: DataLoss | None = None
+        self._damaged: list[DamagedLayer] = []
+        self._failed: DataLoss | None = None
         self._is_outdated = False
 
     @property
@@ -153,8 +158,8 @@ class _Taking:
         blobs = self._blobs(contents)
         if self._is_outdated:
             raise _Outdated
-        if self._damaged is not None:
-            raise self._damaged
+        if self._failed is not None:
+            raise self._failed
         record = Record(
             store=contents.uuid.hex(),
             revision=contents.revision,
@@ -162,10 +167,17 @@ class _Taking:
             metadata=f"metadata-{contents.revision}",
             layers=layers,
             blobs=blobs,
+            damaged=tuple(self._damaged),
         )
         (self._target.path / _DRAFT).rename(self._target.path / record.metadata)
         claiming.complete(self._target, record)
-        return Taken(record, self._copied_layers, self._copied_blobs, contents.actives)
+        return Taken(
+            record,
+            self._copied_layers,
+            self._copied_blobs,
+            contents.actives,
+            damaged(contents, record),
+        )
 
     def _save(self) -> Contents:
         """Save the metadata, and see that the backup that is there is of the same store."""
@@ -199,21 +211,43 @@ class _Taking:
         return None if self._recheck and any(storing.damages(directory, have)) else have
 
     def _copy_layer(self, layer: Layer) -> LayerRecord | None:
-        """Copy a layer; None when it is damaged, or gone, which is told at the end."""
-        source = self._root / "layers" / str(layer.id)
-        target = self._target.layer(layer.id)
+        """Copy a layer; None when it cannot be read, or is gone, which is told at the end."""
         if self._hold.is_lost and self._is_removed(layer):  # it may be gone in part
             return None
+        source = self._root / "layers" / str(layer.id)
         try:
-            record = storing.put_layer(source, target, layer.created_ns, layer.digest)
+            record = self._put_layer(source, layer, layer.digest)
         except (OSError, DataLoss) as error:
-            if not self._is_removed(layer):
-                self._note(error, f"layer {source}")
-            return None
+            if self._is_removed(layer):
+                return None
+            found = self._as_it_is(source, layer, _damage(error, f"layer {source}"))
+            return None if self._is_removed(layer) else found
         if self._hold.is_lost and self._is_removed(layer):  # files go after the row and the hold
             return None
+        return record
+
+    def _put_layer(self, source: Path, layer: Layer, digest: bytes) -> LayerRecord:
+        record = storing.put_layer(source, self._target.layer(layer.id), layer.created_ns, digest)
         self._copied_layers += 1
         return record
+
+    def _as_it_is(self, source: Path, layer: Layer, failure: DataLoss) -> LayerRecord | None:
+        """Note a layer that is damaged in the root, and copy it so unless an earlier copy is there.
+
+        None when it cannot be copied. What is sound in the root failed in the target, which is
+        told at the end.
+        """
+        if not (what := storing.damage_of(source, layer.digest)):
+            self._failed = self._failed or failure
+            return None
+        self._damaged.append(DamagedLayer(id=layer.id, created_ns=layer.created_ns, what=what))
+        if have := self._kept(replace(layer, digest=b"")):
+            return have
+        try:
+            return self._put_layer(source, layer, digest=b"")
+        except (OSError, DataLoss) as error:
+            _damage(error, f"layer {source}")
+            return None
 
     def _is_removed(self, layer: Layer) -> bool:
         """Say whether a snapshot was removed, so that the saved metadata is too old."""
@@ -253,20 +287,18 @@ class _Taking:
             if row is None or row.body.going:
                 self._is_outdated = True
             else:
-                self._note(error, f"content {blob.digest}")
+                self._failed = self._failed or _damage(error, f"content {blob.digest}")
             return
         self._copied_blobs += 1
 
-    def _note(self, error: Exception, what: str) -> None:
-        """Keep the first damage for the end; what says nothing of damage ends the backup."""
-        if isinstance(error, OSError):
-            if error.errno not in (errno.EIO, errno.ENOENT):
-                raise error
-            error = DataLoss(
-                f"{what} cannot be copied ({error}); run `snapfs fsck`, and check both disks"
-            )
-        if isinstance(error, DataLoss):
-            self._damaged = self._damaged or error
+
+def _damage(error: OSError | DataLoss, what: str) -> DataLoss:
+    """Return what an error says about damage; raise one that says nothing about it."""
+    if isinstance(error, DataLoss):
+        return error
+    if error.errno not in (errno.EIO, errno.ENOENT):
+        raise error
+    return DataLoss(f"{what} cannot be copied ({error}); run `snapfs fsck`, and check both disks")
 
 
 def _is_of(have: LayerRecord, layer: Layer) -> bool:

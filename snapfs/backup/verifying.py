@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snapfs.backup import storing
 from snapfs.backup.contents import Contents
+from snapfs.backup.damaged import damaged, listed
 from snapfs.backup.layout import BlobRecord, Record, Target
 from snapfs.backup.progress import Progress, Report
 from snapfs.model import DataLoss, InvalidArgument
@@ -24,18 +25,24 @@ def verify(target: Path, report: Report = lambda _: None) -> Record:
     place = Target(target)
     with place.still():
         record = place.existing()
-        read_contents(place, record)
+        contents = read_contents(place, record)
         found = _damages(place, record, report)
         named = list(islice(found, MOST_NAMED))
         others = sum(1 for _ in found)
     if named:
         more = f"; and {others} more" if others else ""
         raise DataLoss(f"{'; '.join(named)}{more}; `snapfs backup --recheck` copies it anew")
+    if was_damaged := damaged(contents, record):
+        raise DataLoss(
+            f"{target} is as it was taken, but of a damaged root: {listed(was_damaged, '; ')}; "
+            "`snapfs restore --damaged` restores that as it is"
+        )
     return record
 
 
 def read_contents(place: Target, record: Record) -> Contents:
-    """Read the metadata of a backup; DataLoss unless the record has all that it speaks of."""
+    """Read the metadata of a backup; DataLoss unless the record has all that it speaks of, but for
+    what was damaged in the root."""
     path = place.path / record.metadata
     try:
         contents = Contents.load(path)
@@ -44,8 +51,11 @@ def read_contents(place: Target, record: Record) -> Contents:
     except (DataLoss, InvalidArgument) as error:
         raise DataLoss(f"{path} is damaged: {error}; take the backup again") from error
     layers = {layer.id: layer for layer in record.layers}
+    was_damaged = {(layer.id, layer.created_ns) for layer in record.damaged}
     blobs = {blob.digest: blob.size_bytes for blob in record.blobs}
     for layer in contents.layers:
+        if (layer.id, layer.created_ns) in was_damaged:
+            continue
         have = layers.get(layer.id)
         if have is None or have.created_ns != layer.created_ns:
             raise DataLoss(f"{place.path}: the record lacks layer {layer.id}; take it again")

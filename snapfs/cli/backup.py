@@ -24,10 +24,10 @@ from snapfs.cli.options import (
     json_option,
     resolve,
 )
-from snapfs.model import Unavailable
+from snapfs.model import DataLoss, Unavailable
 
 if TYPE_CHECKING:
-    from snapfs.backup import Progress
+    from snapfs.backup import Damaged, Progress
     from snapfs.snapshots import Verified
 
 _root_option = click.option(
@@ -58,7 +58,7 @@ def backup(
 
     The service may run. Metadata, committed snapshots and images are in it; of active snapshots
     only those that were committed. What is there already is not copied again, also after an
-    interruption.
+    interruption. Exit 1 when a snapshot is damaged: it is named, all else is backed up.
 
     \b
     Example:
@@ -72,13 +72,14 @@ def backup(
         if only_verify:
             record, copied = room.verify(target, report), (0, 0)
             left_out: tuple[str, ...] = ()
+            damaged: tuple[Damaged, ...] = ()
         else:
             with (
                 _attached(_root(address, config_path, root)) as place,
                 refusing(f"back up root {place} to {target}"),
             ):
                 taken = room.take(place, target, recheck=recheck, report=report)
-            record, left_out = taken.record, taken.left_out
+            record, left_out, damaged = taken.record, taken.left_out, taken.damaged
             copied = taken.copied_layers, taken.copied_blobs
     if as_json:
         output.print_json(
@@ -90,20 +91,29 @@ def backup(
                 "copied_layers": copied[0],
                 "copied_blobs": copied[1],
                 "left_out": list(left_out),
+                "damaged": [_damaged_shape(it) for it in damaged],
             }
         )
+        _refuse_damaged(damaged)
         return
     what = f"{len(record.layers)} layers, {len(record.blobs)} blobs, revision {record.revision}"
     done = "sound" if only_verify else f"{copied[0]} layers and {copied[1]} blobs copied now"
     click.echo(f"{target}: {what}; {done}")
     _tell_left_out(left_out)
+    _refuse_damaged(damaged)
 
 
 @click.command()
 @config_option
 @_root_option
+@click.option(
+    "--damaged",
+    "as_damaged",
+    is_flag=True,
+    help="Restore snapshots that were damaged in the first root, too, as they are.",
+)
 @click.argument("source", type=AbsolutePath())
-def restore(config_path: Path | None, root: Path | None, source: Path) -> None:
+def restore(config_path: Path | None, root: Path | None, as_damaged: bool, source: Path) -> None:
     """Make a new root out of the backup SOURCE, verified by digest.
 
     The root must be empty, or not there yet: it is made, but not the directory above it, as the
@@ -121,12 +131,15 @@ def restore(config_path: Path | None, root: Path | None, source: Path) -> None:
         refusing(f"restore {source} to root {place}"),
         _progress() as report,
     ):
-        done = room.restore(source, place, report=report)
+        done = room.restore(source, place, as_damaged=as_damaged, report=report)
     click.echo(
         f"{place}: {len(done.record.layers)} layers, {len(done.record.blobs)} blobs, "
         f"revision {done.record.revision} restored"
     )
     _tell_left_out(done.left_out)
+    for it in done.damaged:
+        how = "" if it.is_copied else ", and has no files: they could not be read"
+        click.echo(output.printable(f"as it was: {it}{how}"), err=True)
 
 
 @click.command()
@@ -236,6 +249,27 @@ def _tell_left_out(keys: tuple[str, ...]) -> None:
             f"left out: what {output.count(copies, 'volume')} may have changed since the last "
             "snapshot; `snapfs volume snapshot` takes one",
             err=True,
+        )
+
+
+def _damaged_shape(it: Damaged) -> dict[str, Any]:
+    return {
+        "name": it.name,
+        "id": it.layer,
+        "what": it.what,
+        "copied": it.is_copied,
+        "above": list(it.above),
+    }
+
+
+def _refuse_damaged(damaged: tuple[Damaged, ...]) -> None:
+    """Raise DataLoss that names what was damaged, when something was."""
+    from snapfs.backup.damaged import listed
+
+    if damaged:
+        raise DataLoss(
+            f"{listed(damaged, '; ')}. All else is backed up. `snapfs snapshot verify` names the "
+            "files: put them back as they were, or remove the snapshots and make them anew"
         )
 
 

@@ -578,28 +578,6 @@ def test_snapshots_that_go_faster_than_they_are_copied_end_it_with_a_reason(
         backup.take(root.path, tmp_path / "target")
 
 
-def test_a_rotten_layer_is_named_and_the_earlier_backup_stays(root: Root, tmp_path: Path) -> None:
-    upper = root.commit("base")
-    target = tmp_path / "target"
-    backup.take(root.path, target)
-    rotten = root.commit("rotten", "base")
-    root.commit("sound", "base")
-
-    def digests() -> list[bytes]:
-        return [
-            it.digest for it in root.snapshotter.walk() if isinstance(it, Committed) and it.digest
-        ]
-
-    eventually(lambda: len(digests()) == 3, timeout_s=90, what="the digests")
-    flip(rotten / "etc/file", 2)
-    with pytest.raises(DataLoss, match="etc/file differs in content"):
-        backup.take(root.path, target)
-    assert len(backup.verify(target).layers) == 1
-    root.snapshotter.remove("rotten")
-    assert backup.take(root.path, target).copied_layers == 0  # the sound one had been copied
-    assert upper.exists()
-
-
 @pytest.mark.parametrize(
     ("what", "named"),
     [

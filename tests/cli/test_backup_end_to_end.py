@@ -143,3 +143,40 @@ def test_verify_names_the_file_that_rotted(sealing: RunningDaemon, tmp_path: Pat
     (shape,) = json.loads(found.stdout)
     assert shape["verdict"] == "damaged"
     assert shape["damages"] == [{"path": "file", "what": "differs in content, time"}]
+
+
+def test_a_rotten_snapshot_stops_neither_a_backup_nor_a_restore(
+    sealing: RunningDaemon, tmp_path: Path
+) -> None:
+    daemon, target, copy = sealing, tmp_path / "mnt", tmp_path / "backup"
+    target.mkdir()
+    write(daemon, "work", target, "hello")
+    daemon.run("snapshot", "commit", "work", "base")
+    write(daemon, "more", target, "hello again", "--parent", "base")
+    daemon.run("snapshot", "commit", "more", "above")
+    for name in ("base", "above"):
+        eventually(
+            lambda name=name: daemon.json("snapshot", "info", name)["digest"],
+            timeout_s=90,
+            what="the digest",
+        )
+    (Path(daemon.json("snapshot", "info", "base")["layer"]) / "file").write_text("jello")
+    told = daemon.run("backup", copy, check=False)
+    assert told.exit_code == 1
+    assert "2 layers" in told.stdout
+    assert "snapshot 'base' is damaged" in told.stderr
+    assert "on it stands 'above'. All else is backed up" in told.stderr
+    (shape,) = json.loads(daemon.run("backup", "--json", copy, check=False).stdout)["damaged"]
+    assert (shape["name"], shape["above"], shape["copied"]) == ("base", ["above"], True)
+    assert daemon.run("backup", "--verify", copy, check=False).exit_code == 1
+    new = ("--root", tmp_path / "new")
+    refused = daemon.run("restore", copy, *new, check=False)
+    assert refused.exit_code == 1
+    assert "with --damaged all is restored" in refused.stderr
+    restored = daemon.run("restore", "--damaged", copy, *new)
+    assert "as it was: snapshot 'base' is damaged" in restored.stderr
+    verified = daemon.run("snapshot", "verify", *new, "--json", check=False)
+    assert {it["name"]: it["verdict"] for it in json.loads(verified.stdout)} == {
+        "base": "damaged",
+        "above": "sound",
+    }
