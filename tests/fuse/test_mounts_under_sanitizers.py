@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.channel import Opcode
 from snapfs.fuse.modes import Mode
+from tests.fuzz import programs
 from tests.support import lanes, sanitizers
 from tests.support.daemon import eventually
 from tests.support.lanes import House, drop_dentries
@@ -290,6 +292,17 @@ def test_threads_of_a_lane_race_for_nothing(
     name = f"threads-{mode.value}"
     with house_under(threads, ram / name, disk / name, mode, monkeypatch) as house:
         use(house)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mode", [Mode.PASSTHROUGH, Mode.NO_OPEN])
+def test_damaged_requests_of_programs_break_nothing(
+    memory: Sanitized, ram: Path, tmp_path: Path, mode: Mode
+) -> None:
+    stream = programs.recorded(tmp_path / "recorded", mode)
+    kernel = programs.feed(memory, ram / f"damaged-{mode.value}", mode, stream, seed=1, each=2)
+    answered = {Opcode(it).name for it in (*kernel.fast, *kernel.damaged)}
+    assert answered >= ANSWERED[mode]
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Python's targets are driven by atheris, those in C by clang. What it finds is written to a file
 `crash-...` in the working directory; TARGETS[name] on its bytes, or build/fuzz/NAME with the file,
-shows the fault again. Prints a table of how many inputs each had.
+shows the fault again. `programs` feeds damaged requests of programs, as root, and names the seed.
+Prints a table of how many inputs each had.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from tests.fuzz import native
 
 BUILD = Path("build/fuzz")
+PROGRAMS = "programs"
 TARGET = "--target"
 
 
@@ -31,7 +33,7 @@ def main(seconds: str, *names: str) -> int:
     from tests.fuzz.targets import TARGETS
 
     rows, failed = ["| target | inputs | failed |", "|---|---|---|"], 0
-    for name in names or (*TARGETS, *native.SOURCES):
+    for name in names or (*TARGETS, *native.SOURCES, PROGRAMS):
         print(f"{name}: {seconds} s", flush=True)
         runs, failure = feed(name, seconds)
         rows.append(f"| {name} | {runs} | {failure:d} |")
@@ -54,6 +56,8 @@ def feed(name: str, seconds: str) -> tuple[str, bool]:
 
 
 def _program(name: str) -> list[str]:
+    if name == PROGRAMS:
+        return [sys.executable, "-m", "tests.fuzz.programs"]
     if name not in native.SOURCES:
         return [sys.executable, "-m", "tests.fuzz.campaign", TARGET, name]
     BUILD.mkdir(parents=True, exist_ok=True)

@@ -46,14 +46,15 @@ class Sanitized:
         )
         return cls(copy, sanitizer)
 
-    def python(self, place: Path) -> Path:
-        """Make an interpreter that runs this copy; what is found goes to files beside it."""
+    def python(self, place: Path, *preloaded: Path) -> Path:
+        """Make an interpreter that runs this copy, with libraries loaded before all others; what is
+        found goes to files beside it."""
         place.mkdir()
         file = f"-print-file-name={LIBRARIES[self.sanitizer]}"
         library = subprocess.check_output(["gcc", file], text=True).strip()
         environ = {name: f"{it}:log_path={place}/said" for name, it in OPTIONS.items()}
         environ |= {
-            "LD_PRELOAD": library,
+            "LD_PRELOAD": ":".join([library, *map(str, preloaded)]),
             "PYTHONPATH": str(self.copy),
             "PYTHONMALLOC": "malloc",
         }

@@ -32,8 +32,10 @@ static PyObject *receive(PyObject *module, PyObject *argument)
         const struct in_header *header = channel_request();
         size_t extensions = (size_t)header->total_extlen * 8;
         size_t size = header->len - sizeof(*header);
-        if (extensions > size)
-            return raise_errno(EIO);
+        if (extensions > size) {
+            channel_reply(fd, header->unique, EIO, NULL, 0);
+            Py_RETURN_FALSE;
+        }
         return Py_BuildValue("(KiKIIIy#)", (unsigned long long)header->unique, (int)header->opcode,
                              (unsigned long long)header->nodeid, header->uid, header->gid,
                              header->pid, (const char *)(header + 1),

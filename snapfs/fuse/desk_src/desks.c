@@ -157,12 +157,20 @@ static enum verdict pass_on(int fd, const struct in_header *request, int result,
     return result < 0 ? refuse(fd, request, -result) : say(fd, request, body, size);
 }
 
+size_t name_length(const char *from, size_t size)
+{
+    size_t length = strnlen(from, size);
+    if (length == size || length > NAME_MAX || memchr(from, '/', length))
+        return 0;
+    return strcmp(from, ".") && strcmp(from, "..") ? length : 0;
+}
+
 static enum verdict answer_lookup(int fd, const struct in_header *request, const void *body,
                                   size_t size)
 {
     Desk *desk = desk_for(request->nodeid);
-    size_t length = strnlen(body, size);
-    if (!desk || length == size)
+    size_t length = name_length(body, size);
+    if (!desk || !length)
         return COLD;
     struct entry_out out;
     int result = desk_lookup(desk, request->nodeid, body, length, &out);

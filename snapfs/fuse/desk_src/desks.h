@@ -10,6 +10,9 @@ extern const struct hot_api *hot;
 /* The desk of a node's tree; NULL when there is none, and for the second number of a file. */
 Desk *desk_for(uint64_t nodeid);
 
+/* Length of the name that a request has here; 0 when it is not whole, or no name of a file. */
+size_t name_length(const char *from, size_t size);
+
 /* contents.c */
 int contents_begin(const struct hot_api *api);
 

@@ -91,8 +91,8 @@ static enum verdict answer_create(int fd, const struct in_header *request, const
     if (!desk || !hot->passes() || size <= sizeof(*wish) || request->unique & RESENT)
         return COLD;
     Creation it = {.mode = S_IFREG | (wish->mode & ~wish->umask & 07777), .access = O_RDONLY};
-    size_t length = strnlen(name, size - sizeof(*wish));
-    if (!hot->may_tell() || !creation_plan(desk, request, name, length, &it) ||
+    size_t length = name_length(name, size - sizeof(*wish));
+    if (!length || !hot->may_tell() || !creation_plan(desk, request, name, length, &it) ||
         !make(request, desk, &it))
         return COLD;
     struct opened *entry = hot->make(fd, it.nodeid, OPENED_UPPER, it.file, &it.real);
@@ -116,7 +116,7 @@ static enum verdict answer_new(int fd, const struct in_header *request, const ch
                                size_t length, Creation *it)
 {
     Desk *desk = desk_for(request->nodeid);
-    if (!desk || !hot->takes_names() || request->unique & RESENT || !hot->may_tell())
+    if (!desk || !length || !hot->takes_names() || request->unique & RESENT || !hot->may_tell())
         return COLD;
     if (!creation_plan(desk, request, name, length, it) || !make(request, desk, it))
         return COLD;
@@ -135,11 +135,10 @@ static enum verdict answer_mknod(int fd, const struct in_header *request, const 
 {
     const struct mknod_in *wish = body;
     const char *name = (const char *)(wish + 1);
-    if (!hot->is_without_opens() || size <= sizeof(*wish) || !S_ISREG(wish->mode) ||
-        !memchr(name, 0, size - sizeof(*wish)))
+    if (!hot->is_without_opens() || size <= sizeof(*wish) || !S_ISREG(wish->mode))
         return COLD;
     Creation it = {.mode = S_IFREG | (wish->mode & ~wish->umask & 07777), .access = O_RDWR};
-    return answer_new(fd, request, name, strlen(name), &it);
+    return answer_new(fd, request, name, name_length(name, size - sizeof(*wish)), &it);
 }
 
 static enum verdict answer_mkdir(int fd, const struct in_header *request, const void *body,
@@ -147,10 +146,10 @@ static enum verdict answer_mkdir(int fd, const struct in_header *request, const 
 {
     const struct mkdir_in *wish = body;
     const char *name = (const char *)(wish + 1);
-    if (size <= sizeof(*wish) || !memchr(name, 0, size - sizeof(*wish)))
+    if (size <= sizeof(*wish))
         return COLD;
     Creation it = {.mode = S_IFDIR | (wish->mode & ~wish->umask & 07777)};
-    return answer_new(fd, request, name, strlen(name), &it);
+    return answer_new(fd, request, name, name_length(name, size - sizeof(*wish)), &it);
 }
 
 /* The name comes first, then what it leads to. */
@@ -158,8 +157,8 @@ static enum verdict answer_symlink(int fd, const struct in_header *request, cons
                                    size_t size)
 {
     const char *name = body;
-    size_t length = strnlen(name, size);
-    if (length + 1 >= size || !memchr(name + length + 1, 0, size - length - 1))
+    size_t length = name_length(name, size);
+    if (!length || length + 1 >= size || !memchr(name + length + 1, 0, size - length - 1))
         return COLD;
     Creation it = {.mode = S_IFLNK | 0777, .target = name + length + 1};
     return answer_new(fd, request, name, length, &it);
@@ -186,10 +185,10 @@ static enum verdict answer_link(int fd, const struct in_header *request, const v
     if (request->unique & RESENT || !hot->takes_names() || size <= sizeof(*wish))
         return COLD;
     Desk *desk = desk_for(request->nodeid);
-    size_t length = strnlen(name, size - sizeof(*wish));
+    size_t length = name_length(name, size - sizeof(*wish));
     uint64_t nodeid = wish->old_nodeid;
     Further it;
-    if (!desk || desk_for(nodeid) != desk || length == size - sizeof(*wish) || !hot->may_tell() ||
+    if (!desk || desk_for(nodeid) != desk || !length || !hot->may_tell() ||
         !further_plan(desk, nodeid, request->nodeid, name, length, &it))
         return COLD;
     hot->intend(request->unique, 0, 0);
@@ -251,9 +250,9 @@ static enum verdict answer_removal(int fd, const struct in_header *request, cons
                                    size_t size, int is_directory)
 {
     const char *name = body;
-    size_t length = strnlen(name, size);
+    size_t length = name_length(name, size);
     Desk *desk = desk_for(request->nodeid);
-    if (!desk || !hot->takes_names() || length == size || request->unique & RESENT)
+    if (!desk || !length || !hot->takes_names() || request->unique & RESENT)
         return COLD;
     if (remove_name(fd, request, desk, name, length, is_directory) == ANSWERED)
         return ANSWERED;
@@ -297,13 +296,12 @@ static int read_names(const struct in_header *request, const void *body, size_t 
     n->new_parent = wish->new_parent;
     n->name = (const char *)(wish + 1);
     size -= sizeof(*wish);
-    n->length = strnlen(n->name, size);
-    if (n->length + 1 >= size)
+    n->length = name_length(n->name, size);
+    if (!n->length || n->length + 1 >= size)
         return 0;
     n->new_name = n->name + n->length + 1;
-    size -= n->length + 1;
-    n->new_length = strnlen(n->new_name, size);
-    return n->new_length < size;
+    n->new_length = name_length(n->new_name, size - n->length - 1);
+    return n->new_length > 0;
 }
 
 /* Move a file, maybe in place of another name. */
