@@ -81,10 +81,14 @@ class GrpcServer:
 
     def leave_queue(self) -> socket.socket | None:
         """Have who calls from now on wait, for another process, and return where; None when
-        somebody else is at the address."""
+        somebody else is at the address, or it cannot be done: then they are refused."""
         if _identity(self.address) != self._socket_identity:
             return None
-        return queued.listen_in_place_of(self.address)
+        try:
+            return queued.listen_in_place_of(self.address)
+        except OSError as error:
+            _log.warning("server.no_queue", address=str(self.address), error=str(error))
+            return None
 
     def stop(self, *, grace_s: float) -> None:
         """Refuse new calls, give those under way `grace_s` seconds, end; twice is fine."""

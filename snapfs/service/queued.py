@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import struct
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -54,9 +55,20 @@ class Queue(Closing):
 
     @classmethod
     def left(cls, store: Store) -> Self | None:
-        """Return the queue that an earlier process left in the store, or None."""
+        """Return the queue that an earlier process left in the store; None for one that ended, or
+        for something else."""
         fd = store.take(NAME)
-        return None if fd is None else cls(socket.socket(fileno=fd))
+        if fd is None:
+            return None
+        if _is_socket(fd):
+            listener = socket.socket(fileno=fd)
+            if _listens(listener):
+                return cls(listener)
+            listener.close()
+        else:
+            os.close(fd)
+        log.warning("server.queue_not_taken", reason="it is not a socket that listens")
+        return None
 
     def is_at(self, address: Path) -> bool:
         """Say whether who calls at `address` comes here; false where a living server answers."""
@@ -105,34 +117,46 @@ class Queue(Closing):
 
 def own_listener(path: Path) -> socket.socket | None:
     """Return a dup of the socket of this process that was bound to `path` and listens."""
-    for name in os.listdir("/proc/self/fd"):
+    for fd in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):
-            found = socket.socket(fileno=os.dup(int(name)))
-            if _listens_at(found, os.fspath(path)):
+            if not _is_socket(fd):
+                continue  # not even a dup: to close one would let go of fcntl(2)'s locks
+            found = socket.socket(fileno=os.dup(fd))
+            if _listens(found) and found.getsockname() == os.fspath(path):
                 return found
             found.close()
     return None
 
 
 def listen_in_place_of(address: Path) -> socket.socket:
-    """Listen at `address`, in the place and with the mode of who listens there now."""
+    """Listen at `address`, in the place and with the mode of who listens there now; or OSError."""
     status = address.stat()
-    with tempfile.TemporaryDirectory(prefix=".", dir=address.parent) as private:
-        newborn = Path(private) / "s"
+    with ExitStack() as stack:
+        private = tempfile.TemporaryDirectory(prefix=".", dir=address.parent)
+        newborn = Path(stack.enter_context(private)) / "s"
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        unless_done = stack.enter_context(ExitStack())
+        unless_done.callback(made.close)
         made.bind(os.fspath(newborn))
         newborn.chmod(status.st_mode & 0o777)
         made.listen(BACKLOG)
         newborn.rename(address)
+        unless_done.pop_all()
     return made
 
 
-def _listens_at(found: socket.socket, path: str) -> bool:
-    return (
-        found.family == socket.AF_UNIX
-        and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        and found.getsockname() == path
-    )
+def _is_socket(fd: int) -> bool:
+    return stat.S_ISSOCK(os.fstat(fd).st_mode)
+
+
+def _listens(found: socket.socket) -> bool:
+    """Say whether who connects is accepted, now or later: it was not shut down either."""
+    if found.family != socket.AF_UNIX:
+        return False
+    poller = select.poll()
+    poller.register(found, 0)
+    hung_up = any(events & select.POLLHUP for _, events in poller.poll(0))
+    return not hung_up and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _peer(caller: socket.socket) -> int:

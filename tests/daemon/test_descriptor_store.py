@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from snapfs.model import Unavailable
 from snapfs.service import connection
 from snapfs.service.client import Client
 from snapfs.service.connection import CONNECT_S
+from snapfs.service.records import DaemonRecord
 from tests.support.daemon import SNAPFS, clear, eventually, processes_below
 from tests.support.lanes import abort
 from tests.support.manager import ManagedDaemon, Manager
@@ -133,12 +135,31 @@ def command(daemon: ManagedDaemon, *arguments: str) -> bytes:
     return subprocess.run(call, check=True, capture_output=True, timeout=DEADLINE_S).stdout
 
 
+def ask(client: Client) -> DaemonRecord:
+    """Call over a connection that was lost just now: gRPC may find that out by the call itself, of
+    which it cannot say then whether it was sent."""
+    with suppress(Unavailable):
+        return client.status()
+    return client.status()
+
+
 def by_kill(daemon: ManagedDaemon) -> None:
     daemon.kill()
 
 
 def by_stop(daemon: ManagedDaemon) -> None:
     daemon.stop()
+
+
+def test_something_else_in_the_place_of_the_queue_keeps_no_service_from_starting(
+    daemon: ManagedDaemon, manager: Manager
+) -> None:
+    daemon.stop()
+    manager.put(QUEUE, b"what somebody else left")
+    daemon.start()
+    with Client(daemon.address) as client:
+        assert client.status().pid == daemon.pid
+    assert len(daemon.events("server.queue_not_taken")) == 1
 
 
 @pytest.mark.parametrize("end", [by_kill, by_stop])
@@ -150,7 +171,7 @@ def test_call_made_while_no_control_process_lives_waits_for_the_next(
         assert client.status().pid == daemon.pid
         for _ in range(2):
             end(daemon)
-            asked = pool.submit(client.status), pool.submit(command, daemon, "status", "--json")
+            asked = pool.submit(ask, client), pool.submit(command, daemon, "status", "--json")
             eventually(lambda: has_caller(manager), what="a caller")
             daemon.start()
             assert asked[0].result(DEADLINE_S).pid == daemon.pid
