@@ -59,6 +59,8 @@ class Watcher:
 
     def start(self, worker: WorkerProcess) -> None:
         """Watch from now on."""
+        with self._seat.changed:
+            self.deaths = 0
         self._thread = threading.Thread(
             target=self._watch, args=(worker,), name=f"lane-{self._seat.name}-watcher", daemon=True
         )
@@ -111,6 +113,7 @@ class Watcher:
                 worker, min(ANSWER_TIMEOUT_S, self._watchdog_s / 2)
             ):
                 seat.note_answer()
+                self._note_life(worker)
                 continue
             now_s, held = time.monotonic(), progress.held_in(worker.pid)
             if held:
@@ -136,9 +139,18 @@ class Watcher:
         with self._seat.changed:
             self.deaths = 1 if lived_s > STEADY_S else self.deaths + 1
 
+    def _note_life(self, worker: WorkerProcess) -> None:
+        """Clear the back-off, and say so, when a worker answers that has lived long enough."""
+        if not self.deaths or time.monotonic() - worker.started_s <= STEADY_S:
+            return
+        with self._seat.changed:
+            deaths, self.deaths = self.deaths, 0
+        if deaths > FREE_DEATHS:
+            log.info("lane.worker_steady", lane=self._seat.name, pid=worker.pid, deaths=deaths)
+
     def _succeed(self, mount: LaneMount) -> WorkerProcess | None:
         """Start the next worker, however often it takes; None when the lane stops first."""
-        while not self._seat.stopping.wait(self.delay_s):
+        while not self._waits():
             try:
                 worker = self._replacing.start(
                     mount, time.monotonic() + MOST_READY_S, still_s=READY_TIMEOUT_S
@@ -150,3 +162,11 @@ class Watcher:
             log.warning("lane.worker_restarted", lane=self._seat.name, pid=worker.pid)
             return worker
         return None
+
+    def _waits(self) -> bool:
+        """Keep the next worker waiting, and say so when that takes longer after deaths in a row;
+        whether the lane stops meanwhile."""
+        delay_s = self.delay_s
+        if delay_s > FIRST_DELAY_S:
+            log.warning("lane.backs_off", lane=self._seat.name, deaths=self.deaths, delay_s=delay_s)
+        return self._seat.stopping.wait(delay_s)
