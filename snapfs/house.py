@@ -45,6 +45,7 @@ from snapfs.service import (
     server,
     volumes_server,
 )
+from snapfs.service.denied import readers_address
 from snapfs.service.exchanging import Exchanging, connect
 from snapfs.service.offered import Offered
 from snapfs.service.records import DaemonRecord
@@ -309,11 +310,6 @@ class House:
             self._keep_queue(served.leave_queue())
         self._watches.close()
         served.stop(grace_s=self._config.timeouts.drain_s)
-
-
-def readers_address(address: Path) -> Path:
-    """Return the socket for who may look only: `snapfs-read.sock` beside `snapfs.sock`."""
-    return address.with_name(f"{address.stem}-read{address.suffix}")
 
 
 def _registered(config: Config) -> dict[str, Registered]:

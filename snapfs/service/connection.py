@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from snapfs.closing import Closing
 from snapfs.model import PermissionDenied, Unavailable
-from snapfs.service import answered
+from snapfs.service import answered, denied
 from snapfs.service.grpc_server import MAX_MESSAGE_BYTES
 from snapfs.service.status import error_of, was_answered
 
@@ -96,9 +96,7 @@ class Connection(Closing):
                 # gRPC tells the whole way there; the system's own words come last.
                 reason = str(error).rpartition("error: ")[2].lower()
                 if "permission denied" in reason:
-                    raise PermissionDenied(
-                        f"socket {self.address} is root's ({reason}); run as root"
-                    ) from failure
+                    raise PermissionDenied(denied.who_may(self.address, reason)) from failure
                 if _NO_CONNECTION in reason and answered.outlived(self.address):
                     raise Unavailable(
                         f"socket {self.address}: the service has ended, and the next one does not "

@@ -189,10 +189,15 @@ def test_a_group_may_look_and_change_nothing(tmp_path: Path) -> None:
             return done.stdout
 
         refused = ["PermissionDenied", "PermissionDenied"]
-        assert look(readers, "daemon").split() == ["work", *refused]
-        assert look(readers, "nogroup+daemon").split() == ["work", *refused]
-        assert "PermissionDenied" in look(readers, "nogroup").split()[0]
-        assert "PermissionDenied" in look(daemon.address, "daemon").split()[0]
+        for groups in ("daemon", "nogroup+daemon"):
+            answers = look(readers, groups).splitlines()
+            assert [it.partition(" ")[0] for it in answers] == ["work", *refused]
+        (stranger, *_) = look(readers, "nogroup").splitlines()
+        assert f"{readers} is for root and the group daemon (permission denied)" in stranger
+        assert "have root add you to the group" in stranger
+        (member, *_) = look(daemon.address, "daemon").splitlines()
+        assert f"{daemon.address} is root's (permission denied); run as root" in member
+        assert f"in the group daemon, look with --address {readers}" in member
         assert [it["name"] for it in daemon.json("snapshot", "list")] == ["work"]
 
 
@@ -214,7 +219,7 @@ with Client(Path(sys.argv[1]), timeout_s=30) as client:
         try:
             call()
         except SnapfsError as error:
-            print(type(error).__name__)
+            print(type(error).__name__, error)
 """
 
 
