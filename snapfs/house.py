@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from snapfs import anchors, preflight, tables
+from snapfs import __version__, anchors, preflight, tables
 from snapfs.config import Config
 from snapfs.forgetting import Forgetting
 from snapfs.fuse.lanes import Lanes
@@ -210,7 +210,7 @@ class House:
         config, held = self._config, self._snapshotter.status()
         lanes = self._lanes.statuses()
         return DaemonRecord(
-            version=version("snapfs"),
+            version=__version__,
             pid=os.getpid(),
             started_ns=self._started_ns,
             root=config.root,

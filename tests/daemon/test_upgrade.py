@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import snapfs
 from snapfs.fuse.seat import LaneState
 from snapfs.fuse.supervisor import LaneStatus
 from snapfs.fuse.watching import FREE_DEATHS
 from snapfs.reporting import lane_warnings
-from tests.support.daemon import RunningDaemon, clear, eventually
+from tests.support.daemon import SNAPFS, RunningDaemon, clear, eventually
 from tests.support.lanes import abort
 from tests.support.writer import writing
+
+PACKAGE = Path(snapfs.__file__).parent
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -79,6 +84,52 @@ def test_worker_of_another_release_is_replaced_under_a_program(daemon: RunningDa
         assert daemon.worker_pid() != worker
         assert len(daemon.events("lane.worker_replaced")) == 1
         assert not daemon.json("status")["warnings"]
+
+
+def install(site: Path, version: str) -> None:
+    """Put the package below `site` as another release of it, in place of the one that is there."""
+    new = site.with_name("site.new")
+    shutil.copytree(PACKAGE, new / "snapfs", ignore=shutil.ignore_patterns("__pycache__", "*_src"))
+    said = new / "snapfs" / "__init__.py"
+    ours = f'__version__ = "{snapfs.__version__}"'
+    assert ours in said.read_text()
+    said.write_text(said.read_text().replace(ours, f'__version__ = "{version}"'))
+    about = new / f"snapfs-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: snapfs\nVersion: {version}\n")
+    if site.exists():
+        site.rename(site.with_name("site.old"))
+    new.rename(site)
+
+
+def test_release_that_was_installed_meanwhile_takes_over_the_mount(daemon: RunningDaemon) -> None:
+    """What is on disk is replaced, and the command is of the new release, too."""
+    site = daemon.base / "site"
+    install(site, "98.0")
+    daemon.stop()
+    daemon.environ["PYTHONPATH"] = str(site)
+    daemon.start()
+    target = mounted(daemon)
+    before = daemon.json("status")
+    with writing(daemon.base, target) as writer:
+        install(site, "99.0")
+        command = [SNAPFS, "upgrade", "--address", daemon.address]
+        done = subprocess.run(
+            command, env=daemon.environ, capture_output=True, text=True, timeout=150, check=True
+        )
+        assert f"version 98.0 -> 99.0, pid {before['pid']}; lanes: main serving" in done.stdout
+        writer.must_go_on()
+        after = daemon.json("status")
+        assert (before["version"], after["version"]) == ("98.0", "99.0")
+        assert after["lanes"][0]["worker_pid"] != before["lanes"][0]["worker_pid"]
+        assert not after["warnings"]
+        writer.must_go_on()
+    code = {Path(it).resolve() for it in mapped(daemon.worker_pid()) if it.endswith(".so")}
+    assert site / "snapfs" in {it.parents[1] for it in code}
+
+
+def mapped(pid: int) -> list[str]:
+    return [line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
 
 
 def test_root_of_a_newer_format_refuses_and_nothing_changes(daemon: RunningDaemon) -> None:
