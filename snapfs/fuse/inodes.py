@@ -58,7 +58,7 @@ class InodeRequests:
         shown, _ = self._operations.forest.find(request.nodeid)
         operations = self._operations
         real = await blocking(operations.threads.file_io, operations.forest.statfs)
-        return wire.statfs(shown.shown_space(real))
+        return wire.statfs(await shown.shown_space(real))
 
     async def syncfs(self, request: Request) -> Body:
         """Linux asks this of virtiofs and of block devices only, up to 6.18 at least."""

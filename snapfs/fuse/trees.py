@@ -175,10 +175,13 @@ class Shown:
         """Pass the gate and return the tree to change; `end` must follow. Raises EROFS."""
         if self._changing is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        if self._changing.allowance.awaits_count and self.keeper is not None:
-            await self.keeper.until_counted(self._changing)
+        await self._until_counted(self._changing)
         await self.gate.enter()
         return self._changing
+
+    async def _until_counted(self, tree: Tree) -> None:
+        if tree.allowance.awaits_count and self.keeper is not None:
+            await self.keeper.until_counted(tree)
 
     def bind(self, quota: Quota, *, holds_still: bool = False) -> None:
         """Set what the tree may take, from the next request on; with `holds_still` all that is
@@ -194,9 +197,12 @@ class Shown:
         if self.keeper is not None:
             await self.keeper.relieve()
 
-    def shown_space(self, real: os.statvfs_result) -> os.statvfs_result:
+    async def shown_space(self, real: os.statvfs_result) -> os.statvfs_result:
         """Return what df(1) says inside the tree, of a file system with these figures."""
-        return real if self._changing is None else self._changing.allowance.statfs(real)
+        if self._changing is None:
+            return real
+        await self._until_counted(self._changing)
+        return self._changing.allowance.statfs(real)
 
     def end(self) -> None:
         self.gate.leave()

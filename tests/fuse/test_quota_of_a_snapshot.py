@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.fuse.modes import Mode
 from snapfs.model import Unbound
 from snapfs.overlay.filecalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from snapfs.snapshots.quota import INODES_LABEL, SIZE_LABEL
@@ -289,6 +290,33 @@ def test_quota_and_usage_survive_the_worker(own_house: House) -> None:
     own_house.restart()
     assert refused(lambda: (tree / "h").write_bytes(b"x" * 5 * MIB))
     assert used(tree) <= LIMIT
+
+
+def filled(house: House, *, killing: bool) -> list[int]:
+    """Write until not a byte fits, and say where each size of write was refused, and what is free.
+
+    With `killing` a worker dies before, between, and after.
+    """
+    tree = limited(house, size=LIMIT, inodes=100)
+    seen = []
+    with (tree / "f").open("wb", buffering=0) as file:
+        for size in (MIB // 2 + 7, 10_007, 1):
+            if killing:
+                before = os.statvfs(tree.path)
+                house.kill_worker()
+                assert os.statvfs(tree.path) == before
+            while not refused(lambda size=size: file.write(b"x" * size)):  # type: ignore[misc]
+                pass
+            seen.append(file.tell())
+        assert os.fstat(file.fileno()).st_size == file.tell()
+    figures = os.statvfs(tree.path)
+    assert used(tree) <= LIMIT < used(tree) + figures.f_frsize
+    return [*seen, figures.f_bfree, used(tree)]
+
+
+@pytest.mark.modes(Mode.PASSTHROUGH, Mode.NO_OPEN)
+def test_quota_ends_at_the_same_byte_however_often_workers_are_killed(own_house: House) -> None:
+    assert filled(own_house, killing=True) == filled(own_house, killing=False)
 
 
 def test_quota_is_not_inherited(house: House) -> None:
