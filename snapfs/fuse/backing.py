@@ -162,6 +162,11 @@ class BackingIds:
         self.opened.enter(nodeid, writing, pid, self._number())
         return Entry._make(self.opened.find(nodeid))  # type: ignore[arg-type]  # it is there
 
+    def enter_again(self, nodeid: int) -> Entry:
+        """Count another open for reading of a node that is open, whatever file it has now."""
+        self.opened.enter(nodeid, False, 0, self._number())
+        return Entry._make(self.opened.find(nodeid))  # type: ignore[arg-type]  # it is there
+
     def leave(self, nodeid: int, *, writing: bool, keep: bool) -> int:
         """Count a release; return the id that is to be closed with `close_id` now, or 0.
 

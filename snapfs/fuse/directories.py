@@ -46,11 +46,14 @@ class Directories:
         threads: Threads,
         present: Callable[[Shown, Node], tuple[int, bool]],
         place: Callable[[Shown, Node], None],
+        looked_up: Callable[[int, int | None], None],
     ) -> None:
         """`present` gives a node's number in replies, and whether its attributes may be cached;
-        `place` is told of each node that is handed out."""
+        `place` is told of each node that is handed out, `looked_up` which thread was told of which
+        number, or that there is none."""
         self._present = present
         self._place = place
+        self._looked_up = looked_up
         self._forest = forest
         self._view = view
         self._threads = threads
@@ -79,10 +82,12 @@ class Directories:
         try:
             node = shown.tree.lookup(parent, name)
         except FileNotFoundError:
+            self._looked_up(request.pid, None)
             self._place(shown, parent)
             if shown.caches_absence:
                 return entries.absent(self._view)
             raise
+        self._looked_up(request.pid, node.ino)
         return self._known(shown, node)
 
     async def opendir(self, request: Request) -> bytes:

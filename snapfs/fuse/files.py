@@ -79,7 +79,10 @@ class FileHandlers(Operations):
         self.raw.update(InheritedRequests(self).handlers())
         self.raw[Opcode.RELEASE] = self._release_node
         self.raw[Opcode.FSYNC] = self._sync_node
-        self.names = Directories(forest, view, self.threads, self.present, self.place)
+        self.names = Directories(
+            *(forest, view, self.threads, self.present, self.place),
+            self.passing.reopening.looked_up,
+        )
         self.places = Places(self.hot, forest, self.names.desk)
         ids = self.passing.ids
         record = None if inflight is None else inflight.of_fast_lane
@@ -101,7 +104,7 @@ class FileHandlers(Operations):
         shown, node = self.forest.find(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if not writable and not flags & os.O_TRUNC:
-            self.passing.admit(inode, node)
+            self.passing.admit_reader(inode, node, ctx.pid, flags)
             return self._opened(
                 FileHandle(shown, node, inode, flags=flags & _KEPT_FLAGS, pid=ctx.pid)
             )

@@ -60,7 +60,7 @@ class FileHandle:
         self._flags = flags
         self.writable = writable
         self.lower = not node.up
-        """Opened before its node was copied up."""
+        """What is read by it is what its node was before it was copied up."""
         self.native = False
         """The kernel goes to the backing file past us (passing.py)."""
         self.counted_by_node = False

@@ -9,7 +9,8 @@
 
 Whatever a node was opened as first holds until its last release (backing.py). An open that comes by
 the number a file had before it was copied up, while readers of that are left, is told ESTALE: the
-kernel then looks the name up again by itself and finds the second number (incarnations.py).
+kernel then looks the name up again by itself and finds the second number (incarnations.py). One
+that comes by no name goes on with the lower file, as those readers do (reopening.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from snapfs.fuse.backing import BackingIds, Entry, Kind
 from snapfs.fuse.channel import INCARNATION, OpenFlags
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.hot import Hot
+from snapfs.fuse.reopening import Reopening
 from snapfs.fuse.trees import Forest
 from snapfs.overlay import Node
 
@@ -52,6 +54,7 @@ class Passing:
         """Why nothing is passed through; empty when it is."""
         self._lack = ""
         """Why files were not, for good, that could be as far as the mount goes."""
+        self.reopening = Reopening()
         self.writer_left = trio.Event()
         """Set, and replaced, whenever somebody closes a file that could be written."""
 
@@ -72,12 +75,16 @@ class Passing:
         finally:
             os.close(fd)
 
+    def admit_reader(self, nodeid: int, node: Node, thread: int, flags: int) -> None:
+        """As `admit`, but for an open that comes by no name: it reads what others read there."""
+        if not self.reads_past_copy(nodeid, node):
+            self.reopening.opened(thread)
+        elif not self.reopening.is_past_names(thread, nodeid, flags):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
     def admit(self, nodeid: int, node: Node) -> None:
         """Refuse an open by the old number of a file whose lower one is still being read."""
-        if self.ids is None or not node.up:
-            return
-        entry = self.ids.get(nodeid)
-        if entry is not None and entry.kind == Kind.LOWER:
+        if self.reads_past_copy(nodeid, node):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def enter(self, handle: FileHandle) -> tuple[OpenFlags, int]:
@@ -191,6 +198,9 @@ class Passing:
         return [] if self.ids is None else self.ids.writers(root)
 
     def _entry(self, ids: BackingIds, handle: FileHandle) -> Entry:
+        if self.reads_past_copy(handle.nodeid, handle.node):
+            handle.lower = True
+            return ids.enter_again(handle.nodeid)
         opened = ids.get(handle.nodeid)
         kind = Kind(opened.kind) if opened is not None else self._wish(handle)
         if kind is not Kind.CACHED:

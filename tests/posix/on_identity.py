@@ -7,14 +7,17 @@ import fcntl
 import mmap
 import os
 import select
+import shutil
 import stat
 import struct
+import subprocess
 from pathlib import Path
 
 from tests.posix.checks import Case, as_user, check, fails, files, opened
 from tests.support.lanes import drop_dentries
 
 AREA = "Identity"
+PROGRAM = "/usr/bin/cat"
 
 
 def linked(directory: Path) -> None:
@@ -22,6 +25,10 @@ def linked(directory: Path) -> None:
     (directory / "d").mkdir()
     os.link(directory / "a", directory / "b")
     os.link(directory / "a", directory / "d/c")
+
+
+def program(directory: Path) -> None:
+    shutil.copy(PROGRAM, directory / "program")
 
 
 def numbers(top: Path) -> dict[str, int]:
@@ -163,6 +170,36 @@ def _(it: Case) -> None:
         os.fchown(fd, 7, 8)
         found = os.stat(it / "f")
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o600, 7, 8)
+
+
+@check(AREA, "it is opened again by /proc/self/fd to read", lower=files("f"))
+def _(it: Case) -> None:
+    with opened(it / "f") as fd:
+        (it / "f").chmod(0o600)
+        with opened(Path(f"/proc/self/fd/{fd}")) as again:
+            assert os.pread(again, 100, 0) == b"f"
+
+
+@check(AREA, "it is opened again by /proc/self/fd to write", lower=files("f"))
+def _(it: Case) -> None:
+    with opened(it / "f") as fd:
+        (it / "f").chmod(0o600)
+        with opened(Path(f"/proc/self/fd/{fd}"), os.O_WRONLY) as again:
+            os.pwrite(again, b"written", 0)
+    assert (it / "f").read_text() == "written"
+
+
+@check(
+    AREA, "a lower program that runs starts itself again, also when it is upgraded", lower=program
+)
+def _(it: Case) -> None:
+    with subprocess.Popen([it / "program"], stdin=subprocess.PIPE) as running:
+        itself = Path(f"/proc/{running.pid}/exe")
+        (it / "program").chmod(0o755)
+        subprocess.run([itself, "/dev/null"], check=True)
+        shutil.copy(PROGRAM, it / "new")
+        (it / "new").rename(it / "program")
+        subprocess.run([itself, "/dev/null"], check=True)
 
 
 @check(AREA, "a mapping made before a copy-up shows what is written after it", lower=files("f"))
