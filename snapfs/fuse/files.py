@@ -32,6 +32,7 @@ from snapfs.fuse.inherited import InheritedRequests
 from snapfs.fuse.passing import Passing
 from snapfs.fuse.places import Places
 from snapfs.fuse.recovery import Recovery
+from snapfs.fuse.refusing import RefusedPages
 from snapfs.fuse.session import Operations
 from snapfs.fuse.setid import SetIdWatch
 from snapfs.fuse.threads import Threads, blocking
@@ -74,6 +75,7 @@ class FileHandlers(Operations):
         self.directories: Handles[DirectoryHandle] = Handles()
         self.passing = Passing(forest, self.hot)
         self.set_id_watch = SetIdWatch()
+        self.refused_pages = RefusedPages(self.threads.notify)
         self._recovery = Recovery(forest)
         self.copy_ups = CopyUps(self.files, self.threads, self._copied)
         self.raw.update(InheritedRequests(self).handlers())

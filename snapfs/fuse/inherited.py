@@ -18,6 +18,7 @@ from snapfs.fuse import channel, privileges
 from snapfs.fuse.answering import raising
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
 from snapfs.fuse.handles import FileHandle
+from snapfs.fuse.refusing import FROM_CACHE
 from snapfs.overlay import Tree
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 READ_IN = struct.Struct("<QQIIQII")
 WRITE_IN = struct.Struct("<QQIIQII")
 WRITE_OUT = struct.Struct("<II")
-FROM_CACHE = 1 << 0
-"""FUSE_WRITE_CACHE: pages of a mapping."""
 KILL_SET_ID = 1 << 2
 """FUSE_WRITE_KILL_SUIDGID: who writes may not keep set-id bits."""
 _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME | os.O_APPEND
@@ -52,15 +51,19 @@ class InheritedRequests:
         if flags & os.O_ACCMODE == os.O_RDONLY:  # pages of a mapping: for no file in particular
             flags = os.O_RDWR
         self._know(request, fh, flags)
+        channel.note_set_id_killer(request.pid if how & KILL_SET_ID else channel.NO_KILLER)
+        data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
+        is_whole = bool(how & FROM_CACHE)
+        with self._operations.refused_pages.noting(request.nodeid, how):
+            self._check_grows(fh, how, flags)
+            done = await raising(self._operations.write(fh, offset, data, is_whole=is_whole))
+        return WRITE_OUT.pack(done, 0)
+
+    def _check_grows(self, fh: int, how: int, flags: int) -> None:
         if self._operations.files.get(fh).only_grows and (
             how & FROM_CACHE or not flags & os.O_APPEND
         ):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        channel.note_set_id_killer(request.pid if how & KILL_SET_ID else channel.NO_KILLER)
-        data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
-        is_whole = bool(how & FROM_CACHE)
-        done = await raising(self._operations.write(fh, offset, data, is_whole=is_whole))
-        return WRITE_OUT.pack(done, 0)
 
     def _know(self, request: Request, fh: int, flags: int) -> None:
         """Make a handle again that only an earlier worker had."""

@@ -23,8 +23,9 @@ from snapfs.fuse.channel import Body, NotSupported, Opcode, OpenFlags, Request
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.handles import FileHandle
 from snapfs.fuse.inflight import InFlight
-from snapfs.fuse.inherited import FROM_CACHE, KILL_SET_ID, READ_IN, WRITE_IN, WRITE_OUT
+from snapfs.fuse.inherited import KILL_SET_ID, READ_IN, WRITE_IN, WRITE_OUT
 from snapfs.fuse.operations import OverlayOperations
+from snapfs.fuse.refusing import FROM_CACHE
 from snapfs.fuse.trees import Forest, Shown
 from snapfs.overlay import Node, SetAttr, Tree
 
@@ -153,9 +154,14 @@ class NoOpenOperations(OverlayOperations):
             return await raising(self.read(number, offset, size))
 
     async def _write_node(self, request: Request) -> Body:
+        shown, node = self.forest.find(request.nodeid)
+        how = WRITE_IN.unpack_from(request.body)[3]
+        with self.refused_pages.noting(request.nodeid, how):
+            return await self._write_known(request, shown, node)
+
+    async def _write_known(self, request: Request, shown: Shown, node: Node) -> Body:
         _, offset, size, flags, _, opened, _ = WRITE_IN.unpack_from(request.body)
         data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
-        shown, node = self.forest.find(request.nodeid)
         channel.note_set_id_killer(request.pid if flags & KILL_SET_ID else channel.NO_KILLER)
         await self._prepare_write(shown, node, request.pid)
         if isinstance(shown.tree, Tree):  # a mapping's pages come without O_APPEND

@@ -133,6 +133,7 @@ async def _run(
     operations = PlainOperations(forest, options)
     async with trio.open_nursery() as nursery:
         await nursery.start(_unmount_on_signal, mountpoint)
+        nursery.start_soon(operations.refused_pages.drop)
         await session.serve(operations, connection.fd, connection.init, ready=ready)
         nursery.cancel_scope.cancel()
     spare.close()

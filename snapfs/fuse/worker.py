@@ -410,6 +410,7 @@ async def serve(
                 nursery.start_soon(worker.leave_when_unused)
                 nursery.start_soon(forest.counting.run)
                 nursery.start_soon(forest.settle_doubts)
+                nursery.start_soon(operations.refused_pages.drop)
                 if entrance is not None:
                     nursery.start_soon(entrance.attend, worker.converse)
 
