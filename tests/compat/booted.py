@@ -30,6 +30,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from snapfs.config import ENVIRONMENT_PREFIX
 from tests.compat.fresh_debian import HERE, TREES, run, sources_of
 from tests.crash.workloads import fill
 from tests.support.daemon import eventually
@@ -104,7 +105,7 @@ class Booted:
 
     def __init__(self, tree: Path, init: int) -> None:
         self.tree = tree
-        self._enter = ["nsenter", "-t", str(init), "--all"]
+        self._enter = ["env", *_without_settings(), "nsenter", "-t", str(init), "--all"]
         self.programs: dict[str, subprocess.Popen[str]] = {}
         self.calls = 0
         self.refused: list[str] = []
@@ -178,6 +179,11 @@ class Booted:
         """Return what the programs that have ended said."""
         ended = [(it, at) for it, at in self.programs.items() if at.poll() is not None]
         return [f"{name}: {at.communicate()[0]}" for name, at in ended]
+
+
+def _without_settings() -> list[str]:
+    """Return what keeps env(1) from handing on our settings of snapfs: they are of this machine."""
+    return [f"--unset={name}" for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]
 
 
 def tree() -> Path:
@@ -353,7 +359,7 @@ def end(machine: Booted) -> tuple[int, list[str]]:
     machine.run("systemctl", "stop", "snapfs")
     if left := re.findall(r".* fuse\.snapfs .*", machine.run("cat", "/proc/mounts")):
         wrong.append(f"still mounted: {left}")
-    if kept := machine.property("NFileDescriptorStore") not in ("", "0"):
+    if (kept := machine.property("NFileDescriptorStore")) not in ("", "0"):
         wrong.append(f"{kept} descriptors are in the store after the stop")
     return turns, wrong
 
