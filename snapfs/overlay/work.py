@@ -3,6 +3,7 @@
 All names live in `<work>/snapfs`, beside what the kernel's overlayfs keeps in `<work>/work`:
 
     t<n>     half made; removed when the tree is opened
+    tx<low>  changing places with a whiteout, on its way to o<low>
     o<low>   removed from the tree while known (node.stash); removed at forget or when the tree is
     opened l<low>   a copied-up file that has further names in the lower layers (links.py)
     r<low>   a symlink whose target counts removed names of a lower hard link (links.py)
@@ -22,6 +23,8 @@ from .syscalls import rename
 
 _DIRECTORY = b"snapfs"
 _WHITEOUT = b"w"
+_CHANGING = b"tx"
+"""What changes places with a whiteout, on its way to be kept."""
 
 
 def has_link_records(path: bytes | Path) -> bool:
@@ -57,13 +60,22 @@ class Work:
         records = []
         rubbish = b"t" if keep_removed else b"to"
         for entry in list(scan(self.layer.proc(b"."))):
-            if entry.name[:1] in rubbish:
+            is_directory = entry.is_dir(follow_symlinks=False)
+            if keep_removed and is_directory and entry.name.startswith(_CHANGING):
+                self._keep(entry.name)
+            elif entry.name[:1] in rubbish:
                 self.discard(entry.name)
             elif entry.name[:1] in b"lr":
                 records.append(entry.name)
-            elif entry.name[:1] == b"o" and entry.is_dir(follow_symlinks=False):
+            elif entry.name[:1] == b"o" and is_directory:
                 self.empty(entry.name)
         return records
+
+    def _keep(self, name: bytes) -> None:
+        """Go on with a directory that was removed, and is not yet under the name that keeps it."""
+        kept = b"o" + name.removeprefix(_CHANGING)
+        rename(self.layer.fd, name, self.layer.fd, kept)
+        self.empty(kept)
 
     def temp(self) -> bytes:
         """A fresh name for something half made."""

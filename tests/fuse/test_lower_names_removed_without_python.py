@@ -428,6 +428,35 @@ def test_directory_is_removed_once_when_the_worker_dies_on_the_way(
 
 
 @pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+@pytest.mark.parametrize("call", RMDIR_STEPS.values(), ids=RMDIR_STEPS)
+def test_directory_that_is_held_is_as_it_was_when_the_worker_dies_on_the_way(
+    own_house: House, call: str, tmp_path: Path
+) -> None:
+    tree = begun(own_house.active(fill))
+    directory = tree / "d"
+    for name in listed(directory):
+        (directory / name).unlink()
+    directory.chmod(0o711)
+    os.chown(directory, 7, 8)
+    os.setxattr(directory, "user.key", b"value")
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    before = os.fstat(held)
+    with killing_at(own_house, call, 1, tmp_path / "calls"):
+        directory.rmdir()
+        eventually(lambda: (tmp_path / "calls").read_text().count("KILL"), what="the end")
+    drop_dentries()
+    after = os.fstat(held)
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert (after.st_uid, after.st_gid, after.st_nlink) == (7, 8, 0)
+    assert os.getxattr(held, "user.key") == b"value"
+    assert os.listdir(held) == []
+    os.close(held)
+    end_of_opens(own_house)
+    eventually(lambda: not kept(tree), what="the end of what was kept")
+    assert_usage_is_a_walk(own_house, tree)
+
+
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
 def test_removals_that_python_had_not_heard_of_when_the_worker_died_hold(own_house: House) -> None:
     tree = begun(own_house.active(fill))
     directory = tree / "d"

@@ -242,13 +242,12 @@ static int find_directory(const Desk *desk, const char *name, size_t length, Emp
 }
 
 /* Let a directory and a whiteout take each other's place, and keep the directory; 0 when nothing was
- * done. What a kill leaves under the first name goes when the tree is opened. */
+ * done. A directory that a kill leaves under the first name is kept when the tree is opened (work.py). */
 static int exchange(const Desk *desk, const Site *site, const char *kept)
 {
-    static unsigned count;
-    char temp[24];
+    char temp[KEPT_NAME + 2];
     int work = desk->keeps_in;
-    snprintf(temp, sizeof(temp), "t-w%x", ++count);
+    snprintf(temp, sizeof(temp), "tx%s", kept + 1);
     if (linkat(work, SHARED, work, temp, 0))
         return 0;
     if (renameat2(site->fd, site->path, work, temp, RENAME_EXCHANGE) == 0) {
