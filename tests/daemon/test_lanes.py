@@ -181,3 +181,23 @@ def test_a_lane_without_opens_takes_what_its_label_says(daemon: RunningDaemon) -
         seen = mount(daemon, "look")
         assert (seen / "file").read_text() == "lower and upper"
         daemon.run("umount", seen)
+
+
+def test_health_of_several_lanes_is_looked_at_at_once(base: Path) -> None:
+    """Each that is silent takes the time that one may take."""
+    base.mkdir()
+    config = base / "config.toml"
+    config.write_text("[timeouts]\nprobe_s = 1.0\n")
+    with running(base, environ={"SNAPFS_CONFIG": str(config)}) as daemon:
+        committed(daemon)
+        daemon.run("snapshot", "view", "look", "base")
+        pids = [it["worker_pid"] for it in lanes(daemon).values()]
+        assert len(pids) == 2
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            unwell = eventually(lambda: daemon.events("daemon.unwell"), what="a health check")
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        assert "its worker does not answer" in unwell[0]
