@@ -250,8 +250,8 @@ class Snapshotter(Closing):
     ) -> Committed:
         """Turn the active `key` into the committed `name`; its data is durable before the row.
 
-        Key missing: NotFound, checked first; the rest as `MetaStore.commit`. A refusal leaves the
-        snapshot active and writable.
+        Key missing: NotFound, checked first; the rest as `MetaStore.commit`. Layer gone:
+        FailedPrecondition. A refusal leaves the snapshot active and writable.
         """
         records.checked_name(name, "name")
         records.checked_labels(labels)
@@ -264,6 +264,8 @@ class Snapshotter(Closing):
             with self._store.view() as tx:
                 _check_same(tx, key, identity)
                 records.check_commit(tx, key, name, parent)
+            with refusing(f"commit {what}"):
+                self._layers.upper(identity).stat()  # a worker that knows it says nothing
             with self._still(key, identity, trees):
                 usage = self._settle_data(key, identity, trees)
 
