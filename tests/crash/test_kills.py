@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.root]
 @pytest.mark.timeout(600)
 def test_no_call_fails_however_often_processes_are_killed(tmp_path: Path) -> None:
     """The short form of `make kill`."""
-    names = ("names", "random", "unlinked", "mapping", "sqlite", "git", "walk")
+    names = ("names", "random", "unlinked", "mapping", "sqlite", "git", "walk", "locks", "user")
     outcome = kills.run(tmp_path, workers=16, controls=2, seed=5, names=names)
     assert not outcome.failures, "\n".join(outcome.failures)
     assert outcome.worker_kills.total() == 16

@@ -7,6 +7,7 @@ They know nothing of what is under them; tests run them on snapshots whose daemo
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import mmap
 import os
@@ -15,6 +16,7 @@ import select
 import shutil
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -319,6 +321,90 @@ class Touch:
         assert path.read_bytes().split() == [b"%d" % n for n in range(lines + 5)]
 
 
+class Locks:
+    """Holds a lock of each kind while others try to get it, and gives it to them."""
+
+    def __init__(self, here: Path, dice: random.Random) -> None:
+        here.write_bytes(b"locked")
+        self.one, self.two = (os.open(here, os.O_RDWR) for _ in range(2))
+
+    def turn(self) -> None:
+        for lock in (fcntl.flock, _lock_description):
+            lock(self.one, fcntl.LOCK_EX)
+            for _ in range(20):
+                assert not _is_got(lambda lock=lock: lock(self.two, _TRY))  # type: ignore[misc]
+            lock(self.one, fcntl.LOCK_UN)
+            lock(self.two, _TRY)
+            lock(self.two, fcntl.LOCK_UN)
+        fcntl.lockf(self.one, fcntl.LOCK_EX)
+        assert not self.another_gets_it()
+        fcntl.lockf(self.one, fcntl.LOCK_UN)
+        assert self.another_gets_it()
+
+    def another_gets_it(self) -> bool:
+        """Whether another process gets the lock of fcntl(2), which a process has once."""
+        child = os.fork()
+        if not child:
+            try:
+                os._exit(0 if _is_got(lambda: fcntl.lockf(self.two, _TRY)) else 1)
+            finally:
+                os._exit(2)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, 1), f"exit status {status}"
+        return status == 0
+
+
+_TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
+
+
+def _lock_description(fd: int, operation: int) -> None:
+    kind = fcntl.F_UNLCK if operation == fcntl.LOCK_UN else fcntl.F_WRLCK
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+
+
+def _is_got(lock: Callable[[], None]) -> bool:
+    try:
+        lock()
+    except BlockingIOError:
+        return False
+    return True
+
+
+class User:
+    """An ordinary user who makes set-id programs and writes to them, and may not change root's."""
+
+    NUMBER = 1000
+
+    def __init__(self, here: Path, dice: random.Random) -> None:
+        here.mkdir()
+        os.chown(here, self.NUMBER, self.NUMBER)
+        os.chdir(here)
+        os.setgroups([])
+        os.setresgid(self.NUMBER, self.NUMBER, self.NUMBER)
+        os.setresuid(self.NUMBER, self.NUMBER, self.NUMBER)
+
+    def turn(self) -> None:
+        path = Path("program")
+        with path.open("xb", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            assert (found.st_uid, found.st_gid) == (self.NUMBER, self.NUMBER)
+            for number in range(5):
+                path.chmod(0o6755)
+                assert stat.S_IMODE(path.stat().st_mode) == 0o6755
+                assert file.write(b"%d" % number) == 1
+                assert stat.S_IMODE(path.stat().st_mode) == 0o755
+        assert path.read_bytes() == b"01234"
+        path.unlink()
+        others = Path("..", "base", "d1", "e1", "f1")
+        assert others.read_bytes() == content(1, 1001)
+        for change in (lambda: others.open("r+b"), lambda: others.chmod(0o777), others.unlink):
+            try:
+                change()
+            except PermissionError:
+                continue
+            raise AssertionError("what is root's was changed")
+
+
 WORKLOADS: dict[str, Callable[[Path, random.Random], object]] = {
     "names": Names,
     "random": RandomAccess,
@@ -329,6 +415,8 @@ WORKLOADS: dict[str, Callable[[Path, random.Random], object]] = {
     "untar": Archive,
     "walk": Walk,
     "append": Touch,
+    "locks": Locks,
+    "user": User,
 }
 READING = ("walk",)
 """Those that change nothing."""
