@@ -56,8 +56,12 @@ type: setup ## check types (mypy, strict)
 # Files of tests side by side: most of their time is waiting for daemons to start and to end.
 TEST_WORKERS ?= 3
 
+.PHONY: plain
+plain: setup ## run the tests of what users see without the channel, on pyfuse3 alone (as root)
+	SNAPFS_CHANNEL=off $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m 'plain and not channel' $(filter --no-unlisted-skips,$(PYTEST_ARGS)) tests/fuse
+
 .PHONY: test
-test: setup lint type ## run every check and every test (as root)
+test: setup lint type plain ## run every check and every test (as root)
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: crash

@@ -17,7 +17,7 @@ from snapfs.fuse.modes import Mode
 from tests.support.lanes import House
 from tests.support.overlay.kernel import overlay
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 Steps = Callable[[Path], Any]

@@ -19,7 +19,7 @@ from tests.support.daemon import eventually
 from tests.support.frozen_disk import frozen, own_disk
 from tests.support.lanes import House
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 
 DEADLINE_S = 20.0
 

@@ -18,7 +18,7 @@ from snapfs.overlay.syscalls import AT_FDCWD
 from snapfs.overlay.syscalls import rename as renameat2
 from tests.support.lanes import House, Tree
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 

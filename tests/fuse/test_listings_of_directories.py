@@ -14,7 +14,7 @@ from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries
 from tests.support.past_python import without_python
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 
 LOWER = 400
 
@@ -145,6 +145,7 @@ def test_directory_that_a_dead_worker_knew_is_listed(own_house: House) -> None:
     assert len(os.listdir(tree / "many")) == LOWER
 
 
+@pytest.mark.channel("handles of directories end with their worker")
 @pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
 def test_listing_goes_on_with_the_next_worker(own_house: House) -> None:
     tree = own_house.active(many)
@@ -193,6 +194,7 @@ def test_files_handed_out_without_nodes_are_counted_and_forgotten(own_house: Hou
     assert (tree / "many" / "lower-0002").read_text() == "changed"
 
 
+@pytest.mark.channel("the fast lane")
 def test_end_of_a_listing_needs_no_python(house: House) -> None:
     tree = house.active(many)
     directory = tree / "new"

@@ -14,7 +14,7 @@ from snapfs.fuse.modes import Mode
 from tests.support.daemon import eventually
 from tests.support.lanes import House
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 DEADLINE_S = 20.0

@@ -21,7 +21,7 @@ import pytest
 from tests.support.daemon import RunningDaemon, eventually, running
 from tests.support.outside import outside_of, put_back, swapping
 
-pytestmark = [pytest.mark.root, pytest.mark.fuse]
+pytestmark = [pytest.mark.root, pytest.mark.plain, pytest.mark.fuse]
 
 ROUNDS = 300
 LONGEST_S = 0.001

@@ -20,7 +20,7 @@ from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
 from tests.support.overlay.kernel import mount, overlay, tmpfs
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 
 COMMAND = Path(sys.executable).with_name("snapfs-overlay")
 DEADLINE_S = 30.0
@@ -274,6 +274,7 @@ def test_root_is_inode_1(place: Place) -> None:
     mounts.unmount(place.mnt)
 
 
+@pytest.mark.channel("that it is missing is said on standard error")
 def test_foreground_and_signal(place: Place) -> None:
     process = subprocess.Popen(
         [COMMAND, "-f", "-o", place.layers, place.mnt], stderr=subprocess.PIPE, text=True
@@ -319,6 +320,7 @@ def test_read_only_mount_of_a_writable_overlay(place: Place) -> None:
     mounts.unmount(place.mnt)
 
 
+@pytest.mark.channel("passthrough: each read changes the time of access")
 @pytest.mark.parametrize(
     ("option", "younger", "older"),
     [("noatime", False, False), ("relatime", False, True), ("strictatime", True, True)],

@@ -18,7 +18,7 @@ import pytest
 from snapfs.fuse.modes import Mode
 from tests.support.lanes import House, Tree
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 TIMEOUT_S = 40
 SILENT_S = 0.5
@@ -116,6 +116,7 @@ def append(file: Path, text: str) -> None:
         log.write(text)
 
 
+@pytest.mark.channel("passthrough")
 @pytest.mark.parametrize("options", [("-f",), ("-F", "--max-unchanged-stats=1")])
 def test_who_follows_a_log_of_the_image_sees_the_first_line_only_without_opens(
     house: House, options: tuple[str, ...]

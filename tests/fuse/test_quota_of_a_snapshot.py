@@ -24,6 +24,7 @@ from tests.support.lanes import Fill, House, Tree
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.root,
+    pytest.mark.plain,
     pytest.mark.logs("lane.worker_died", "lane.worker_restarted", "lane.left_in_use"),
 ]
 
@@ -219,6 +220,7 @@ except OSError as error:
     assert used(tree) <= LIMIT + REQUEST
 
 
+@pytest.mark.channel("statfs of a snapshot")
 def test_df_shows_the_quota(house: House) -> None:
     tree = limited(house, size=LIMIT, inodes=100)
     (tree / "f").write_bytes(b"x" * 3 * MIB)
@@ -235,6 +237,7 @@ def test_df_shows_the_quota(house: House) -> None:
     assert os.statvfs(other.path).f_blocks == os.statvfs(house.root).f_blocks
 
 
+@pytest.mark.channel("statfs of a snapshot")
 def test_raising_the_quota_helps_at_once_and_lowering_stops_growth(house: House) -> None:
     tree = limited(house, size=LIMIT)
     with (tree / "f").open("wb", buffering=0) as file:
@@ -250,6 +253,7 @@ def test_raising_the_quota_helps_at_once_and_lowering_stops_growth(house: House)
     assert house.snapshots.quota(tree.key).size_bytes is None
 
 
+@pytest.mark.channel("passthrough")
 @pytest.mark.logs("quota.passed_by_open_files")
 def test_files_open_for_writing_before_the_first_quota_are_named_until_they_are_closed(
     own_house: House,
@@ -329,6 +333,7 @@ def test_quota_is_not_inherited(house: House) -> None:
     assert used(child) >= 12 * MIB
 
 
+@pytest.mark.channel("fallocate")
 def test_reserved_and_copied_space_stops_at_the_quota(house: House) -> None:
     tree = limited(house, lower, size=LIMIT)
     with (tree / "f").open("wb+", buffering=0) as file, (tree / "big").open("rb") as source:
@@ -343,6 +348,7 @@ def test_reserved_and_copied_space_stops_at_the_quota(house: House) -> None:
     assert used(tree) <= LIMIT
 
 
+@pytest.mark.channel("O_TMPFILE")
 def test_files_without_a_name_stop_at_the_quota(house: House) -> None:
     tree = limited(house, size=LIMIT, inodes=3)
     with open(os.open(tree.path, os.O_TMPFILE | os.O_RDWR), "wb", buffering=0) as file:

@@ -19,6 +19,7 @@ from tests.support.lanes import House, Tree, bind_mount, drop_dentries
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.root,
+    pytest.mark.plain,
     pytest.mark.logs("lane.worker_died", "lane.worker_restarted", "lane.left_in_use"),
 ]
 
@@ -138,6 +139,7 @@ def test_killed_worker_counts_again_and_nobody_is_told_wrong(
         assert_is_a_walk(own_house, tree)
 
 
+@pytest.mark.channel("passthrough")
 def test_files_that_the_kernel_writes_for_us_are_counted_as_they_grow(
     own_house: House, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from tests.support.lanes import House, bind_mount
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.root,
+    pytest.mark.plain,
     pytest.mark.logs("lane.worker_died", "lane.worker_restarted", "lane.left_in_use"),
 ]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
@@ -83,6 +84,7 @@ def test_requests_made_while_no_worker_lives_are_answered_by_the_next(own_house:
     assert seen == ["deep"] * 5
 
 
+@pytest.mark.channel("handles end with their worker")
 @pytest.mark.modes(Mode.PASSTHROUGH)
 def test_handle_of_a_dead_worker_serves_on_and_is_never_mistaken(own_house: House) -> None:
     """A handle that the worker serves itself: this file's are, for its set-id bit."""
