@@ -130,6 +130,31 @@ def test_ten_thousand_connections_leave_nothing_behind(daemon: RunningDaemon) ->
     assert daemon.json("status")["pid"] == daemon.pid
 
 
+@pytest.mark.root
+@pytest.mark.fuse
+@pytest.mark.parametrize("flooded", ["snapfs-read.sock", "volumes.sock"])
+def test_a_thousand_connections_of_readers_or_to_the_plugin_hold_up_nobody(
+    tmp_path: Path, flooded: str
+) -> None:
+    environ = {
+        "SNAPFS_SERVICE_GROUP": "daemon",
+        "SNAPFS_VOLUMES_PLUGIN_SOCKET": str(tmp_path / "state" / "volumes.sock"),
+    }
+    with running(tmp_path, environ=environ) as daemon:
+        worker = daemon.worker_pid()
+        before = descriptors(daemon.pid), descriptors(worker)
+        words = [sys.executable, "-c", FLOOD, str(daemon.state / flooded), "1000"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as flood:
+            assert flood.stdout is not None
+            assert flood.stdout.readline() == b"open\n"
+            assert daemon.json("snapshot", "list") == []
+            daemon.run("snapshot", "prepare", "work")
+            flood.kill()
+        for pid, held in zip((daemon.pid, worker), before, strict=True):
+            eventually(lambda pid=pid, held=held: descriptors(pid) <= held + 8, what="the end")
+        assert daemon.worker_pid() == worker
+
+
 FLOOD = """
 import resource, socket, sys, time
 address, count = sys.argv[1], int(sys.argv[2])
