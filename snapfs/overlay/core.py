@@ -80,6 +80,8 @@ class MergedTree:
         self.linkable: set[int] = set()
         """Numbers of files that were made without a name and may get one (tmpfiles.py)."""
         self.usage = UsageCount(self)
+        if self._work is not None:
+            self._work.retired = self.usage.whiteout_made
         self.allowance = Allowance(self.usage)
 
     def _make_root(self) -> Dir:

@@ -290,8 +290,8 @@ class UsageCount:
             self.spoil()
 
     def whiteout_made(self, real: os.stat_result | Before) -> None:
-        """Say that a rename left a whiteout, which is a file of its own: `real` is what lstat said
-        of it."""
+        """Say that a whiteout is a file of its own, as a rename leaves it, or is no longer the
+        shared one: `real` is what lstat said of it."""
         if not self._following:
             return
         self._blocks += real.st_blocks

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from .layer import Layer, scan, stat_or_none
@@ -47,13 +48,15 @@ def own_directory(path: bytes | Path) -> bytes:
 class Work:
     """Owner of one tree's work directory. Paths are names in it."""
 
-    __slots__ = ("_count", "layer", "sync")
+    __slots__ = ("_count", "layer", "retired", "sync")
 
     def __init__(self, layer: Layer, *, sync: bool) -> None:
         """`layer` is what `directory` names."""
         self.layer = layer
         self.sync = sync
         self._count = 0
+        self.retired: Callable[[os.stat_result], object] = bool
+        """Told of the whiteout that others are links to, when it can have no more."""
 
     def clean(self, *, keep_removed: bool = False) -> list[bytes]:
         """Remove what a predecessor left half made or in use; returns the names of link records."""
@@ -129,6 +132,7 @@ class Work:
                 if error.errno == errno.ENOENT:
                     self._make_shared_whiteout()
                 elif error.errno == errno.EMLINK:
+                    self.retired(os.stat(_WHITEOUT, dir_fd=own, follow_symlinks=False))
                     os.unlink(_WHITEOUT, dir_fd=own)
                     self._make_shared_whiteout()
                 else:
