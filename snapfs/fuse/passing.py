@@ -219,7 +219,7 @@ class Passing:
         if self.reason or not channel.loaded():
             return Kind.CACHED
         if not handle.node.up:
-            return Kind.LOWER
+            return Kind.CACHED if _may_be_a_log(handle.node) else Kind.LOWER
         return Kind.UPPER if handle.shown.native_writes else Kind.CACHED
 
     def _note_refusal(self, error: OSError) -> None:
@@ -235,6 +235,12 @@ class Passing:
     def _distrust_cached(self, nodeid: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # the kernel has nothing cached
             pyfuse3.invalidate_inode(nodeid, attr_only=True)
+
+
+def _may_be_a_log(node: Node) -> bool:
+    """Whether a lower file is empty, and may get its first line: who reads it through us sees that,
+    and who reads it past us does not. There is nothing to gain by the latter."""
+    return node.tree.upper is not None and node.tree.getattr(node).size == 0
 
 
 def _is_lasting(handle: FileHandle, entry: Entry) -> bool:

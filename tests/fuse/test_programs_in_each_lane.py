@@ -138,6 +138,20 @@ def test_who_follows_a_log_of_the_image_sees_the_first_line_only_without_opens(
         assert "last\n" in list(islice(lines, 1 if house.mode is Mode.NO_OPEN else 2))
 
 
+@pytest.mark.parametrize("options", [("-f",), ("-F", "--max-unchanged-stats=1")])
+def test_who_follows_an_empty_log_of_the_image_sees_what_is_appended(
+    house: House, options: tuple[str, ...]
+) -> None:
+    log = house.active(lambda layer: (layer / "log").touch()) / "log"
+    with following(log, *options) as lines:
+        assert not says_more(lines, SILENT_S)
+        append(log, "first\n")
+        assert lines.readline() == "first\n"
+        append(log, "second\n")
+        assert lines.readline() == "second\n"
+    assert log.read_text() == "first\nsecond\n"
+
+
 def test_who_follows_a_log_of_the_image_that_was_touched_before_sees_what_is_appended(
     house: House,
 ) -> None:
