@@ -40,6 +40,10 @@ class LayerDirectories:
         self.empty.mkdir(mode=ROOT_MODE, exist_ok=True)
         sync_directory(self.root)
 
+    def check_writable(self) -> None:
+        """Raise when the file system takes no changes at all (EROFS, EIO); a full one does."""
+        os.utime(self.path)
+
     def directory(self, snapshot_id: SnapshotId | int) -> Path:
         return self.path / str(snapshot_id)
 

@@ -139,7 +139,7 @@ class Snapshotter(Closing):
         self._reserve = IdReserve(self._meta, self._layers)
         self._dropper = Dropper()
         self._remover = Remover(self._layers, self._clear_intents, steps=steps)
-        self._unfinished = Unfinished(self._meta, self._reserve, self._remover)
+        self._unfinished = Unfinished(self._meta, self._layers, self._reserve, self._remover)
         self.copies = LayerCopier(
             copier,
             meta=self._meta,

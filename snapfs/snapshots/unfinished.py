@@ -18,6 +18,8 @@ import structlog
 
 from snapfs.model import NotFound, SnapfsError, SnapshotId
 from snapfs.snapshots import records, recovery
+from snapfs.snapshots.faults import refusing
+from snapfs.snapshots.layers import LayerDirectories
 from snapfs.snapshots.metastore import MetaStore
 from snapfs.snapshots.removal import Remover
 from snapfs.snapshots.reserve import IdReserve
@@ -32,8 +34,11 @@ log = structlog.get_logger(__name__)
 class Unfinished:
     """The unfinished creations of one root. Thread-safe."""
 
-    def __init__(self, meta: MetaStore, reserve: IdReserve, remover: Remover) -> None:
+    def __init__(
+        self, meta: MetaStore, layers: LayerDirectories, reserve: IdReserve, remover: Remover
+    ) -> None:
         self._meta = meta
+        self._layers = layers
         self._reserve = reserve
         self._remover = remover
         self._settling = threading.Lock()
@@ -61,6 +66,8 @@ class Unfinished:
                 ids, intents = tuple(self._ids), tuple(self._intents)
             if not ids and not intents:
                 return
+            with refusing("remove what creations left"):
+                self._layers.check_writable()  # else the store would take no updates any more
             for intent, identity in self._meta.apply(lambda tx: _promise(tx, ids, intents)).items():
                 self._remover.add(intent, identity)
             with self._lock:

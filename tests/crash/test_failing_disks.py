@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,7 @@ LOUD = (
     "snapshot.undo_failed",
     "tree.release_failed",
     "ids.not_given_back",
+    "promises.not_settled",
     "layers.write_error",
     "layers.mark_failed",
 )
@@ -282,10 +283,13 @@ def test_a_source_that_cannot_be_read_is_said_and_stays(
     with disk.failing("read"), pytest.raises(OSError, match="Input/output"):
         layer.read_bytes()  # what is not in memory
     with opened(root) if which == "root" else nullcontext(), disk.failing("read"):
-        is_refused(
-            lambda: backup.take(root, target) if which == "root" else backup.restore(target, new)
-        )
-    backup.take(root, target)
+        if which == "root":
+            # xfs may give nothing any more, where ext4 says of each layer that it cannot be read
+            with nullcontext() if disk.outlives_errors else suppress(OSError):
+                assert "one" in {it.name for it in backup.take(root, target).damaged}
+        else:
+            is_refused(lambda: backup.restore(target, new))
+    assert not backup.take(root, target).damaged
     backup.verify(target)
     backup.restore(target, new)
     assert committed(new) == committed(root) == before
