@@ -4,12 +4,17 @@ tells nothing, which is never an error here."""
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 SHOWN = 5
-"""Processes that a message names."""
+"""Of processes, or of what they have open, that a message names."""
 _COMMAND_CHARACTERS = 60
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid."""
 
 
 def running() -> list[int]:
@@ -58,3 +63,17 @@ def named(found: Iterable[object]) -> str:
     names = [str(it) for it in found]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+class Channel(Protocol):
+    """A socket, of the standard library or of trio."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
+
+
+def peer(channel: Channel) -> tuple[int, int]:
+    """Return the process and the user at the other end (unix(7), SO_PEERCRED); of a listener, who
+    began to listen."""
+    raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid

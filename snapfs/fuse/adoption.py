@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from snapfs import __version__
+from snapfs import __version__, processes
 from snapfs.fuse import control, unixsocket
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.lanemount import LaneMount
@@ -73,7 +73,7 @@ def adopt(
         return None  # nobody there: a first start, or the worker has died too
     except TimeoutError as error:
         text = f"lane {settings.lane}: whoever is at {settings.door} does not answer"
-        raise WorkerHangs(text, None if channel is None else unixsocket.peer(channel)[0]) from error
+        raise WorkerHangs(text, None if channel is None else processes.peer(channel)[0]) from error
     except (SnapfsError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning(
             "lane.not_adopted",
@@ -90,7 +90,7 @@ def adopt(
 def _introduce(
     channel: socket.socket, settings: WorkerSettings, frozen: tuple[int, ...]
 ) -> Adopted:
-    pid, uid = unixsocket.peer(channel)
+    pid, uid = processes.peer(channel)
     if uid != os.geteuid():
         raise FailedPrecondition(f"{settings.door} belongs to user {uid}; remove it")
     process = Stranger(pid, os.pidfd_open(pid))
@@ -160,7 +160,7 @@ def end_worker(settings: WorkerSettings, timeout_s: float) -> None:
     """
     try:
         with unixsocket.connect(settings.door, timeout_s) as channel:
-            pid, uid = unixsocket.peer(channel)
+            pid, uid = processes.peer(channel)
             process = Stranger(pid, os.pidfd_open(pid))
     except (FileNotFoundError, ConnectionRefusedError, ProcessLookupError):
         return  # nobody is there, or not any more

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 import trio
 
-from snapfs import __version__
+from snapfs import __version__, processes
 from snapfs.fuse import control, unixsocket
 from snapfs.fuse.handover import Connection
 
@@ -73,7 +73,7 @@ async def _receive(channel: trio.socket.SocketType, converse: Converse) -> None:
     """Hear who comes; whatever that says or does, it costs nobody else anything."""
     with channel:
         try:
-            pid, uid = unixsocket.peer(channel)
+            pid, uid = processes.peer(channel)
             if uid != os.geteuid():
                 log.warning("worker.visitor_refused", pid=pid, uid=uid)
                 return

@@ -18,6 +18,7 @@ from itertools import islice
 import pyfuse3
 import trio
 
+from snapfs import processes
 from snapfs.fuse.backing import Entry
 from snapfs.fuse.files import FileHandlers
 from snapfs.fuse.incarnations import number_of
@@ -28,7 +29,6 @@ RELEASES_TIMEOUT_S = 1.0
 """For releases of files that are closed already: the kernel does not make close(2) wait for us."""
 RELEASES_OF_UNBOUND_S = 0.1
 """The same, where some are expected to stay open."""
-NAMED = 5
 _REMOVED = "(removed)"
 _FLUSHED_AT_ONCE = 64
 """Files in one turn of a thread: a database has hundreds open."""
@@ -59,7 +59,7 @@ async def native_writers(operations: FileHandlers, root: int) -> str:
     def in_layer() -> list[str]:
         return [name for name in _writers(operations, root) if name != _REMOVED]
 
-    return named(await _after_releases(operations, in_layer, RELEASES_TIMEOUT_S))
+    return processes.named(await _after_releases(operations, in_layer, RELEASES_TIMEOUT_S))
 
 
 async def unbound_writers(operations: FileHandlers, root: int) -> list[str]:
@@ -69,12 +69,6 @@ async def unbound_writers(operations: FileHandlers, root: int) -> list[str]:
         return sorted(_writers(operations, root), key=lambda name: (name == _REMOVED, name))
 
     return await _after_releases(operations, everywhere, RELEASES_OF_UNBOUND_S)
-
-
-def named(paths: Sequence[str]) -> str:
-    """Return paths for a message: the first few, and how many more."""
-    names = ", ".join(paths[:NAMED])
-    return f"{names} and {len(paths) - NAMED} more" if len(paths) > NAMED else names
 
 
 async def _after_releases(

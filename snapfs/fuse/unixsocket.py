@@ -8,14 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import time
 from pathlib import Path
-from typing import Protocol
 
 MODE = 0o600
 RETRY_S = 0.02
-_CREDENTIALS = struct.Struct("iii")
 
 
 def open_directory(path: Path) -> int:
@@ -55,19 +52,6 @@ def listen(directory: int, name: str, backlog: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-class Channel(Protocol):
-    """A socket, of the standard library or of trio."""
-
-    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
-
-
-def peer(channel: Channel) -> tuple[int, int]:
-    """Return the process and the user at the other end (unix(7), SO_PEERCRED)."""
-    raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(raw)
-    return pid, uid
 
 
 def _address(directory: int, name: str) -> str:

@@ -27,19 +27,13 @@ import pyfuse3
 import structlog
 import trio
 
-from snapfs import __version__, confinement, logs
+from snapfs import __version__, confinement, logs, processes
 from snapfs.fuse import channel, control, door, orphans, session
 from snapfs.fuse.attributes import View
 from snapfs.fuse.backing import BackingIds, ids_of
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import Feature, features
-from snapfs.fuse.flushing import (
-    NAMED,
-    flush_dirty_pages,
-    named,
-    native_writers,
-    unbound_writers,
-)
+from snapfs.fuse.flushing import flush_dirty_pages, native_writers, unbound_writers
 from snapfs.fuse.handover import Connection, Init
 from snapfs.fuse.inflight import InFlight
 from snapfs.fuse.lane import LaneForest
@@ -201,7 +195,9 @@ class Worker:
             case control.GetUnbound():
                 root = identity.root(SnapshotId(message.snapshot))
                 paths = await unbound_writers(self._operations, root)
-                return control.Answer(message.id, unbound=(len(paths), tuple(paths[:NAMED])))
+                return control.Answer(
+                    message.id, unbound=(len(paths), tuple(paths[: processes.SHOWN]))
+                )
             case control.Stop():
                 pyfuse3.terminate()
             case control.Leave():
@@ -258,7 +254,7 @@ class Worker:
             if writers:
                 return writers
         known = self._operations.written_files
-        return named(await self._forest.orphans(snapshot_id, known))
+        return processes.named(await self._forest.orphans(snapshot_id, known))
 
     async def _flush(self, snapshot_id: SnapshotId) -> None:
         """Write back what mappings have changed, of all files where it is not known of which."""

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from pathlib import Path
 
 from snapfs import processes
-
-_CREDENTIALS = struct.Struct("3i")
-"""struct ucred: pid, uid, gid."""
 
 
 def holder(address: Path) -> str | None:
@@ -40,6 +36,4 @@ def _maker(address: Path) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         probe.connect(os.fspath(address))
-        raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid: int = _CREDENTIALS.unpack(raw)[0]
-        return pid
+        return processes.peer(probe)[0]

@@ -12,7 +12,6 @@ import os
 import select
 import socket
 import stat
-import struct
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import Protocol, Self
 import structlog
 
 from snapfs.closing import Closing
+from snapfs.processes import peer
 
 NAME = "socket"
 """In the store."""
@@ -32,7 +32,6 @@ MOST_CALLERS = 128
 """That are passed on; each has two threads for as long as it stays."""
 BACKLOG = 4096
 _BYTES = 1 << 16
-_CREDENTIALS = struct.Struct("3i")
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +79,7 @@ class Queue(Closing):
             except OSError:
                 return False
             self._accept()
-        own = [it for it in self._callers if _peer(it) == os.getpid()]
+        own = [it for it in self._callers if peer(it)[0] == os.getpid()]
         self._callers = [it for it in self._callers if it not in own]
         for caller in own:
             caller.close()
@@ -157,12 +156,6 @@ def _listens(found: socket.socket) -> bool:
     poller.register(found, 0)
     hung_up = any(events & select.POLLHUP for _, events in poller.poll(0))
     return not hung_up and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-
-
-def _peer(caller: socket.socket) -> int:
-    raw = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(raw)[0]
-    return pid
 
 
 def _join(caller: socket.socket, address: Path) -> None:

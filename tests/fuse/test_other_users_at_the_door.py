@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs import processes
 from snapfs.fuse import adoption, control, unixsocket
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.process import WorkerSettings
@@ -128,7 +129,7 @@ def test_door_of_another_user_is_told_nothing(reachable: Path) -> None:
             adoption.end_worker(settings, DEADLINE_S)
         assert stranger.poll() is None
         with unixsocket.connect(door, DEADLINE_S) as channel:
-            assert unixsocket.peer(channel) == (stranger.pid, NOBODY)
+            assert processes.peer(channel) == (stranger.pid, NOBODY)
 
 
 @pytest.mark.logs("lane.not_adopted")
