@@ -75,17 +75,12 @@ class CopyUp:
 
     def _look(self, tree: MergedTree, source: Source) -> None:
         """Find the data where that is, and what protects the file."""
-        node = self.node
         if source.is_metacopy and self.size_bytes:
-            found = (
-                (node.layer, node.lower_path)
-                if node.metacopy and node.layer is not None
-                else data_of(tree, node)
-            )
+            found = data_of(tree, self.node)
             if found is not None:
                 layer, path = found
                 self._content = Source(*layer.at(path))
-        self._protattr = protection.of_source(tree, node, source.attributes)
+        self._protattr = protection.of_source(tree, self.node, source.attributes)
 
     def close(self) -> None:
         """Let go of the lower file, for a job that does not run."""
@@ -221,8 +216,7 @@ def take_up(
         tree.inodes.enter(node)
     entry = None if has_data else tree.lower_entry(parent, name)
     if entry is not None:
-        place = parent.stack[lower.position_of(lower.top(entry))]
-        node.leave_data(place.layer, place.prefix + name)
+        node.leave_data(*lower.file_of(parent.stack, lower.top(entry), name))
     elif not node.up:
         node.rise()
     tree.usage.new(node, real_ino)

@@ -51,8 +51,8 @@ class MergedTree:
         self.counted = 0
         """Lookups by the kernel that its nodes count."""
         self.handed = Handed(self.prefix, self.inodes.places)
-        self.handed.protects_below = any(layer.is_protected for layer in self._shared)
         """Files that the kernel knows and that have no node."""
+        self.handed.protects_below = any(layer.is_protected for layer in self._shared)
         self.listings = Listings()
         self.upper: Layer | None = None
         self._work: Work | None = None
@@ -225,8 +225,7 @@ class MergedTree:
         """Make the node of what a directory's lower layers have under a name that is gone."""
         ino = self.prefix | lower.low_of(packed)
         node = Node(self, ino, lower.kind_of(packed), None, b"")
-        place = parent.stack[lower.position_of(packed)]
-        node.layer, node.lower_path = place.layer, place.prefix + name
+        node.layer, node.lower_path = lower.file_of(parent.stack, packed, name)
         return node
 
     # Lookup
@@ -313,9 +312,8 @@ class MergedTree:
         if parent is None or xattrs.get(self.upper_layer.proc(path), xattrs.METACOPY) is None:
             return
         entry = self.lower_entry(parent, node.name)
-        if entry is not None and lower.kind_of(lower.top(entry)) == stat.S_IFREG:
-            place = parent.stack[lower.position_of(lower.top(entry))]
-            node.leave_data(place.layer, place.prefix + node.name)
+        if entry is not None and lower.kind_of(packed := lower.top(entry)) == stat.S_IFREG:
+            node.leave_data(*lower.file_of(parent.stack, packed, node.name))
 
     def _copied_low(self, path: bytes) -> int | None:
         return _lasting(xattrs.get(self.upper_layer.proc(path), xattrs.INO))
@@ -389,8 +387,7 @@ class MergedTree:
             node.stack = lower.stack_of(self.roots, parent.stack, name, entry)
         else:
             node = Node(self, ino, kind, parent, name)
-            place = parent.stack[lower.position_of(packed)]
-            node.layer, node.lower_path = place.layer, place.prefix + name
+            node.layer, node.lower_path = lower.file_of(parent.stack, packed, name)
             if self._links:
                 self._join_link(node, low)
         self.inodes.enter(node)

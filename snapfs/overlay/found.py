@@ -73,9 +73,8 @@ def _find_data(tree: MergedTree, node: Node, parent: Dir | None) -> None:
     found = metacopy.find_nameless(tree, tree.work.proc(stash_name(node)))
     entry = None if found or parent is None else _lower_entry(tree, node.ino, parent)
     if parent is not None and entry is not None:
-        name, packed = entry[0], lower.top(entry[1])
-        place = parent.stack[lower.position_of(packed)]
-        found = place.layer, place.prefix + name
+        name, below = entry
+        found = lower.file_of(parent.stack, lower.top(below), name)
     if found is not None:
         node.leave_data(*found)
 

@@ -64,6 +64,12 @@ def read_index(sources: Sequence[tuple[bytes, int, bool, bool]], numbers: Number
     return Index(sources, keeps_numbers, numbers.low)
 
 
+def file_of(stack: Sequence[Place], packed: int, name: bytes) -> tuple[Layer, bytes]:
+    """Return layer and path of what an index of a stack has under a name, as its top has it."""
+    place = stack[position_of(packed)]
+    return place.layer, place.prefix + name
+
+
 class Search:
     """One directory looked for through the layers, as ovl_lookup_data."""
 

@@ -80,6 +80,8 @@ def find_nameless(tree: MergedTree, path: bytes) -> tuple[Layer, bytes] | None:
 
 def data_of(tree: MergedTree, node: Node) -> tuple[Layer, bytes] | None:
     """Layer and path of a file's data, when that lies below it; None for any other file."""
+    if node.metacopy and node.layer is not None:
+        return node.layer, node.lower_path
     path = tree.real_path(node)
     if xattrs.get(path, xattrs.METACOPY) is None:
         return None
