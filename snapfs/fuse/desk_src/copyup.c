@@ -21,10 +21,7 @@
 #include "desks.h"
 #include "kept.h"
 
-#define LINK 10 /* S_IFLNK >> 12 */
 #define MOST_COPIED (128u * 1024u) /* as copyup.QUICK_BYTES */
-#define LOW_MASK ((UINT64_C(1) << 40) - 1)
-#define PROTECTING (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)
 
 const CopiesApi *copies;
 
@@ -130,25 +127,12 @@ static int copy_link(const Desk *desk, int at, const char *path, Copy *it)
            !fstatat(work, it->temp, &it->real, AT_SYMLINK_NOFOLLOW);
 }
 
-/* Give the copy its name; its directory keeps its times. */
-static int publish(const Desk *desk, const Copy *it)
-{
-    const Site *site = &it->site;
-    const Card *card = card_find(desk, site->parent);
-    const struct timespec times[] = {site->before.st_atim, site->before.st_mtim};
-    if (!directory_mark(card, &site->before) ||
-        renameat2(desk->keeps_in, it->temp, site->fd, site->path, RENAME_NOREPLACE))
-        return 0;
-    utimensat(card->fd, card->path, times, AT_SYMLINK_NOFOLLOW);
-    return 1;
-}
-
 /* From the moment that the copy is seen the card leads there, not to the lower file. */
 static int replace(Desk *desk, uint64_t ino, const Copy *it, const Data *data)
 {
     if (!card_add(desk, ino, &it->site, &it->real, it->leaves_data ? data : NULL))
         return 0;
-    if (publish(desk, it))
+    if (directory_publish(desk, &it->site, it->temp))
         return 1;
     card_drop(desk, ino);
     return 0;

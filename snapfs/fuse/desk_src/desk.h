@@ -28,6 +28,9 @@
 
 #define SET_ID (S_ISUID | S_ISGID)
 #define REGULAR 8    /* S_IFREG >> 12 */
+#define LINK 10      /* S_IFLNK >> 12 */
+#define LOW_MASK ((UINT64_C(1) << 40) - 1) /* as identity.LOW_MASK */
+#define PROTECTING (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)
 #define MAIN_BITS 39 /* identity._MAIN_BITS: of numbers that are the same at the next opening */
 
 /* A regular file or symbolic link that has a node, or a directory of the upper layer: its place as it was
@@ -236,8 +239,10 @@ void creation_undo(const Creation *it);
 
 /* remove.c */
 
-/* Whether names may be changed in a directory now, and where. */
+/* Where a name that lower layers do not have may be changed now, if in a directory of the upper one. */
 int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it);
+/* Likewise where any name is, whether or not that may be now. */
+int site_above(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it);
 
 /* What getdents64(2) gives. */
 struct listed {
@@ -247,6 +252,9 @@ struct listed {
     uint8_t type;
     char name[];
 };
+
+/* Whether an attribute may be one of an overlay's, which have rules. */
+int is_trusted(const char *name);
 
 /* Whether a file or link carries nothing that has rules, and nothing watches it. */
 int is_plain(int fd, const char *path, const struct stat *real);
@@ -363,9 +371,9 @@ void desk_copy_up(Desk *desk, uint64_t ino, enum change change);
 /* Copy a directory of lower layers up that is about to be changed, after those above it, where that
  * has no rules: it has a card then. */
 void desk_directory_up(Desk *desk, uint64_t ino);
-/* Say of a directory of the upper layer, which is `before` that now, that there are copies in it;
- * 0 when that failed. */
-int directory_mark(const Card *card, const struct stat *before);
+/* Give a copy that was made aside its name, in a directory that has a card and keeps its times, but is
+ * marked to have copies in it; 0 when that failed. */
+int directory_publish(const Desk *desk, const Site *site, const char *temp);
 
 /* desks.c: the desks that answer in the fast lane. These return 0 when memory is short. */
 struct hot_api;

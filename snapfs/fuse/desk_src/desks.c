@@ -363,7 +363,8 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
 /* End a file that has come and gone before Python heard of it. */
 static int end(Desk *desk, uint64_t nodeid, uint64_t lookups)
 {
-    if (names->is_inherited(desk->handed, nodeid) || !hot->may_end(nodeid, lookups) || !removal_end(desk, nodeid))
+    if (names->is_inherited(desk->handed, nodeid) || !hot->may_end(nodeid, lookups) ||
+        !removal_end(desk, nodeid))
         return 0;
     hot->end(nodeid, lookups);
     names->disclaim(desk->handed, nodeid);

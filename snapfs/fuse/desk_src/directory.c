@@ -20,16 +20,13 @@
 
 #include "desks.h"
 
-#define LOW_MASK ((UINT64_C(1) << 40) - 1)
-#define PROTECTING (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)
 #define MOST_ABOVE 32 /* that are copied up with one; more are left to Python */
 
 extern const CopiesApi *copies;
 
 typedef struct {
     Room *room;
-    const Card *above; /* the directory that it is in */
-    Site site;         /* of the copy */
+    Site site; /* of the copy */
     const char *name;
     size_t length;
     char low[24]; /* its number, as the copy carries it */
@@ -54,14 +51,14 @@ static int find_name(Rise *it)
 static int find_site(const Desk *desk, Rise *it)
 {
     Site *site = &it->site;
-    it->above = card_find(desk, it->room->above);
-    if (!it->above || it->above->type != S_IFDIR || !find_name(it))
+    const Card *above = card_find(desk, it->room->above);
+    if (!above || above->type != S_IFDIR || !find_name(it))
         return 0;
-    site->fd = it->above->fd;
-    site->parent = it->above->ino;
-    int used = snprintf(site->path, sizeof(site->path), "%s/%.*s", it->above->path,
+    site->fd = above->fd;
+    site->parent = above->ino;
+    int used = snprintf(site->path, sizeof(site->path), "%s/%.*s", above->path,
                         (int)it->length, it->name);
-    return used < (int)sizeof(site->path) && card_stat(it->above, &site->before) == DONE_HERE;
+    return used < (int)sizeof(site->path) && card_stat(above, &site->before) == DONE_HERE;
 }
 
 static int is_simple(const Lower *lower)
@@ -94,7 +91,7 @@ static int copy(const Desk *desk, Rise *it)
     return is_made;
 }
 
-int directory_mark(const Card *card, const struct stat *before)
+static int mark(const Card *card, const struct stat *before)
 {
     char path[PATH_MAX];
     if (!card_attribute(card, IMPURE))
@@ -103,17 +100,21 @@ int directory_mark(const Card *card, const struct stat *before)
     return say_path(path, card->fd, card->path) && !lsetxattr(path, IMPURE, "y", 1, 0);
 }
 
-/* Give the copy its name; the directory above keeps its times. */
+int directory_publish(const Desk *desk, const Site *site, const char *temp)
+{
+    const Card *card = card_find(desk, site->parent);
+    const struct timespec times[] = {site->before.st_atim, site->before.st_mtim};
+    if (!mark(card, &site->before) ||
+        renameat2(desk->keeps_in, temp, site->fd, site->path, RENAME_NOREPLACE))
+        return 0;
+    utimensat(card->fd, card->path, times, AT_SYMLINK_NOFOLLOW);
+    return 1;
+}
+
 static int publish(Desk *desk, const Rise *it)
 {
-    const Site *site = &it->site;
-    const struct timespec times[] = {site->before.st_atim, site->before.st_mtim};
     names->close(desk->handed, it->room->ino);
-    if (!directory_mark(it->above, &site->before) ||
-        renameat2(desk->keeps_in, it->temp, site->fd, site->path, RENAME_NOREPLACE))
-        return 0;
-    utimensat(it->above->fd, it->above->path, times, AT_SYMLINK_NOFOLLOW);
-    return 1;
+    return directory_publish(desk, &it->site, it->temp);
 }
 
 static void tell(const Rise *it)

@@ -18,10 +18,15 @@
 #define NAMES_BYTES 1024
 #define LIST_BYTES 1024 /* of names of attributes; more is Python's */
 
+int is_trusted(const char *name)
+{
+    static const char trusted[] = "trusted.";
+    return strncmp(name, trusted, sizeof(trusted) - 1) == 0;
+}
+
 /* Whether there is no attribute that has rules: a number of its own, protection, data elsewhere. */
 static int is_bare(int fd, const char *path)
 {
-    static const char trusted[] = "trusted.";
     char full[PATH_MAX], list[LIST_BYTES];
     if (!say_path(full, fd, path))
         return 0;
@@ -29,7 +34,7 @@ static int is_bare(int fd, const char *path)
     if (length < 0)
         return errno == EOPNOTSUPP;
     for (const char *name = list; name < list + length; name += strlen(name) + 1)
-        if (strncmp(name, trusted, sizeof(trusted) - 1) == 0)
+        if (is_trusted(name))
             return 0;
     return 1;
 }
@@ -89,9 +94,17 @@ static int may_lose(const Desk *desk, const char *name, size_t length, Removal *
 int site_find(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it)
 {
     const Card *card = card_find(desk, parent);
-    if (!desk->takes_names || !card || card->type != S_IFDIR || length > NAME_MAX)
+    if (!desk->takes_names || !card)
         return 0;
     if (card->index && names->find(card->index, name, length) >= 0)
+        return 0;
+    return site_above(desk, parent, name, length, it);
+}
+
+int site_above(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *it)
+{
+    const Card *card = card_find(desk, parent);
+    if (!card || card->type != S_IFDIR || length > NAME_MAX)
         return 0;
     int used = snprintf(it->path, sizeof(it->path), "%s/%.*s", card->path, (int)length, name);
     it->fd = card->fd;

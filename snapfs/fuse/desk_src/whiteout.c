@@ -20,9 +20,7 @@
 #include "desks.h"
 #include "kept.h"
 
-#define LINK 10 /* S_IFLNK >> 12 */
 #define SHARED "w" /* work.py */
-#define PROTECTING (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)
 #define LIST_BYTES (64u * 1024u) /* of names in a directory; more is Python's */
 
 _Alignas(struct listed) static char list[LIST_BYTES];
@@ -83,19 +81,6 @@ static int is_simple(const Desk *desk, int fd, const char *path)
     return say_path(full, fd, path) && lgetxattr(full, PROTATTR, NULL, 0) < 0 && errno == ENODATA;
 }
 
-/* Where a name is in a directory of the upper layer that may be changed. */
-static int find_upper(const Desk *desk, uint64_t parent, const char *name, size_t length, Site *site)
-{
-    const Card *card = card_find(desk, parent);
-    if (!card || card->type != S_IFDIR || length > NAME_MAX)
-        return 0;
-    int used = snprintf(site->path, sizeof(site->path), "%s/%.*s", card->path, (int)length, name);
-    site->fd = card->fd;
-    site->parent = parent;
-    return used < (int)sizeof(site->path) && card_stat(card, &site->before) == DONE_HERE &&
-           !is_protected(desk, card);
-}
-
 /* Nothing is told of a file without a node: its directory has changed. */
 static void tell_hidden(uint64_t nodeid, const Site *site, const char *name, size_t length)
 {
@@ -124,7 +109,7 @@ enum verdict hide_file(int fd, const struct in_header *request, Desk *desk, cons
         !is_simple(desk, at, path))
         return COLD;
     desk_directory_up(desk, request->nodeid);
-    if (!find_upper(desk, request->nodeid, name, length, &site) || !hot->may_tell())
+    if (!site_above(desk, request->nodeid, name, length, &site) || !hot->may_tell())
         return COLD;
     hot->intend(request->unique, 0, 0);
     if (!put_whiteout(desk, &site)) {
@@ -191,12 +176,6 @@ static int shows_nothing(const Desk *desk, const Emptied *it)
     return !it->index || hidden == it->index->count;
 }
 
-static int is_own(const char *name)
-{
-    static const char trusted[] = "trusted.";
-    return strncmp(name, trusted, sizeof(trusted) - 1) == 0;
-}
-
 /* Number that a directory carries, or that of its own; 0 when it has an attribute with other rules. */
 static uint64_t number_of(const Desk *desk, const Removal *it)
 {
@@ -209,7 +188,7 @@ static uint64_t number_of(const Desk *desk, const Removal *it)
         return 0;
     for (const char *name = text; name < text + length; name += strlen(name) + 1) {
         is_copy |= !strcmp(name, INO);
-        if (is_own(name) && strcmp(name, INO) && strcmp(name, IMPURE))
+        if (is_trusted(name) && strcmp(name, INO) && strcmp(name, IMPURE))
             return 0;
     }
     if (!is_copy)
@@ -303,7 +282,7 @@ enum verdict hide_directory(int fd, const struct in_header *request, Desk *desk,
     Emptied it = {.directory = -1};
     const Site *site = &it.removal.site;
     if (!desk->takes_names || desk->keeps_in < 0 || !hot->may_tell() ||
-        !find_upper(desk, request->nodeid, name, length, &it.removal.site) ||
+        !site_above(desk, request->nodeid, name, length, &it.removal.site) ||
         !find_directory(desk, name, length, &it))
         return COLD;
     int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME;
