@@ -25,6 +25,7 @@ from snapfs.backup.layout import (
     RECORD,
     Record,
     Target,
+    check_new,
     read,
     sync_directory,
     write,
@@ -52,20 +53,14 @@ class _Begun(msgspec.Struct, frozen=True, kw_only=True):
 def make(target: Target) -> None:
     """Make the directory of a backup if there is none; its parent must be there.
 
-    A parent that is missing is mostly a disk that is not mounted. Raises FailedPrecondition, also
-    for a target that is something else than a directory or lies in a lane; OSError.
+    Raises FailedPrecondition, also for a target that is something else than a directory or lies in
+    a lane; OSError.
     """
     path = target.path
     if path.is_dir():
         _check_no_lane(path)
         return
-    if os.path.lexists(path):
-        raise FailedPrecondition(f"backup {path} is not a directory; name another")
-    if not path.parent.is_dir():
-        raise FailedPrecondition(
-            f"backup {path}: there is no directory {path.parent}; mount the disk of the backup, "
-            "or make the directory"
-        )
+    check_new(path, "backup", "another")
     _check_no_lane(path.parent)
     try:
         path.mkdir(mode=0o700)

@@ -152,6 +152,20 @@ def check_apart(root: Path, backup: Path) -> None:
         )
 
 
+def check_new(path: Path, what: str, other: str) -> None:
+    """Raise FailedPrecondition unless a directory can be made at `path`: its parent must be there.
+
+    A parent that is missing is mostly a disk that is not mounted.
+    """
+    if os.path.lexists(path):
+        raise FailedPrecondition(f"{what} {path} is not a directory; name {other}")
+    if not path.parent.is_dir():
+        raise FailedPrecondition(
+            f"{what} {path}: there is no directory {path.parent}; mount the disk of the {what}, "
+            "or make the directory"
+        )
+
+
 @contextmanager
 def written(place: Path) -> Iterator[None]:
     """Say, of what is written in the block, that it is `place` that has no room or is read-only.

@@ -32,6 +32,7 @@ from snapfs.backup.layout import (
     Record,
     Target,
     check_apart,
+    check_new,
     locked,
     read,
     sync_directory,
@@ -133,13 +134,7 @@ def _make(root: Path) -> None:
     """Make the directory of a root if there is none; as of a backup, its parent must be there."""
     if root.is_dir():
         return
-    if os.path.lexists(root):
-        raise FailedPrecondition(f"root {root} is not a directory; name another with --root")
-    if not root.parent.is_dir():
-        raise FailedPrecondition(
-            f"root {root}: there is no directory {root.parent}; mount the disk of the root, "
-            "or make the directory"
-        )
+    check_new(root, "root", "another with --root")
     root.mkdir(mode=0o700)
 
 
