@@ -5,28 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from snapfs.fuse.watching import FIRST_DELAY_S, FREE_DEATHS
-from tests.support.daemon import RunningDaemon, clear, eventually
-from tests.support.lanes import abort
+from tests.support.daemon import RunningDaemon, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
 LOOP = re.compile(r"its worker died (\d+) times in a row; the next one is started (\S+) s after")
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    made = RunningDaemon(tmp_path)
-    made.start()
-    yield made
-    made.kill()
-    abort(tmp_path)
-    clear(tmp_path)
 
 
 def told(daemon: RunningDaemon) -> tuple[int, float] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,12 @@ from snapfs.fuse.seat import LaneState
 from snapfs.fuse.supervisor import LaneStatus
 from snapfs.fuse.watching import FREE_DEATHS
 from snapfs.reporting import lane_warnings
-from tests.support.daemon import SNAPFS, RunningDaemon, clear, eventually
-from tests.support.lanes import abort
+from tests.support.daemon import SNAPFS, RunningDaemon, eventually
 from tests.support.writer import writing
 
 PACKAGE = Path(snapfs.__file__).parent
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    made = RunningDaemon(tmp_path)
-    made.start()
-    yield made
-    made.kill()
-    abort(tmp_path)
-    clear(tmp_path)
 
 
 def mounted(daemon: RunningDaemon) -> Path:

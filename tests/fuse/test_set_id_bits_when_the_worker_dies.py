@@ -98,16 +98,23 @@ def tree(own_house: House) -> Tree:
     return tree
 
 
+@contextmanager
+def written(house: House, tree: Tree, uid: int, before: Death, after: Death) -> Iterator[None]:
+    """A user, who has the file open, has written to it since it got the bits."""
+    with writer_of(tree, uid) as writer:
+        (tree / "file").chmod(0o6777)
+        before(house)
+        writer.begin_write()
+        writer.await_it("written")
+        after(house)
+        yield
+
+
 @deaths
 def test_bits_go_with_a_write_by_who_has_no_right_to_them(
     own_house: House, tree: Tree, before: Death, after: Death
 ) -> None:
-    with writer_of(tree, 1233) as writer:
-        (tree / "file").chmod(0o6777)
-        before(own_house)
-        writer.begin_write()
-        writer.await_it("written")
-        after(own_house)
+    with written(own_house, tree, 1233, before, after):
         assert not (tree / "file").stat().st_mode & BITS
     assert (tree / "file").read_bytes()[:5] == b"evilx"
     assert not (tree.upper / "file").stat().st_mode & BITS
@@ -117,12 +124,8 @@ def test_bits_go_with_a_write_by_who_has_no_right_to_them(
 def test_bits_go_before_anybody_looks(
     own_house: House, tree: Tree, before: Death, after: Death
 ) -> None:
-    with writer_of(tree, 1233) as writer:
-        (tree / "file").chmod(0o6777)
-        before(own_house)
-        writer.begin_write()
-        writer.await_it("written")
-        after(own_house)
+    with written(own_house, tree, 1233, before, after):
+        pass
     assert not (tree.upper / "file").stat().st_mode & BITS
 
 
@@ -130,12 +133,7 @@ def test_bits_go_before_anybody_looks(
 def test_bits_stay_with_a_write_by_root(
     own_house: House, tree: Tree, before: Death, after: Death
 ) -> None:
-    with writer_of(tree, 0) as writer:
-        (tree / "file").chmod(0o6777)
-        before(own_house)
-        writer.begin_write()
-        writer.await_it("written")
-        after(own_house)
+    with written(own_house, tree, 0, before, after):
         assert (tree / "file").stat().st_mode & BITS == BITS
     assert (tree / "file").stat().st_mode & BITS == BITS
 
