@@ -49,6 +49,7 @@ Seals = Literal["off", "background"]
 Policy = Literal["shared", "isolated"]
 ActiveLane = Literal["main", "no-open"]
 ViewLane = Literal["views", "main", "no-open"]
+Awake = Literal["auto", "on", "off"]
 
 LOG_LEVELS: tuple[str, ...] = get_args(LogLevel)
 LOG_FORMATS: tuple[str, ...] = get_args(LogFormat)
@@ -85,10 +86,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lanes(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lane shows a new snapshot that has no label for it (docs/lanes.md)."""
+    """Which lane shows a new snapshot without a label for it (docs/lanes.md), and how all serve."""
 
     active: ActiveLane = "main"
     view: ViewLane = "views"
+    awake: Awake = "auto"
+    """Whether a virtual machine's processors are kept from halting while requests follow each other
+    (docs/fuse.md)."""
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from snapfs import __version__, anchors, preflight, tables
 from snapfs.config import Config
 from snapfs.forgetting import Forgetting
+from snapfs.fuse.awake import Awake
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.supervisor import Lane
@@ -375,6 +376,7 @@ def _lane(config: Config, name: LaneName, mode: Mode, store: DescriptorStore) ->
         log_format=config.log_format,
         quota=_default_quota(config),
         metacopy=config.overlay.metacopy,
+        awake=Awake(config.lanes.awake),
         watchdog_s=config.timeouts.watchdog_s,
         store=store,
     )

@@ -34,6 +34,8 @@ Options after -o, besides those of mount(8) and fuse-overlayfs's own for tuning:
   workdir=W          an empty directory on the file system of U
   redirect_dir=on    rename lower directories without EXDEV
   metacopy=on        copy no data for a change of owner, mode or times
+  awake=auto|on|off  keep processors of a virtual machine from halting
+                     while requests follow each other
   uidmapping=A:B:N, gidmapping=A:B:N
                      N owners from A on in the layers are shown from B on
   squash_to_root, squash_to_uid=N, squash_to_gid=N

@@ -94,3 +94,7 @@ def hot_events() -> list[tuple[int, int, int, int, int, int, int, bytes]]:
 def idle(fd: int, other_fd: int, timeout_ms: int, /) -> bool:
     """Answer requests until there is one for Python, which is True, or `other_fd` is readable or
     time is over."""
+
+def keep_awake(latency_fd: int, /) -> None:
+    """Keep processors awake by a descriptor of /dev/cpu_dma_latency while `idle` sees many
+    requests; -1: no longer (awake.py)."""

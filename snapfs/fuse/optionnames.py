@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 TAKEN = frozenset(  # as words: a name a line would bury the rest
     """
-    lowerdir upperdir workdir redirect_dir metacopy uidmapping gidmapping squash_to_root
+    lowerdir upperdir workdir redirect_dir metacopy awake uidmapping gidmapping squash_to_root
     squash_to_uid squash_to_gid static_nlink timeout fsync volatile noacl noxattrs
     debug fsname subtype allow_other allow_root
     """.split()  # noqa: SIM905

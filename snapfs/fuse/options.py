@@ -10,15 +10,18 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from snapfs.fuse import mounts, optionnames
 from snapfs.fuse.attributes import FOREVER_S
+from snapfs.fuse.awake import Awake
 from snapfs.model import InvalidArgument, NotImplementedYet
 from snapfs.overlay import Atime
+
+_T = TypeVar("_T")
 
 _ESCAPE = re.compile(r"\\([0-7]{3}|.)", re.DOTALL)
 _CHARACTER = re.compile(r'\\.|(?<=context=)"[^"]*"|.', re.DOTALL)
@@ -87,6 +90,7 @@ class OverlayOptions:
     """Directories of lower layers can be renamed; off, EXDEV: diff tools may not know redirects."""
     metacopy: bool = False
     """A change of attributes copies no data; at the end of the mount none is left below."""
+    awake: Awake = Awake.AUTO
     acl: bool = True
     xattrs: bool = True
     debug: bool = False
@@ -165,6 +169,8 @@ def _changes(options: OverlayOptions, name: str, value: str | None) -> dict[str,
             }
         case "metacopy":
             return {"metacopy": _choice(name, value, {"on": True, "off": False})}
+        case "awake":
+            return {"awake": _choice(name, value, {it.value: it for it in Awake})}
         case "uidmapping":
             return {"uid_ranges": _ranges(name, value)}
         case "gidmapping":
@@ -266,7 +272,7 @@ def _switch(name: str, value: str | None) -> bool:
     return bool(_choice(name, value, {"0": False, "1": True}))
 
 
-def _choice(name: str, value: str | None, choices: dict[str, bool]) -> bool:
+def _choice(name: str, value: str | None, choices: Mapping[str, _T]) -> _T:
     try:
         return choices[value or ""]
     except KeyError:

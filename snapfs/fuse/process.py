@@ -28,6 +28,7 @@ import structlog
 
 from snapfs import __version__
 from snapfs.fuse import control
+from snapfs.fuse.awake import Awake
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.progress import Progress, describe, held_in
@@ -111,6 +112,7 @@ class WorkerSettings:
     """For snapshots whose labels say none."""
     metacopy: bool = False
     """A change of attributes copies no data (overlay/metacopying.py)."""
+    awake: Awake = Awake.AUTO
 
     @property
     def limits(self) -> control.Limits:
@@ -328,6 +330,7 @@ def _command(
         f"--door={os.fspath(settings.door)}",
         f"--mode={settings.mode.value}",
         *(["--metacopy"] if settings.metacopy else []),
+        f"--awake={settings.awake.value}",
         f"--fuse-fd={connection.fd}",
         f"--memory-fds={','.join(map(str, connection.memory))}",
         f"--control-fd={channel}",

@@ -24,6 +24,7 @@ from snapfs import confinement
 from snapfs.fuse import handover, mounts, session
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
+from snapfs.fuse.awake import kept_awake
 from snapfs.fuse.backing import ids_of
 from snapfs.fuse.channel import Opcode, Request
 from snapfs.fuse.modes import Mode
@@ -103,7 +104,8 @@ def _serve(options: OverlayOptions, mountpoint: Path, ready: Callable[[], None])
         kept = confinement.confine(confinement.WORKER)
         if kept:
             log.info("overlay.not_confined", kept=kept)
-        trio.run(_run, options, tree, inodes, connection, mountpoint, ready)
+        with kept_awake(options.awake):
+            trio.run(_run, options, tree, inodes, connection, mountpoint, ready)
         tree.settle()
     finally:
         tree.close()

@@ -25,6 +25,7 @@ import structlog
 from snapfs import __version__
 from snapfs.fuse import adoption, control, mounts, progress, stored
 from snapfs.fuse.asking import Asking, hangs, is_dead, thaw_late
+from snapfs.fuse.awake import Awake
 from snapfs.fuse.idmapped import Clones
 from snapfs.fuse.lanemount import FS_TYPE, LaneMount, abort_stale, real_mountpoint
 from snapfs.fuse.modes import Mode
@@ -100,6 +101,7 @@ class Lane:
         log_format: str = "text",
         quota: Quota | None = None,
         metacopy: bool = False,
+        awake: Awake = Awake.AUTO,
         watchdog_s: float = WATCHDOG_S,
         store: stored.Store | None = None,
     ) -> None:
@@ -120,6 +122,7 @@ class Lane:
                 log_format,
                 quota or Quota(),
                 metacopy,
+                awake,
             ),
         )
         self._asking = Asking(self._seat)

@@ -30,6 +30,7 @@ import trio
 from snapfs import __version__, confinement, logs, processes
 from snapfs.fuse import channel, control, door, orphans, session
 from snapfs.fuse.attributes import View
+from snapfs.fuse.awake import Awake, kept_awake
 from snapfs.fuse.backing import BackingIds, ids_of
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import Feature, features
@@ -68,12 +69,10 @@ class Worker:
         operations: OverlayOperations,
         paused: Iterable[SnapshotId] = (),
         *,
-        kept: str = "",
+        besides: Iterable[Feature] = (),
     ) -> None:
-        """`paused` are snapshots that were frozen before this worker, and thaw with `begin`.
-
-        `kept` is what this process should have given up and could not (confinement.py).
-        """
+        """`paused` are snapshots that were frozen before this worker, and thaw with `begin`;
+        `besides` are features that are not the mount's."""
         self._lane = lane
         self._served = served
         self._mode = mode
@@ -82,7 +81,7 @@ class Worker:
         self._operations = operations
         self._features = (
             *features(mount.connection.init, mode.wanted),
-            Feature("confinement", kept),
+            *besides,
         )
         self._born_s = time.monotonic()
         self._seat = trio.Lock()
@@ -342,8 +341,9 @@ class Settings:
     mode: Mode
     metacopy: bool = False
     """See TreeSpec."""
+    awake: Awake = Awake.AUTO
     kept: str = ""
-    """See Worker."""
+    """What this process should have given up and could not (confinement.py)."""
 
 
 async def serve(
@@ -371,7 +371,10 @@ async def serve(
         places.lose()
     _tell_damage(places, inflight, backing)
     tell_step("snapfs store")
-    with LayerReader.open(settings.root, LaneName(settings.lane)) as reader:
+    with (
+        LayerReader.open(settings.root, LaneName(settings.lane)) as reader,
+        kept_awake(settings.awake) as why_asleep,
+    ):
         served = control.Served.of(settings.root, settings.mountpoint, settings.device)
         frozen = map(SnapshotId, begin.frozen)
         forest = LaneForest(
@@ -391,7 +394,10 @@ async def serve(
         paused = map(SnapshotId, begin.paused)
         worker = Worker(
             *(settings.lane, served, settings.mode, mount, forest, operations, paused),
-            kept=settings.kept,
+            besides=(
+                Feature("confinement", settings.kept),
+                Feature("processors kept awake", why_asleep),
+            ),
         )
         entrance = _open_door(settings.door)
         tell_step("snapfs session")
@@ -475,6 +481,7 @@ def main() -> int:
     parser.add_argument("--door", type=Path, required=True)
     parser.add_argument("--mode", type=Mode, required=True)
     parser.add_argument("--metacopy", action="store_true")
+    parser.add_argument("--awake", type=Awake, default=Awake.AUTO)
     parser.add_argument("--fuse-fd", type=int, required=True)
     parser.add_argument("--memory-fds", type=_numbers, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
@@ -492,6 +499,7 @@ def main() -> int:
     settings = Settings(
         *(chosen.lane, chosen.root, chosen.mountpoint, chosen.device, chosen.door, chosen.mode),
         metacopy=chosen.metacopy,
+        awake=chosen.awake,
         kept=confinement.confine(confinement.WORKER),
     )
     try:

@@ -6,6 +6,7 @@
  *   events.c   what Python is to hear of
  *   answers.c  the answer that is the same for every file
  *   idle.c     the loop that answers while Python has nothing to do
+ *   awake.c    processors that do not halt meanwhile
  *
  * A handler answers a request completely or leaves it alone (COLD); then Python answers it, as it
  * would without any of this. Another source file adds its own handlers with `hot_register`.
@@ -167,5 +168,18 @@ void events_add_stat(enum hot_event_kind kind, uint64_t nodeid, const struct sta
  * interpreter's lock, from the session's thread. */
 bool idle(int fd, int other_fd, int timeout_ms);
 int64_t now_ms(void);
+
+/* awake.c */
+
+/* Keep processors awake by this descriptor of /dev/cpu_dma_latency, which stays the caller's; -1: no
+ * longer by any. */
+void awake_by(int fd);
+/* A request came. */
+void awake_count(void);
+/* To be called when there is none to answer: see whether many came lately. */
+void awake_look(int64_t at_ns);
+/* For how long to sleep at most until `awake_end`; -1 when nothing is kept awake. */
+int awake_ms(void);
+void awake_end(void);
 
 #endif

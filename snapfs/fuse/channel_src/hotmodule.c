@@ -147,6 +147,16 @@ static PyObject *idle_(PyObject *module, PyObject *arguments)
     return PyBool_FromLong(is_waiting);
 }
 
+static PyObject *keep_awake(PyObject *module, PyObject *number)
+{
+    (void)module;
+    long fd = PyLong_AsLong(number);
+    if (fd == -1 && PyErr_Occurred())
+        return NULL;
+    awake_by((int)fd);
+    Py_RETURN_NONE;
+}
+
 static PyObject *summed(PyObject *module, PyObject *arguments)
 {
     (void)module;
@@ -165,5 +175,6 @@ PyMethodDef hot_methods[] = {
     {"hot_events", events, METH_NOARGS, NULL},
     {"hot_stop", stop, METH_NOARGS, NULL},
     {"idle", idle_, METH_VARARGS, NULL},
+    {"keep_awake", keep_awake, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -56,9 +56,9 @@ static enum received make_room(int64_t at_ns)
 /* Look for the next request for a moment, without sleep: who asks one after the other is back sooner
  * than this thread, or a virtual processor that halted, is awake again. Only while that has been so
  * lately, and while nobody else wants the processor. */
-static enum received linger(int fd)
+static enum received linger(int fd, int64_t start_ns)
 {
-    int64_t start_ns = now_ns(), at_ns = start_ns;
+    int64_t at_ns = start_ns;
     if (start_ns < alone_from_ns)
         return NOTHING;
     while (comes_soon) {
@@ -95,14 +95,22 @@ bool idle(int fd, int other_fd, int timeout_ms)
         if (drained != DONE && drained != NOTHING)
             return true;
         int left = timeout_ms ? left_ms(earlier(end_ms, events_due_ms())) : 0;
+        int64_t at_ns = now_ns();
+        awake_look(at_ns);
         if (drained == NOTHING && left && unlooked % READS_BETWEEN_LOOKS) {
-            enum received found = linger(fd);
+            enum received found = linger(fd, at_ns);
             if (found == DONE)
                 continue;
             if (found != NOTHING)
                 return true;
         }
-        int ready = sleep_until_one(waited, left);
+        int awake = awake_ms();
+        bool ends_awake = awake >= 0 && (left < 0 || awake < left);
+        int ready = sleep_until_one(waited, ends_awake ? awake : left);
+        if (!ready && ends_awake) {
+            awake_end();
+            continue;
+        }
         if (ready <= 0 || waited[1].revents || !left) /* what keeps coming puts nothing off */
             return false;
     }

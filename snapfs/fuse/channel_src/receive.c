@@ -76,6 +76,7 @@ static enum received read_request(int fd)
         return errno == EINTR || errno == ENOENT ? DONE : failed(errno);
     if (size == 0)
         return failed(ENODEV);
+    awake_count();
     held = (size_t)size;
     if (held < sizeof(struct in_header) || channel_request()->len != held)
         return failed(EPROTO);
