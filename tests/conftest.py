@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from snapfs import logs
 from snapfs.fuse import mounts
@@ -42,6 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     logs.bind_structlog()
+    # How fast examples are made is the machine's affair.
+    settings.register_profile("busy machine", suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy machine")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job, as whose
         signal.signal(signal.SIGINT, signal.default_int_handler)  # children nothing could be ended
     if hasattr(config, "workerinput") and os.geteuid() == 0:
