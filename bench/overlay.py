@@ -7,7 +7,7 @@ figure is the median of the runs, a fresh upper each. A WORD keeps the rows whos
 `Cold` means: after `sync; echo 3 > drop_caches` on the mounted tree, so the kernel has forgotten
 names, attributes and data, and the server has been told; what it keeps in its own memory it keeps.
 `Warm` means: done twice before. A first run, which is not timed, counts requests from the kernel's
-tracepoint (FORGET is not seen there).
+tracepoint (FORGET is not seen there), and says how many of a lane's were left to Python.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Measured:
     server_seconds: list[float] = field(default_factory=list)
     """Processor time of the server meanwhile."""
     requests: Counter[str] | None = None
+    python: Counter[str] = field(default_factory=Counter)
+    """Those of them that were left to Python, and FORGET."""
 
 
 Results = dict[tuple[str, str], Measured]
@@ -119,8 +121,10 @@ def once(row: Row, merged: Path, system: System, measured: Measured, tracer: Tra
     if row.cold:
         Path("/proc/sys/vm/drop_caches").write_text("3")
     if tracer is not None:
+        left = system.python_requests()
         with tracer.counting(merged) as measured.requests:
             row.run(merged)
+        measured.python = system.python_requests() - left
         return
     worker = system.worker()
     used = systems.processor_seconds(worker)
@@ -186,10 +190,21 @@ def _requests_cell(counts: Counter[str], operations: int, measured: Measured) ->
     total = counts.total()
     words = [f"{total / operations:.2f}"]
     words += [f"{opcode} {count / operations:.2f}" for opcode, count in counts.most_common(4)]
+    words += _python_words(measured.python, operations)
     if total and measured.server_seconds:
         used = statistics.median(measured.server_seconds)
         words.append(f"{used / total * 1e6:.0f} us each")
     return ", ".join(words)
+
+
+def _python_words(counts: Counter[str], operations: int) -> list[str]:
+    """Say what took the slow way, most often first, where that is a hundredth of an operation."""
+    named = [
+        f"{opcode} {count / operations:.2f}"
+        for opcode, count in counts.most_common(4)
+        if count * 100 >= operations
+    ]
+    return [f"Python {counts.total() / operations:.2f} ({', '.join(named)})"] if named else []
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from snapfs.house import LANES
 from tests.support import daemon
@@ -41,6 +42,10 @@ class System(Protocol):
     def worker(self) -> int | None:
         """Process id of the server behind what is mounted, if there is one."""
 
+    def python_requests(self) -> Counter[str]:
+        """Requests that its server has not answered in C since it began, by opcode; none where that
+        is not known."""
+
 
 @dataclass
 class Overlayfs:
@@ -61,6 +66,9 @@ class Overlayfs:
 
     def worker(self) -> int | None:
         return None
+
+    def python_requests(self) -> Counter[str]:
+        return Counter()
 
 
 @dataclass
@@ -88,6 +96,9 @@ class FuseOverlayfs:
 
     def worker(self) -> int | None:
         return self._process and self._process.pid
+
+    def python_requests(self) -> Counter[str]:
+        return Counter()
 
 
 @dataclass
@@ -122,9 +133,16 @@ class Lane:
             shutil.rmtree(base)
 
     def worker(self) -> int | None:
-        lanes = {it["name"]: it for it in self.serve.json("status")["lanes"]}
-        pid: int | None = lanes[self.name]["worker_pid"]
+        pid: int | None = self._status()["worker_pid"]
         return pid
+
+    def python_requests(self) -> Counter[str]:
+        counts = self._status()["requests"]
+        return Counter({name.lower(): it["python"] for name, it in counts.items()})
+
+    def _status(self) -> dict[str, Any]:
+        lanes: list[dict[str, Any]] = self.serve.json("status")["lanes"]
+        return next(it for it in lanes if it["name"] == self.name)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from snapfs import __version__
+from snapfs.fuse.control import WorkerStatus
 from snapfs.fuse.supervisor import LaneStatus
 from snapfs.fuse.watching import FREE_DEATHS
-from snapfs.service.records import LaneRecord
+from snapfs.service.records import LaneRecord, Requests
 
 COUNTS = ("nodes", "lookups", "files", "directories", "backing")
 """Of what a worker counts, what `snapfs status --json` shows."""
@@ -24,7 +25,15 @@ def lane_record(it: LaneStatus) -> LaneRecord:
         features=it.worker.features if it.worker is not None else {},
         restarts=it.restarts,
         counts={} if it.worker is None else {name: getattr(it.worker, name) for name in COUNTS},
+        requests={} if it.worker is None else _requests(it.worker),
     )
+
+
+def _requests(it: WorkerStatus) -> dict[str, Requests]:
+    return {
+        name: Requests(it.answered.get(name, 0), it.left.get(name, 0))
+        for name in sorted({*it.answered, *it.left})
+    }
 
 
 def lane_warnings(it: LaneStatus) -> Iterator[str]:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from snapfs.service.records import DaemonRecord, LaneRecord
     from snapfs.service.snapshotter import FoundProblem
 
+MOST_SHOWN = 4
+"""Operations of a lane that `snapfs status` names."""
+
 
 @click.command()
 @client_options
@@ -63,8 +66,19 @@ def _status_lines(it: DaemonRecord) -> list[tuple[str, str]]:
             )
         )
         lines += feature_lines(lane)
+        if lane.requests:
+            lines.append(("  requests", _requests_words(lane)))
     lines += [("warning", warning) for warning in it.warnings]
     return lines
+
+
+def _requests_words(lane: LaneRecord) -> str:
+    """Say how many requests there were, and which of them most often took the slow way."""
+    fast = sum(it.fast for it in lane.requests.values())
+    python = sum(it.python for it in lane.requests.values())
+    often = sorted(lane.requests.items(), key=lambda it: it[1].python, reverse=True)[:MOST_SHOWN]
+    named = ", ".join(f"{name.lower()} {it.python}" for name, it in often if it.python)
+    return f"{fast} in the fast lane, {python} in Python" + (f" ({named})" if named else "")
 
 
 def feature_lines(lane: LaneRecord) -> Iterator[tuple[str, str]]:

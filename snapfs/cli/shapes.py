@@ -139,6 +139,10 @@ def daemon(it: DaemonRecord) -> dict[str, Any]:
                 "restarts": lane.restarts,
                 "features": dict(lane.features),
                 "counts": dict(lane.counts),
+                "requests": {
+                    name: {"fast": count.fast, "python": count.python}
+                    for name, count in lane.requests.items()
+                },
             }
             for lane in it.lanes
         ],

@@ -71,8 +71,8 @@ class Opened:
 def hot_ended() -> int:
     """Files that came and went there, of which Python heard only that."""
 
-def hot_figures() -> dict[int, int]:
-    """Requests that were answered, by opcode."""
+def hot_figures() -> dict[int, tuple[int, int]]:
+    """Requests that were answered, and that were left to Python, by opcode."""
 
 def hot_start(
     opened: Opened | None, listener: Callable[[], object], record: memoryview | None, /

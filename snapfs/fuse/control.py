@@ -216,6 +216,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """Files that the kernel reads and writes by itself, or may at the next open."""
     answered: dict[str, int] = {}
     """Requests that the fast lane answered, by the name of their operation."""
+    left: dict[str, int] = {}
+    """... and those that it left to Python."""
     ended: int = 0
     """Files that came and went there before Python made a node of them."""
 

@@ -140,12 +140,28 @@ class Hot:
 
     def answered(self) -> Mapping[str, int]:
         """Return how many requests were answered since the session began, by operation."""
+        return {name: answered for name, (answered, _) in self._figures() if answered}
+
+    def left(self) -> Mapping[str, int]:
+        """Return how many requests were left to Python since the session began, by operation."""
+        return {name: left for name, (_, left) in self._figures() if left}
+
+    def _figures(self) -> Iterator[tuple[str, tuple[int, int]]]:
         found = {} if self._library is None else self._library.hot_figures()
-        return {channel.Opcode(code).name: count for code, count in found.items()}
+        for code, counts in found.items():
+            yield _name_of(code), counts
 
     def ended(self) -> int:
         """Return how many files have come and gone since the session began, without a node."""
         return 0 if self._library is None else self._library.hot_ended()
+
+
+def _name_of(opcode: int) -> str:
+    """A later kernel may ask for what has no name here; Python refuses it."""
+    try:
+        return channel.Opcode(opcode).name
+    except ValueError:
+        return str(opcode)
 
 
 def _ignore(happening: Happening) -> None:

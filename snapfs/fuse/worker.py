@@ -298,6 +298,7 @@ class Worker:
             features=self._reasons(),
             backing=0 if self._forest.backing is None else len(self._forest.backing),
             answered=dict(operations.hot.answered()),
+            left=dict(operations.hot.left()),
             ended=operations.hot.ended(),
         )
 

@@ -39,6 +39,15 @@ class Change:
     path: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """How many requests of one operation a worker had, by where they were answered."""
+
+    fast: int
+    """In the fast lane."""
+    python: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneRecord:
     """One FUSE mount and the worker that answers for it."""
@@ -55,6 +64,9 @@ class LaneRecord:
     """What its mount could do, with why it cannot; empty: it can. None when no worker answers."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """What its worker holds: nodes, lookups, files, directories, backing."""
+    requests: Mapping[str, Requests] = field(default_factory=dict)
+    """What the kernel has asked its worker since it began, by the name of the operation; nothing
+    where there is no fast lane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -976,6 +976,27 @@ class Lane(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RequestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Requests: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Requests | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     MOUNTPOINT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -984,6 +1005,7 @@ class Lane(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mountpoint: _builtins.str
     state: _builtins.str
@@ -1001,6 +1023,10 @@ class Lane(_message.Message):
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """What its worker holds now: nodes, lookups, files, directories, backing."""
 
+    @_builtins.property
+    def requests(self) -> _containers.MessageMap[_builtins.str, Global___Requests]:
+        """What the kernel has asked its worker since it began, by the name of the operation."""
+
     def __init__(
         self,
         *,
@@ -1012,14 +1038,39 @@ class Lane(_message.Message):
         mode: _builtins.str = ...,
         features: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        requests: _abc.Mapping[_builtins.str, Global___Requests] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "features", b"features", "mode", b"mode", "mountpoint", b"mountpoint", "name", b"name", "restarts", b"restarts", "state", b"state", "worker_pid", b"worker_pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "features", b"features", "mode", b"mode", "mountpoint", b"mountpoint", "name", b"name", "requests", b"requests", "restarts", b"restarts", "state", b"state", "worker_pid", b"worker_pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Lane: _TypeAlias = Lane  # noqa: Y015
+
+@_typing.final
+class Requests(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAST_FIELD_NUMBER: _builtins.int
+    PYTHON_FIELD_NUMBER: _builtins.int
+    fast: _builtins.int
+    """Answered in the fast lane."""
+    python: _builtins.int
+    """Left to Python."""
+    def __init__(
+        self,
+        *,
+        fast: _builtins.int = ...,
+        python: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fast", b"fast", "python", b"python"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Requests: _TypeAlias = Requests  # noqa: Y015
 
 @_typing.final
 class StatusResponse(_message.Message):

@@ -29,6 +29,7 @@ from snapfs.service.records import (
     Problem,
     QuotaRecord,
     Record,
+    Requests,
 )
 from snapfs.service.snapshotter import ChangedPath, FoundProblem
 
@@ -237,6 +238,9 @@ def _lane_to_wire(lane: LaneRecord) -> pb.Lane:
         mode=lane.mode,
         features=dict(lane.features),
         counts=dict(lane.counts),
+        requests={
+            name: pb.Requests(fast=it.fast, python=it.python) for name, it in lane.requests.items()
+        },
     )
 
 
@@ -250,4 +254,5 @@ def _lane_from_wire(lane: pb.Lane) -> LaneRecord:
         restarts=lane.restarts,
         features=dict(lane.features),
         counts=dict(lane.counts),
+        requests={name: Requests(it.fast, it.python) for name, it in lane.requests.items()},
     )

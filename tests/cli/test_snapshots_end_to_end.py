@@ -314,6 +314,22 @@ def test_status_tells_of_the_daemon_and_its_lane(daemon: RunningDaemon, base: st
     assert f"passthrough, serving, worker {lane['worker_pid']}" in daemon.run("status").stdout
 
 
+def test_status_tells_which_requests_were_left_to_python(daemon: RunningDaemon, base: str) -> None:
+    def count() -> tuple[int, int]:
+        found = daemon.json("status")["lanes"][0]["requests"].get("UNLINK", {})
+        return found.get("fast", 0), found.get("python", 0)
+
+    (mount,) = daemon.json("snapshot", "prepare", "work", "--parent", base)
+    tree = Path(mount["source"])
+    (tree / "kept").unlink()  # the first whiteout is Python's
+    (tree / "upper").write_text("upper")
+    before = count()
+    (tree / "upper").unlink()
+    assert count() == (before[0] + 1, before[1])
+    assert before[1] == 1
+    assert "in the fast lane, " in daemon.run("status").stdout
+
+
 def test_remove_takes_several_in_order(daemon: RunningDaemon, base: str) -> None:
     daemon.run("snapshot", "prepare", "work", "--parent", base)
     daemon.run("snapshot", "remove", "work", base)

@@ -21,6 +21,7 @@ from snapfs.service.records import (
     LaneRecord,
     Problem,
     Record,
+    Requests,
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -97,6 +98,7 @@ def test_lanes_survive(status_record: DaemonRecord) -> None:
             restarts=1,
             features={"channel": "", "no-open": "goes without"},
             counts={"nodes": 3, "lookups": 5},
+            requests={"LOOKUP": Requests(fast=7, python=1), "STATFS": Requests(fast=0, python=2)},
         ),
         LaneRecord(
             name="b",

@@ -5,7 +5,7 @@
 #define HANDLERS_PER_OPCODE 2
 
 static hot_handler handlers[OPCODES][HANDLERS_PER_OPCODE];
-static uint64_t counts[OPCODES];
+static struct hot_count counts[OPCODES];
 static bool is_on;
 
 bool hot_register(uint32_t opcode, hot_handler handler)
@@ -30,17 +30,18 @@ static enum verdict ask(int fd, const struct in_header *request)
 
 enum verdict hot_answer(int fd, const struct in_header *request)
 {
-    if (!is_on || request->opcode >= OPCODES || !handlers[request->opcode][0])
+    if (!is_on || request->opcode >= OPCODES)
         return COLD;
-    if (request->total_extlen) /* nothing here knows extensions */
-        return COLD;
-    enum verdict verdict = ask(fd, request);
+    /* nothing here knows extensions */
+    enum verdict verdict = request->total_extlen ? COLD : ask(fd, request);
     if (verdict == ANSWERED)
-        counts[request->opcode]++;
+        counts[request->opcode].answered++;
+    else
+        counts[request->opcode].left++;
     return verdict;
 }
 
-const uint64_t *hot_counts(void)
+const struct hot_count *hot_counts(void)
 {
     return counts;
 }

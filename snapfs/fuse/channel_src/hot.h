@@ -110,8 +110,13 @@ struct hot_api {
 /* Answer a request if a handler can. Without the interpreter's lock, too. */
 enum verdict hot_answer(int fd, const struct in_header *request);
 
-/* Requests answered by opcode since the session began; of OPCODES entries. */
-const uint64_t *hot_counts(void);
+/* Requests of an opcode since the session began: answered here, and left to Python. */
+struct hot_count {
+    uint64_t answered, left;
+};
+
+/* By opcode; of OPCODES entries. */
+const struct hot_count *hot_counts(void);
 
 /* Begin with a new session: nothing is known and everything is off. */
 void hot_reset(void);

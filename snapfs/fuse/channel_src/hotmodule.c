@@ -11,13 +11,14 @@ static PyObject *figures(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    const uint64_t *counts = hot_counts();
+    const struct hot_count *counts = hot_counts();
     PyObject *by_opcode = PyDict_New();
     for (int opcode = 0; by_opcode && opcode < OPCODES; opcode++) {
-        if (!counts[opcode])
+        if (!counts[opcode].answered && !counts[opcode].left)
             continue;
         PyObject *key = PyLong_FromLong(opcode);
-        PyObject *value = PyLong_FromUnsignedLongLong(counts[opcode]);
+        PyObject *value = Py_BuildValue("(KK)", (unsigned long long)counts[opcode].answered,
+                                        (unsigned long long)counts[opcode].left);
         if (!key || !value || PyDict_SetItem(by_opcode, key, value) < 0)
             Py_CLEAR(by_opcode);
         Py_XDECREF(key);
