@@ -2,7 +2,7 @@
 
 Each request may be repeated: when a worker dies while it is asked, its successor is. With no worker
 by intent they return: a tree that nobody shows holds still. What is frozen is kept in the seat, and
-told to each new worker. Thread-safe; every method returns within its deadline.
+told to each new worker. Thread-safe; every method but `freeze` returns within its deadline.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import structlog
 from snapfs import processes
 from snapfs.fuse import control
 from snapfs.fuse.lanemount import source_of
-from snapfs.fuse.process import WorkerProcess
+from snapfs.fuse.process import Unfinished, WorkerProcess
 from snapfs.fuse.seat import LaneState, Seat
 from snapfs.fuse.writers import writers
 from snapfs.model import FailedPrecondition, SnapfsError, SnapshotId, Unavailable, Unbound, Usage
+from snapfs.overlay import is_settled
+from snapfs.snapshots.layers import LayerDirectories
 
 CALL_TIMEOUT_S = 10.0
 TRY_TIMEOUT_S = 2.0
@@ -39,11 +41,12 @@ class Asking:
     def freeze(self, snapshot_id: SnapshotId, *, timeout_s: float, lasting: bool) -> None:
         """Return when no change of the snapshot is in flight and none can begin.
 
-        Dirty pages of shared mappings are written first. One that is not `lasting` ends with the
-        control process, whatever the worker.
+        Dirty pages of shared mappings are written first, and data that was left below is copied,
+        most of it before changes are held: that may take longer than `timeout_s`, as long as it
+        gets further. One that is not `lasting` ends with the control process, whatever the worker.
         Raises DeadlineExceeded and FailedPrecondition with the tree thawed, the latter when files
         are open that the kernel writes by itself, naming who has them; Unavailable when the lane
-        was left in use, or its mount has ended.
+        was left in use, its mount has ended, or it is stopped while the layer needs a worker.
         """
         seat = self._seat
         with seat.changed:
@@ -58,15 +61,11 @@ class Asking:
                 )
             seat.frozen[snapshot_id] = lasting
         try:
-            self._ask(
-                partial(
-                    control.Freeze,
-                    snapshot=snapshot_id,
-                    timeout_s=timeout_s * 0.9,
-                    lasting=lasting,
-                ),
-                timeout_s,
+            wish = partial(
+                control.Freeze, snapshot=snapshot_id, timeout_s=timeout_s * 0.9, lasting=lasting
             )
+            if self._ask_until_done(wish, timeout_s) is None:
+                self._check_settled(snapshot_id)
         except FailedPrecondition as error:
             self._forget_freeze(snapshot_id)
             found = writers(snapshot_id, source_of(seat.settings.mountpoint))
@@ -123,6 +122,25 @@ class Asking:
         except SnapfsError as error:  # an older worker does not know the question
             log.debug("lane.not_answered", lane=self._seat.name, error=str(error))
             return None
+
+    def _ask_until_done(
+        self, build: Callable[[int], control.Request], timeout_s: float
+    ) -> control.Answer | None:
+        """Ask again, with a new deadline, as long as each time gets further."""
+        while True:
+            try:
+                return self._ask(build, timeout_s)
+            except Unfinished as error:
+                log.info("lane.asked_again", lane=self._seat.name, reason=str(error))
+
+    def _check_settled(self, snapshot_id: SnapshotId) -> None:
+        """Refuse, without a worker, a layer that only one can make whole."""
+        layers = LayerDirectories(self._seat.settings.root)
+        if not is_settled(layers.upper(snapshot_id), layers.work(snapshot_id)):
+            raise Unavailable(
+                f"lane {self._seat.name} is stopped, and files of snapshot {snapshot_id} are not "
+                "in its layer yet; start it"
+            )
 
     def _ask(
         self, build: Callable[[int], control.Request], timeout_s: float

@@ -227,6 +227,10 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     error: str | None = None
     late: bool = False
     """The error is a deadline that passed."""
+    unfinished: bool = False
+    """Part of it was done by then, for good: who asks again gets further."""
+    errno: int | None = None
+    """Of the error, where a system call made it."""
     refused: bool = False
     """The error is what somebody else must change first."""
     status: WorkerStatus | None = None

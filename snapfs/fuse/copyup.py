@@ -9,7 +9,9 @@ file system. Those that the kernel reads past us keep the lower file, as with ke
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import trio
 
@@ -17,6 +19,9 @@ from snapfs.fuse.handles import FileHandle, Handles
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Shown
 from snapfs.overlay import CopyUp, Node, Tree
+
+FEW = 16
+"""Metadata-only copies that a freeze may find; more are completed before it begins."""
 
 
 class CopyUps:
@@ -31,6 +36,8 @@ class CopyUps:
         self._copied = copied
         self.under_way = 0
         self.done = 0
+        self.completed = 0
+        """Of these, metadata-only copies that got their data for a freeze."""
 
     async def ensure(self, shown: Shown, tree: Tree, node: Node, *, data: bool = True) -> None:
         """Return when a node can be changed in place; the caller is inside the tree's gate.
@@ -60,16 +67,56 @@ class CopyUps:
             else:
                 await self._copy(shown, tree, node, data=True)
 
+    async def complete_ahead(self, shown: Shown, tree: Tree) -> None:
+        """Copy most data that was left below while everything goes on, so that `complete` finds
+        little. Raises OSError; what was completed until then stays so."""
+        count, before = await self._complete_beside_changes(shown, tree), sys.maxsize
+        while FEW < count < before // 2:
+            count, before = await self._complete_beside_changes(shown, tree), count
+        if tree.has_metacopies:  # and leave little to sync
+            await self._complete(shown, tree, ())
+
+    async def _complete_beside_changes(self, shown: Shown, tree: Tree) -> int:
+        """Complete what is found in one walk, and return how much that was."""
+        count = 0
+        with closing(tree.metacopies()) as found:
+            for nodes in found:
+                await trio.lowlevel.checkpoint()
+                if nodes:
+                    count += await self._complete_held(shown, nodes)
+        return count
+
+    async def _complete_held(self, shown: Shown, nodes: Sequence[Node]) -> int:
+        """Complete files whose changes wait meanwhile; return how many there still were."""
+        tree = await shown.begin()
+        try:
+            left = []
+            for node in nodes:
+                if node.ino in shown.copying and node.parent is not None:
+                    tree.note_left(node.parent)  # that copy may come to nothing
+                elif node.metacopy and node.parent is not None:
+                    left.append(node)
+            if left:
+                with self._copying(shown, left):
+                    await self._complete(shown, tree, left)
+            return len(left)
+        finally:
+            shown.end()
+
     async def complete(self, shown: Shown, tree: Tree) -> None:
         """Copy all data that was left below; nothing may be changed meanwhile, and reading goes on.
 
         Raises OSError; what was completed until then stays so.
         """
-        for nodes in tree.metacopies():
-            if nodes:
-                await self._complete(shown, tree, nodes)
-            else:
+        if not tree.has_metacopies:
+            return
+        with closing(tree.metacopies()) as found:
+            for nodes in found:
                 await trio.lowlevel.checkpoint()
+                if nodes:
+                    await self._complete(shown, tree, nodes)
+        await self._complete(shown, tree, ())  # all names are durable before the mark goes
+        tree.all_complete()
 
     async def _complete(self, shown: Shown, tree: Tree, nodes: Sequence[Node]) -> None:
         batch = tree.start_completion(nodes)
@@ -79,6 +126,7 @@ class CopyUps:
                 self._publish(tree, job.node, job)
                 self._copied(shown, job.node)
                 self.done += 1
+                self.completed += 1
         finally:
             batch.end()
 
@@ -93,15 +141,23 @@ class CopyUps:
             await running.wait()
 
     async def _copy(self, shown: Shown, tree: Tree, node: Node, *, data: bool) -> None:
-        finished = shown.copying[node.ino] = trio.Event()
-        self.under_way += 1
-        try:
+        with self._copying(shown, [node]):
             await self._run(tree, node, data=data)
             self._copied(shown, node)
             self.done += 1
+
+    @contextmanager
+    def _copying(self, shown: Shown, nodes: Sequence[Node]) -> Iterator[None]:
+        """Let others who would copy or change these files wait for the end of the block."""
+        finished = trio.Event()
+        shown.copying.update((node.ino, finished) for node in nodes)
+        self.under_way += len(nodes)
+        try:
+            yield
         finally:
-            self.under_way -= 1
-            del shown.copying[node.ino]
+            self.under_way -= len(nodes)
+            for node in nodes:
+                del shown.copying[node.ino]
             finished.set()
 
     async def _run(self, tree: Tree, node: Node, *, data: bool) -> None:

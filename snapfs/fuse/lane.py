@@ -82,7 +82,7 @@ class Reader(Protocol):
 
 
 Complete = Callable[[Shown, Tree], Awaitable[None]]
-"""See copyup.CopyUps.complete."""
+"""See copyup.CopyUps.complete, complete_ahead."""
 
 _PROBE_INO = 2
 _PLACES = 2
@@ -280,6 +280,13 @@ class LaneForest(Forest):
             known(),
             abandon_on_cancel=True,
         )
+
+    async def settle_ahead(self, snapshot_id: SnapshotId, complete: Complete) -> None:
+        """Do most of what `settle` will, before the snapshot is frozen: everything goes on."""
+        with self._kept_open(snapshot_id) as tree:
+            shown = self.shown(snapshot_id)
+            if tree is not None and shown is not None:
+                await complete(shown, tree)
 
     async def settle(self, snapshot_id: SnapshotId, complete: Complete) -> None:
         """Make a frozen snapshot's layer self-contained, as it is to be committed (Tree.settle).

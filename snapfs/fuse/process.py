@@ -7,6 +7,7 @@ channel.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import select
@@ -32,7 +33,14 @@ from snapfs.fuse.awake import Awake
 from snapfs.fuse.handover import Connection
 from snapfs.fuse.modes import Mode
 from snapfs.fuse.progress import Progress, describe, held_in
-from snapfs.model import DeadlineExceeded, FailedPrecondition, Internal, Quota, Unavailable
+from snapfs.model import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    Quota,
+    ResourceExhausted,
+    Unavailable,
+)
 
 POLL_S = 0.1
 TELL_EVERY_S = 5.0
@@ -41,6 +49,10 @@ KILL_TIMEOUT_S = 2.0
 """For a process that was killed to be gone."""
 
 log = structlog.get_logger(__name__)
+
+
+class Unfinished(DeadlineExceeded):
+    """Part of what was asked for is done for good: who asks again gets further."""
 
 
 class Process(Protocol):
@@ -231,8 +243,8 @@ class WorkerProcess:
     def call(self, build: Callable[[int], control.Request], deadline_s: float) -> control.Answer:
         """Send a request and return its answer.
 
-        Raises Unavailable when the worker ends first, DeadlineExceeded, FailedPrecondition or
-        Internal with its words.
+        Raises Unavailable when the worker ends first, DeadlineExceeded (Unfinished),
+        FailedPrecondition, ResourceExhausted or Internal with its words.
         """
         future: Future[control.Answer] = Future()
         with self._lock:
@@ -248,9 +260,12 @@ class WorkerProcess:
             with self._lock:
                 self._waiting.pop(number, None)
         if answer.late:
-            raise DeadlineExceeded(answer.error or "the worker's deadline passed")
+            kind = Unfinished if answer.unfinished else DeadlineExceeded
+            raise kind(answer.error or "the worker's deadline passed")
         if answer.refused:
             raise FailedPrecondition(answer.error or "the worker refuses")
+        if answer.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted(f"{answer.error}; free some space")
         if answer.error is not None:
             raise Internal(f"worker {self.pid}: {answer.error}")
         return answer

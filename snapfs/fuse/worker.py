@@ -221,6 +221,9 @@ class Worker:
         try:
             with trio.fail_after(wish.timeout_s):
                 if snapshot_id not in self._forest.frozen_ids:  # else it would wait for the thaw
+                    if await self._has_more_to_copy(snapshot_id, wish.timeout_s / 2):
+                        text = f"snapshot {snapshot_id}: data is still being copied; try again"
+                        return control.Answer(wish.id, error=text, late=True, unfinished=True)
                     await self._flush(snapshot_id)
                 await self._forest.freeze(snapshot_id)
                 if writers := await self._writers(snapshot_id):
@@ -240,11 +243,21 @@ class Worker:
             text = f"snapshot {snapshot_id}: changes are still in flight; try again when it is idle"
             return control.Answer(wish.id, error=text, late=True)
         except OSError as error:
-            return control.Answer(wish.id, error=f"snapshot {snapshot_id}: {error}")
+            text = f"snapshot {snapshot_id}: {error}"
+            return control.Answer(wish.id, error=text, errno=error.errno)
         finally:
             if not is_done:  # also when the supervisor is gone
                 self._forest.thaw(snapshot_id)
         return control.Answer(wish.id)
+
+    async def _has_more_to_copy(self, snapshot_id: SnapshotId, timeout_s: float) -> bool:
+        """Copy most of what was left below before changes are held; whether the time was too short
+        for that, and not for any of it."""
+        copy_ups = self._operations.copy_ups
+        before = copy_ups.completed
+        with trio.move_on_after(timeout_s) as copying:
+            await self._forest.settle_ahead(snapshot_id, copy_ups.complete_ahead)
+        return copying.cancelled_caught and copy_ups.completed > before
 
     async def _writers(self, snapshot_id: SnapshotId) -> str:
         """Name the files of a frozen snapshot that may be written past us; empty with none."""

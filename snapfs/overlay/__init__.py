@@ -12,7 +12,7 @@ from .metacopying import Completion
 from .node import Dir, Inodes, Node
 from .owners import Owners
 from .sealing import Atime, is_sealed
-from .settle import settle_offline
+from .settle import is_settled, settle_offline
 from .syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from .tree import Tree
 from .types import Attributes, DirEntry, Listed, SetAttr, TreeSpec
@@ -41,5 +41,6 @@ __all__ = [
     "check_upper",
     "has_changed",
     "is_sealed",
+    "is_settled",
     "settle_offline",
 ]

@@ -74,6 +74,8 @@ class MergedTree:
         self.roots = _root_places(self._shared)
         self.has_metacopies = False
         """Files in the upper layer may be copies of metadata only (metacopying.py)."""
+        self.left_in: set[Dir] | None = set()
+        """The directories that may have such; None: any may."""
         self.completing: set[Node] = set()
         """Such copies whose data is being copied: nothing else may change them meanwhile."""
         self.root = self._make_root()
@@ -93,6 +95,7 @@ class MergedTree:
             own = xattrs.own(self.upper.proc(b"."))
             root.impure = xattrs.IMPURE in own
             self.has_metacopies = xattrs.METACOPIES in own
+            self.left_in = None if self.has_metacopies else set()
         return root
 
     @property

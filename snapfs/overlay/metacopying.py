@@ -16,7 +16,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 
 from . import identity, protection, xattrs
 from ._copies import Source
@@ -30,6 +31,12 @@ from .quota import ENTRY_BYTES
 BATCH = 128
 BATCH_BYTES = 64 << 20
 """Copies, and their data, that are completed with one sync; one more may be bigger than that."""
+MOST_BYTES = 256 << 20
+"""Of a file whose data is left below: whoever waits for it gets further every few seconds."""
+MOST_NOTED = 4096
+"""Directories with such copies that are kept in memory."""
+TURN = 1024
+"""Entries that are looked at in one step."""
 
 
 def attributes_up(tree: MergedTree, node: Node) -> None:
@@ -42,13 +49,14 @@ def attributes_up(tree: MergedTree, node: Node) -> None:
 
 def leave_data(tree: MergedTree, node: Node) -> bool:
     """Make a metadata-only copy of a lower file, if the tree makes such; False when the file is to
-    be copied whole: it has other names, nothing in it, protection, or its data elsewhere."""
+    be copied whole: it has other names, nothing in it or very much, protection, or its data
+    elsewhere."""
     is_wanted = tree.spec.metacopy and not node.is_above and stat.S_ISREG(node.type)
     if not is_wanted or node.parent is None or not identity.lasts(node.ino & identity.LOW_MASK):
         return False
     source = Source(*tree.where(node))
     try:
-        if source.nlink != 1 or not source.size_bytes or source.is_metacopy:
+        if source.nlink != 1 or not 0 < source.size_bytes <= MOST_BYTES or source.is_metacopy:
             return False
         if protection.of_source(tree, node, source.attributes):
             return False
@@ -70,6 +78,7 @@ def _make(tree: MergedTree, node: Node, parent: Dir, source: Source) -> None:
         tree.work.discard(temp)
         raise
     node.metacopy = True
+    note_left(tree, parent)
     tree.inodes.changed(node.ino)
     tree.usage.new(node)
     keep_times(tree, parent, times)
@@ -120,58 +129,142 @@ class Completion:
 
 
 def complete(tree: MergedTree) -> None:
-    """Complete all metadata-only copies of the upper layer now."""
-    for nodes in metacopies(tree):
-        batch = Completion(tree, nodes)
-        try:
-            batch.run()
-            for job in batch.jobs:
-                finish_or_discard(tree, job)
-        finally:
-            batch.end()
+    """Complete all metadata-only copies of the upper layer now; free when there are none."""
+    if tree.upper is None or not tree.has_metacopies:
+        return
+    with closing(metacopies(tree)) as found:
+        for nodes in found:
+            _complete(tree, nodes)
+    _complete(tree, ())  # all that was renamed is durable before the mark goes
+    all_complete(tree)
 
 
-def metacopies(tree: MergedTree) -> Iterator[list[Node]]:
+def _complete(tree: MergedTree, nodes: Sequence[Node]) -> None:
+    batch = Completion(tree, nodes)
+    try:
+        batch.run()
+        for job in batch.jobs:
+            finish_or_discard(tree, job)
+    finally:
+        batch.end()
+
+
+def metacopies(tree: MergedTree) -> Generator[list[Node]]:
     """Go through the upper layer for metadata-only copies, which the caller completes; free when
-    there never was any.
+    there never was any. To be closed by who does not come to the end.
 
-    Yields a few at a time, and none after a directory without. Nothing may be changed meanwhile but
-    by the caller. Who comes to the end has completed all.
+    Yields a few or none at a time. Changes made meanwhile are no error, and copies may be missed
+    for them, to be found the next time. Where there were none, who comes to the end has completed
+    all (`all_complete`).
     """
     if tree.upper is None or not tree.has_metacopies:
         return
-    waiting = [tree.root]
-    while waiting:
-        found: list[Node] = []
-        left_bytes = BATCH_BYTES
-        for node in _in_directory(tree, waiting.pop(), waiting):
+    nodes = _anywhere(tree) if tree.left_in is None else _where_noted(tree, tree.left_in)
+    found: list[Node] = []
+    left_bytes = BATCH_BYTES
+    try:
+        for node in nodes:
+            if node is None:
+                yield []
+                continue
             found.append(node)
             left_bytes -= tree.getattr(node).size
             if len(found) == BATCH or left_bytes <= 0:
                 yield found
                 found, left_bytes = [], BATCH_BYTES
         yield found
+        found = []
+    finally:
+        nodes.close()
+        for node in found:
+            if node.metacopy and node.parent is not None:
+                note_left(tree, node.parent)
+
+
+def _anywhere(tree: MergedTree) -> Generator[Node | None]:
+    """Walk the whole layer; what is left from now on is noted, if no directory moves meanwhile."""
+    tree.left_in, moves, is_done = set(), tree.epoch, False
+    waiting = [tree.root]
+    try:
+        while waiting:
+            yield from _in_directory(tree, waiting.pop(), waiting)
+        is_done = tree.epoch == moves
+    finally:
+        if not is_done:
+            tree.left_in = None
+
+
+def _where_noted(tree: MergedTree, noted: set[Dir]) -> Generator[Node | None]:
+    for here in list(noted):
+        is_done = False
+        noted.discard(here)  # noted again by who leaves data from now on
+        try:
+            yield from _in_directory(tree, here, None)
+            is_done = True
+        finally:
+            if not is_done:
+                noted.add(here)
+
+
+def note_left(tree: MergedTree, parent: Dir) -> None:
+    """Note that a directory may have a metadata-only copy."""
+    if tree.left_in is not None:
+        tree.left_in.add(parent)
+        if len(tree.left_in) > MOST_NOTED:
+            tree.left_in = None
+
+
+def all_complete(tree: MergedTree) -> None:
+    """Take the mark off an upper layer without such copies; its names are durable."""
     tree.usage.note(tree.root)
     xattrs.drop(tree.upper_layer.proc(b"."), xattrs.METACOPIES)
-    tree.has_metacopies = False
+    tree.has_metacopies, tree.left_in = False, set()
 
 
-def _in_directory(tree: MergedTree, here: Dir, below: list[Dir]) -> Iterator[Node]:
-    """Yield the metadata-only copies in a directory of the upper layer; add those in it to `below`.
-
-    One of ours whose data is nowhere is an error: OSError(EIO).
-    """
-    for entry in list(scan(tree.real_path(here))):
+def _in_directory(tree: MergedTree, here: Dir, below: list[Dir] | None) -> Generator[Node | None]:
+    """Yield the metadata-only copies in a directory of the upper layer, and None now and then; add
+    the directories in it to `below`, if that is wanted."""
+    for number, entry in enumerate(_entries(tree, here), 1):
         if entry.is_dir(follow_symlinks=False):
-            node = tree.lookup(here, entry.name)
-            if isinstance(node, Dir):
-                below.append(node)
-        elif here.impure and entry.is_file(follow_symlinks=False):
-            path = tree.upper_layer.proc(here.prefix() + entry.name)
-            if xattrs.get(path, xattrs.METACOPY) is None:
-                continue
-            node = tree.lookup(here, entry.name)
-            if node.metacopy:
-                yield node
-            elif node.copied:
-                raise refuse(errno.EIO, entry.name)
+            if below is not None:
+                below.extend(_directory(tree, here, entry.name))
+        elif node := _metacopy(tree, here, entry):
+            yield node
+        if not number % TURN:
+            yield None
+    yield None
+
+
+def _entries(tree: MergedTree, here: Dir) -> list[os.DirEntry[bytes]]:
+    try:
+        return [] if here.dead else list(scan(tree.real_path(here)))
+    except FileNotFoundError:
+        return []
+
+
+def _directory(tree: MergedTree, here: Dir, name: bytes) -> Iterator[Dir]:
+    with suppress(FileNotFoundError):
+        node = tree.lookup(here, name)
+        if isinstance(node, Dir):
+            yield node
+
+
+def _metacopy(tree: MergedTree, here: Dir, entry: os.DirEntry[bytes]) -> Node | None:
+    """Return the node of an entry, if it is a metadata-only copy.
+
+    One whose data is nowhere is an error: OSError(EIO).
+    """
+    if not here.impure or not entry.is_file(follow_symlinks=False):
+        return None
+    try:
+        path = tree.upper_layer.proc(here.prefix() + entry.name)
+        if xattrs.get(path, xattrs.METACOPY) is None:
+            return None
+        node = tree.lookup(here, entry.name)
+    except FileNotFoundError:
+        return None
+    if node.metacopy:
+        return node
+    if node.copied and xattrs.get(tree.real_path(node), xattrs.METACOPY) is not None:
+        raise refuse(errno.EIO, entry.name)
+    return None

@@ -38,10 +38,18 @@ def steps(tree: MergedTree) -> Iterator[None]:
             abandon(tree, node)
 
 
+def is_settled(upper: Path, work: Path) -> bool:
+    """Whether a layer that no tree has open stands for itself; so does one that is not there."""
+    try:
+        is_marked = xattrs.get(os.fsencode(upper), xattrs.METACOPIES) is not None
+    except FileNotFoundError:
+        return True
+    return not is_marked and not has_link_records(work)
+
+
 def settle_offline(upper: Path, work: Path, lowers: Sequence[Path]) -> None:
     """Settle an upper layer that no tree has open; nearly free when nothing is to be done."""
-    has_metacopies = xattrs.get(os.fsencode(upper), xattrs.METACOPIES) is not None
-    if not has_metacopies and not has_link_records(work):
+    if is_settled(upper, work):
         return
     tree = MergedTree(TreeSpec(1, tuple(lowers), upper, work))
     try:

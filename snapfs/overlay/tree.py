@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from . import (
     copyup,
@@ -99,6 +99,8 @@ class Tree(MergedTree):
         What became of names in a directory since need not be told.
         """
         here = directory(parent)
+        if not has_data:
+            metacopying.note_left(self, here)
         node = copyup.take_up(self, here, name, ino, kind, real_ino, has_data=has_data)
         if isinstance(node, Dir):
             self._names_of(node)
@@ -334,13 +336,22 @@ class Tree(MergedTree):
         self._writable(node.name)
         return metacopying.leave_data(self, node)
 
-    def metacopies(self) -> Iterator[Sequence[Node]]:
-        """Go through the files that have been copied up without their data, for the caller to
-        complete them, a few or none at each step; at the end there are no more.
+    def note_left(self, parent: Node) -> None:
+        """Have `metacopies` look into a directory again."""
+        metacopying.note_left(self, directory(parent))
 
-        Free when there never were any. Nothing else may be changed meanwhile; reading may go on.
+    def metacopies(self) -> Generator[Sequence[Node]]:
+        """Go through the files that have been copied up without their data, for the caller to
+        complete them, a few or none at each step; free when there never were any. To be closed.
+
+        When nothing else is changed meanwhile there are no more at the end, which `all_complete`
+        notes once their names are durable. Reading may go on.
         """
         return metacopying.metacopies(self)
+
+    def all_complete(self) -> None:
+        """Note that no file without its data is left in the upper layer."""
+        metacopying.all_complete(self)
 
     def start_completion(self, nodes: Sequence[Node]) -> metacopying.Completion:
         """Begin to complete such files: `run` it in any thread, then finish its jobs here as those

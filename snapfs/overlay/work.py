@@ -32,7 +32,7 @@ def has_link_records(path: bytes | Path) -> bool:
     """Whether a work directory holds copied-up hard links that are not settled."""
     try:
         names = os.listdir(os.path.join(os.fsencode(path), _DIRECTORY))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return any(name.startswith(b"l") for name in names)
 

@@ -22,6 +22,7 @@
 #include "kept.h"
 
 #define MOST_COPIED (128u * 1024u) /* as copyup.QUICK_BYTES */
+#define MOST_LEFT (256u << 20)     /* as metacopying.MOST_BYTES */
 
 const CopiesApi *copies;
 
@@ -71,7 +72,9 @@ static int is_simple(const Lower *lower, const Copy *it)
         return 0;
     if (real->stx_attributes & PROTECTING)
         return 0;
-    if (it->leaves_data ? !real->stx_size : real->stx_size > MOST_COPIED)
+    if (real->stx_size > (it->leaves_data ? MOST_LEFT : MOST_COPIED))
+        return 0;
+    if (it->leaves_data && !real->stx_size)
         return 0;
     return !copies->has_name(lower->names, lower->names_bytes, METACOPY) &&
            !copies->has_name(lower->names, lower->names_bytes, PROTATTR);
