@@ -64,7 +64,7 @@ def _why_not(wish: Awake) -> str:
         return "switched off (lanes.awake)"
     driver = _read(_DRIVER)
     if driver != "haltpoll":
-        return f"processors wake quickly by themselves (cpuidle: {driver or 'none'})"
+        return f"only where cpuidle's driver is haltpoll; here it is {driver or 'none'}"
     if wish is Awake.ON:
         return ""
     polled_ns = _read(_POLL_NS)
