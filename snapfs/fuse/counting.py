@@ -23,7 +23,8 @@ from snapfs.fuse.threads import Result
 from snapfs.model import Usage
 from snapfs.overlay import Tree
 from snapfs.overlay.quiet import not_written
-from snapfs.overlay.usage import BLOCK_BYTES, Resting
+from snapfs.overlay.types import BLOCK_BYTES
+from snapfs.overlay.usage import Resting
 from snapfs.snapshots import counted
 from snapfs.snapshots.durability import give_back, settle_blocks
 from snapfs.snapshots.usage import blocks_by_inode

@@ -34,6 +34,8 @@ from snapfs.overlay.usage import Before
 
 REMOVED_S = 0.2
 """For the kernel to let go of what was just removed: it says so after unlink(2) has returned."""
+FREED_S = 10.0
+"""For a file system to free what big removed files hold."""
 LOOK_AGAIN_S = 0.002
 DOUBT_S = 1.0
 """For the kernel to have what it was answered, before it is asked whether it has a file."""
@@ -176,12 +178,21 @@ class Shown:
         if self._changing is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         await self._until_counted(self._changing)
+        if self._changing.inodes.freeing.bytes:
+            await self._until_freed(self._changing)
         await self.gate.enter()
         return self._changing
 
     async def _until_counted(self, tree: Tree) -> None:
         if tree.allowance.awaits_count and self.keeper is not None:
             await self.keeper.until_counted(tree)
+
+    async def _until_freed(self, tree: Tree) -> None:
+        """Wait for what removed files hold, where it may be needed."""
+        for _ in range(round(FREED_S / LOOK_AGAIN_S)):
+            if not tree.needs_freed():
+                break
+            await trio.sleep(LOOK_AGAIN_S)
 
     def bind(self, quota: Quota, *, holds_still: bool = False) -> None:
         """Set what the tree may take, from the next request on; with `holds_still` all that is

@@ -64,7 +64,7 @@ class MergedTree:
             upper_fd, work_fd = open_together(os.fsencode(spec.upper), own, atime=spec.atime)
             self.upper = Layer(spec.upper, upper_fd)
             self.handed.protects = self.upper.is_protected
-            self._work = Work(Layer(own, work_fd), sync=spec.sync)
+            self._work = Work(Layer(own, work_fd), self.inodes.freeing, sync=spec.sync)
             records = self._work.clean(keep_removed=spec.resumed)
             self._links = Links(self._work, records, self.handed)
         if self.upper is None and not self._shared:
@@ -564,7 +564,7 @@ class MergedTree:
             if node is not None and node.stash == name:
                 self._discard_kept(node, name)
             else:
-                self._work.discard(name)
+                self._work.delete_kept(name)
 
     def released(self, node: Node) -> None:
         """Called by Inodes when the kernel forgot a node: let go of what was kept for it."""
@@ -577,7 +577,7 @@ class MergedTree:
     def _discard_kept(self, node: Node, stash: bytes) -> None:
         """Let go of what was kept for a node: it lives by its names, or not at all."""
         with self.usage.losing(node):
-            self.work.discard(stash)
+            self.work.delete_kept(stash)
         self.linkable.discard(node.ino)
         if node.parent is not None:
             node.stash = None

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from .freeing import Freeing
 from .layer import Layer, Layers, Place
 
 if TYPE_CHECKING:
@@ -208,11 +209,13 @@ class Dir(Node):
 
 
 class Inodes:
-    """The nodes of all trees of a lane, by number, and the layers that the trees share."""
+    """The nodes of all trees of a lane, by number, and what the trees share: layers, and what is
+    being freed."""
 
     def __init__(self, places: Places | None = None) -> None:
         """`places` is told where each node is, for a process that comes later."""
         self.layers = Layers()
+        self.freeing = Freeing()
         self.places = places
         self.changed: Callable[[int], object] = _ignore
         """Told the number of each lower file that becomes an upper one, with its data or without,

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from snapfs.model import Quota, Usage
 
 from .extents import unallocated
-from .usage import BLOCK_BYTES, UsageCount
+from .types import BLOCK_BYTES
+from .usage import UsageCount
 
 ENTRY_BYTES = 4096
 """What a new name may take: a block of its directory, or of its own."""

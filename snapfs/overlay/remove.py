@@ -115,7 +115,7 @@ def end(tree: MergedTree, node: Node, parent: Dir, name: bytes, before: Before) 
     if not is_only or node.is_dir or node.stash is not None or before.st_nlink != 1:
         return False
     try:
-        os.unlink(stash_name(node), dir_fd=tree.work.layer.fd)
+        tree.work.unlink_kept(stash_name(node), before.st_blocks)
     except OSError:
         return False
     tree.usage.lost(node, before)

@@ -306,6 +306,11 @@ class Tree(MergedTree):
         """Return the numbers of removed files that are kept because somebody may use them."""
         return found.kept_numbers(self)
 
+    def needs_freed(self) -> bool:
+        """Whether the upper layer's file system may lack what it is about to get back of removed
+        files of the lane's trees."""
+        return self.upper is not None and self.inodes.freeing.may_be_needed(self.upper.fd)
+
     def hides(self, parent: Node, name: bytes) -> bool:
         """Whether the lower layers have something under a name, to be hidden when the name goes."""
         return isinstance(parent, Dir) and self.lower_entry(parent, name) is not None

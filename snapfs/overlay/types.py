@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from .owners import Owners
     from .sealing import Atime
 
+BLOCK_BYTES = 512
+"""Unit of st_blocks."""
+
 
 @dataclass(frozen=True, slots=True)
 class TreeSpec:

@@ -31,12 +31,10 @@ from snapfs.model import Usage
 
 from .layer import is_whiteout, scan
 from .node import GONE, Dir, Node
+from .types import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from .core import MergedTree
-
-BLOCK_BYTES = 512
-"""Unit of st_blocks."""
 
 
 class Noted:

@@ -19,8 +19,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from .freeing import BIG_BYTES, Freeing
 from .layer import Layer, scan, stat_or_none
 from .syscalls import rename
+from .types import BLOCK_BYTES
 
 _DIRECTORY = b"snapfs"
 _WHITEOUT = b"w"
@@ -48,11 +50,12 @@ def own_directory(path: bytes | Path) -> bytes:
 class Work:
     """Owner of one tree's work directory. Paths are names in it."""
 
-    __slots__ = ("_count", "layer", "retired", "sync")
+    __slots__ = ("_count", "_freeing", "layer", "retired", "sync")
 
-    def __init__(self, layer: Layer, *, sync: bool) -> None:
-        """`layer` is what `directory` names."""
+    def __init__(self, layer: Layer, freeing: Freeing, *, sync: bool) -> None:
+        """`layer` is what `own_directory` names."""
         self.layer = layer
+        self._freeing = freeing
         self.sync = sync
         self._count = 0
         self.retired: Callable[[os.stat_result], object] = bool
@@ -104,6 +107,19 @@ class Work:
                 os.rmdir(name, dir_fd=self.layer.fd)
             except OSError:
                 self._discard_dir(self.layer.fd, name)
+
+    def delete_kept(self, name: bytes) -> None:
+        """As `discard`, of what nobody uses any more; the space of a big file comes back later."""
+        with self._freeing.aside(self.layer.fd, name):
+            self.discard(name)
+
+    def unlink_kept(self, name: bytes, blocks: int) -> None:
+        """As `delete_kept`, of a file that has so many blocks; OSError when it is not there."""
+        if blocks * BLOCK_BYTES < BIG_BYTES:
+            os.unlink(name, dir_fd=self.layer.fd)
+            return
+        with self._freeing.aside(self.layer.fd, name):
+            os.unlink(name, dir_fd=self.layer.fd)
 
     def _discard_dir(self, fd: int, name: bytes) -> None:
         """Remove a directory, which holds whiteouts at most unless it is a predecessor's."""

@@ -15,6 +15,7 @@
 #define MOST_NAME_BYTES (256u * 1024u)
 #define NOTED 256
 #define BUCKETS 1024
+#define BIG_BLOCKS 2048 /* as overlay/freeing.py: a file that is freed aside, of which Python hears */
 #define LINGER_MS 10 /* what waits for Python to hear that a node was forgotten takes space */
 
 static struct hot_event events[MOST_EVENTS];
@@ -161,7 +162,7 @@ bool events_tell_forgotten(uint64_t nodeid, uint64_t lookups)
 static struct hot_event *whole_life(uint64_t nodeid, uint64_t lookups)
 {
     struct hot_event *event = last_before(nodeid, *bucket_of(nodeid));
-    if (!event || event->kind != EVENT_REMOVED || event->nlink != 1)
+    if (!event || event->kind != EVENT_REMOVED || event->nlink != 1 || event->blocks >= BIG_BLOCKS)
         return NULL;
     for (; event; event = last_before(nodeid, earlier[event - events])) {
         if (event->kind == EVENT_FORGOTTEN || event->forgotten || event->kind == EVENT_PASSED)
