@@ -321,6 +321,8 @@ class OverlayOperations(FileHandlers):
         shown, node = self.forest.find(inode)
         tree = await shown.begin()
         try:
+            if not node.is_above:
+                tree.getxattr(node, name)  # for what is not there nothing is copied up
             await self.copy_ups.ensure_attributes(shown, tree, node)
             with self.once() as once:
                 if not replays.attribute_removed(once, tree, node, name):

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,75 @@ def test_changes_need_no_python(house: House, tree: Tree) -> None:
         assert os.stat(directory / f"file{number}").st_uid == (7 if number else 0)
     assert marked(tree) == []
     assert_usage_is_a_walk(house, tree)
+
+
+def test_changes_of_what_was_read_or_is_need_no_python(house: House, tree: Tree) -> None:
+    directory = tree / "d"
+    begun(directory, "file0")
+    paths = [directory / f"file{number}" for number in range(1, FILES)]
+    for path in paths:
+        path.read_bytes()
+    with ExitStack() as readers:
+        files = [readers.enter_context(path.open("rb", buffering=0)) for path in paths[::2]]
+        with without_python(house, "SETATTR", 2 * len(paths)):
+            for path in paths:
+                os.chown(path, 7, 8)
+                path.chmod(0o600)
+        for file, path in zip(files, paths[::2], strict=True):
+            assert file.read() == content(int(path.name.removeprefix("file")))
+            assert os.fstat(file.fileno()).st_uid == 7
+        for path in paths:
+            data = content(int(path.name.removeprefix("file")))
+            with path.open("r+b") as file:
+                file.write(b"new")
+            assert path.read_bytes() == b"new" + data[3:]
+            assert path.stat().st_uid == 7
+    assert marked(tree) == ["d/file0"]
+    assert_usage_is_a_walk(house, tree)
+
+
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+ACL = bytes.fromhex(
+    "02000000 01000600ffffffff 02000700e8030000 04000400ffffffff 10000700ffffffff 20000000ffffffff"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("user.note", b"note"),
+        ("trusted.note", b"note"),
+        ("security.capability", CAPABILITY),
+        ("system.posix_acl_access", ACL),
+    ],
+)
+def test_extended_attributes_leave_all_data_below(tree: Tree, name: str, value: bytes) -> None:
+    """As setfattr, setcap and setfacl set them."""
+    path = tree / "big"
+    for _ in range(2):
+        os.setxattr(path, name, value)
+        assert marked(tree) == ["big"]
+        drop_dentries()
+        assert os.getxattr(path, name) == value
+        assert path.read_bytes() == BIG
+        os.removexattr(path, name)
+        assert name not in os.listxattr(path)
+    os.removexattr(tree / "big", "user.a")
+    os.setxattr(path, name, value)
+    with path.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+    os.truncate(path, len(BIG) - 1)
+    assert path.read_bytes() == BIG[:-1]
+    assert marked(tree) == []
+    assert "user.a" not in os.listxattr(path)
+    if name != "security.capability":  # a change takes it
+        assert os.getxattr(path, name) == value
+
+
+def test_removing_what_is_not_there_copies_nothing(tree: Tree) -> None:
+    with pytest.raises(OSError, match="No data"):
+        os.removexattr(tree / "big", "user.none")
+    assert not (tree.upper / "big").exists()
 
 
 @pytest.mark.modes(Mode.PASSTHROUGH)

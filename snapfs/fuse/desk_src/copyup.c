@@ -2,7 +2,7 @@
  * goes on with its copy. See desk.h, overlay/copyup.py.
  *
  * What has no node has its only name where the lower layers have it, and nobody has it open but who
- * reads it here. Only small files are copied, whose data is in memory and may be made durable later,
+ * reads it here, or past us if its data is left below. Only small files are copied, whose data is in memory and may be made durable later,
  * links, which have none, and of any file its attributes, where the data is left below.
  */
 #define _GNU_SOURCE
@@ -159,12 +159,20 @@ static int copy(Desk *desk, uint64_t ino, Copy *it)
     return 0;
 }
 
+/* Whether a file was opened past us: who reads it there goes on with the lower one, as long as the
+ * data is in that. */
+static int is_in_the_way(uint64_t ino, const Copy *it)
+{
+    const struct opened *entry = hot->find(ino);
+    return entry && !(it->leaves_data && entry->record->kind == OPENED_LOWER);
+}
+
 void desk_copy_up(Desk *desk, uint64_t ino, enum change change)
 {
     Copy it;
     if (!desk->takes_names || desk->keeps_in < 0 || (ino & LOW_MASK) >> MAIN_BITS)
         return;
-    if (!find_site(desk, ino, change, &it) || !hot->may_tell() || hot->find(ino) ||
+    if (!find_site(desk, ino, change, &it) || !hot->may_tell() || is_in_the_way(ino, &it) ||
         !copy(desk, ino, &it))
         return;
     kept_drop(ino); /* who reads on reads the copy */
