@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash import acts, acts_of_leases, acts_of_syncs, acts_of_volumes
+from tests.crash import acts, acts_of_attributes, acts_of_leases, acts_of_syncs, acts_of_volumes
 from tests.support.loops import mount_image
 from tests.support.recorded_disk import Flush, Recorded, Write, attached, rebuild, recorded
 
@@ -52,6 +52,7 @@ WORKS: dict[str, Callable[[Path, acts.Moment], Check]] = {
     "volumes": acts_of_volumes.work,
     "leases": acts_of_leases.work,
     "syncs": acts_of_syncs.work,
+    "attributes": acts_of_attributes.work,
 }
 """What is done on a disk: each does something, and returns what looks at what a cut left of it."""
 

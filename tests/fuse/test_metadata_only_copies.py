@@ -133,7 +133,7 @@ def test_changes_of_what_was_read_or_is_need_no_python(house: House, tree: Tree)
             assert os.fstat(file.fileno()).st_uid == 7
         for path in paths:
             data = content(int(path.name.removeprefix("file")))
-            with path.open("r+b") as file:
+            with path.open("r+b", buffering=0) as file:
                 file.write(b"new")
             assert path.read_bytes() == b"new" + data[3:]
             assert path.stat().st_uid == 7
