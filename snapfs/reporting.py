@@ -10,7 +10,7 @@ from snapfs.fuse.supervisor import LaneStatus
 from snapfs.fuse.watching import FREE_DEATHS
 from snapfs.service.records import LaneRecord, Requests
 
-COUNTS = ("nodes", "lookups", "files", "directories", "backing")
+COUNTS = ("nodes", "lookups", "files", "backing")
 """Of what a worker counts, what `snapfs status --json` shows."""
 
 

@@ -203,7 +203,6 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     nodes: int
     lookups: int
     files: int
-    directories: int
     copying: int
     """Copy-ups under way."""
     copied: int
@@ -220,6 +219,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """... and those that it left to Python."""
     ended: int = 0
     """Files that came and went there before Python made a node of them."""
+    directories: int = 0
+    """Nothing: a control process of an earlier release waits for it."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 
 import trio
 
-from snapfs.fuse.handles import FileHandle, Handles
+from snapfs.fuse.handles import Handles
 from snapfs.fuse.threads import Threads, blocking
 from snapfs.fuse.trees import Shown
 from snapfs.overlay import CopyUp, Node, Tree
@@ -28,7 +28,7 @@ class CopyUps:
     """Runs and awaits the copies of a session."""
 
     def __init__(
-        self, files: Handles[FileHandle], threads: Threads, copied: Callable[[Shown, Node], None]
+        self, files: Handles, threads: Threads, copied: Callable[[Shown, Node], None]
     ) -> None:
         """`copied` is told of each file that has a copy now."""
         self._files = files

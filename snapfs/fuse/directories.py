@@ -1,7 +1,8 @@
 """Directories without handles: listings by node number, and lookups.
 
 OPENDIR is answered ENOSYS once; the kernel then opens directories by itself and keeps listings that
-it read to the end until it changes the directory. A listing is asked for by the directory's number
+it read to the end until it changes the directory. Without the channel a handle is the directory's
+number (operations.py). A listing is asked for by the directory's number
 and the place behind which to go on. Places are hashes of names, the same for every worker, so that
 nothing has to be remembered: what is there all the time is listed exactly once, whatever comes and
 goes meanwhile, and whoever answers.
@@ -16,7 +17,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pyfuse3
@@ -26,8 +27,8 @@ from snapfs.fuse._desk import Desk
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Opcode, RawHandler, Request
 from snapfs.fuse.threads import Threads, blocking
-from snapfs.fuse.trees import Forest, Shown
-from snapfs.overlay import Dir, Node, Tree, identity
+from snapfs.fuse.trees import Forest, Readable, Shown
+from snapfs.overlay import Dir, Listed, Node, Tree, identity
 
 _READ_IN = struct.Struct("<QQI")
 _DOT, _DOT_DOT = 1, 2
@@ -150,19 +151,14 @@ class Directories:
         if known is not None:
             return known
         page = _Page(size, plus=plus)
-        above = node if node.parent is None else node.parent
-        for place, name, ino in ((_DOT, b".", node.ino), (_DOT_DOT, b"..", above.ino)):
-            if place > after:
-                page.add(entries.NOTHING, entries.dirent(ino, place, name, stat.S_IFDIR))
-        while listed := shown.tree.page(node, after, _CHUNK):
-            for place, name, ino, kind in listed:
-                record = entries.dirent(ino, place, name, kind)
-                if not page.has_room(record):
-                    return page.close()
-                attributes = self._entry(shown, node, name) if plus else entries.NOTHING
-                if attributes is not None:
-                    page.add(attributes, record)
-                after = place
+        for it in listed(shown.tree, node, after):
+            record = entries.dirent(it.ino, it.place, it.name, it.type)
+            if not page.has_room(record):
+                break
+            has_attributes = plus and not is_dot(it)
+            attributes = self._entry(shown, node, it.name) if has_attributes else entries.NOTHING
+            if attributes is not None:
+                page.add(attributes, record)
         return page.close()
 
     def _from_notes(self, shown: Shown, node: Node, after: int, size: int) -> bytes | None:
@@ -195,6 +191,22 @@ class Directories:
         self._forest.remember(node)
         self._place(shown, node)
         return reply
+
+
+def listed(tree: Readable, node: Node, after: int) -> Iterator[Listed]:
+    """Yield what a directory lists behind a place, in the order of places; 0 begins."""
+    above = node if node.parent is None else node.parent
+    for place, name, ino in ((_DOT, b".", node.ino), (_DOT_DOT, b"..", above.ino)):
+        if place > after:
+            yield Listed(place, name, ino, stat.S_IFDIR)
+    while chunk := tree.page(node, after, _CHUNK):
+        yield from chunk
+        after = chunk[-1].place
+
+
+def is_dot(entry: Listed) -> bool:
+    """Whether an entry is `.` or `..`: the kernel takes no reference to these."""
+    return entry.place <= _DOT_DOT
 
 
 class _Page:

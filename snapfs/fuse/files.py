@@ -23,7 +23,7 @@ from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Opcode, OpenFlags, Request
 from snapfs.fuse.copyup import CopyUps
 from snapfs.fuse.directories import Directories
-from snapfs.fuse.handles import DirectoryHandle, FileHandle, Handles
+from snapfs.fuse.handles import FileHandle, Handles
 from snapfs.fuse.handover import MAX_WRITE_BYTES
 from snapfs.fuse.hot import PASSING, Happening, What
 from snapfs.fuse.incarnations import number_of
@@ -71,8 +71,7 @@ class FileHandlers(Operations):
         self.redirects = redirects
         """Directories of lower layers may be renamed."""
         self.threads = Threads()
-        self.files: Handles[FileHandle] = Handles()
-        self.directories: Handles[DirectoryHandle] = Handles()
+        self.files = Handles()
         self.passing = Passing(forest, self.hot)
         self.set_id_watch = SetIdWatch()
         self.refused_pages = RefusedPages(self.threads.notify)

@@ -1,4 +1,4 @@
-"""Open files and directories, by the numbers that the kernel sends back with each request.
+"""Open files, by the numbers that the kernel sends back with each request.
 
 INVARIANT: numbers start at a random point in each process and are never reused, so a handle of a
 dead worker is not found here rather than taken for another file.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from typing import Generic, TypeVar
 
 from snapfs.fuse.trees import Shown
-from snapfs.overlay import DirEntry, Node
+from snapfs.overlay import Node
 
 
 class FileHandle:
@@ -112,29 +111,15 @@ class FileHandle:
             os.close(fd)
 
 
-class DirectoryHandle:
-    """One opendir(3). Lists what was there at the first read after an open or a rewind."""
-
-    __slots__ = ("entries", "node", "shown")
-
-    def __init__(self, shown: Shown, node: Node) -> None:
-        self.shown = shown
-        self.node = node
-        self.entries: list[DirEntry] = []
-
-
-AnyHandle = TypeVar("AnyHandle", FileHandle, DirectoryHandle)
-
-
-class Handles(Generic[AnyHandle]):
-    """A table of open handles of one kind."""
+class Handles:
+    """The table of open files."""
 
     def __init__(self) -> None:
         self._next = int.from_bytes(os.urandom(4), "little") << 31 | 1
-        self._open: dict[int, AnyHandle] = {}
+        self._open: dict[int, FileHandle] = {}
         self._of_node: dict[int, set[int]] = {}
 
-    def add(self, handle: AnyHandle, number: int | None = None) -> int:
+    def add(self, handle: FileHandle, number: int | None = None) -> int:
         """Keep a handle and return its number: a new one, or that which a dead worker gave out."""
         if number is None:
             number = self._next
@@ -143,18 +128,18 @@ class Handles(Generic[AnyHandle]):
         self._of_node.setdefault(handle.node.ino, set()).add(number)
         return number
 
-    def get(self, number: int) -> AnyHandle:
+    def get(self, number: int) -> FileHandle:
         """Return a handle; ESTALE for one that a dead worker gave out."""
         try:
             return self._open[number]
         except KeyError:
             raise OSError(errno.ESTALE, "opened by an earlier worker") from None
 
-    def find(self, number: int) -> AnyHandle | None:
+    def find(self, number: int) -> FileHandle | None:
         """Return a handle; None for 0 and for one that a dead worker gave out."""
         return self._open.get(number)
 
-    def pop(self, number: int) -> AnyHandle | None:
+    def pop(self, number: int) -> FileHandle | None:
         """Take a handle out of the table."""
         handle = self._open.pop(number, None)
         if handle is not None:
@@ -164,11 +149,11 @@ class Handles(Generic[AnyHandle]):
                 del self._of_node[handle.node.ino]
         return handle
 
-    def of_node(self, ino: int) -> list[AnyHandle]:
+    def of_node(self, ino: int) -> list[FileHandle]:
         """Return the open handles of one node."""
         return [self._open[number] for number in self._of_node.get(ino, ())]
 
-    def __iter__(self) -> Iterator[AnyHandle]:
+    def __iter__(self) -> Iterator[FileHandle]:
         return iter(list(self._open.values()))
 
     def __len__(self) -> int:

@@ -35,7 +35,6 @@ from snapfs.fuse.trees import Forest, Shown
 from snapfs.model import InvalidArgument, Labels, Quota, SnapshotId, Usage
 from snapfs.overlay import (
     Attributes,
-    DirEntry,
     Handed,
     Inodes,
     Listed,
@@ -132,12 +131,6 @@ class LaneRoot:
             mtime_ns=now_ns,
             ctime_ns=self._born_ns,
         )
-
-    def readdir(self, node: Node) -> list[DirEntry]:
-        return [
-            DirEntry(str(snapshot_id).encode(), identity.root(snapshot_id), stat.S_IFDIR)
-            for snapshot_id in self._lane.ids()
-        ]
 
     def page(self, node: Node, after: int, limit: int) -> list[Listed]:
         """Snapshots in the order of their numbers, which stand for their places."""

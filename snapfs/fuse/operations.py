@@ -23,18 +23,16 @@ from snapfs.fuse import attributes, extras, privileges, replays, setid
 from snapfs.fuse.answering import answering, recovering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Body, RawHandler, Request
+from snapfs.fuse.directories import is_dot, listed
 from snapfs.fuse.files import FileHandlers
-from snapfs.fuse.handles import DirectoryHandle
 from snapfs.fuse.hot import PASSING
 from snapfs.fuse.inflight import InFlight
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Forest, Shown, StaleNode
-from snapfs.overlay import Dir, DirEntry, Node, SetAttr, Tree, acl
+from snapfs.overlay import Dir, Listed, Node, SetAttr, Tree, acl
 
 log = structlog.get_logger(__name__)
 
-_DOTS = 2
-"""Entries before the first name of a listing."""
 _NOTHING = SetAttr()
 """What the kernel asks for before it writes a file itself that has set-id bits (setid.py)."""
 
@@ -243,34 +241,26 @@ class OverlayOperations(FileHandlers):
 
     @answering
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        shown, node = self.forest.find(inode)
-        shown.handles += 1
-        return self.directories.add(DirectoryHandle(shown, node))
+        self.forest.find(inode)
+        return inode  # a handle that the next worker knows, too
 
     @answering
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        handle = self.directories.get(fh)
-        if start_id == 0:
-            handle.entries = list(handle.shown.tree.readdir(handle.node))
-        for position in range(start_id, _DOTS):
-            if not pyfuse3.readdir_reply(token, *_dot(handle.node, position), position + 1):
-                return
-        for position in range(max(start_id, _DOTS), _DOTS + len(handle.entries)):
-            if not self._list(handle, handle.entries[position - _DOTS], token, position + 1):
+        shown, node = self.forest.find(fh)
+        for entry in listed(shown.tree, node, start_id):
+            if not self._list(shown, node, entry, token):
                 return
 
     @answering
     async def releasedir(self, fh: int) -> None:
-        handle = self.directories.pop(fh)
-        if handle is not None:
-            self.forest.released(handle.shown, handle.node.ino)
+        """Nothing is held for who lists."""
 
     @answering
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        handle = self.directories.get(fh)
-        if not handle.node.up:
+        _, node = self.forest.find(fh)
+        if not node.up:
             return  # committed layers are durable already
-        at, path = handle.node.tree.where(handle.node)
+        at, path = node.tree.where(node)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
         try:
             await blocking(self.threads.file_io, os.fsync, fd)
@@ -349,18 +339,19 @@ class OverlayOperations(FileHandlers):
         return entry
 
     def _list(
-        self, handle: DirectoryHandle, entry: DirEntry, token: pyfuse3.ReaddirToken, next_id: int
+        self, shown: Shown, directory: Node, entry: Listed, token: pyfuse3.ReaddirToken
     ) -> bool:
         """Add one entry to a listing; False when the reply is full. What is gone is left out."""
-        tree = handle.shown.tree
+        if is_dot(entry):
+            return bool(pyfuse3.readdir_reply(token, entry.name, _dot(entry), entry.place))
         try:
-            node = tree.lookup(handle.node, entry.name)
-            reply = self.entry(handle.shown, node)
+            node = shown.tree.lookup(directory, entry.name)
+            reply = self.entry(shown, node)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 return True
             raise
-        if not pyfuse3.readdir_reply(token, entry.name, reply, next_id):
+        if not pyfuse3.readdir_reply(token, entry.name, reply, entry.place):
             return False
         self.forest.remember(node)
         return True
@@ -437,12 +428,11 @@ def _lookup_or_none(tree: Tree, parent: Node, name: bytes) -> Node | None:
         return None
 
 
-def _dot(node: Node, position: int) -> tuple[bytes, pyfuse3.EntryAttributes]:
-    """Return `.` or `..` as listed; the kernel takes no reference to these."""
-    entry = pyfuse3.EntryAttributes()
-    entry.st_mode = stat.S_IFDIR
-    entry.st_ino = node.ino if position == 0 or node.parent is None else node.parent.ino
-    return (b".", b"..")[position], entry
+def _dot(entry: Listed) -> pyfuse3.EntryAttributes:
+    reply = pyfuse3.EntryAttributes()
+    reply.st_mode = entry.type
+    reply.st_ino = entry.ino
+    return reply
 
 
 def _is_trusted(name: bytes) -> bool:

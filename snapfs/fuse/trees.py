@@ -28,7 +28,7 @@ from snapfs.fuse.gate import Gate
 from snapfs.fuse.incarnations import Incarnations, number_of
 from snapfs.fuse.knowing import kernel_has
 from snapfs.model import Quota
-from snapfs.overlay import Attributes, DirEntry, Handed, Inodes, Listed, Node, Tree, identity
+from snapfs.overlay import Attributes, Handed, Inodes, Listed, Node, Tree, identity
 from snapfs.overlay.filecalls import syncfs
 from snapfs.overlay.usage import Before
 
@@ -61,8 +61,6 @@ class Readable(Protocol):
     def lookup(self, parent: Node, name: bytes) -> Node: ...
 
     def getattr(self, node: Node) -> Attributes: ...
-
-    def readdir(self, node: Node) -> Sequence[DirEntry]: ...
 
     def page(self, node: Node, after: int, limit: int) -> Sequence[Listed]: ...
 

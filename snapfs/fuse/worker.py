@@ -302,7 +302,6 @@ class Worker:
             nodes=self._forest.known_count,
             lookups=self._forest.lookups,
             files=operations.open_count,
-            directories=len(operations.directories),
             copying=operations.copy_ups.under_way,
             copied=operations.copy_ups.done,
             trees=self._forest.shown_ids,

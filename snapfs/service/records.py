@@ -63,7 +63,7 @@ class LaneRecord:
     features: Mapping[str, str] = field(default_factory=dict)
     """What its mount could do, with why it cannot; empty: it can. None when no worker answers."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """What its worker holds: nodes, lookups, files, directories, backing."""
+    """What its worker holds: nodes, lookups, files, backing."""
     requests: Mapping[str, Requests] = field(default_factory=dict)
     """What the kernel has asked its worker since it began, by the name of the operation; nothing
     where there is no fast lane."""

@@ -1021,7 +1021,7 @@ class Lane(_message.Message):
 
     @_builtins.property
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """What its worker holds now: nodes, lookups, files, directories, backing."""
+        """What its worker holds now: nodes, lookups, files, backing."""
 
     @_builtins.property
     def requests(self) -> _containers.MessageMap[_builtins.str, Global___Requests]:

@@ -145,7 +145,6 @@ def test_directory_that_a_dead_worker_knew_is_listed(own_house: House) -> None:
     assert len(os.listdir(tree / "many")) == LOWER
 
 
-@pytest.mark.channel("handles of directories end with their worker")
 @pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
 def test_listing_goes_on_with_the_next_worker(own_house: House) -> None:
     tree = own_house.active(many)
