@@ -29,6 +29,7 @@ from snapfs.fuse.hot import PASSING, Happening, What
 from snapfs.fuse.incarnations import number_of
 from snapfs.fuse.inflight import IN_DOUBT, InFlight, Noting
 from snapfs.fuse.inherited import InheritedRequests
+from snapfs.fuse.lending import read_all
 from snapfs.fuse.passing import Passing
 from snapfs.fuse.places import Places
 from snapfs.fuse.recovery import Recovery
@@ -183,7 +184,7 @@ class FileHandlers(Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         handle = self.files.get(fh)
         if handle.slow:
-            return await blocking(self.threads.file_io, _read_all, handle.fd, size, off)
+            return await blocking(self.threads.file_io, read_all, handle.fd, size, off)
         target = self._buffer[:size]
         try:
             done = os.preadv(handle.fd, [target], off, handle.read_flags)
@@ -192,11 +193,11 @@ class FileHandlers(Operations):
                 self._choose_reads(handle)
             elif error.errno != errno.EAGAIN:
                 raise
-            return await blocking(self.threads.file_io, _read_all, handle.fd, size, off)
+            return await blocking(self.threads.file_io, read_all, handle.fd, size, off)
         if done == size or off + done >= os.fstat(handle.fd).st_size:
             return target[:done]  # type: ignore[return-value]  # any buffer will do
         head = bytes(target[:done])  # the rest is not in memory; the buffer is not ours meanwhile
-        rest = await blocking(self.threads.file_io, _read_all, handle.fd, size - done, off + done)
+        rest = await blocking(self.threads.file_io, read_all, handle.fd, size - done, off + done)
         return head + rest
 
     @answering
@@ -569,20 +570,6 @@ class FileHandlers(Operations):
 
 def _before(happening: Happening) -> Before:
     return Before(happening.ino, happening.blocks, happening.nlink)
-
-
-def _read_all(fd: int, size: int, off: int) -> bytes:
-    """Read all that there is. Raises OSError when a part cannot be read.
-
-    The kernel takes less than it asked for as the end of the file, and has zeros after it.
-    """
-    found = os.pread(fd, size, off)
-    while found and len(found) < size:
-        more = os.pread(fd, size - len(found), off + len(found))
-        if not more:
-            break
-        found += more
-    return found
 
 
 def _write_all(fd: int, buf: bytes | memoryview, off: int, is_whole: bool) -> int:

@@ -18,7 +18,10 @@ from snapfs.fuse import channel, privileges
 from snapfs.fuse.answering import raising
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
 from snapfs.fuse.handles import FileHandle
+from snapfs.fuse.hot import PASSING
+from snapfs.fuse.lending import lent, read_all
 from snapfs.fuse.refusing import FROM_CACHE
+from snapfs.fuse.threads import blocking
 from snapfs.overlay import Tree
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ class InheritedRequests:
 
     async def read(self, request: Request) -> Body:
         fh, offset, size, _, _, flags, _ = READ_IN.unpack_from(request.body)
+        if fh == PASSING:
+            return await self._read_past(request.nodeid, offset, size)
         self._know(request, fh, flags)
         return await raising(self._operations.read(fh, offset, size))
 
@@ -50,6 +55,8 @@ class InheritedRequests:
         fh, offset, size, how, _, flags, _ = WRITE_IN.unpack_from(request.body)
         if flags & os.O_ACCMODE == os.O_RDONLY:  # pages of a mapping: for no file in particular
             flags = os.O_RDWR
+        if fh == PASSING:  # the kernel writes by itself what is open so
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._know(request, fh, flags)
         channel.note_set_id_killer(request.pid if how & KILL_SET_ID else channel.NO_KILLER)
         data = memoryview(request.body)[WRITE_IN.size : WRITE_IN.size + size]
@@ -58,6 +65,13 @@ class InheritedRequests:
             self._check_grows(fh, how, flags)
             done = await raising(self._operations.write(fh, offset, data, is_whole=is_whole))
         return WRITE_OUT.pack(done, 0)
+
+    async def _read_past(self, nodeid: int, offset: int, size: int) -> bytes:
+        """Read of a file that is open past us: readahead(2) and posix_fadvise(2) ask for its pages
+        all the same. Its handle is all such files', so nothing is kept under that."""
+        operations = self._operations
+        with lent(operations, nodeid, PASSING) as fd:
+            return await blocking(operations.threads.file_io, read_all, fd, size, offset)
 
     def _check_grows(self, fh: int, how: int, flags: int) -> None:
         if self._operations.files.get(fh).only_grows and (

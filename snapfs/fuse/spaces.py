@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from snapfs.fuse import bounded, privileges, setid
 from snapfs.fuse.channel import Body, Opcode, RawHandler, Request
+from snapfs.fuse.lending import lent
 from snapfs.fuse.threads import blocking
 from snapfs.fuse.trees import Shown
 from snapfs.overlay import Node, Tree
@@ -28,7 +29,7 @@ MAX_COPY_BYTES = 128 << 20
 """Of one request: a freeze waits no longer than for this, and who copies asks again."""
 
 _FALLOCATE_IN = struct.Struct("<QQQII")
-_LSEEK_IN = struct.Struct("<QQII")
+_LSEEK_IN = struct.Struct("<QqII")
 _LSEEK_OUT = struct.Struct("<Q")
 _COPY_IN = struct.Struct("<QQQQQQQ")
 _COPY_OUT = struct.Struct("<II")
@@ -71,7 +72,7 @@ class SpaceRequests:
 
     async def lseek(self, request: Request) -> Body:
         fh, offset, whence, _ = _LSEEK_IN.unpack_from(request.body)
-        async with self._read(request.nodeid, fh) as fd:
+        with lent(self._operations, request.nodeid, fh) as fd:
             return _LSEEK_OUT.pack(await self._run(os.lseek, fd, offset, whence))
 
     async def copy_file_range(self, request: Request) -> Body:
@@ -83,12 +84,14 @@ class SpaceRequests:
     async def _copy(self, request: Request) -> int:
         fh, offset, to_nodeid, to_fh, to_offset, length, _ = _COPY_IN.unpack_from(request.body)
         count = min(length, MAX_COPY_BYTES)
-        async with (
-            self._read(request.nodeid, fh) as source,
-            self._changed(request, to_nodeid, to_fh) as (target, tree),
-            self._admitted(target, tree, to_offset, count) as fits,
-        ):
-            return await self._run(os.copy_file_range, source, target.fd, fits, offset, to_offset)
+        with lent(self._operations, request.nodeid, fh) as source:
+            async with (
+                self._changed(request, to_nodeid, to_fh) as (target, tree),
+                self._admitted(target, tree, to_offset, count) as fits,
+            ):
+                return await self._run(
+                    os.copy_file_range, source, target.fd, fits, offset, to_offset
+                )
 
     @asynccontextmanager
     async def _admitted(
@@ -106,26 +109,6 @@ class SpaceRequests:
 
     async def _run(self, call: Callable[..., Result], *args: object) -> Result:
         return await blocking(self._operations.threads.file_io, call, *args)
-
-    @asynccontextmanager
-    async def _read(self, nodeid: int, fh: int) -> AsyncIterator[int]:
-        """Lend a descriptor of a file as its user sees it."""
-        handle = self._operations.files.find(fh)
-        if handle is not None and handle.reads_past_copy:
-            fd = handle.node.tree.open_lower(handle.node)
-        elif handle is not None:
-            yield handle.fd
-            return
-        else:
-            shown, node = self._operations.forest.find(nodeid)
-            if self._operations.passing.reads_past_copy(nodeid, node):
-                fd = node.tree.open_lower(node)
-            else:
-                fd = shown.tree.open(node, os.O_RDONLY)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
 
     @asynccontextmanager
     async def _changed(

@@ -177,6 +177,36 @@ def test_holes_are_where_the_layer_has_them(disk: House) -> None:
     assert len(extents(tree / "sparse")) >= 2
 
 
+@pytest.mark.parametrize("name", ["file", "upper"])
+def test_reading_ahead_of_one_file_changes_and_shows_no_other(house: House, name: str) -> None:
+    """The kernel asks us for pages of a file that it reads by itself; all such have one handle."""
+    tree = house.active(lower)
+    (tree / "upper").write_bytes(CONTENT)
+    for new in ("copied", "shorter", "longer"):
+        (tree / new).write_bytes(new.encode())
+    for advise in (os.POSIX_FADV_WILLNEED, os.POSIX_FADV_NORMAL):  # and then of those after it
+        with (tree / name).open("rb+" if name == "upper" else "rb") as ahead:
+            os.posix_fadvise(ahead.fileno(), 0, len(CONTENT), advise)
+            assert ahead.read() == CONTENT
+            with (tree / "shorter").open("rb+", buffering=0) as file:
+                file.truncate(3)
+                assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 3
+            with (tree / "longer").open("rb+", buffering=0) as file:
+                fallocate(file.fileno(), 0, 0, 2 * len(CONTENT))
+                copied = os.open(tree / "copied", os.O_RDONLY)
+                assert os.copy_file_range(copied, file.fileno(), 100, 0, 0) == len("copied")
+                os.close(copied)
+    assert (tree / name).read_bytes() == CONTENT
+    assert (tree / "shorter").read_bytes() == b"sho"
+    assert (tree / "longer").read_bytes()[:10] == b"copied\0\0\0\0"
+
+
+def test_seeking_to_a_place_before_the_file_is_refused(tree: Tree) -> None:
+    (tree / "file").write_bytes(CONTENT)
+    with (tree / "file").open("rb") as file, pytest.raises(OSError, match="No such device"):
+        os.lseek(file.fileno(), -1, os.SEEK_DATA)
+
+
 def test_seeking_past_the_end_is_refused(tree: Tree) -> None:
     (tree / "f").write_bytes(b"x")
     with (tree / "f").open("rb") as file:
