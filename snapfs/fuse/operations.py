@@ -34,7 +34,8 @@ from snapfs.overlay import Dir, Listed, Node, SetAttr, Tree, acl
 log = structlog.get_logger(__name__)
 
 _NOTHING = SetAttr()
-"""What the kernel asks for before it writes a file itself that has set-id bits (setid.py)."""
+"""What the kernel asks for before it writes a file itself that has set-id bits (setid.py); anybody
+may ask for it, too: a chown of neither owner nor group, which does nothing."""
 
 
 class OverlayOperations(FileHandlers):
@@ -89,6 +90,8 @@ class OverlayOperations(FileHandlers):
     ) -> pyfuse3.EntryAttributes:
         shown, node = self.forest.find(inode)
         wanted = self.view.wanted(attr, fields)
+        if wanted == _NOTHING and not self.passing.is_written(node):
+            return self.entry(shown, node)
         tree = await shown.begin()
         try:
             if wanted.size is None:

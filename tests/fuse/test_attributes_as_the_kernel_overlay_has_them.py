@@ -151,6 +151,18 @@ def modes(path: Path) -> dict[str, int]:
     return {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in sorted(path.iterdir())}
 
 
+def test_a_stranger_takes_no_set_id_bits_by_asking_for_nothing(house: House) -> None:
+    """A chown of neither owner nor group looks as what the kernel asks before it writes."""
+    tree = house.active(fill)
+    (tree / "sgid").write_bytes(b"copied up")
+    (tree / "sgid").chmod(0o2755)
+    before = modes(tree.path)
+    for name in ("suid", "sgid", "both"):
+        as_user(f"os.chown({name!r}, -1, -1)", tree.path, uid=1001)
+    assert modes(tree.path) == before
+    assert not (tree.upper / "suid").exists()
+
+
 @pytest.mark.parametrize("name", ["suid", "sgid", "lock", "both"])
 @pytest.mark.parametrize(
     "change",
