@@ -58,7 +58,7 @@ TEST_WORKERS ?= 3
 
 .PHONY: plain
 plain: setup ## run the tests of what users see without the channel, on pyfuse3 alone (as root)
-	SNAPFS_CHANNEL=off $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m 'plain and not channel' $(filter --no-unlisted-skips,$(PYTEST_ARGS)) tests/fuse
+	SNAPFS_CHANNEL=off $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m plain $(PYTEST_ARGS) tests/fuse tests/posix
 
 .PHONY: test
 test: setup lint type plain ## run every check and every test (as root)

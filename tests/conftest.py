@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from snapfs import logs
-from snapfs.fuse import mounts
+from snapfs.fuse import channel, mounts
 from snapfs.fuse.attach import MS_REC
 from snapfs.volumes.remount import CLONE_NEWNS
 from tests.support.daemon import clear, mounts_below, processes_below
+from tests.support.plain import LACKS
 
 MS_SLAVE, MS_SHARED = 1 << 19, 1 << 20
 ALLOWED_SKIPS = Path(__file__).parent.parent / ".ci" / "allowed-skips"
@@ -54,6 +55,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(SkipRule(allowed_skips(ALLOWED_SKIPS.read_text())))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where pyfuse3 serves alone, skip what it cannot do, and say why."""
+    for item in items:
+        mark = item.get_closest_marker("channel")
+        if mark is not None:
+            why = LACKS[mark.args[0]]
+            if not channel.loaded():
+                item.add_marker(pytest.mark.skip(reason=f"without the channel: {why}"))
+
+
 def own_mounts() -> None:
     """Keep the mounts of this worker's tests from those beside it, whose containers would have
     copies of them for a while."""
@@ -85,7 +96,10 @@ class SkipRule:
         self._unlisted: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.skipped and not hasattr(report, "wasxfail") and not self._allows(report.nodeid):
+        needs_channel = "channel" in report.keywords and not channel.loaded()
+        if not report.skipped or hasattr(report, "wasxfail") or needs_channel:
+            return
+        if not self._allows(report.nodeid):
             self._unlisted.append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

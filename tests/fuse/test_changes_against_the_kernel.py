@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.slow,
     pytest.mark.timeout(900),
+    pytest.mark.plain,
     pytest.mark.logs("lane.worker_died", "lane.worker_restarted"),
 ]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
@@ -112,5 +113,7 @@ TestLaneBehavesAsOverlayfs = LaneMachine.TestCase
 TestLaneBehavesAsOverlayfs.settings = SETTINGS
 TestMetacopiesBehaveAsOverlayfs = MetacopyMachine.TestCase
 TestMetacopiesBehaveAsOverlayfs.settings = SETTINGS
-TestMetacopiesWithoutOpensBehaveAsOverlayfs = NoOpenMetacopyMachine.TestCase
+TestMetacopiesWithoutOpensBehaveAsOverlayfs = pytest.mark.channel("no opens")(
+    NoOpenMetacopyMachine.TestCase
+)
 TestMetacopiesWithoutOpensBehaveAsOverlayfs.settings = SETTINGS

@@ -14,7 +14,7 @@ from snapfs.fuse.modes import Mode
 from snapfs.overlay import identity
 from tests.support.lanes import House, bind_mount
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 FUSE_HANDLE = 0x81

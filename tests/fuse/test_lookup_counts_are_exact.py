@@ -12,7 +12,7 @@ from snapfs.fuse.modes import Mode
 from tests.support.daemon import eventually
 from tests.support.lanes import House, drop_dentries
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 

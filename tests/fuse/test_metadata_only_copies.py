@@ -23,7 +23,7 @@ from tests.support.lanes import House, Tree, drop_dentries, killing_at
 from tests.support.overlay.census import differences, of_mount
 from tests.support.past_python import assert_usage_is_a_walk, begun, listed, without_python
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 TIMEOUT_S = 40
 MARK = "trusted.overlay.metacopy"
@@ -86,6 +86,7 @@ def test_changes_of_attributes_leave_all_data_below(house: House, tree: Tree) ->
     assert_usage_is_a_walk(house, tree)
 
 
+@pytest.mark.channel("the fast lane")
 def test_changes_need_no_python(house: House, tree: Tree) -> None:
     directory = tree / "d"
     before = begun(directory, "file0")
@@ -116,6 +117,7 @@ def test_changes_need_no_python(house: House, tree: Tree) -> None:
     assert_usage_is_a_walk(house, tree)
 
 
+@pytest.mark.channel("the fast lane")
 def test_changes_of_what_was_read_or_is_need_no_python(house: House, tree: Tree) -> None:
     directory = tree / "d"
     begun(directory, "file0")
@@ -185,6 +187,7 @@ def test_removing_what_is_not_there_copies_nothing(tree: Tree) -> None:
     assert not (tree.upper / "big").exists()
 
 
+@pytest.mark.channel("the fast lane")
 @pytest.mark.modes(Mode.PASSTHROUGH)
 def test_opens_for_reading_need_no_python_afterwards(house: House, tree: Tree) -> None:
     directory = tree / "d"
@@ -321,6 +324,7 @@ def test_du_cp_and_a_program(tree: Tree, tmp_path: Path) -> None:
     assert marked(tree) == ["big", "program"]
 
 
+@pytest.mark.channel("SEEK_DATA")
 def test_holes_are_those_of_the_data(house: House) -> None:
     def sparse(layer: Path) -> None:
         with (layer / "f").open("wb") as file:
@@ -442,6 +446,7 @@ def test_quota_holds_data_that_is_copied(house: House, tree: Tree) -> None:
     assert (tree.upper / "big").read_bytes() == BIG
 
 
+@pytest.mark.channel("handles of a dead worker")
 @pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
 def test_next_worker_finds_where_the_data_is(own_house: House) -> None:
     tree = own_house.active(fill)

@@ -21,7 +21,7 @@ from snapfs.fuse.modes import Mode
 from tests.support.lanes import bind_mount, house
 from tests.support.overlay.kernel import unmount
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain, pytest.mark.timeout(120)]
 
 SOMEBODY = 12345
 INERT = ("nodev", "nosuid")

@@ -20,7 +20,7 @@ from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
 from tests.support.lanes import House
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 
 DEADLINE_S = 20.0
 PROGRAM = "/usr/bin/cat"

@@ -16,7 +16,7 @@ from snapfs.fuse.modes import Mode
 from tests.support.lanes import House, Tree, bind_mount, drop_dentries
 from tests.support.overlay import kernel
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
 
 Mounter = Callable[[Path], AbstractContextManager[Path]]

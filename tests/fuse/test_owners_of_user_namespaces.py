@@ -20,7 +20,7 @@ from snapfs.snapshots.idmapping import GID_LABEL, NOBODY, UID_LABEL
 from tests.support import lanes
 from tests.support.lanes import House, bind_mount
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root]
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 
 LABELS = {UID_LABEL: "0:100000:1000,5000:300000:10", GID_LABEL: "0:200000:2000"}
 

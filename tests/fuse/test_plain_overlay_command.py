@@ -274,7 +274,7 @@ def test_root_is_inode_1(place: Place) -> None:
     mounts.unmount(place.mnt)
 
 
-@pytest.mark.channel("that it is missing is said on standard error")
+@pytest.mark.channel("a channel to miss")
 def test_foreground_and_signal(place: Place) -> None:
     process = subprocess.Popen(
         [COMMAND, "-f", "-o", place.layers, place.mnt], stderr=subprocess.PIPE, text=True
@@ -320,7 +320,7 @@ def test_read_only_mount_of_a_writable_overlay(place: Place) -> None:
     mounts.unmount(place.mnt)
 
 
-@pytest.mark.channel("passthrough: each read changes the time of access")
+@pytest.mark.channel("times of access")
 @pytest.mark.parametrize(
     ("option", "younger", "older"),
     [("noatime", False, False), ("relatime", False, True), ("strictatime", True, True)],

@@ -318,7 +318,7 @@ def filled(house: House, *, killing: bool) -> list[int]:
     return [*seen, figures.f_bfree, used(tree)]
 
 
-@pytest.mark.channel("df tells the quota")
+@pytest.mark.channel("statfs of a snapshot")
 @pytest.mark.modes(Mode.PASSTHROUGH, Mode.NO_OPEN)
 def test_quota_ends_at_the_same_byte_however_often_workers_are_killed(own_house: House) -> None:
     assert filled(own_house, killing=True) == filled(own_house, killing=False)

@@ -20,7 +20,13 @@ from tests.support import lanes
 from tests.support.loops import mount_image
 from tests.support.overlay.kernel import unmount
 
-pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.root,
+    pytest.mark.plain,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+]
 
 MIB = 1 << 20
 SIZE, RESERVED_PERCENT, SOMEBODY = 128 * MIB, 40, 65000

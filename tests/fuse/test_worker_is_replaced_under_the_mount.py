@@ -84,7 +84,7 @@ def test_requests_made_while_no_worker_lives_are_answered_by_the_next(own_house:
     assert seen == ["deep"] * 5
 
 
-@pytest.mark.channel("handles end with their worker")
+@pytest.mark.channel("handles of a dead worker")
 @pytest.mark.modes(Mode.PASSTHROUGH)
 def test_handle_of_a_dead_worker_serves_on_and_is_never_mistaken(own_house: House) -> None:
     """A handle that the worker serves itself: this file's are, for its set-id bit."""

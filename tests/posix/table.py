@@ -32,6 +32,7 @@ AREAS = (
     "Errors",
 )
 YES, NO = "yes", "no"
+ALONE = "## On pyfuse3 alone\n"
 
 Row = dict[str, str]
 
@@ -67,6 +68,12 @@ def documented() -> dict[str, Row]:
 def reasons() -> set[str]:
     """Return the titles that the page explains, each in a list item of its own."""
     return set(re.findall(r"^\* \*\*(.+?)\*\*", PAGE.read_text(), re.MULTILINE))
+
+
+def different_alone() -> list[tuple[str, str]]:
+    """Return the titles that the page has the other way round on pyfuse3 alone, with why."""
+    section = PAGE.read_text().partition(ALONE)[2].partition("\n## ")[0]
+    return re.findall(r"^\| (.+?) \| .+? \| (.+?) \|$", section, re.MULTILINE)[1:]
 
 
 def written(results: Mapping[str, Row]) -> str:
