@@ -238,9 +238,14 @@ class Passing:
 
 
 def _may_be_a_log(node: Node) -> bool:
-    """Whether a lower file is empty, and may get its first line: who reads it through us sees that,
-    and who reads it past us does not. There is nothing to gain by the latter."""
-    return node.tree.upper is not None and node.tree.getattr(node).size == 0
+    """Whether a lower file may be one that is followed while it gets its next lines: who reads it
+    through us sees these, and who reads it past us does not. One that is empty, and may get its
+    first, is not worth the latter; else the name tells."""
+    if node.tree.upper is None:
+        return False
+    path = node.tree.where(node)[1]
+    is_named_so = path.endswith(b".log") or path.startswith(b"var/log/")
+    return is_named_so or node.tree.getattr(node).size == 0
 
 
 def _is_lasting(handle: FileHandle, entry: Entry) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import sqlite3
@@ -150,6 +151,30 @@ def test_who_follows_an_empty_log_of_the_image_sees_what_is_appended(
         append(log, "second\n")
         assert lines.readline() == "second\n"
     assert log.read_text() == "first\nsecond\n"
+
+
+@pytest.mark.parametrize("name", ["app.log", "opt/.log", "var/log/messages", "var/log/deep/er/log"])
+@pytest.mark.parametrize("options", [("-f",), ("-F", "--max-unchanged-stats=1")])
+def test_who_follows_what_is_named_as_a_log_sees_what_is_appended(
+    house: House, name: str, options: tuple[str, ...]
+) -> None:
+    def fill(layer: Path) -> None:
+        (layer / name).parent.mkdir(parents=True, exist_ok=True)
+        (layer / name).write_text("of the image\n")
+
+    log = house.active(fill) / name
+    with following(log, *options) as lines, log.open() as reader:
+        assert lines.readline() == "of the image\n"
+        with mmap.mmap(reader.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            for line in ("first\n", "second\n"):
+                append(log, line)
+                assert lines.readline() == line
+            assert mapped[:] == b"of the image\n"
+        assert reader.read() == "of the image\nfirst\nsecond\n"
+    with following(log, *options) as lines:  # nobody has it open any more, and it is native
+        assert list(islice(lines, 3)) == ["of the image\n", "first\n", "second\n"]
+        append(log, "last\n")
+        assert lines.readline() == "last\n"
 
 
 def test_who_follows_a_log_of_the_image_that_was_touched_before_sees_what_is_appended(
