@@ -86,6 +86,7 @@ class FileHandlers(Operations):
             self.passing.reopening.looked_up,
         )
         self.places = Places(self.hot, forest, self.names.desk)
+        forest.recalled = self.place
         ids = self.passing.ids
         record = None if inflight is None else inflight.of_fast_lane
         self.hot.passes(None if ids is None else ids.opened, self._heard, record)

@@ -259,6 +259,8 @@ class Forest:
         """Nobody says which files are open: any that the kernel has may be mapped."""
         self.let_go: Callable[[int], object] = _ignore
         """Told each number that is forgotten later than the kernel said."""
+        self.recalled: Callable[[Shown, Node], object] = _recalled
+        """Told each node that is made of a file that the kernel was given without one."""
         self._doubted: dict[int, float] = {}
         """Files that may be in use, of which the kernel has said that it forgot them, and when; the
         first one first."""
@@ -544,7 +546,10 @@ class Forest:
         """Make the node of a file that was handed out without one."""
         shown = self._shown.get(ino >> identity.LOW_BITS)
         node = None if shown is None else shown.tree.recall(ino)
-        return self._adopt(ino) if shown is None or node is None else (shown, node)
+        if shown is None or node is None:
+            return self._adopt(ino)
+        self.recalled(shown, node)
+        return shown, node
 
     def _adopt(self, ino: int) -> tuple[Shown, Node]:
         raise StaleNode(ino)
@@ -580,4 +585,8 @@ class SingleForest(Forest):
 
 
 def _ignore(nodeid: int) -> None:
+    pass
+
+
+def _recalled(shown: Shown, node: Node) -> None:
     pass
