@@ -306,6 +306,7 @@ class OverlayOperations(FileHandlers):
                     tree.setxattr(node, name, value, flags)
                     if name == acl.ACCESS:
                         self._kill_set_group(tree, node, uid, pid)
+            self.place(shown, node)
         finally:
             shown.end()
 

@@ -93,6 +93,7 @@ enum {
     OP_READ = 15,
     OP_WRITE = 16,
     OP_RELEASE = 18,
+    OP_SETXATTR = 21,
     OP_GETXATTR = 22,
     OP_LISTXATTR = 23,
     OP_READDIR = 28,
@@ -101,6 +102,8 @@ enum {
     OP_IOCTL = 39,
     OP_BATCH_FORGET = 42,
     OP_READDIRPLUS = 44,
+    OP_COPY_FILE_RANGE = 47,
+    OP_COPY_FILE_RANGE_64 = 53,
     OPCODES = 64, /* one more than the highest that a bit mask holds */
 };
 

@@ -1,5 +1,5 @@
 /* Changes of the attributes of files, links and directories in the upper layer that have no rules:
- * owner, mode and times, in this order. See desk.h.
+ * owner, mode and times, in this order; and extended attributes. See desk.h.
  */
 #define _GNU_SOURCE
 #include "desk.h"
@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 enum {
@@ -60,13 +62,10 @@ static int set_mode(const Card *card, const struct setattr_in *wish)
     return fchmodat(card->fd, card->path, wish->mode & 07777, 0);
 }
 
-/* Whether a file may be changed as it is now, without rules; stats it. A link has no mode. */
-static int may_change(const Desk *desk, const Card *card, const struct setattr_in *wish,
-                      struct stat *before)
+/* Whether a file may be changed as it is now, without rules; stats it. */
+static int may_change(const Desk *desk, const Card *card, struct stat *before)
 {
     if (!desk->takes_writers || !card || !card->is_upper)
-        return 0;
-    if (card->type == S_IFLNK && wish->valid & FATTR_MODE)
         return 0;
     if (card_stat(card, before) != DONE_HERE || before->st_mode & SET_ID)
         return 0;
@@ -82,8 +81,8 @@ int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, s
                 struct stat *after)
 {
     const Card *card = card_find(desk, ino);
-    if (!may_change(desk, card, wish, before))
-        return LEFT_TO_PYTHON;
+    if (!may_change(desk, card, before) || (card->type == S_IFLNK && wish->valid & FATTR_MODE))
+        return LEFT_TO_PYTHON; /* a link has no mode */
     if (set_owner(card, wish) || set_mode(card, wish) || set_times(card, wish))
         return -errno;
     if (card_stat(card, after) != DONE_HERE)
@@ -93,4 +92,23 @@ int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, s
     if (card->data)
         after->st_blocks = (blkcnt_t)card->blocks;
     return DONE_HERE;
+}
+
+/* Users' own, and what says no more than a mode does or who else may what. A default ACL is what new
+ * files begin with, which Python keeps; all others give rights or are an overlay's. */
+int attribute_is_simple(const char *name)
+{
+    static const char user[] = "user.";
+    return !strncmp(name, user, sizeof(user) - 1) || !strcmp(name, "system.posix_acl_access");
+}
+
+int desk_set_attribute(const Desk *desk, uint64_t ino, const char *name, const void *value,
+                       size_t size, struct stat *before)
+{
+    const Card *card = card_find(desk, ino);
+    char path[PATH_MAX];
+    if (!may_change(desk, card, before) || card->type == S_IFLNK ||
+        !say_path(path, card->fd, card->path))
+        return LEFT_TO_PYTHON;
+    return lsetxattr(path, name, value, size, 0) ? LEFT_TO_PYTHON : DONE_HERE; /* which sees why */
 }

@@ -7,7 +7,8 @@
  *   cards.c  where files are
  *   first.c  opens of files that nobody has open
  *   contents.c  reads and writes, where nothing is opened
- *   change.c owners, modes and times
+ *   ranges.c copies from file to file
+ *   change.c owners, modes and times, extended attributes
  *   copyup.c copies of lower files
  *   directory.c ... and of directories
  *   create.c new files
@@ -349,11 +350,24 @@ struct setattr_in {
 
 static_assert(sizeof(struct setattr_in) == 88, "fuse_setattr_in");
 
+struct setxattr_in {
+    uint32_t size;
+    uint32_t flags;
+};
+
+static_assert(sizeof(struct setxattr_in) == 8, "fuse_setxattr_in without FUSE_SETXATTR_EXT");
+
 /* Whether a change may be without rules. */
 int change_is_simple(const struct setattr_in *wish);
 /* Change a file's attributes; says what it was and is, where it does not leave it to Python. */
 int desk_change(const Desk *desk, uint64_t ino, const struct setattr_in *wish, struct stat *before,
                 struct stat *after);
+
+/* Whether an extended attribute may be set without rules, but for those of the file. */
+int attribute_is_simple(const char *name);
+/* Set it of a file or directory of the upper layer; says what that was. */
+int desk_set_attribute(const Desk *desk, uint64_t ino, const char *name, const void *value,
+                       size_t size, struct stat *before);
 
 /* Say attributes of a node as they go over the wire. */
 void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real);

@@ -247,6 +247,27 @@ static enum verdict answer_setattr(int fd, const struct in_header *request, cons
     return say(fd, request, &reply, sizeof(reply));
 }
 
+/* What must be new, or must be there, happens once: such is left to Python, which notes it. */
+static enum verdict answer_setxattr(int fd, const struct in_header *request, const void *body,
+                                    size_t size)
+{
+    const struct setxattr_in *wish = body;
+    const char *name = (const char *)(wish + 1);
+    Desk *desk = desk_for(request->nodeid);
+    size_t room = size < sizeof(*wish) ? 0 : size - sizeof(*wish), length = strnlen(name, room);
+    struct stat before;
+    if (!desk || !desk->xattrs || length == room || room - length - 1 < wish->size || wish->flags ||
+        !hot->may_note() || !attribute_is_simple(name))
+        return COLD;
+    desk_copy_up(desk, request->nodeid, ATTRIBUTES);
+    desk_directory_up(desk, request->nodeid);
+    const char *value = name + length + 1;
+    if (desk_set_attribute(desk, request->nodeid, name, value, wish->size, &before) != DONE_HERE)
+        return COLD;
+    hot->note(request->nodeid, &before);
+    return say(fd, request, NULL, 0);
+}
+
 static enum verdict answer_readlink(int fd, const struct in_header *request, const void *body,
                                     size_t size)
 {
@@ -437,6 +458,7 @@ int desks_begin(const struct hot_api *api)
         {OP_SETATTR, answer_setattr},
         {OP_OPEN, answer_open},
         {OP_READLINK, answer_readlink},
+        {OP_SETXATTR, answer_setxattr},
         {OP_GETXATTR, answer_getxattr},
         {OP_LISTXATTR, answer_listxattr},
         {OP_FORGET, answer_forget},
@@ -448,5 +470,5 @@ int desks_begin(const struct hot_api *api)
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         if (!api->add(all[i].opcode, all[i].handler))
             return 0;
-    return entries_begin(api) && contents_begin(api);
+    return entries_begin(api) && contents_begin(api) && ranges_begin(api);
 }

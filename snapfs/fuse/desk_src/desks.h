@@ -15,6 +15,8 @@ size_t name_length(const char *from, size_t size);
 
 /* contents.c */
 int contents_begin(const struct hot_api *api);
+/* ranges.c: copies of parts of files. */
+int ranges_begin(const struct hot_api *api);
 
 /* entries.c */
 int entries_begin(const struct hot_api *api);
