@@ -65,6 +65,12 @@ class Opened:
     def withdraw(self, nodeid: int, /) -> None: ...
     def writers_of(self, nodeid: int, /) -> list[int] | None:
         """Who opened a node for writing; None when not all are known."""
+    def tell(self, nodeid: int, word: int, /) -> None:
+        """Note a word with an entry, if there is one, for the next process; 0: none."""
+    def told(self) -> list[tuple[int, int]]:
+        """Nodes with the words that were noted."""
+    def is_counted(self, unique: int, /) -> bool:
+        """Whether a request comes again that an earlier process counted."""
 
 # The fast lane; snapfs.fuse.hot explains.
 

@@ -27,7 +27,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
 
-ABI = 22
+ABI = 23
 """Of the library's Python face; a library of another one is not used."""
 INCARNATION = 1 << 63
 """Bit of a node's number that no reply shows: another node for the same visible inode number."""

@@ -54,7 +54,7 @@ class Passing:
         """Why nothing is passed through; empty when it is."""
         self._lack = ""
         """Why files were not, for good, that could be as far as the mount goes."""
-        self.reopening = Reopening()
+        self.reopening = Reopening(None if self.ids is None else self.ids.opened)
         self.writer_left = trio.Event()
         """Set, and replaced, whenever somebody closes a file that could be written."""
 
@@ -200,7 +200,9 @@ class Passing:
     def _entry(self, ids: BackingIds, handle: FileHandle) -> Entry:
         if self.reads_past_copy(handle.nodeid, handle.node):
             handle.lower = True
-            return ids.enter_again(handle.nodeid)
+            entry = ids.enter_again(handle.nodeid)
+            self.reopening.opened(handle.pid)
+            return entry
         opened = ids.get(handle.nodeid)
         kind = Kind(opened.kind) if opened is not None else self._wish(handle)
         if kind is not Kind.CACHED:

@@ -18,11 +18,13 @@ from snapfs.fuse import mounts
 from snapfs.fuse.modes import Mode
 from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
+from tests.support.dying_worker import workers_die_to_order
 from tests.support.lanes import House
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
 
 DEADLINE_S = 20.0
+KILLS = 10
 PROGRAM = "/usr/bin/cat"
 OPENS_BY_RING = Path(__file__).parents[1] / "support/opens_by_ring.c"
 NO_RING = 77
@@ -269,3 +271,82 @@ def test_a_program_starts_itself_again_when_the_worker_has_died(
         for _ in range(2):
             subprocess.run([itself, "/dev/null"], check=True)
         assert read(tree / "other name") == Path(PROGRAM).read_bytes()
+
+
+@pytest.fixture
+def order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Callable[[str], None], Path]]:
+    """Have the worker die at a point (tests/support/dying_worker.py); and a tree that it shows."""
+    place = tmp_path / "order"
+    with (
+        workers_die_to_order(place, monkeypatch),
+        lanes.house(tmp_path / "house", Mode.PASSTHROUGH) as house,
+    ):
+
+        def die_at(point: str) -> None:
+            place.write_text(point)
+
+        yield die_at, house.active(fill).path
+        assert not place.exists(), "no worker came to that point"
+
+
+@pytest.mark.channel("passthrough")
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+@pytest.mark.parametrize("point", ["told", "past", "counted"])
+def test_an_open_past_a_name_goes_on_when_the_worker_dies_around_its_second_try(
+    order: tuple[Callable[[str], None], Path], point: str
+) -> None:
+    die_at, tree = order
+    with (tree / "file").open() as reader:
+        (tree / "file").write_text("copied up")
+        die_at(point)
+        assert read(Path(f"/proc/self/fd/{reader.fileno()}")) == b"lower"
+        assert (tree / "file").read_text() == "copied up"
+
+
+@pytest.mark.channel("passthrough")
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_an_open_by_name_reads_the_copy_when_the_worker_dies_at_its_first_try(
+    order: tuple[Callable[[str], None], Path],
+) -> None:
+    die_at, tree = order
+    with (tree / "linked").open("rb"), (tree / "other name").open("rb"):
+        (tree / "linked").write_text("copied up")
+        die_at("told")
+        assert (tree / "other name").read_text() == "copied up"
+
+
+@pytest.mark.channel("passthrough")
+@pytest.mark.logs("lane.worker_died", "lane.worker_restarted")
+def test_opens_past_a_name_and_by_one_go_on_while_workers_are_killed(own_house: House) -> None:
+    tree = own_house.active(fill)
+    done = threading.Event()
+    wrong: list[object] = []
+
+    def open_again(path: Path, expected: bytes) -> None:
+        while not done.is_set():
+            try:
+                found = read(path)
+            except OSError as error:
+                found = str(error).encode()
+            if found != expected:
+                wrong.append(found)
+                return
+
+    with (tree / "file").open() as reader:
+        (tree / "file").write_text("copied up")
+        past = Path(f"/proc/self/fd/{reader.fileno()}")
+        threads = [
+            threading.Thread(target=open_again, args=it)
+            for it in ((past, b"lower"), (tree / "file", b"copied up"))
+        ]
+        for thread in threads:
+            thread.start()
+        for _ in range(KILLS):
+            own_house.kill_worker()
+            own_house.worker()
+        done.set()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+    assert wrong == []

@@ -7,6 +7,8 @@ point removes the file and dies. Points:
     intended   it is noted, and has had no effect
     done       it has had its effect, and is not answered
     counted    an open or a release is counted, and not answered
+    told       an open past a copy is about to be refused, which the kernel tries again
+    past       it came again, and is not counted
 """
 
 from __future__ import annotations
@@ -41,12 +43,15 @@ def main() -> None:
     from snapfs.fuse.backing import BackingIds
     from snapfs.fuse.hot import Hot
     from snapfs.fuse.inflight import Noting
+    from snapfs.fuse.reopening import Reopening
 
     Noting.__enter__ = _dying("begun", Noting.__enter__)  # type: ignore[method-assign]
     Noting.intend = _dying("intended", Noting.intend)  # type: ignore[method-assign]
     Noting.__exit__ = _dying("done", Noting.__exit__)  # type: ignore[method-assign]
     BackingIds.enter = _dying("counted", BackingIds.enter)  # type: ignore[method-assign]
     BackingIds.leave = _dying("counted", BackingIds.leave)  # type: ignore[method-assign]
+    told = _dying("told", Reopening.is_past_names, only=False)
+    Reopening.is_past_names = _dying("past", told, only=True)  # type: ignore[method-assign]
     Hot.passes = _nothing  # type: ignore[method-assign]  # Python answers all opens, to be ordered
     del sys.argv[1]
     sys.exit(worker.main())
@@ -56,13 +61,15 @@ def _nothing(*args: object) -> None:
     pass
 
 
-def _dying(point: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def _dying(point: str, method: Callable[..., Any], only: bool | None = None) -> Callable[..., Any]:
+    """Have a method die at a point, when it has run; with `only` if it says so."""
     order = Path(os.environ[ORDER])
 
     @wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         result = method(*args, **kwargs)
-        if order.exists() and order.read_text() == point:
+        is_it = only is None or result is only
+        if is_it and order.exists() and order.read_text() == point:
             order.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return result

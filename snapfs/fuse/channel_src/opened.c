@@ -419,8 +419,7 @@ void opened_remove(struct opened_table *table, struct opened *entry)
     free(entry);
 }
 
-/* Whether a request comes again that an earlier process counted. */
-static bool is_counted(const struct opened_table *table, uint64_t unique)
+bool opened_is_counted(const struct opened_table *table, uint64_t unique)
 {
     for (size_t i = 0; unique & RESEND && i < DEATHS; i++)
         if (header(table)->before[i] == (unique & ~RESEND))
@@ -460,7 +459,7 @@ bool opened_enter(struct opened_table *table, struct opened *entry, bool writing
     if (writing)
         note_pid(entry, pid);
     idle_leave(table, entry);
-    if (is_counted(table, unique))
+    if (opened_is_counted(table, unique))
         return false;
     uint64_t opens = (uint64_t)opened_opens(entry) + 1;
     uint64_t writers = (uint64_t)opened_writers(entry) + writing;
@@ -471,7 +470,7 @@ bool opened_enter(struct opened_table *table, struct opened *entry, bool writing
 bool opened_leave(struct opened_table *table, struct opened *entry, bool writing, uint64_t unique)
 {
     uint64_t opens = opened_opens(entry), writers = opened_writers(entry);
-    if (!opens || is_counted(table, unique))
+    if (!opens || opened_is_counted(table, unique))
         return false;
     opens--;
     writers -= writing && writers;

@@ -33,7 +33,7 @@ struct opened_record {
     uint64_t counts; /* opens, and in the upper half those of them that may write */
     uint64_t sum;        /* of all above but the counts */
     uint64_t counts_sum; /* of these; set after them, and again when the last request is redone */
-    uint64_t unused;
+    uint64_t told;       /* whom an open of it was refused just now (reopening.py), which sums it */
 };
 
 #define OPENED_PIDS 4
@@ -70,6 +70,9 @@ void opened_remove(struct opened_table *table, struct opened *entry);
 bool opened_enter(struct opened_table *table, struct opened *entry, bool writing, uint32_t pid,
                   uint64_t unique);
 bool opened_leave(struct opened_table *table, struct opened *entry, bool writing, uint64_t unique);
+
+/* Whether a request comes again that an earlier process counted. */
+bool opened_is_counted(const struct opened_table *table, uint64_t unique);
 
 /* Keep one without opens for its next open; returns another one that is to go for it, or NULL. */
 struct opened *opened_keep(struct opened_table *table, struct opened *entry);

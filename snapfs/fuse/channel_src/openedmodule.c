@@ -196,6 +196,41 @@ static PyObject *all(Opened *self, PyObject *arguments)
     return list;
 }
 
+static PyObject *tell(Opened *self, PyObject *arguments)
+{
+    unsigned long long nodeid, word;
+    if (!PyArg_ParseTuple(arguments, "KK", &nodeid, &word))
+        return NULL;
+    struct opened *entry = opened_find(self->table, nodeid);
+    if (entry)
+        entry->record->told = word;
+    Py_RETURN_NONE;
+}
+
+static PyObject *told(Opened *self, PyObject *unused)
+{
+    (void)unused;
+    PyObject *list = PyList_New(0);
+    for (struct opened *it = NULL; list && (it = opened_each(self->table, it));) {
+        if (!it->record->told)
+            continue;
+        PyObject *note = Py_BuildValue("(KK)", (unsigned long long)it->record->nodeid,
+                                       (unsigned long long)it->record->told);
+        if (!note || PyList_Append(list, note) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(note);
+    }
+    return list;
+}
+
+static PyObject *is_counted(Opened *self, PyObject *number)
+{
+    unsigned long long unique = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(opened_is_counted(self->table, unique));
+}
+
 static Py_ssize_t length(PyObject *self)
 {
     return (Py_ssize_t)opened_count(((Opened *)self)->table);
@@ -224,6 +259,9 @@ static PyMethodDef methods[] = {
     {"withdraw", (PyCFunction)withdraw, METH_O, NULL},
     {"writers_of", (PyCFunction)writers_of, METH_O, NULL},
     {"all", (PyCFunction)all, METH_VARARGS, NULL},
+    {"tell", (PyCFunction)tell, METH_VARARGS, NULL},
+    {"told", (PyCFunction)told, METH_NOARGS, NULL},
+    {"is_counted", (PyCFunction)is_counted, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
