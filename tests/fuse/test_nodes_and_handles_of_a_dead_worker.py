@@ -23,6 +23,7 @@ from tests.support.lanes import Tree as Shown
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.root,
+    pytest.mark.plain,
     pytest.mark.logs("lane.worker_died", "lane.worker_restarted", "lane.left_in_use"),
 ]
 MODES = (Mode.PASSTHROUGH, Mode.NO_OPEN)
@@ -132,6 +133,7 @@ def test_what_was_moved_after_its_worker_died_is_no_removed_lower_file(
         assert (deep / "file").stat().st_nlink == 1
 
 
+@pytest.mark.channel("handles of a dead worker")
 def test_file_that_is_removed_after_its_tree_was_walked_is_found(own_house: House) -> None:
     tree = own_house.active(fill)
     first, second = tree / "gone" / "in it" / "file", tree / "a" / "b" / "c" / "file"
@@ -147,6 +149,7 @@ def test_file_that_is_removed_after_its_tree_was_walked_is_found(own_house: Hous
         assert os.pread(one, 100, 0) == b"gone"
 
 
+@pytest.mark.channel("handles of a dead worker")
 def test_file_whose_move_nobody_could_note_is_no_removed_lower_file(own_house: House) -> None:
     tree = own_house.active(fill)
     for path in (tree / "a" / "b" / "c" / "file", tree / "gone" / "in it" / "file"):
@@ -188,6 +191,7 @@ def _no_rubbish(tree: Shown) -> bool:
     return not [it for it in os.listdir(work) if it[0] in "to"]
 
 
+@pytest.mark.channel("handles of a dead worker")
 @pytest.mark.parametrize("which", ["lower", "copied", "new", "one of two names", "whole directory"])
 def test_removed_file_is_read_written_and_asked_for(own_house: House, which: str) -> None:
     tree = own_house.active(fill)
@@ -223,6 +227,7 @@ def test_removed_file_is_read_written_and_asked_for(own_house: House, which: str
     eventually(lambda: _no_rubbish(tree), what="a clean work directory")
 
 
+@pytest.mark.channel("handles of a dead worker")
 def test_removed_file_outlives_all_else_that_the_kernel_knew_of_its_tree(own_house: House) -> None:
     tree = own_house.active(fill)
     (tree / "new").write_text("kept")
@@ -237,6 +242,7 @@ def test_removed_file_outlives_all_else_that_the_kernel_knew_of_its_tree(own_hou
     eventually(lambda: _no_rubbish(tree), what="a clean work directory")
 
 
+@pytest.mark.channel("handles of a dead worker")
 def test_name_is_removed_of_a_file_that_lost_another_before_its_worker_died(
     own_house: House,
 ) -> None:
@@ -257,6 +263,7 @@ def test_name_is_removed_of_a_file_that_lost_another_before_its_worker_died(
     eventually(lambda: _no_rubbish(tree), what="a clean work directory")
 
 
+@pytest.mark.channel("handles of a dead worker")
 @pytest.mark.modes(Mode.PASSTHROUGH)
 def test_file_under_a_quota_is_written_on(own_house: House) -> None:
     key, limit = own_house.name(), {"containerd.io/snapshot/max-size": str(1 << 20)}
