@@ -65,8 +65,8 @@ test: setup lint type plain ## run every check and every test (as root)
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: crash
-crash: setup ## cut the power at thousands of moments, on ext4 and xfs (as root, takes an hour)
-	$(BIN)/pytest -q -s tests/crash/test_power_cuts.py --power-cuts 2000 $(CRASH_ARGS)
+crash: setup ## cut the power at thousands of moments, on ext4, xfs and btrfs (as root, takes an hour)
+	$(BIN)/pytest -q -s tests/crash/test_power_cuts.py tests/crash/test_power_cuts_of_copies.py --power-cuts 2000 $(CRASH_ARGS)
 
 .PHONY: postgresql
 postgresql: setup ## a snapshot of a loaded PostgreSQL each second for a minute, each recovered by another (as root)

@@ -262,14 +262,15 @@ class FileHandlers(Operations):
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._sync(self.files.get(fh).fd, datasync=datasync)
+        handle = self.files.get(fh)
+        await self._sync(handle.node, handle.fd, datasync=datasync)
 
     async def _sync_node(self, request: Request) -> bytes:
         """As `fsync`, with the node: what an earlier worker opened is still being written."""
         fh, flags, _ = _FSYNC_IN.unpack_from(request.body)
         handle = self.files.find(fh)
         if handle is not None and not handle.node.metacopy:
-            await self._sync(handle.fd, datasync=bool(flags & _DATA_ONLY))
+            await self._sync(handle.node, handle.fd, datasync=bool(flags & _DATA_ONLY))
             return b""
         shown, node = self.forest.find(request.nodeid)
         if node.metacopy:  # with the marks on directories by which it is found
@@ -277,13 +278,16 @@ class FileHandlers(Operations):
         elif node.up:  # committed layers are durable already
             fd = shown.tree.open(node, os.O_RDONLY)
             try:
-                await self._sync(fd, datasync=bool(flags & _DATA_ONLY))
+                await self._sync(node, fd, datasync=bool(flags & _DATA_ONLY))
             finally:
                 os.close(fd)
         return b""
 
-    async def _sync(self, fd: int, *, datasync: bool) -> None:
-        await blocking(self.threads.file_io, os.fdatasync if datasync else os.fsync, fd)
+    async def _sync(self, node: Node, fd: int, *, datasync: bool) -> None:
+        was_up, whole = node.up, node.owes_name or not datasync
+        await blocking(self.threads.file_io, os.fsync if whole else os.fdatasync, fd)
+        if was_up and whole:
+            node.synced = True
 
     @answering
     async def release(self, fh: int) -> None:

@@ -47,6 +47,7 @@ class Node:
         "nlookup",
         "parent",
         "stash",
+        "synced",
         "tree",
         "type",
         "up",
@@ -74,6 +75,8 @@ class Node:
         Then it is not `up`."""
         self.copied = False
         """Its upper file is a copy of a lower one and carries its number as an attribute."""
+        self.synced = False
+        """Somebody has waited for an fsync of its upper file, since that has its present one."""
         self.stash: bytes | None = None
         """Name in the work directory to reach the upper file by, when none in the tree will do."""
         self.layer: Layer | None = None
@@ -91,10 +94,16 @@ class Node:
         """Whether the upper layer has a file for it, with its data or without."""
         return self.up or self.metacopy
 
+    @property
+    def owes_name(self) -> bool:
+        """Whether fdatasync(2) may leave out the name by which its file is found after a power cut:
+        ext4 does that with one which a copy-up gave it."""
+        return self.copied and not self.synced
+
     def rise(self) -> None:
         """Be in the upper layer from now on, as the copy of a lower file."""
         self.up = self.copied = True
-        self.metacopy = False
+        self.metacopy = self.synced = False
         self.tree.inodes.changed(self.ino)
 
     def leave_data(self, layer: Layer, path: bytes) -> None:
