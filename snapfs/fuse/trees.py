@@ -30,6 +30,7 @@ from snapfs.fuse.knowing import kernel_has
 from snapfs.model import Quota
 from snapfs.overlay import Attributes, Handed, Inodes, Listed, Node, Tree, identity
 from snapfs.overlay.filecalls import syncfs
+from snapfs.overlay.ordering import Order
 from snapfs.overlay.usage import Before
 
 REMOVED_S = 0.2
@@ -140,7 +141,7 @@ class Shown:
             )
             if changing is not None and changing.upper is not None:
                 self._desk.keeps_in = changing.work.layer.fd
-                self._desk.copies_wait = changing.work.sync
+                self._desk.copies_wait = changing.work.order is not Order.NOTHING
                 self._desk.leaves_data = changing.leaves_data
 
     def left_data(self) -> None:

@@ -27,17 +27,18 @@ class Source:
         work_fd: int,
         name: bytes,
         size_bytes: int,
+        order: int,
         keeps_mtime: bool,
         ino: bytes,
         protattr: bytes,
         /,
-    ) -> tuple[int, bool]:
+    ) -> bool:
         """Make a file like this one, with so much of the data of `data`: a new name in `work_fd`.
 
         It gets owner, users' extended attributes, mode, the times (of a file that is cut, not
         that of its last change), the flags `A` and `S`, and of our attributes those that are not
-        empty. Returns a descriptor for writing, which is the caller's, and whether the data is
-        shared with `data`. Nothing is synced. On an error the name may be there.
+        empty. Returns whether the data is shared with `data`, once what `order` says (Order) was
+        waited for. On an error the name may be there.
         """
     def copy_metadata(self, work_fd: int, name: bytes, ino: bytes, /) -> None:
         """Make a metadata-only copy of this file: as `copy`, but a hole of its size and a mark."""

@@ -17,6 +17,7 @@ from .layer import refuse, stat_or_none
 from .links import Link
 from .metacopy import data_of
 from .node import GONE, Dir, Node
+from .ordering import Order
 from .quota import ENTRY_BYTES
 from .specials import Special
 from .syscalls import RENAME_NOREPLACE, rename, set_times
@@ -34,23 +35,24 @@ class CopyUp:
     __slots__ = (
         "_content",
         "_ino",
+        "_order",
         "_protattr",
         "_source",
-        "_syncs",
         "_work",
         "data",
         "node",
         "temp",
     )
 
-    def __init__(self, tree: MergedTree, node: Node, *, data: bool, syncs: bool = True) -> None:
-        """`syncs`: the copy is made durable where the tree wants that; else it is the caller's to
-        see to that, before it is published."""
+    def __init__(
+        self, tree: MergedTree, node: Node, *, data: bool, order: Order | None = None
+    ) -> None:
+        """`order`: what `run` waits for; else what the tree's copies have to."""
         self.node = node
         self.data = data
         """Copy the content; without it the copy is empty (the file is about to be cut)."""
-        self._syncs = syncs
         self._work = tree.work
+        self._order = tree.work.order if order is None else order
         self._ino = b"%d" % (node.ino & identity.LOW_MASK)
         self._protattr = b""
         self._source: Source | Special
@@ -104,16 +106,12 @@ class CopyUp:
         data = self._source if self._content is None else self._content
         return ENTRY_BYTES + min(self.size_bytes, data.allocated_bytes)
 
-    @property
-    def is_synced(self) -> bool:
-        """Whether `run` waits until the copy is durable."""
-        return self._syncs and self._work.sync and self.size_bytes > 0
-
     def is_quick(self) -> bool:
         """Whether `run` will wait for nothing: it may as well run inline."""
         if not self.size_bytes or self._content is None:
             return True
-        return not self.is_synced and self.size_bytes <= QUICK_BYTES and self._content.fetch()
+        waits = self._order is not Order.NOTHING
+        return not waits and self.size_bytes <= QUICK_BYTES and self._content.fetch()
 
     def run(self) -> None:
         """Make the copy. Blocks; safe in any thread. On failure call abort_copy_up()."""
@@ -131,20 +129,16 @@ class CopyUp:
         return os.open(self.temp, flags, dir_fd=self._work.layer.fd)
 
     def _copy_regular(self, source: Source, content: Source) -> None:
-        target, _ = source.copy(
+        source.copy(
             content,
             self._work.layer.fd,
             self.temp,
             self.size_bytes,
+            self._order,
             self.data or not source.size_bytes,
             self._ino,
             self._protattr,
         )
-        try:
-            if self.is_synced:
-                os.fsync(target)
-        finally:
-            os.close(target)
 
 
 def finish(tree: MergedTree, job: CopyUp) -> None:

@@ -18,6 +18,7 @@ from .layer import Layer, Place, is_whiteout, not_found, refuse, stat_or_none
 from .links import Links
 from .listing import Listings
 from .node import GONE, Dir, Inodes, Node
+from .ordering import Order, order_of
 from .owners import shown_value
 from .quota import Allowance
 from .sealing import open_together
@@ -64,7 +65,8 @@ class MergedTree:
             upper_fd, work_fd = open_together(os.fsencode(spec.upper), own, atime=spec.atime)
             self.upper = Layer(spec.upper, upper_fd)
             self.handed.protects = self.upper.is_protected
-            self._work = Work(Layer(own, work_fd), self.inodes.freeing, sync=spec.sync)
+            order = order_of(own) if spec.sync else Order.NOTHING
+            self._work = Work(Layer(own, work_fd), self.inodes.freeing, order)
             records = self._work.clean(keep_removed=spec.resumed)
             self._links = Links(self._work, records, self.handed)
         if self.upper is None and not self._shared:

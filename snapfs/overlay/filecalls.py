@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ FS_CASEFOLD_FL = 0x40000000
 
 FS_XFLAG_IMMUTABLE = 0x00000008
 FS_XFLAG_APPEND = 0x00000010
+FS_XFLAG_RTINHERIT = 0x00000100
 FS_XFLAG_PROJINHERIT = 0x00000200
 
 _AT_SYMLINK_NOFOLLOW = 0x100
@@ -43,6 +45,7 @@ _STATX_BTIME = 0x800
 _STATX_BYTES = 256
 _STATX_TIME = struct.Struct("<qI")
 _STATX_BTIME_OFFSET = 80
+_STATFS_BYTES = 256
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = _libc.fallocate
@@ -55,6 +58,8 @@ _statx.argtypes = (
     ctypes.c_uint,
     ctypes.c_char_p,
 )
+_fstatfs = _libc.fstatfs
+_fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
 _syncfs = _libc.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
 
@@ -116,6 +121,14 @@ def syncfs_of(fd: int) -> None:
     """As `syncfs`, by a descriptor; raises what writeback met since that was opened."""
     if _syncfs(fd):
         raise _fail(f"fd {fd}")
+
+
+def magic_of(fd: int) -> int:
+    """Return the type of a file system (statfs(2), f_type)."""
+    answer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _fstatfs(fd, answer):
+        raise _fail(f"fd {fd}")
+    return int.from_bytes(answer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
 
 
 def statx(fd: int, path: bytes) -> Statx:

@@ -26,6 +26,7 @@ from .core import MergedTree
 from .filecalls import syncfs_of
 from .layer import refuse, scan
 from .node import Dir, Node
+from .ordering import Order
 from .quota import ENTRY_BYTES
 
 BATCH = 128
@@ -91,7 +92,7 @@ def _announce(tree: MergedTree) -> None:
     root = tree.upper_layer.proc(b".")
     tree.usage.note(tree.root)
     xattrs.put(root, xattrs.METACOPIES, b"y")
-    if tree.work.sync:
+    if tree.work.order is not Order.NOTHING:
         tree.fsync_dir(tree.root)
     tree.has_metacopies = True
 
@@ -107,7 +108,7 @@ class Completion:
         try:
             with tree.allowance.suspended():
                 for node in nodes:
-                    self.jobs.append(CopyUp(tree, node, data=True, syncs=False))
+                    self.jobs.append(CopyUp(tree, node, data=True, order=Order.NOTHING))
         except BaseException:
             self.end()
             raise
@@ -116,7 +117,7 @@ class Completion:
         """Make the copies. Blocks; safe in any thread."""
         for job in self.jobs:
             job.run()
-        if self._tree.work.sync:
+        if self._tree.work.order is not Order.NOTHING:
             syncfs_of(self._fd)
 
     def end(self) -> None:

@@ -31,7 +31,7 @@ class TreeSpec:
     dot_whiteouts: bool = False
     """Lower layers may say with names what they hide, as layers in archives do (`.wh.NAME`)."""
     sync: bool = True
-    """Make copied-up data durable before it takes the lower file's place, as the kernel does."""
+    """After a power cut no copy is seen without its data; else that is left to chance."""
     metacopy: bool = False
     """Copy up no data for a change of a file's attributes (metacopying.py). What an earlier opening
     left so is found in any case."""

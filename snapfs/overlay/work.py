@@ -21,6 +21,7 @@ from pathlib import Path
 
 from .freeing import BIG_BYTES, Freeing
 from .layer import Layer, scan, stat_or_none
+from .ordering import Order
 from .syscalls import rename
 from .types import BLOCK_BYTES
 
@@ -50,13 +51,13 @@ def own_directory(path: bytes | Path) -> bytes:
 class Work:
     """Owner of one tree's work directory. Paths are names in it."""
 
-    __slots__ = ("_count", "_freeing", "layer", "retired", "sync")
+    __slots__ = ("_count", "_freeing", "layer", "order", "retired")
 
-    def __init__(self, layer: Layer, freeing: Freeing, *, sync: bool) -> None:
+    def __init__(self, layer: Layer, freeing: Freeing, order: Order) -> None:
         """`layer` is what `own_directory` names."""
         self.layer = layer
         self._freeing = freeing
-        self.sync = sync
+        self.order = order
         self._count = 0
         self.retired: Callable[[os.stat_result], object] = bool
         """Told of the whiteout that others are links to, when it can have no more."""

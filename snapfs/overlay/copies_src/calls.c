@@ -79,7 +79,7 @@ static PyObject *call_copy_data(PyObject *module, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "iiL:copy_data", &source, &target, &size_bytes))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    failed = copy_content(source, NULL, target, size_bytes, &cloned);
+    failed = copy_content(source, NULL, target, size_bytes, ORDER_NOTHING, &cloned);
     Py_END_ALLOW_THREADS
     if (failed)
         return PyErr_SetFromErrno(PyExc_OSError);

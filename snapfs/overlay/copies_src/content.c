@@ -2,12 +2,16 @@
 #include "copies.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #define BLOCK_BYTES ((size_t)1 << 20)
+#define PART_BYTES ((off_t)8 << 20)
+#define WAIT_FOR_ALL \
+    (SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
 
 static bool cannot_share(int number)
 {
@@ -50,20 +54,44 @@ static ssize_t copy_block(int source, int target, off_t at, size_t count)
     return got;
 }
 
-static int copy_range(int source, int target, off_t at, off_t end)
+/* What of a copy is being written out while the next part is copied. */
+typedef struct {
+    int target;
+    bool is_wanted;
+    off_t begun, end; /* of the part that is under way; nothing before it is dirty */
+} Behind;
+
+/* Begins to write out a part that is there, and waits for the one before: two at most are dirty. */
+static int write_behind(Behind *self, off_t reached)
+{
+    if (!self->is_wanted || reached - self->end < PART_BYTES)
+        return 0;
+    off_t before = self->end - self->begun;
+    if (sync_file_range(self->target, self->end, reached - self->end, SYNC_FILE_RANGE_WRITE) ||
+        (before && sync_file_range(self->target, self->begun, before, WAIT_FOR_ALL)))
+        return -1;
+    self->begun = self->end;
+    self->end = reached;
+    return 0;
+}
+
+static int copy_range(int source, Behind *behind, off_t at, off_t end)
 {
     while (at < end) {
         off_t from = at, to = at;
-        ssize_t done = copy_file_range(source, &from, target, &to, (size_t)(end - at), 0);
+        size_t count = (size_t)(end - at < PART_BYTES ? end - at : PART_BYTES);
+        ssize_t done = copy_file_range(source, &from, behind->target, &to, count, 0);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0 && (errno == EXDEV || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP))
-            done = copy_block(source, target, at, (size_t)(end - at));
+            done = copy_block(source, behind->target, at, count);
         if (!done)
             errno = EIO; /* the source became shorter while it was copied */
         if (done <= 0)
             return -1;
         at += done;
+        if (write_behind(behind, at))
+            return -1;
     }
     return 0;
 }
@@ -99,7 +127,23 @@ static int cut_longer(int target, off_t size_bytes)
     return real.st_size > size_bytes ? ftruncate(target, size_bytes) : 0;
 }
 
-int copy_content(int source, const char *content, int target, off_t size_bytes, bool *cloned)
+static int copy_parts(int source, int target, off_t size_bytes, enum order order)
+{
+    Behind behind = {.target = target, .is_wanted = order != ORDER_NOTHING};
+    if (ftruncate(target, size_bytes))
+        return -1;
+    for (off_t at = 0, start, end; at < size_bytes; at = end) {
+        int found = next_extent(source, at, size_bytes, &start, &end);
+        if (found <= 0)
+            return found;
+        if (copy_range(source, &behind, start, end))
+            return -1;
+    }
+    return 0;
+}
+
+int copy_content(int source, const char *content, int target, off_t size_bytes, enum order order,
+                 bool *cloned)
 {
     *cloned = false;
     if (!size_bytes)
@@ -112,14 +156,14 @@ int copy_content(int source, const char *content, int target, off_t size_bytes, 
         return -1;
     if (content)
         return write_all(target, content, (size_t)size_bytes, 0);
-    if (ftruncate(target, size_bytes))
-        return -1;
-    for (off_t at = 0, start, end; at < size_bytes; at = end) {
-        int found = next_extent(source, at, size_bytes, &start, &end);
-        if (found <= 0)
-            return found;
-        if (copy_range(source, target, start, end))
-            return -1;
-    }
+    return copy_parts(source, target, size_bytes, order);
+}
+
+int order_content(int target, enum order order, bool cloned)
+{
+    if (order == ORDER_SYNCED)
+        return fsync(target);
+    if (order == ORDER_WRITTEN && !cloned)
+        return sync_file_range(target, 0, 0, WAIT_FOR_ALL);
     return 0;
 }

@@ -13,11 +13,19 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+/* What a copy's data waits for before the copy is published, so that no power cut shows it without
+ * (ordering.py has the same). */
+enum order { ORDER_NOTHING, ORDER_WRITTEN, ORDER_SYNCED };
+
 /* Copies a file's data, holes as holes, or shares it. Sets errno and returns -1 on an error.
  *
- * `content` is all of it, if that was read before and has no holes.
+ * `content` is all of it, if that was read before and has no holes. What is to wait for the disk
+ * (`order`) is on its way there, and little of it left to wait for, however big the file is.
  */
-int copy_content(int source, const char *content, int target, off_t size_bytes, bool *cloned);
+int copy_content(int source, const char *content, int target, off_t size_bytes, enum order order,
+                 bool *cloned);
+/* Waits for what `order` says. Sets errno. */
+int order_content(int target, enum order order, bool cloned);
 
 /* Gives `target` those of the attributes called `names` that are a user's. Sets errno. */
 int copy_attributes(int source, const char *names, size_t names_bytes, int target);
@@ -39,6 +47,7 @@ typedef struct {
     int work;
     const char *name;
     off_t size_bytes;
+    enum order order;
     bool keeps_mtime;
     bool is_metacopy; /* its data stays where it is: the copy is a hole of its size */
     const char *ino, *protattr; /* our attributes; the second only if it is not empty */
@@ -48,8 +57,8 @@ typedef struct {
 int lower_open(Lower *self, int at, const char *path);
 /* Takes what is in memory, without waiting: whether that is all of it, and has no hole. */
 bool lower_fetch(Lower *self);
-/* Makes a copy with the content of `data`, which is not synced: a descriptor, or -1 with errno, when
- * the name may be there. */
+/* Makes a copy with the content of `data`, which may be published: a descriptor, or -1 with errno,
+ * when the name may be there. */
 int lower_copy(const Lower *self, const Lower *data, const Wanted *wanted, bool *cloned);
 /* Gives a copy, which has its data, all else that it is to have. Sets errno and returns -1 on an error. */
 int lower_dress(const Lower *self, int target, const Wanted *wanted);

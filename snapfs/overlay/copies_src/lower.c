@@ -123,7 +123,7 @@ static int fill_content(const Lower *self, const Lower *data, int target, const 
 {
     if (wanted->is_metacopy)
         return leave_data(self, target);
-    return copy_content(data->fd, data->content, target, wanted->size_bytes, cloned);
+    return copy_content(data->fd, data->content, target, wanted->size_bytes, wanted->order, cloned);
 }
 
 /* Owner before what a change of it takes away; mode after the ACL, which changes it; times last. */
@@ -146,7 +146,8 @@ static int fill(const Lower *self, const Lower *data, int target, const Wanted *
                 bool *cloned)
 {
     return fill_content(self, data, target, wanted, cloned) ||
-           lower_dress(self, target, wanted);
+           lower_dress(self, target, wanted) ||
+           (wanted->size_bytes && order_content(target, wanted->order, *cloned));
 }
 
 int lower_copy(const Lower *self, const Lower *data, const Wanted *wanted, bool *cloned)

@@ -57,21 +57,24 @@ static PyObject *source_copy(Source *self, PyObject *arguments)
     Source *data;
     long long size_bytes;
     PyObject *name;
-    int keeps_mtime;
-    if (!PyArg_ParseTuple(arguments, "O!iSLpyy:copy", &SourceType, &data, &wanted.work, &name,
-                          &size_bytes, &keeps_mtime, &wanted.ino, &wanted.protattr))
+    int keeps_mtime, order;
+    if (!PyArg_ParseTuple(arguments, "O!iSLipyy:copy", &SourceType, &data, &wanted.work, &name,
+                          &size_bytes, &order, &keeps_mtime, &wanted.ino, &wanted.protattr))
         return NULL;
     wanted.name = PyBytes_AS_STRING(name);
     wanted.size_bytes = size_bytes;
+    wanted.order = (enum order)order;
     wanted.keeps_mtime = keeps_mtime;
     bool cloned = false;
     int target;
     Py_BEGIN_ALLOW_THREADS
     target = lower_copy(&self->file, &data->file, &wanted, &cloned);
+    if (target >= 0)
+        close(target);
     Py_END_ALLOW_THREADS
     if (target < 0)
         return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, name);
-    return Py_BuildValue("iN", target, PyBool_FromLong(cloned));
+    return PyBool_FromLong(cloned);
 }
 
 static PyObject *source_copy_metadata(Source *self, PyObject *arguments)
