@@ -38,10 +38,14 @@ class Desk:
     """... and for writing, now."""
     takes_names: bool
     """Files may be made and removed there, now."""
-    copies_wait: bool
-    """A copy's data has to be durable before it is seen: lower files are left to Python."""
+    late_fd: int
+    """What the fast lane left to a thread to close, or -1."""
+    order: int
+    """What the data of a copy waits for (overlay.ordering)."""
     leaves_data: bool
     """A change of attributes copies none; the upper layer is marked for that."""
+    leaves_first: bool
+    """It is not marked yet: the first such change is left to Python."""
     leaves_forgets: bool
     """A FORGET of what an earlier worker gave the kernel may be late: Python decides what it takes
     back, also of a file without a node."""

@@ -30,7 +30,6 @@ from snapfs.fuse.knowing import kernel_has
 from snapfs.model import Quota
 from snapfs.overlay import Attributes, Handed, Inodes, Listed, Node, Tree, identity
 from snapfs.overlay.filecalls import syncfs
-from snapfs.overlay.ordering import Order
 from snapfs.overlay.usage import Before
 
 REMOVED_S = 0.2
@@ -141,8 +140,17 @@ class Shown:
             )
             if changing is not None and changing.upper is not None:
                 self._desk.keeps_in = changing.work.layer.fd
-                self._desk.copies_wait = changing.work.order is not Order.NOTHING
+                self._desk.order = changing.work.order
                 self._desk.leaves_data = changing.leaves_data
+                self._desk.leaves_first = changing.spec.metacopy and not changing.leaves_data
+
+    def take_late(self) -> int:
+        """Return a copy that the fast lane gave up, which is the caller's; or -1. It waits for the
+        disk to close it."""
+        if self._desk is None:
+            return -1
+        fd, self._desk.late_fd = self._desk.late_fd, -1
+        return fd
 
     def left_data(self) -> None:
         """Say that a file was copied up without its data: so may others be from now on."""

@@ -1,7 +1,7 @@
 """Small lower files are copied up without Python, as Python would have it, and once.
 
-The workers leave it to the kernel when a copy is written to the disk: where they wait for it, all
-copies are Python's.
+The workers leave it to the kernel when a copy is written to the disk; those that wait for it are in
+test_copies_in_order.py.
 """
 
 from __future__ import annotations

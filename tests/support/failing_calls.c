@@ -119,6 +119,8 @@ CALL(ssize_t, copy_file_range, is_ours(to),
 CALL(int, fsync, is_ours(fd), (int fd), fd)
 CALL(int, fdatasync, is_ours(fd), (int fd), fd)
 CALL(int, syncfs, is_ours(fd), (int fd), fd)
+CALL(int, sync_file_range, is_ours(fd), (int fd, off64_t at, off64_t n, unsigned flags), fd, at, n,
+     flags)
 CALL(int, ftruncate, is_ours(fd), (int fd, off_t n), fd, n)
 CALL(int, ftruncate64, is_ours(fd), (int fd, off64_t n), fd, n)
 CALL(int, truncate, names_ours(AT_FDCWD, path), (text path, off_t n), path, n)

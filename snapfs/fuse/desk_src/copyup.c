@@ -2,8 +2,12 @@
  * goes on with its copy. See desk.h, overlay/copyup.py.
  *
  * What has no node has its only name where the lower layers have it, and nobody has it open but who
- * reads it here, or past us if its data is left below. Only small files are copied, whose data is in memory and may be made durable later,
- * links, which have none, and of any file its attributes, where the data is left below.
+ * reads it here, or past us if its data is left below. Only small files are copied, whose data is in
+ * memory, links, which have none, and of any file its attributes, where the data is left below.
+ *
+ * Where data has to be written out before the copy is seen, that is begun before the copy gets all
+ * else, and mostly done by then. What takes longer than SOON_NS is Python's, which lets a thread wait;
+ * after a few such in a row so are those of a while: only this thread answers.
  */
 #define _GNU_SOURCE
 #include "../../overlay/copies_src/attributes.h"
@@ -18,11 +22,16 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "../channel_src/clock.h"
 #include "desks.h"
 #include "kept.h"
 
 #define MOST_COPIED (128u * 1024u) /* as copyup.QUICK_BYTES */
 #define MOST_LEFT (256u << 20)     /* as metacopying.MOST_BYTES */
+#define SOON_NS 500000
+#define LOOK_NS 20000
+#define LATE_IN_A_ROW 3
+#define LATE_FOR_NS 1000000000
 
 const CopiesApi *copies;
 
@@ -37,6 +46,14 @@ typedef struct {
     struct stat real;
 } Copy;
 
+static int may_copy_data(const Desk *desk, enum change change)
+{
+    if (change == ATTRIBUTES && desk->leaves_first)
+        return 0;
+    return desk->order == ORDER_NOTHING ||
+           (desk->order == ORDER_WRITTEN && desk->late_fd < 0 && desk->copies_from_ns <= now_ns());
+}
+
 /* Where the copy of a file without a node belongs: in a directory of the upper layer, which is copied
  * up first if need be. */
 static int find_site(Desk *desk, uint64_t ino, enum change change, Copy *it)
@@ -50,7 +67,7 @@ static int find_site(Desk *desk, uint64_t ino, enum change change, Copy *it)
     it->is_link = kind == LINK;
     it->leaves_data = desk->leaves_data && change == ATTRIBUTES && !it->is_link;
     if ((kind != REGULAR && kind != LINK) ||
-        (desk->copies_wait && !it->is_link && !it->leaves_data))
+        (!it->is_link && !it->leaves_data && !may_copy_data(desk, change)))
         return 0;
     desk_directory_up(desk, room->ino);
     const Card *card = card_find(desk, room->ino);
@@ -80,13 +97,38 @@ static int is_simple(const Lower *lower, const Copy *it)
            !copies->has_name(lower->names, lower->names_bytes, PROTATTR);
 }
 
+static int is_written_soon(int target)
+{
+    int64_t end_ns = now_ns() + SOON_NS;
+    int found;
+    while (!(found = copies->is_clean(target)) && now_ns() < end_ns)
+        nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
+    return found > 0 && !copies->order_content(target, ORDER_WRITTEN, false);
+}
+
+/* Whether a copy may be seen; if not it is kept open, and others are not tried for a while. */
+static int is_in_order(Desk *desk, int target, bool is_cloned)
+{
+    if (desk->order == ORDER_NOTHING || is_cloned)
+        return 1;
+    if (is_written_soon(target)) {
+        desk->late_copies = 0;
+        return 1;
+    }
+    desk->late_fd = target;
+    if (++desk->late_copies >= LATE_IN_A_ROW)
+        desk->copies_from_ns = now_ns() + LATE_FOR_NS;
+    return 0;
+}
+
 /* Make a copy aside. */
-static int make_file(const Desk *desk, const Lower *lower, Copy *it)
+static int make_file(Desk *desk, const Lower *lower, Copy *it)
 {
     bool is_cloned;
     const Wanted wanted = {.work = desk->keeps_in,
                            .name = it->temp,
                            .size_bytes = (off_t)lower->real.stx_size,
+                           .order = desk->order == ORDER_NOTHING ? ORDER_NOTHING : ORDER_BEGUN,
                            .keeps_mtime = true,
                            .is_metacopy = it->leaves_data,
                            .ino = it->low,
@@ -94,22 +136,31 @@ static int make_file(const Desk *desk, const Lower *lower, Copy *it)
     int target = copies->copy(lower, lower, &wanted, &is_cloned);
     if (target < 0)
         return 0;
+    if (!it->leaves_data && lower->real.stx_size && !is_in_order(desk, target, is_cloned))
+        return 0;
     int is_known = fstat(target, &it->real) == 0;
     close(target);
     return is_known;
 }
 
-static int copy_file(const Desk *desk, int at, const char *path, Copy *it)
+/* A clone of what is not on the disk would wait for that. */
+static int is_at_hand(const Desk *desk, Lower *lower)
+{
+    return (desk->order == ORDER_NOTHING || copies->is_clean(lower->fd) > 0) &&
+           copies->fetch(lower);
+}
+
+static int copy_file(Desk *desk, int at, const char *path, Copy *it)
 {
     Lower lower;
     int is_made = !copies->open(&lower, at, path) && is_simple(&lower, it) &&
-                  (it->leaves_data || copies->fetch(&lower)) && make_file(desk, &lower, it);
+                  (it->leaves_data || is_at_hand(desk, &lower)) && make_file(desk, &lower, it);
     copies->close(&lower);
     return is_made;
 }
 
 /* A link without attributes, which only the overlay and root give it. */
-static int copy_link(const Desk *desk, int at, const char *path, Copy *it)
+static int copy_link(Desk *desk, int at, const char *path, Copy *it)
 {
     char target[PATH_MAX], full[PATH_MAX];
     struct stat real;

@@ -65,10 +65,14 @@ typedef struct {
     char passes_upper; /* files of the upper layer may be read past us */
     char takes_writers; /* ... and written, now */
     char takes_names;   /* ... and made, and removed */
-    char copies_wait;   /* the data of a copy has to be durable before it is seen */
     char leaves_data;   /* a change of attributes copies no data (overlay/metacopying.py) */
+    char leaves_first;  /* ... once Python has made such a copy */
     char leaves_forgets; /* one of what an earlier worker gave the kernel may be late: Python decides
                           * what it takes back */
+    int order;          /* what the data of a copy waits for (enum order, overlay/ordering.py) */
+    int64_t copies_from_ns; /* ... and until when that takes too long for us */
+    unsigned late_copies;   /* in a row, for which it did */
+    int late_fd;        /* the last one, without a name: to close it waits for the disk; or -1 */
     int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */
     uint64_t main_device, main_base; /* of inode numbers that are shown as they are (identity.py) */
     Card **cards;

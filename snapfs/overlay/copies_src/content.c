@@ -4,12 +4,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define BLOCK_BYTES ((size_t)1 << 20)
 #define PART_BYTES ((off_t)8 << 20)
+#ifndef SYS_cachestat
+#define SYS_cachestat 451 /* Linux 6.5 */
+#endif
 #define WAIT_FOR_ALL \
     (SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
 
@@ -142,6 +147,11 @@ static int copy_parts(int source, int target, off_t size_bytes, enum order order
     return 0;
 }
 
+static bool begins(enum order order)
+{
+    return order == ORDER_WRITTEN || order == ORDER_BEGUN;
+}
+
 int copy_content(int source, const char *content, int target, off_t size_bytes, enum order order,
                  bool *cloned)
 {
@@ -154,9 +164,24 @@ int copy_content(int source, const char *content, int target, off_t size_bytes, 
     }
     if (!cannot_share(errno))
         return -1;
-    if (content)
-        return write_all(target, content, (size_t)size_bytes, 0);
-    return copy_parts(source, target, size_bytes, order);
+    if (content ? write_all(target, content, (size_t)size_bytes, 0)
+                : copy_parts(source, target, size_bytes, order))
+        return -1;
+    /* It goes on while the copy gets all else. */
+    return begins(order) ? sync_file_range(target, 0, 0, SYNC_FILE_RANGE_WRITE) : 0;
+}
+
+int is_clean(int fd)
+{
+    struct {
+        uint64_t offset, length;
+    } whole = {0, 0};
+    struct {
+        uint64_t cached, dirty, writeback, evicted, recently_evicted;
+    } pages;
+    if (syscall(SYS_cachestat, fd, &whole, &pages, 0))
+        return -1;
+    return !pages.dirty && !pages.writeback;
 }
 
 int order_content(int target, enum order order, bool cloned)

@@ -15,7 +15,12 @@
 
 /* What a copy's data waits for before the copy is published, so that no power cut shows it without
  * (ordering.py has the same). */
-enum order { ORDER_NOTHING, ORDER_WRITTEN, ORDER_SYNCED };
+enum order {
+    ORDER_NOTHING,
+    ORDER_WRITTEN,
+    ORDER_SYNCED,
+    ORDER_BEGUN /* as ORDER_WRITTEN, for who waits later */
+};
 
 /* Copies a file's data, holes as holes, or shares it. Sets errno and returns -1 on an error.
  *
@@ -41,6 +46,9 @@ typedef struct {
     size_t names_bytes;
     char *content; /* all of it, once it was fetched */
 } Lower;
+
+/* Whether none of a file is dirty or being written out: 1 or 0, or -1 with errno (ENOSYS). */
+int is_clean(int fd);
 
 /* What its copy is to be: a new name in `work`. */
 typedef struct {
@@ -70,6 +78,8 @@ typedef struct {
     bool (*fetch)(Lower *self);
     int (*copy)(const Lower *self, const Lower *data, const Wanted *wanted, bool *cloned);
     int (*dress)(const Lower *self, int target, const Wanted *wanted);
+    int (*is_clean)(int fd);
+    int (*order_content)(int target, enum order order, bool cloned);
     void (*close)(Lower *self);
     bool (*has_name)(const char *names, size_t names_bytes, const char *name);
 } CopiesApi;

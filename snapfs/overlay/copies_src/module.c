@@ -6,6 +6,8 @@ static CopiesApi api = {
     .fetch = lower_fetch,
     .copy = lower_copy,
     .dress = lower_dress,
+    .is_clean = is_clean,
+    .order_content = order_content,
     .close = lower_close,
     .has_name = has_name,
 };

@@ -1,0 +1,107 @@
+"""Copies whose data has to be with the disk before they are seen: who makes them, who waits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from snapfs.fuse.modes import Mode
+from snapfs.snapshots import roots
+from tests.support import lanes
+from tests.support.daemon import eventually
+from tests.support.lanes import House, Tree
+from tests.support.overlay.census import differences, of_mount
+from tests.support.past_python import begun, listed
+from tests.support.recorded_disk import attached, small_disk
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root]
+
+MIB = 1 << 20
+SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "btrfs": 160 * MIB}
+FILES = 30
+
+
+def fill(layer: Path) -> None:
+    (layer / "d").mkdir()
+    for number in range(FILES):
+        (layer / "d" / f"file{number}").write_bytes(bytes([number]) * (1 + number * 300))
+
+
+@contextmanager
+def house_on(base: Path, file_system: str, mode: Mode = Mode.PASSTHROUGH) -> Iterator[House]:
+    root = base / "root"
+    roots.init(root, image_bytes=SIZES[file_system], file_system=file_system)
+    try:
+        with lanes.house(base / "house", mode, root=root) as made:
+            yield made
+    finally:
+        subprocess.run(["umount", root], check=True, timeout=60)
+
+
+def answered(house: House) -> int:
+    """How many changes of attributes were answered without Python."""
+    return Counter(house.worker().answered)["SETATTR"]
+
+
+@pytest.mark.parametrize("mode", [Mode.PASSTHROUGH, Mode.NO_OPEN])
+@pytest.mark.parametrize("file_system", SIZES)
+def test_copies_are_like_their_files(file_system: str, mode: Mode, tmp_path: Path) -> None:
+    with house_on(tmp_path, file_system, mode) as house:
+        tree = house.active(fill)
+        census = of_mount(house.on(house.snapshots.stat(tree.key).parent).path)
+        begun(tree / "d", "file0")
+        before = answered(house)
+        for number in range(1, FILES):
+            os.chown(tree / f"d/file{number}", 1000, 1001)
+        without_python = answered(house) - before
+        assert file_system != "xfs" or without_python  # clones wait for nothing
+        assert file_system != "btrfs" or not without_python  # each waits for an fsync
+        for number in range(1, FILES):
+            assert (tree.upper / f"d/file{number}").stat().st_uid == 1000
+            os.chown(tree / f"d/file{number}", 0, 0)
+        assert not differences(census, of_mount(tree.path))
+        assert os.listdir(tree.upper.parent / "work/snapfs") == []
+
+
+@pytest.mark.parametrize("mode", [Mode.PASSTHROUGH, Mode.NO_OPEN])
+def test_a_disk_that_is_slow_holds_up_who_needs_a_copy_alone(mode: Mode, tmp_path: Path) -> None:
+    image, own = small_disk(tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    with attached(image, own) as disk:
+        subprocess.run(["mount", "-o", "noatime", disk.device, root], check=True, timeout=60)
+        try:
+            with lanes.house(tmp_path / "house", mode, root=root) as house:
+                _hold_up(house, house.active(fill), disk.silent)
+        finally:
+            subprocess.run(["umount", root], check=True, timeout=60)
+
+
+def _hold_up(house: House, tree: Tree, silent: Callable[[], AbstractContextManager[None]]) -> None:
+    files = [tree / f"d/file{number}" for number in range(1, 6)]
+    begun(tree / "d", "file0")
+    for path in files:
+        path.read_bytes()
+    os.sync()
+    changing = [threading.Thread(target=os.chown, args=(it, 1000, 1000)) for it in files]
+    with silent():
+        for thread in changing:
+            thread.start()
+        eventually(lambda: house.worker().copying == len(files), what="copies that wait")
+        looked = threading.Thread(target=listed, args=(tree / "d",))
+        looked.start()
+        looked.join(10)
+        assert not looked.is_alive()
+        assert all(it.is_alive() for it in changing)
+    for thread in changing:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert {it.stat().st_uid for it in files} == {1000}
+    assert os.listdir(tree.upper.parent / "work/snapfs") == []
