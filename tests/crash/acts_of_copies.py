@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+from snapfs.fuse.modes import Mode
 from snapfs.overlay import Node, SetAttr, Tree, TreeSpec
 from snapfs.overlay.filecalls import syncfs
 from tests.crash.cutting import Check, Moment
+from tests.support import lanes
 
 METACOPY = "trusted.overlay.metacopy"
 SMALL, MIDDLE, LARGE, HUGE = 8 << 10, 128 << 10, 1 << 20, 20 << 20
@@ -94,20 +97,60 @@ def _difference(found: bytes, wanted: bytes) -> str:
     return f"{len(found)} bytes of {len(wanted)}, {len(wrong)} differ ({zeros} zeros) {wrong[:1]}"
 
 
-class Work:
-    """Does the acts on one tree; all but the copying in one thread."""
+class Way(Protocol):
+    """By which files are changed."""
 
-    def __init__(self, place: Path, now: Moment, *, sync: bool, metacopy: bool, seed: str) -> None:
-        self._now = now
-        self._chance = random.Random(seed)
+    upper: Path
+
+    def open(self, path: str, flags: int) -> int: ...
+    def chown(self, path: str) -> None: ...
+    def rename(self, path: str, new: str) -> None: ...
+    def link(self, path: str, new: str) -> None: ...
+    def fdatasync(self, path: str, fd: int) -> None: ...
+    def copy_together(self, paths: Sequence[str], threads: ThreadPoolExecutor) -> None:
+        """Copy some up at once."""
+
+
+class OnMount:
+    """As programs do it."""
+
+    def __init__(self, merged: Path, upper: Path) -> None:
+        self._merged = merged
+        self.upper = upper
+
+    def open(self, path: str, flags: int) -> int:
+        return os.open(self._merged / path, flags)
+
+    def chown(self, path: str) -> None:
+        os.chown(self._merged / path, 1, -1)
+
+    def rename(self, path: str, new: str) -> None:
+        (self._merged / path).rename(self._merged / new)
+
+    def link(self, path: str, new: str) -> None:
+        os.link(self._merged / path, self._merged / new)
+
+    def fdatasync(self, path: str, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def copy_together(self, paths: Sequence[str], threads: ThreadPoolExecutor) -> None:
+        for running in [threads.submit(self.open, it, os.O_WRONLY) for it in paths]:
+            os.close(running.result(TIMEOUT_S))
+
+
+class OnTree:
+    """As a worker does it; all but the copying in one thread."""
+
+    def __init__(self, place: Path, *, sync: bool, metacopy: bool, heeds: bool = True) -> None:
+        """`heeds`: a sync of data is what the tree says."""
         self.upper = place / "upper"
-        for name in ("upper", "work", "other"):
+        for name in ("upper", "work"):
             (place / name).mkdir()
         syncfs(place)
-        spec = TreeSpec(1, (place / "lower",), self.upper, place / "work", sync=sync)
-        if metacopy:
-            spec = TreeSpec(1, spec.lowers, spec.upper, spec.work, sync=sync, metacopy=True)
+        lowers = (place / "lower",)
+        spec = TreeSpec(1, lowers, self.upper, place / "work", sync=sync, metacopy=metacopy)
         self.tree = Tree(spec)
+        self._heeds = heeds
 
     def node(self, path: str) -> Node:
         node: Node = self.tree.root
@@ -116,8 +159,47 @@ class Work:
             self.tree.inodes.remember(node)
         return node
 
+    def open(self, path: str, flags: int) -> int:
+        return self.tree.open(self.node(path), flags)
+
+    def chown(self, path: str) -> None:
+        self.tree.setattr(self.node(path), SetAttr(uid=1))
+
+    def rename(self, path: str, new: str) -> None:
+        (where, name), (to, other) = os.path.split(path), os.path.split(new)
+        self.tree.rename(self.node(where), name.encode(), self.node(to), other.encode())
+
+    def link(self, path: str, new: str) -> None:
+        where, name = os.path.split(new)
+        self.tree.link(self.node(path), self.node(where), name.encode())
+
+    def fdatasync(self, path: str, fd: int) -> None:
+        owes = self._heeds and self.node(path).owes_name
+        (os.fsync if owes else os.fdatasync)(fd)
+
+    def copy_together(self, paths: Sequence[str], threads: ThreadPoolExecutor) -> None:
+        jobs = [self.tree.start_copy_up(self.node(it)) for it in paths]
+        for job, running in [(it, threads.submit(it.run)) for it in jobs]:
+            running.result(TIMEOUT_S)
+            self.tree.finish_copy_up(job)
+
+    def copy_late(self, path: str, commit: Callable[[], object]) -> None:
+        """Copy one up with a commit between the copy and its name."""
+        job = self.tree.start_copy_up(self.node(path))
+        job.run()
+        commit()
+        self.tree.finish_copy_up(job)
+
+
+class Acts:
+    """Changes files, each in one way."""
+
+    def __init__(self, way: Way, now: Moment, seed: str) -> None:
+        self._way = way
+        self._now = now
+        self._chance = random.Random(seed)
+
     def do(self, files: Sequence[Lower]) -> None:
-        """Change all files, each in one way."""
         acts = (self.append, self.append, self.overwrite, self.chown, self.move, self.link)
         left = list(files)
         with ThreadPoolExecutor(3) as threads:
@@ -128,83 +210,72 @@ class Work:
                     self._chance.choice(acts)(left.pop())
 
     def _together(self, threads: ThreadPoolExecutor, files: Sequence[Lower]) -> None:
-        """Copy some at once, as a worker's threads do, then write to them."""
-        jobs = [self.tree.start_copy_up(self.node(it.path)) for it in files]
-        for job, running in [(it, threads.submit(it.run)) for it in jobs]:
-            running.result(TIMEOUT_S)
-            self.tree.finish_copy_up(job)
+        self._way.copy_together([it.path for it in files], threads)
         for file in files:
             self.append(file)
 
     def append(self, file: Lower) -> None:
-        new = self._chance.randbytes(self._chance.choice((1, 100, 5000)))
         file.names.append(file.path)
-        file.appended = new
-        with self._open(file, os.O_WRONLY) as fd:
-            os.pwrite(fd, new, len(file.content))
+        file.appended = self._chance.randbytes(self._chance.choice((1, 100, 5000)))
+        with self._open(file) as fd:
+            os.pwrite(fd, file.appended, len(file.content))
             self._sync(file, fd)
 
-    def overwrite(self, file: Lower) -> None:
+    def overwrite(self, file: Lower, *, late: bool = False) -> None:
         """Change data in its place: for fdatasync(2) there is nothing but that."""
-        file.names.append(file.path)
-        with self._open(file, os.O_RDWR) as fd:
-            self._overwrite(file, fd)
-            self._sync(file, fd)
-
-    def _overwrite(self, file: Lower, fd: int) -> None:
         new = self._chance.randbytes(min(PATCH_BYTES, len(file.content)))
         at = self._chance.randint(0, len(file.content) - len(new))
-        file.patch = at, new
-        os.pwrite(fd, new, at)
-
-    def overwrite_late(self, file: Lower, commit: Callable[[], object], *, heeds: bool) -> None:
-        """As `overwrite`, synced for its data, where a commit was between the copy and its name;
-        `heeds` what the tree says of such a sync."""
         file.names.append(file.path)
-        job = self.tree.start_copy_up(self.node(file.path))
-        job.run()
-        commit()
-        self.tree.finish_copy_up(job)
-        with self._open(file, os.O_RDWR) as fd:
-            self._overwrite(file, fd)
-            owes = heeds and self.node(file.path).owes_name
-            (os.fsync if owes else os.fdatasync)(fd)
-        file.promised = self._now()
+        file.patch = at, new
+        with self._open(file) as fd:
+            os.pwrite(fd, new, at)
+            if late:
+                self._way.fdatasync(file.path, fd)
+                file.promised = self._now()
+            else:
+                self._sync(file, fd)
 
     def chown(self, file: Lower) -> None:
         file.names.append(file.path)
-        self.tree.setattr(self.node(file.path), SetAttr(uid=1))
+        self._way.chown(file.path)
         if self._chance.random() < 0.3:
             self.append(file)
 
     def move(self, file: Lower) -> None:
-        where, name = os.path.split(file.path)
-        file.names += [file.path, f"{where}/moved-{name}"]
-        here = self.node(where)
+        new = _beside(file.path, "moved")
+        file.names += [file.path, new]
         if self._chance.random() < 0.5:
             self.append(file)
-        self.tree.rename(here, name.encode(), here, b"moved-" + name.encode())
+        self._way.rename(file.path, new)
 
     def link(self, file: Lower) -> None:
-        where, name = os.path.split(file.path)
-        file.names += [file.path, f"{where}/linked-{name}"]
-        self.tree.link(self.node(file.path), self.node(where), b"linked-" + name.encode())
+        new = _beside(file.path, "linked")
+        file.names += [file.path, new]
+        self._way.link(file.path, new)
 
     @contextlib.contextmanager
-    def _open(self, file: Lower, flags: int) -> Iterator[int]:
-        fd = self.tree.open(self.node(file.path), flags)
+    def _open(self, file: Lower) -> Iterator[int]:
+        fd = self._way.open(file.path, os.O_RDWR)
         try:
             yield fd
         finally:
             os.close(fd)
 
     def _sync(self, file: Lower, fd: int) -> None:
-        """Promise what was done so far, as a worker does, or nothing."""
-        how = self._chance.choice((os.fsync, os.fdatasync, None, None))
-        if how is not None:
-            how = os.fsync if self.node(file.path).owes_name else how
-            how(fd)
-            file.promised = self._now()
+        """Promise what was done so far, or nothing."""
+        match self._chance.randrange(4):
+            case 0:
+                os.fsync(fd)
+            case 1:
+                self._way.fdatasync(file.path, fd)
+            case _:
+                return
+        file.promised = self._now()
+
+
+def _beside(path: str, word: str) -> str:
+    where, name = os.path.split(path)
+    return f"{where}/{word}-{name}"
 
 
 def _size(chance: random.Random) -> int:
@@ -212,23 +283,25 @@ def _size(chance: random.Random) -> int:
     return chance.randint(1, most)
 
 
-def _make_lower(place: Path, count: int, chance: random.Random) -> list[Lower]:
-    made = []
-    for number in range(count):
-        size = HUGE if number == count // 2 else _size(chance)
-        path = f"d{number % DIRECTORIES}/f{number}"
-        made.append(Lower(path, chance.randbytes(size)))
-        (place / "lower" / path).parent.mkdir(parents=True, exist_ok=True)
-        (place / "lower" / path).write_bytes(made[-1].content)
-    syncfs(place)
-    return made
+def _invent(count: int, chance: random.Random) -> list[Lower]:
+    """Think of files of a lower layer."""
+    sizes = [HUGE if it == count // 2 else _size(chance) for it in range(count)]
+    names = [f"d{it % DIRECTORIES}/f{it}" for it in range(count)]
+    return [Lower(*it) for it in zip(names, map(chance.randbytes, sizes), strict=True)]
+
+
+def _fill(layer: Path, files: Sequence[Lower]) -> None:
+    for file in files:
+        (layer / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (layer / file.path).write_bytes(file.content)
+    syncfs(layer)
 
 
 @contextlib.contextmanager
-def _disturbed(place: Path, seed: str) -> Iterator[None]:
-    """Have others sync files and directories beside for the block."""
+def _disturbed(upper: Path, seed: str) -> Iterator[None]:
+    """Have others sync files and directories beside for the block, also of the upper layer."""
     stop = threading.Event()
-    others = threading.Thread(target=_disturb, args=(place, stop, random.Random(seed)))
+    others = threading.Thread(target=_disturb, args=(upper, stop, random.Random(seed)))
     others.start()
     try:
         yield
@@ -237,16 +310,18 @@ def _disturbed(place: Path, seed: str) -> Iterator[None]:
         others.join(TIMEOUT_S)
 
 
-def _disturb(place: Path, stop: threading.Event, chance: random.Random) -> None:
+def _disturb(upper: Path, stop: threading.Event, chance: random.Random) -> None:
+    beside = upper.with_name("beside")
+    beside.mkdir()
     number = 0
     while not stop.wait(chance.choice((0, 0.001, 0.005, 0.02))):
         number += 1
-        own = place / "other" / f"o{number % 7}"
+        own = beside / f"o{number % 7}"
         own.write_bytes(chance.randbytes(chance.choice((10, 5000, 100_000))))
-        names = os.listdir(place / "upper")
-        other = place / "upper" / chance.choice(names) if names else place
+        here = [upper / name for name in os.listdir(upper)]
         with contextlib.suppress(FileNotFoundError):
-            _fsync(chance.choice((own, own, own.parent, other, place / "work" / "snapfs")))
+            work = upper.with_name("work") / "snapfs"
+            _fsync(chance.choice((own, own, beside, chance.choice(here or [upper]), work)))
 
 
 def _fsync(path: Path) -> None:
@@ -264,42 +339,69 @@ def work(
     orders nothing, which is to be found out."""
 
     def do(place: Path, now: Moment) -> Check:
-        files = _make_lower(place, count, random.Random(f"lower {seed}"))
-        done = Work(place, now, sync=sync, metacopy=metacopy, seed=f"acts {seed}")
-        with _disturbed(place, f"others {seed}"):
-            done.do(files)
+        files = _invent(count, random.Random(f"lower {seed}"))
+        _fill(place / "lower", files)
+        way = OnTree(place, sync=sync, metacopy=metacopy)
+        with _disturbed(way.upper, f"others {seed}"):
+            Acts(way, now, f"acts {seed}").do(files)
             if metacopy:
-                done.tree.settle()
-        # The nodes go with the tree, which nobody asks any more.
-        done.tree.close()
-        return lambda place, moment: check(place, files, moment)
+                way.tree.settle()
+        way.tree.close()
+        return _checking(place, way.upper, files)
+
+    return do
+
+
+def work_on_mount(
+    mode: Mode, *, count: int = 150, seed: int = 1
+) -> Callable[[Path, Moment], Check]:
+    """As `work`, by programs on a lane."""
+
+    def do(place: Path, now: Moment) -> Check:
+        files = _invent(count, random.Random(f"lower {seed}"))
+        base = place.with_name("house")
+        with lanes.house(base, mode, root=place / "root") as house:
+            tree = house.active(lambda layer: _fill(layer, files))
+            way = OnMount(tree.path, tree.upper)
+            for names in ("d0", "d1"):  # those of the others are looked up one by one
+                list(os.scandir(tree / names))
+            with _disturbed(way.upper, f"others {seed}"):
+                Acts(way, now, f"acts {seed}").do(files)
+        return _checking(place, way.upper, files)
 
     return do
 
 
 def late_work(*, heeds: bool) -> Callable[[Path, Moment], Check]:
-    """Return what overwrites some files and syncs their data, each just after a commit."""
+    """Return what overwrites some files and syncs their data, with a commit between each copy and
+    its name; `heeds` what the tree says of such a sync."""
 
     def do(place: Path, now: Moment) -> Check:
-        chance = random.Random("late")
-        files = [it for it in _make_lower(place, 12, chance) if len(it.content) < HUGE]
-        done = Work(place, now, sync=True, metacopy=False, seed="late")
-        other = place / "other" / "o"
+        files = [it for it in _invent(12, random.Random("late")) if len(it.content) < HUGE]
+        _fill(place / "lower", files)
+        way, other = OnTree(place, sync=True, metacopy=False, heeds=heeds), place / "other"
+        acts = Acts(way, now, "late")
         for file in files:
             other.write_bytes(file.content[:100])
-            done.overwrite_late(file, lambda: _fsync(other), heeds=heeds)
-        done.tree.close()
-        return lambda place, moment: check(place, files, moment)
+            way.copy_late(file.path, lambda: _fsync(other))
+            acts.overwrite(file, late=True)
+        way.tree.close()
+        return _checking(place, way.upper, files)
 
     return do
 
 
-def check(place: Path, files: Sequence[Lower], moment: int) -> None:
-    """Look at a disk that was cut at a moment."""
+def _checking(place: Path, upper: Path, files: Sequence[Lower]) -> Check:
+    where = upper.relative_to(place)
+    return lambda disk, moment: check(disk / where, files, moment)
+
+
+def check(upper: Path, files: Sequence[Lower], moment: int) -> None:
+    """Look at an upper layer of a disk that was cut at a moment."""
     wrong = []
     for file in files:
         try:
-            file.check(place / "upper", moment)
+            file.check(upper, moment)
         except AssertionError as error:
             wrong.append(str(error))
     assert not wrong, f"{len(wrong)} of {len(files)}: " + "; ".join(wrong[:5])
