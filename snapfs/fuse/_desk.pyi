@@ -25,8 +25,9 @@ class Desk:
         numbers that are shown as they are (identity.Numbers)."""
     def lookup(self, parent: int, name: bytes, /) -> bytes | None:
         """The reply to LOOKUP; FileNotFoundError for an absence that is not to be kept."""
-    def list(self, ino: int, after: int, size: int, plus: bool, /) -> bytes | None:
-        """The reply to READDIR, or with `plus` to READDIRPLUS, of at most `size` bytes."""
+    def list(self, ino: int, after: int, size: int, plus: bool, pid: int, /) -> bytes | None:
+        """The reply to READDIR, or with `plus` to READDIRPLUS, of at most `size` bytes. That has
+        attributes where what the thread `pid` lists is looked up (listers.c)."""
     def list_known(
         self, directory: Dir, index: Index, ino: int, above: int, after: int, size: int, /
     ) -> tuple[bytes, Sequence[int]]:

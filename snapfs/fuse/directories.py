@@ -110,7 +110,7 @@ class Directories:
     async def _read(self, request: Request, *, plus: bool) -> bytes:
         _, after, size = _READ_IN.unpack_from(request.body)
         shown, node = self._forest.find(request.nodeid)
-        page = self._from_desk(shown, node, after, size, plus=plus)
+        page = self._from_desk(shown, node, request, plus=plus)
         if page is None:
             page = self._from_tree(shown, node, after, size, plus=plus)
         if not page and node.ino == identity.LANE_ROOT and not shown.caches_absence:
@@ -135,13 +135,12 @@ class Directories:
             shown.desk = desk
         return shown.desk
 
-    def _from_desk(
-        self, shown: Shown, node: Node, after: int, size: int, *, plus: bool
-    ) -> bytes | None:
+    def _from_desk(self, shown: Shown, node: Node, request: Request, *, plus: bool) -> bytes | None:
         desk = self.desk(shown)
-        if desk is None:
+        if desk is None or not shown.tree.admit(node):
             return None
-        return desk.list(node.ino, after, size, plus) if shown.tree.admit(node) else None
+        _, after, size = _READ_IN.unpack_from(request.body)
+        return desk.list(node.ino, after, size, plus, request.pid)
 
     def _from_tree(self, shown: Shown, node: Node, after: int, size: int, *, plus: bool) -> bytes:
         """List any directory: of an upper layer, merged, or the lane's own."""

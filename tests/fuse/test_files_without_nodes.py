@@ -93,7 +93,7 @@ class Kernel:
         if not self.tree.admit(parent):
             return [os.fsdecode(entry.name) for entry in self.tree.readdir(parent)]
         names, after = [], 0
-        while page := self.desk.list(parent.ino, after, size, True):
+        while page := self.desk.list(parent.ino, after, size, True, 0):
             at = 0
             while at < len(page):
                 (ino,) = struct.unpack_from("<Q", page, at)
@@ -204,4 +204,4 @@ def test_page_too_small_for_a_name_is_refused(kernel: Kernel) -> None:
     parent = kernel.node(kernel.places["a"])
     assert kernel.tree.admit(parent)
     with pytest.raises(OSError, match="Invalid argument"):
-        kernel.desk.list(parent.ino, 2, 100, True)
+        kernel.desk.list(parent.ino, 2, 100, True, 0)

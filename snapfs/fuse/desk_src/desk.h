@@ -4,6 +4,7 @@
  *
  *   desk.c   replies from indexes and cards
  *   list.c   pages of directories
+ *   listers.c  ... and who is to have attributes in them
  *   cards.c  where files are
  *   first.c  opens of files that nobody has open
  *   contents.c  reads and writes, where nothing is opened
@@ -103,10 +104,17 @@ int desk_getattr(const Desk *desk, uint64_t ino, struct attr_out *out);
 /* Path of such a one in `path` (of PATH_MAX bytes), relative to the descriptor `fd`. */
 int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd);
 
-/* Fill `buffer` with entries behind the key `after`, with attributes if `plus`. What needs Python is
- * asked of it if `ask`; otherwise the whole page is left to Python and nothing is counted. */
-int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char *buffer,
-              size_t size, size_t *used);
+/* What a thread asks of a directory: entries behind the key `after`, with room for attributes if
+ * `plus`. */
+typedef struct {
+    uint64_t ino, after;
+    uint32_t pid;
+    int plus;
+} Wish;
+
+/* Fill `buffer` with entries. What needs Python is asked of it if `ask`; otherwise the whole page is left
+ * to Python and nothing is counted. */
+int desk_list(Desk *desk, const Wish *wish, int ask, char *buffer, size_t size, size_t *used);
 
 /* Whether nothing is left of the listing of a directory of the upper layer behind `after`. */
 int desk_list_ends(const Desk *desk, uint64_t ino, uint64_t after);
@@ -133,6 +141,15 @@ struct known {
  * there; all others are asked of Python, which counts them. FAILED_THERE: an exception is set. */
 int desk_list_known(Desk *desk, PyObject *directory, const Listing *it, struct known *known,
                     char *buffer, size_t size, size_t *used);
+
+/* listers.c */
+
+/* Whether a thread is to have attributes with the names that it lists; 0, who is not known, is. */
+int lister_looks(uint32_t pid);
+/* Note that it was given names of a directory without. */
+void lister_given(uint32_t pid, uint64_t directory, uint32_t names);
+/* Note that a name in a directory was looked up. */
+void lister_looked_up(uint64_t directory);
 
 /* Stat the file of a card as the tree shows it, where that has no rules. */
 int desk_stat_noted(const Desk *desk, const Card *card, struct stat *real);

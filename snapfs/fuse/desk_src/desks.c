@@ -172,6 +172,7 @@ static enum verdict answer_lookup(int fd, const struct in_header *request, const
     size_t length = name_length(body, size);
     if (!desk || !length)
         return COLD;
+    lister_looked_up(request->nodeid);
     struct entry_out out;
     int result = desk_lookup(desk, request->nodeid, body, length, &out);
     return pass_on(fd, request, result, &out, sizeof(out));
@@ -188,7 +189,8 @@ static enum verdict answer_list(int fd, const struct in_header *request, const v
     size_t used = 0;
     if (desk_list_ends(desk, request->nodeid, wish->offset) && desk->absence)
         return say(fd, request, NULL, 0);
-    int result = desk_list(desk, request->nodeid, wish->offset, plus, 0, buffer, room, &used);
+    const Wish page = {request->nodeid, wish->offset, request->pid, plus};
+    int result = desk_list(desk, &page, 0, buffer, room, &used);
     return pass_on(fd, request, result, buffer, used);
 }
 

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "desks.h"
+
 #define DIRECTORY 4
 
 /* Ask Python for an entry; LEFT_TO_PYTHON when there is none any more. */
@@ -31,8 +33,24 @@ static int ask_python(const Desk *desk, PyObject *directory, const Index *index,
 struct page {
     char *buffer;
     size_t size, used;
-    int plus;
+    int plus;           /* records have room for attributes */
+    int has_attributes; /* ... and have them: the kernel is given the files */
+    uint32_t names;
 };
+
+static struct page begin_page(const Wish *wish, char *buffer, size_t size)
+{
+    return (struct page){.buffer = buffer,
+                         .size = size,
+                         .plus = wish->plus,
+                         .has_attributes = wish->plus && (!hot || lister_looks(wish->pid))};
+}
+
+static void end_page(const struct page *page, const Wish *wish)
+{
+    if (page->plus && !page->has_attributes)
+        lister_given(wish->pid, wish->ino, page->names);
+}
 
 static size_t record_size(const struct page *page, size_t length)
 {
@@ -84,8 +102,8 @@ static int append_entry(Desk *desk, Room *room, uint32_t slot, int ask, struct p
 {
     const Entry *entry = &room->index->entries[slot];
     const struct dirent_out dirent = dirent_of(desk, entry);
-    struct entry_out out;
-    if (page->plus) {
+    struct entry_out out = {0};
+    if (page->has_attributes) {
         int result = ask ? desk_hand(desk, room, slot, &out) : desk_show(desk, room, slot, &out);
         if (result == LEFT_TO_PYTHON && ask)
             result = ask_python(desk, room->directory, room->index, slot, &out);
@@ -93,6 +111,7 @@ static int append_entry(Desk *desk, Room *room, uint32_t slot, int ask, struct p
             return result;
     }
     append(page, &out, &dirent, room->index->names + entry->name);
+    page->names++;
     return DONE_HERE;
 }
 
@@ -124,22 +143,21 @@ static uint32_t fill(Desk *desk, Room *room, uint32_t slot, int ask, struct page
     return slot;
 }
 
-int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char *buffer,
-              size_t size, size_t *used)
+int desk_list(Desk *desk, const Wish *wish, int ask, char *buffer, size_t size, size_t *used)
 {
-    struct page page = {.buffer = buffer, .size = size, .plus = plus};
-    Room *room = names->room(desk->handed, ino);
+    struct page page = begin_page(wish, buffer, size);
+    Room *room = names->room(desk->handed, wish->ino);
     int result;
     if (!room)
         return LEFT_TO_PYTHON;
-    if (after < LAST_DOT)
-        append_dots(&page, room->ino, room->above, after);
+    if (wish->after < LAST_DOT)
+        append_dots(&page, room->ino, room->above, wish->after);
     names->pin(room); /* Python may close it */
-    uint32_t first = names->above(room->index, after);
+    uint32_t first = names->above(room->index, wish->after);
     uint32_t end = fill(desk, room, first, ask, &page, &result);
     if (!ask && result < 0)
         result = LEFT_TO_PYTHON; /* which will see the same */
-    if (plus && !ask && result == DONE_HERE && !hand_all(desk, room, first, end))
+    if (page.has_attributes && !ask && result == DONE_HERE && !hand_all(desk, room, first, end))
         result = LEFT_TO_PYTHON;
     if (result < 0 && page.used) { /* these are counted: the error comes again with the next page */
         if (result == FAILED_THERE)
@@ -147,6 +165,8 @@ int desk_list(Desk *desk, uint64_t ino, uint64_t after, int plus, int ask, char 
         result = DONE_HERE;
     }
     names->unpin(desk->handed, room);
+    if (result == DONE_HERE)
+        end_page(&page, wish);
     *used = page.used;
     return result;
 }
@@ -195,7 +215,7 @@ int desk_list_ends(const Desk *desk, uint64_t ino, uint64_t after)
 int desk_list_known(Desk *desk, PyObject *directory, const Listing *it, struct known *known,
                     char *buffer, size_t size, size_t *used)
 {
-    struct page page = {.buffer = buffer, .size = size, .plus = 1};
+    struct page page = {.buffer = buffer, .size = size, .plus = 1, .has_attributes = 1};
     const Index *index = it->index;
     int result = DONE_HERE;
     if (it->after < LAST_DOT)

@@ -91,17 +91,19 @@ static PyObject *list(Desk *self, PyObject *arguments)
 {
     unsigned long long ino, after;
     Py_ssize_t size;
+    unsigned int pid;
     int plus;
     size_t used;
-    if (!PyArg_ParseTuple(arguments, "KKnp", &ino, &after, &size, &plus))
+    if (!PyArg_ParseTuple(arguments, "KKnpI", &ino, &after, &size, &plus, &pid))
         return NULL;
+    const Wish wish = {ino, after, pid, plus};
     if (size < 0 || (size_t)size > BUFFER_BYTES)
         size = BUFFER_BYTES;
     PyObject *page = PyBytes_FromStringAndSize(NULL, size);
     if (!page)
         return NULL;
     char *buffer = PyBytes_AS_STRING(page);
-    int result = desk_list(self, ino, after, plus, 1, buffer, (size_t)size, &used);
+    int result = desk_list(self, &wish, 1, buffer, (size_t)size, &used);
     if (result == DONE_HERE) {
         _PyBytes_Resize(&page, (Py_ssize_t)used);
         return page;
