@@ -27,7 +27,7 @@ import pyfuse3
 import structlog
 import trio
 
-from snapfs import __version__, confinement, logs, processes
+from snapfs import __version__, confinement, heap, logs, processes
 from snapfs.fuse import channel, control, door, orphans, session
 from snapfs.fuse.attributes import View
 from snapfs.fuse.awake import Awake, kept_awake
@@ -87,6 +87,7 @@ class Worker:
         self._seat = trio.Lock()
         """Held by who speaks with a supervisor, and while the mount is ended for want of one."""
         self._told_to_leave = False
+        self._slack = heap.Slack()
         self._paused = set(paused)
         """Frozen for as long as the supervisor is there."""
 
@@ -184,6 +185,7 @@ class Worker:
             case control.Drop():
                 return await self._drop(message)
             case control.GetStatus():
+                await self._give_back()
                 return control.Answer(message.id, status=self._status())
             case control.Rebind():
                 self._forest.rebind(SnapshotId(message.snapshot))
@@ -214,6 +216,13 @@ class Worker:
             case _:
                 assert_never(message)
         return control.Answer(message.id)
+
+    async def _give_back(self) -> None:
+        """Return memory to the system when the kernel has forgotten many files. The supervisor asks
+        often enough for nobody else to look."""
+        places = self._forest.inodes.places
+        if places is not None and self._slack.is_due(len(places), places.take_most()):
+            await trio.to_thread.run_sync(heap.give_back)
 
     async def _freeze(self, wish: control.Freeze) -> control.Answer:
         snapshot_id = SnapshotId(wish.snapshot)

@@ -88,5 +88,7 @@ class Places:
         when this process began, and was not dropped since; or so many as are missing may be."""
     def below(self, root: int, low_bits: int, /) -> list[int]:
         """Return the numbers that are like `root` but for their lower bits."""
+    def take_most(self) -> int:
+        """Return how many there were at most since this was asked before."""
 
     def __len__(self) -> int: ...

@@ -84,6 +84,7 @@ typedef struct {
     int bits;
     char *memory;
     size_t size, count;
+    size_t most; /* numbers at once, since Python last asked */
     int damaged;  /* what was left made no sense */
     int is_short; /* what some process left was damaged: entries may be missing */
 } Places;

@@ -225,7 +225,8 @@ void places_note(Places *self, uint64_t ino, uint64_t parent)
         entry = entry_of(self, ino);
     }
     fill(entry, ino, parent);
-    self->count++;
+    if (++self->count > self->most)
+        self->most = self->count;
 }
 
 void places_drop(Places *self, uint64_t ino)
@@ -251,6 +252,14 @@ int places_is_inherited(const Places *self, uint64_t ino)
 {
     const Whereabout *entry = entry_of(self, ino);
     return self->is_short || (entry->ino && entry->parent & INHERITED);
+}
+
+static PyObject *take_most(Places *self, PyObject *unused)
+{
+    (void)unused;
+    size_t most = self->most > self->count ? self->most : self->count;
+    self->most = self->count;
+    return PyLong_FromSize_t(most);
 }
 
 static int number(PyObject *object, uint64_t *out)
@@ -443,6 +452,8 @@ static PyMethodDef methods[] = {
      "Return the numbers that have the same bits as one, but for so many lower ones."},
     {"is_inherited", (PyCFunction)is_inherited, METH_O,
      "Whether the kernel may have references to a number from before this process."},
+    {"take_most", (PyCFunction)take_most, METH_NOARGS,
+     "Return how many numbers there were at most since this was asked before."},
     {"get", (PyCFunction)get, METH_O, "Return the number of the directory, 0 when it is not known."},
     {NULL, NULL, 0, NULL},
 };
