@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from bench import memorygroup
 from tests.support.daemon import clear
 
 GUARD_TIMEOUT_S = 300
@@ -77,6 +78,7 @@ def main() -> None:
     with contextlib.suppress(FileNotFoundError):
         (base / "tracing" / "instances" / base.name).rmdir()  # the kernel's, not the directory's
     clear(base)
+    memorygroup.remove(base.name)
     shutil.rmtree(base)
 
 

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,10 @@ class System(Protocol):
         """A fresh merged tree over the lower one; gone, with what was written, afterwards."""
 
     def worker(self) -> int | None:
-        """Process id of the server behind what is mounted, if there is one."""
+        """Process id of the server behind what was mounted last, if there is one."""
+
+    def servers(self) -> list[int]:
+        """Process ids of all that serve what is mounted."""
 
     def python_requests(self) -> Counter[str]:
         """Requests that its server has not answered in C since it began, by opcode; none where that
@@ -67,6 +70,9 @@ class Overlayfs:
     def worker(self) -> int | None:
         return None
 
+    def servers(self) -> list[int]:
+        return []
+
     def python_requests(self) -> Counter[str]:
         return Counter()
 
@@ -79,23 +85,28 @@ class FuseOverlayfs:
     scratch: Path
     name: str = FUSE_OVERLAYFS
     writable: bool = True
-    _process: subprocess.Popen[bytes] | None = None
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @contextlib.contextmanager
     def mounted(self) -> Iterator[Path]:
         with _directories(self.scratch) as (options, merged):
             argv = ["fuse-overlayfs", "-f", "-o", f"lowerdir={self.lower},{options}", str(merged)]
             # It says at each start that it does not know an option of its own.
-            self._process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+            self._processes.append(process)
             eventually(lambda: os.path.ismount(merged), what="fuse-overlayfs's mount")
             try:
                 with _unmounting(merged):
                     yield merged
             finally:
-                self._process.wait(timeout=60)
+                self._processes.remove(process)
+                _end(process)
 
     def worker(self) -> int | None:
-        return self._process and self._process.pid
+        return self._processes[-1].pid if self._processes else None
+
+    def servers(self) -> list[int]:
+        return [it.pid for it in self._processes]
 
     def python_requests(self) -> Counter[str]:
         return Counter()
@@ -135,6 +146,10 @@ class Lane:
     def worker(self) -> int | None:
         pid: int | None = self._status()["worker_pid"]
         return pid
+
+    def servers(self) -> list[int]:
+        worker, service = self.worker(), self.serve.process
+        return [*([worker] if worker else []), *([service.pid] if service else [])]
 
     def python_requests(self) -> Counter[str]:
         counts = self._status()["requests"]
@@ -193,6 +208,16 @@ def fuse_overlayfs_version() -> str:
     ).stdout
     found = re.search(r"version ([\d.]+)", said)
     return f"fuse-overlayfs {found[1] if found else 'of unknown version'}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a server that was unmounted; a mount name space that somebody made
+    meanwhile may hold on to it."""
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager
