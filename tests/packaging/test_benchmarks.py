@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import memorygroup
+from bench.memorygroup import Charged
 from tests.support.daemon import eventually, mounts_below, processes_below
 
 HERE = Path(__file__).parents[2]
@@ -87,6 +89,28 @@ def test_a_signal_leaves_neither_daemons_nor_mounts(number: signal.Signals, plac
     finally:
         run.kill()
         run.communicate()
+
+
+def test_memory_that_a_benchmark_is_charged_for_is_that_of_its_own_processes(place: Path) -> None:
+    size_bytes = 8 << 20
+    write = ["head", "-c", str(size_bytes), "/dev/zero"]
+    with memorygroup.joined(place.name) as group:
+        before = group.charged()
+        with (place / "data").open("wb") as file:
+            subprocess.run(write, stdout=file, check=True, timeout=60)
+        for number in range(1000):
+            (place / f"{number}").touch()
+        after = group.charged()
+    assert size_bytes <= after.page_cache - before.page_cache < size_bytes * 5 // 4
+    assert after.kernel - before.kernel > 1000 * 1000
+    memorygroup.remove(place.name)  # and it does not matter that there is none
+
+
+def test_both_versions_of_the_memory_controller_are_read() -> None:
+    first = {"cache": 9000, "shmem": 1000, "rss": 5}
+    assert memorygroup.of_first_version(first, 77) == Charged(page_cache=8000, kernel=77)
+    second = {"file": 9000, "shmem": 1000, "anon": 5, "kernel": 77}
+    assert memorygroup.of_second_version(second) == Charged(page_cache=8000, kernel=77)
 
 
 def _script(base: Path) -> int:
