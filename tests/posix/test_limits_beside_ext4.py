@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,8 @@ pytestmark = [
     pytest.mark.logs("lane.left_in_use", "lane.left_serving", "lane.not_adopted"),
 ]
 
-Answers = dict[tuple[str, str], list[str]]
-"""What each program was told, by its name and where its files were."""
+Tell = Callable[[str, Program, str], list[str]]
+"""What a program is told on a system, with its files in that layer."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,25 +65,20 @@ def _never_stuck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def fill(top: Path, where: str) -> None:
+def fill(top: Path, where: str, one: Program) -> None:
+    directory = top / f"{where}-{one.name}"
+    directory.mkdir()
+    directory.chmod(0o777)
+    said_in(directory, lambda _: one.fill())
+
+
+def fill_all(layer: Path) -> None:
     for one in PROGRAMS:
-        directory = top / f"{where}-{one.name}"
-        directory.mkdir()
-        directory.chmod(0o777)
-        said_in(directory, lambda _, one=one: one.fill())  # type: ignore[misc]
+        fill(layer, LOWER, one)
 
 
 def nothing(_: Path) -> None:
     """Leave a layer empty."""
-
-
-def answers(place: Ground) -> Answers:
-    fill(place.path, UPPER)
-    return {
-        (one.name, where): said_in(place.path / f"{where}-{one.name}", one.run)
-        for where in (LOWER, UPPER)
-        for one in PROGRAMS
-    }
 
 
 @pytest.fixture(scope="module")
@@ -94,25 +90,33 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(base: Path) -> Callable[[str], Answers]:
-    """Have all programs run on one of SYSTEMS, once."""
-    known: dict[str, Answers] = {}
+def told(base: Path) -> Iterator[Tell]:
+    """Have a program run on one of SYSTEMS, which is mounted when it is first needed."""
+    places: dict[str, Ground] = {}
+    known: dict[tuple[str, str, str], list[str]] = {}
 
-    def ask(system: str) -> Answers:
-        if system not in known:
-            layers = (lambda layer: fill(layer, LOWER)), nothing
-            with ground(system, base / system, *layers) as place:
-                known[system] = answers(place)
-        return known[system]
+    with ExitStack() as stack:
 
-    return ask
+        def ask(system: str, one: Program, where: str) -> list[str]:
+            if system not in places:
+                mounted = ground(system, base / system, fill_all, nothing)
+                places[system] = stack.enter_context(mounted)
+            key = system, one.name, where
+            if key not in known:
+                top = places[system].path
+                if where == UPPER:
+                    fill(top, UPPER, one)
+                known[key] = said_in(top / f"{where}-{one.name}", one.run)
+            return known[key]
+
+        yield ask
 
 
 @pytest.fixture(scope="module")
 def on_ext4(base: Path) -> dict[str, list[str]]:
     top = base / "ext4"
     top.mkdir()
-    fill(top, LOWER)
+    fill_all(top)
     return {one.name: said_in(top / f"{LOWER}-{one.name}", one.run) for one in PROGRAMS}
 
 
@@ -131,13 +135,13 @@ def is_known(one: Program, line: str) -> bool:
 @pytest.mark.parametrize("one", [parameter(it) for it in PROGRAMS])
 def test_a_program_is_told_what_it_is_told_on_ext4_or_on_overlayfs(
     on_ext4: dict[str, list[str]],
-    told: Callable[[str], Answers],
+    told: Tell,
     one: Program,
     system: str,
     where: str,
 ) -> None:
-    key = one.name, where
-    expected, also, found = on_ext4[one.name], told("overlayfs")[key], told(system)[key]
+    expected = on_ext4[one.name]
+    also, found = (told(it, one, where) for it in ("overlayfs", system))
     assert not [line for line in (*expected, *found) if "Traceback" in line]
     assert len(found) == len(expected) == len(also)
     wrong = [
