@@ -108,15 +108,14 @@ class CopyUps:
 
         Raises OSError; what was completed until then stays so.
         """
-        if not tree.has_metacopies:
-            return
-        with closing(tree.metacopies()) as found:
-            for nodes in found:
-                await trio.lowlevel.checkpoint()
-                if nodes:
-                    await self._complete(shown, tree, nodes)
-        await self._complete(shown, tree, ())  # all names are durable before the mark goes
-        tree.all_complete()
+        while tree.has_metacopies:
+            with closing(tree.metacopies()) as found:
+                for nodes in found:
+                    await trio.lowlevel.checkpoint()
+                    if nodes:
+                        await self._complete(shown, tree, nodes)
+            await self._complete(shown, tree, ())  # all names are durable before the mark goes
+            tree.all_complete()
 
     async def _complete(self, shown: Shown, tree: Tree, nodes: Sequence[Node]) -> None:
         batch = tree.start_completion(nodes)

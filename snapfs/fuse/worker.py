@@ -34,7 +34,8 @@ from snapfs.fuse.awake import Awake, kept_awake
 from snapfs.fuse.backing import BackingIds, ids_of
 from snapfs.fuse.door import Door
 from snapfs.fuse.features import Feature, features
-from snapfs.fuse.flushing import flush_dirty_pages, native_writers, unbound_writers
+from snapfs.fuse.flushing import unbound_writers
+from snapfs.fuse.freezing import Freezing
 from snapfs.fuse.handover import Connection, Init
 from snapfs.fuse.inflight import InFlight
 from snapfs.fuse.lane import LaneForest
@@ -88,8 +89,7 @@ class Worker:
         """Held by who speaks with a supervisor, and while the mount is ended for want of one."""
         self._told_to_leave = False
         self._slack = heap.Slack()
-        self._paused = set(paused)
-        """Frozen for as long as the supervisor is there."""
+        self._freezing = Freezing(forest, operations, paused)
 
     async def begin(self, channel: trio.socket.SocketType) -> None:
         """Obey the supervisor that started this process."""
@@ -143,9 +143,7 @@ class Worker:
                     continue
                 nursery.start_soon(self._handle, channel, message)
             nursery.cancel_scope.cancel()
-        for snapshot_id in self._paused:
-            self._forest.thaw(snapshot_id)
-        self._paused.clear()
+        self._freezing.thaw_paused()
         log.info("worker.supervisor_gone", effect="serving on while the mount is in use")
 
     async def _take_stock(self, keep: Container[SnapshotId]) -> None:
@@ -177,10 +175,9 @@ class Worker:
     async def _obey(self, message: control.Message) -> control.Answer | None:
         match message:
             case control.Freeze():
-                return await self._freeze(message)
+                return await self._freezing.freeze(message)
             case control.Thaw():
-                self._paused.discard(SnapshotId(message.snapshot))
-                held_ns = self._forest.thaw(SnapshotId(message.snapshot))
+                held_ns = self._freezing.thaw(SnapshotId(message.snapshot))
                 return control.Answer(message.id, held_ns=held_ns)
             case control.Drop():
                 return await self._drop(message)
@@ -223,66 +220,6 @@ class Worker:
         places = self._forest.inodes.places
         if places is not None and self._slack.is_due(len(places), places.take_most()):
             await trio.to_thread.run_sync(heap.give_back)
-
-    async def _freeze(self, wish: control.Freeze) -> control.Answer:
-        snapshot_id = SnapshotId(wish.snapshot)
-        is_done = False
-        try:
-            with trio.fail_after(wish.timeout_s):
-                if snapshot_id not in self._forest.frozen_ids:  # else it would wait for the thaw
-                    if await self._has_more_to_copy(snapshot_id, wish.timeout_s / 2):
-                        text = f"snapshot {snapshot_id}: data is still being copied; try again"
-                        return control.Answer(wish.id, error=text, late=True, unfinished=True)
-                    await self._flush(snapshot_id)
-                await self._forest.freeze(snapshot_id)
-                if writers := await self._writers(snapshot_id):
-                    return control.Answer(
-                        wish.id,
-                        error=f"open for writing: {writers}; close what is open, or stop who has "
-                        "it open",
-                        refused=True,
-                    )
-                await self._forest.settle(snapshot_id, self._operations.copy_ups.complete)
-            is_done = True
-            if wish.lasting:
-                self._paused.discard(snapshot_id)
-            else:
-                self._paused.add(snapshot_id)
-        except trio.TooSlowError:
-            text = f"snapshot {snapshot_id}: changes are still in flight; try again when it is idle"
-            return control.Answer(wish.id, error=text, late=True)
-        except OSError as error:
-            text = f"snapshot {snapshot_id}: {error}"
-            return control.Answer(wish.id, error=text, errno=error.errno)
-        finally:
-            if not is_done:  # also when the supervisor is gone
-                self._forest.thaw(snapshot_id)
-        return control.Answer(wish.id)
-
-    async def _has_more_to_copy(self, snapshot_id: SnapshotId, timeout_s: float) -> bool:
-        """Copy most of what was left below before changes are held; whether the time was too short
-        for that, and not for any of it."""
-        copy_ups = self._operations.copy_ups
-        before = copy_ups.completed
-        with trio.move_on_after(timeout_s) as copying:
-            await self._forest.settle_ahead(snapshot_id, copy_ups.complete_ahead)
-        return copying.cancelled_caught and copy_ups.completed > before
-
-    async def _writers(self, snapshot_id: SnapshotId) -> str:
-        """Name the files of a frozen snapshot that may be written past us; empty with none."""
-        if not self._forest.notes_are_short:  # else the files themselves are asked
-            writers = await native_writers(self._operations, identity.root(snapshot_id))
-            if writers:
-                return writers
-        known = self._operations.written_files
-        return processes.named(await self._forest.orphans(snapshot_id, known))
-
-    async def _flush(self, snapshot_id: SnapshotId) -> None:
-        """Write back what mappings have changed, of all files where it is not known of which."""
-        everything = self._forest.notes_are_short
-        files = await self._forest.all_files(snapshot_id) if everything else set()
-        files.update(self._operations.maybe_mapped(identity.root(snapshot_id)))
-        await flush_dirty_pages(self._operations, files)
 
     async def _drop(self, wish: control.Drop) -> control.Answer:
         snapshot_id = SnapshotId(wish.snapshot)

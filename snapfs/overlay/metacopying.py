@@ -216,7 +216,10 @@ def note_left(tree: MergedTree, parent: Dir) -> None:
 
 
 def all_complete(tree: MergedTree) -> None:
-    """Take the mark off an upper layer without such copies; its names are durable."""
+    """Take the mark off an upper layer without such copies; its names are durable. A no-op where
+    some were made since the walk that found no more."""
+    if tree.left_in != set():
+        return
     tree.usage.note(tree.root)
     xattrs.drop(tree.upper_layer.proc(b"."), xattrs.METACOPIES)
     tree.has_metacopies, tree.left_in = False, set()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
-from snapfs.model import ResourceExhausted, Unavailable
+from snapfs.model import DeadlineExceeded, ResourceExhausted, Unavailable
 from tests.support import lanes
 from tests.support.lanes import House, Tree
 from tests.support.overlay.census import differences, of_mount
@@ -208,6 +208,19 @@ def test_copying_takes_longer_than_a_tree_may(house: House, tree: Tree) -> None:
     assert marked(tree) == []
     assert (house.lane.thaw(tree.id) or 0) < limit_s * 1e9
     assert took_s > limit_s
+
+
+def test_tree_takes_changes_after_a_freeze_that_was_given_up(house: House, tree: Tree) -> None:
+    own(tree)
+    with slow_syncs(house, 2.0):
+        with pytest.raises(DeadlineExceeded):
+            house.lane.freeze(tree.id, timeout_s=0.5, lasting=False)
+        (tree / "d1/f1").chmod(0o600)
+        (tree / "new").write_bytes(b"new")
+    house.snapshots.commit(tree.key, house.name())
+    assert marked(tree) == []
+    assert (tree.upper / "d1/f1").stat().st_mode & 0o777 == 0o600
+    assert (tree.upper / "new").read_bytes() == b"new"
 
 
 @pytest.mark.logs("lane.worker_died", "lane.worker_restarted")

@@ -446,6 +446,15 @@ def test_full_disk_leaves_the_copy_as_it_was(tmp_path: Path) -> None:
         tree.close()
 
 
+def test_mark_stays_for_a_copy_that_was_made_since_the_last_walk(tree: Stack) -> None:
+    tree.files.chown(b"d/f", 7, 8)
+    tree.tree.settle()
+    tree.files.chown(b"d/g", 7, 8)
+    tree.tree.all_complete()
+    assert LAYER_MARK in os.listxattr(tree.upper)
+    assert [it.name for nodes in tree.tree.metacopies() for it in nodes] == [b"g"]
+
+
 def test_copy_whose_data_is_gone_is_an_error_and_never_zeros(tree: Stack) -> None:
     tree.files.chown(b"d/f", 7, 8)
     tree.files.forget()
