@@ -105,7 +105,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 class Overlay(msgspec.Struct, frozen=True, kw_only=True):
     """How the trees of active snapshots take changes (docs/overlay.md)."""
 
-    metacopy: bool = False
+    metacopy: bool = True
     """Copy no data for a change of owner, mode, times or attributes, before the data changes or the
     snapshot is committed."""
 

@@ -13,6 +13,7 @@ import stat
 import struct
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import cast
 
 import pyfuse3
@@ -107,6 +108,8 @@ class FileHandlers(Operations):
         shown, node = self.forest.find(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if not writable and not flags & os.O_TRUNC:
+            if node.metacopy and self.passing.would_pin(inode):
+                await self._complete(shown, node)
             self.passing.admit_reader(inode, node, ctx.pid, flags)
             return self._opened(
                 FileHandle(shown, node, inode, flags=flags & _KEPT_FLAGS, pid=ctx.pid)
@@ -126,6 +129,16 @@ class FileHandlers(Operations):
             return self._opened(handle)
         finally:
             shown.end()
+
+    async def _complete(self, shown: Shown, node: Node) -> None:
+        """Give a metadata-only copy its data, as far as there is room for it: who reads it would go
+        on with the lower file, whatever others write later."""
+        with suppress(OSError):
+            tree = await shown.begin()
+            try:
+                await self.copy_ups.ensure(shown, tree, node)
+            finally:
+                shown.end()
 
     def _check_grows(self, tree: Tree, handle: FileHandle, flags: int) -> None:
         """Let an append-only file be appended to, and not be mapped: the kernel would map the

@@ -50,13 +50,15 @@ class Freezing:
         snapshot_id = SnapshotId(wish.snapshot)
         text = f"snapshot {snapshot_id}: changes are still in flight; try again when it is idle"
         late = control.Answer(wish.id, error=text, late=True)
+        before = self._operations.copy_ups.completed
         try:
             with trio.fail_after(wish.timeout_s):
                 async with self._turn(snapshot_id) as scope:
                     with scope:
                         return await self._freeze(snapshot_id, wish)
         except trio.TooSlowError:
-            return late
+            is_further = self._operations.copy_ups.completed > before
+            return control.Answer(wish.id, error=text, late=True, unfinished=is_further)
         except OSError as error:
             text = f"snapshot {snapshot_id}: {error}"
             return control.Answer(wish.id, error=text, errno=error.errno)

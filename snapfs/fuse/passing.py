@@ -154,6 +154,13 @@ class Passing:
         opened = self.ids.get(nodeid)
         return opened is not None and opened.kind == Kind.LOWER
 
+    def would_pin(self, nodeid: int) -> bool:
+        """Whether who opens a lower file for reading goes on with that, past us."""
+        if self.ids is None or self.why_not or not channel.loaded():
+            return False
+        opened = self.ids.get(nodeid)
+        return opened is None or opened.kind == Kind.LOWER
+
     def is_inherited(self, nodeid: int) -> bool:
         """Whether opens that only an earlier worker knew of may be among a node's."""
         return self.ids is not None and self.ids.is_inherited(nodeid)
@@ -254,4 +261,4 @@ def _is_lasting(handle: FileHandle, entry: Entry) -> bool:
     """Whether the next open for reading is answered like this one, until that is withdrawn."""
     if handle.shown.dropped or not handle.node.names():
         return False
-    return entry.kind == Kind.UPPER or not handle.node.up
+    return entry.kind == Kind.UPPER or not handle.node.is_above

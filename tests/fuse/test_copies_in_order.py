@@ -39,7 +39,7 @@ def house_on(base: Path, file_system: str, mode: Mode = Mode.PASSTHROUGH) -> Ite
     root = base / "root"
     roots.init(root, image_bytes=SIZES[file_system], file_system=file_system)
     try:
-        with lanes.house(base / "house", mode, root=root) as made:
+        with lanes.house(base / "house", mode, root=root, metacopy=False) as made:
             yield made
     finally:
         subprocess.run(["umount", root], check=True, timeout=60)
@@ -78,7 +78,7 @@ def test_a_disk_that_is_slow_holds_up_who_needs_a_copy_alone(mode: Mode, tmp_pat
     with attached(image, own) as disk:
         subprocess.run(["mount", "-o", "noatime", disk.device, root], check=True, timeout=60)
         try:
-            with lanes.house(tmp_path / "house", mode, root=root) as house:
+            with lanes.house(tmp_path / "house", mode, root=root, metacopy=False) as house:
                 _hold_up(house, house.active(fill), disk.silent)
         finally:
             subprocess.run(["umount", root], check=True, timeout=60)

@@ -1,7 +1,7 @@
 """Small lower files are copied up without Python, as Python would have it, and once.
 
 The workers leave it to the kernel when a copy is written to the disk; those that wait for it are in
-test_copies_in_order.py.
+test_copies_in_order.py. Changes of attributes copy the data, too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
+from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
 from tests.support.overlay.census import differences, of_mount
@@ -64,6 +65,18 @@ def fill(layer: Path) -> None:
 def _unsynced() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, workers_leave_syncing(patch):
         yield
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, mode: Mode) -> Iterator[House]:
+    with lanes.house(tmp_path_factory.mktemp("house"), mode, metacopy=False) as made:
+        yield made
+
+
+@pytest.fixture
+def own_house(tmp_path: Path, mode: Mode) -> Iterator[House]:
+    with lanes.house(tmp_path / "house", mode, metacopy=False) as made:
+        yield made
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class House:
         *,
         root: Path | None = None,
         mode: Mode = Mode.PASSTHROUGH,
-        metacopy: bool = False,
+        metacopy: bool = True,
         watchdog_s: float = WATCHDOG_S,
     ) -> None:
         self.base = base
@@ -158,7 +158,7 @@ def house(
     mode: Mode = Mode.PASSTHROUGH,
     *,
     root: Path | None = None,
-    metacopy: bool = False,
+    metacopy: bool = True,
     watchdog_s: float = WATCHDOG_S,
 ) -> Iterator[House]:
     """A running house; whatever happened in it, nothing of it is left."""

@@ -210,11 +210,10 @@ static int copy(Desk *desk, uint64_t ino, Copy *it)
     return 0;
 }
 
-/* Whether a file was opened past us: who reads it there goes on with the lower one, as long as the
- * data is in that. */
-static int is_in_the_way(uint64_t ino, const Copy *it)
+/* Whether a file was opened past us, and how matters: who reads it there goes on with the lower one, as
+ * long as the data is in that. */
+static int is_in_the_way(const struct opened *entry, const Copy *it)
 {
-    const struct opened *entry = hot->find(ino);
     return entry && !(it->leaves_data && entry->record->kind == OPENED_LOWER);
 }
 
@@ -223,9 +222,12 @@ void desk_copy_up(Desk *desk, uint64_t ino, enum change change)
     Copy it;
     if (!desk->takes_names || desk->keeps_in < 0 || (ino & LOW_MASK) >> MAIN_BITS)
         return;
-    if (!find_site(desk, ino, change, &it) || !hot->may_tell() || is_in_the_way(ino, &it) ||
+    struct opened *entry = hot->find(ino);
+    if (!find_site(desk, ino, change, &it) || !hot->may_tell() || is_in_the_way(entry, &it) ||
         !copy(desk, ino, &it))
         return;
+    if (entry)
+        entry->may_read = entry->is_kept = false; /* who opens it from now on gets a whole copy */
     kept_drop(ino); /* who reads on reads the copy */
     hot->note(it.site.parent, &it.site.before);
     hot->tell(&(struct hot_event){.nodeid = ino,

@@ -75,6 +75,9 @@ int first_open(const Desk *desk, uint64_t ino, struct stat *real, int *is_upper)
 {
     char path[PATH_MAX];
     int fd;
+    const Card *card = card_find(desk, ino);
+    if (card && card->data)
+        return -1; /* it gets its data first */
     if (!file_place(desk, ino, path, &fd, is_upper) || (*is_upper && !desk->passes_upper))
         return -1;
     int flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | (*is_upper ? 0 : O_NOATIME);
