@@ -275,11 +275,18 @@ class LaneForest(Forest):
         )
 
     async def settle_ahead(self, snapshot_id: SnapshotId, complete: Complete) -> None:
-        """Do most of what `settle` will, before the snapshot is frozen: everything goes on."""
-        with self._kept_open(snapshot_id) as tree:
-            shown = self.shown(snapshot_id)
-            if tree is not None and shown is not None:
-                await complete(shown, tree)
+        """Do most of what `settle` will, before the snapshot is frozen: everything goes on.
+
+        Nothing for one that nobody looks at. Asks the store nothing, which may wait for its disk.
+        """
+        shown = self.shown(snapshot_id)
+        if shown is None:
+            return
+        shown.handles += 1
+        try:
+            await complete(shown, cast(Tree, shown.tree))
+        finally:
+            self.released(shown, identity.root(snapshot_id))
 
     async def settle(self, snapshot_id: SnapshotId, complete: Complete) -> None:
         """Make a frozen snapshot's layer self-contained, as it is to be committed (Tree.settle).
