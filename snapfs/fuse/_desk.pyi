@@ -39,8 +39,6 @@ class Desk:
     """... and for writing, now."""
     takes_names: bool
     """Files may be made and removed there, now."""
-    late_fd: int
-    """What the fast lane left to a thread to close, or -1."""
     order: int
     """What the data of a copy waits for (overlay.ordering)."""
     leaves_data: bool

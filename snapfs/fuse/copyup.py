@@ -141,7 +141,7 @@ class CopyUps:
 
     async def _copy(self, shown: Shown, tree: Tree, node: Node, *, data: bool) -> None:
         with self._copying(shown, [node]):
-            await self._run(shown, tree, node, data=data)
+            await self._run(tree, node, data=data)
             self._copied(shown, node)
             self.done += 1
 
@@ -159,7 +159,7 @@ class CopyUps:
                 del shown.copying[node.ino]
             finished.set()
 
-    async def _run(self, shown: Shown, tree: Tree, node: Node, *, data: bool) -> None:
+    async def _run(self, tree: Tree, node: Node, *, data: bool) -> None:
         job = tree.start_copy_up(node, data=data)
         published = False
         try:
@@ -167,7 +167,7 @@ class CopyUps:
                 if job.is_quick():
                     job.run()
                 else:
-                    await blocking(self._threads.copy_up, _run_after, job, shown.take_late())
+                    await blocking(self._threads.copy_up, job.run)
             self._publish(tree, node, job)
             published = True
         finally:
@@ -189,12 +189,3 @@ class CopyUps:
         finally:
             os.close(fd)
         return None
-
-
-def _run_after(job: CopyUp, late: int) -> None:
-    """Run a job; of one that was given up before it, let go."""
-    try:
-        job.run()
-    finally:
-        if late >= 0:
-            os.close(late)

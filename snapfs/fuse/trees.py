@@ -144,14 +144,6 @@ class Shown:
                 self._desk.leaves_data = changing.leaves_data
                 self._desk.leaves_first = changing.spec.metacopy and not changing.leaves_data
 
-    def take_late(self) -> int:
-        """Return a copy that the fast lane gave up, which is the caller's; or -1. It waits for the
-        disk to close it."""
-        if self._desk is None:
-            return -1
-        fd, self._desk.late_fd = self._desk.late_fd, -1
-        return fd
-
     def left_data(self) -> None:
         """Say that a file was copied up without its data: so may others be from now on."""
         if self._desk is not None and not self._desk.leaves_data:

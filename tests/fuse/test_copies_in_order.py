@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -18,14 +18,16 @@ from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree
 from tests.support.overlay.census import differences, of_mount
-from tests.support.past_python import begun, listed
-from tests.support.recorded_disk import attached, small_disk
+from tests.support.past_python import begun
+from tests.support.recorded_disk import RecordedDisk, attached, small_disk
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
 MIB = 1 << 20
 SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "btrfs": 160 * MIB}
 FILES = 30
+REQUESTS = 4
+"""The fewest that a loop device may have."""
 
 
 def fill(layer: Path) -> None:
@@ -71,7 +73,11 @@ def test_copies_are_like_their_files(file_system: str, mode: Mode, tmp_path: Pat
 
 
 @pytest.mark.parametrize("mode", [Mode.PASSTHROUGH, Mode.NO_OPEN])
-def test_a_disk_that_is_slow_holds_up_who_needs_a_copy_alone(mode: Mode, tmp_path: Path) -> None:
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_disk_that_is_slow_holds_up_who_needs_a_copy_alone(
+    mode: Mode, busy: bool, tmp_path: Path
+) -> None:
+    """`busy`: it has all the requests that it takes."""
     image, own = small_disk(tmp_path)
     root = tmp_path / "root"
     root.mkdir()
@@ -79,23 +85,55 @@ def test_a_disk_that_is_slow_holds_up_who_needs_a_copy_alone(mode: Mode, tmp_pat
         subprocess.run(["mount", "-o", "noatime", disk.device, root], check=True, timeout=60)
         try:
             with lanes.house(tmp_path / "house", mode, root=root, metacopy=False) as house:
-                _hold_up(house, house.active(fill), disk.silent)
+                tree = house.active(fill)
+                held = _full(disk, root / "beside") if busy else disk.silent()
+                _hold_up(house, tree, held)
         finally:
             subprocess.run(["umount", root], check=True, timeout=60)
 
 
-def _hold_up(house: House, tree: Tree, silent: Callable[[], AbstractContextManager[None]]) -> None:
+@contextmanager
+def _full(disk: RecordedDisk, beside: Path) -> Iterator[None]:
+    """Answer nothing for the block, and have no room for another request."""
+    block = Path("/sys/block") / disk.device.name
+    with _set(block / "queue/nr_requests", REQUESTS), beside.open("wb", buffering=0) as file:
+        for number in range(8 * REQUESTS):  # not side by side
+            os.pwrite(file.fileno(), b"x", number << 16)
+        writing = threading.Thread(target=os.fdatasync, args=(file.fileno(),))
+        try:
+            with disk.silent():
+                writing.start()
+                eventually(
+                    lambda: sum(map(int, (block / "inflight").read_text().split())) >= REQUESTS,
+                    what="a disk that takes no more",
+                )
+                yield
+        finally:
+            writing.join(20)
+        assert not writing.is_alive()
+
+
+@contextmanager
+def _set(setting: Path, value: int) -> Iterator[None]:
+    """A block device keeps it for whoever has the device next."""
+    before = setting.read_text()
+    setting.write_text(f"{value}\n")
+    try:
+        yield
+    finally:
+        setting.write_text(before)
+
+
+def _hold_up(house: House, tree: Tree, held: AbstractContextManager[None]) -> None:
     files = [tree / f"d/file{number}" for number in range(1, 6)]
     begun(tree / "d", "file0")
-    for path in files:
-        path.read_bytes()
-    os.sync()
+    os.sync()  # what was just written is in memory
     changing = [threading.Thread(target=os.chown, args=(it, 1000, 1000)) for it in files]
-    with silent():
+    with held:
         for thread in changing:
             thread.start()
         eventually(lambda: house.worker().copying == len(files), what="copies that wait")
-        looked = threading.Thread(target=listed, args=(tree / "d",))
+        looked = threading.Thread(target=(tree / "d" / "absent").exists)  # nothing cached
         looked.start()
         looked.join(10)
         assert not looked.is_alive()

@@ -25,11 +25,11 @@
 #include "../channel_src/clock.h"
 #include "desks.h"
 #include "kept.h"
+#include "writing.h"
 
 #define MOST_COPIED (128u * 1024u) /* as copyup.QUICK_BYTES */
 #define MOST_LEFT (256u << 20)     /* as metacopying.MOST_BYTES */
 #define SOON_NS 500000
-#define LOOK_NS 20000
 #define LATE_IN_A_ROW 3
 #define LATE_FOR_NS 1000000000
 
@@ -51,7 +51,7 @@ static int may_copy_data(const Desk *desk, enum change change)
     if (change == ATTRIBUTES && desk->leaves_first)
         return 0;
     return desk->order == ORDER_NOTHING ||
-           (desk->order == ORDER_WRITTEN && desk->late_fd < 0 && desk->copies_from_ns <= now_ns());
+           (desk->order == ORDER_WRITTEN && writing_is_free() && desk->copies_from_ns <= now_ns());
 }
 
 /* Where the copy of a file without a node belongs: in a directory of the upper layer, which is copied
@@ -97,25 +97,15 @@ static int is_simple(const Lower *lower, const Copy *it)
            !copies->has_name(lower->names, lower->names_bytes, PROTATTR);
 }
 
-static int is_written_soon(int target)
-{
-    int64_t end_ns = now_ns() + SOON_NS;
-    int found;
-    while (!(found = copies->is_clean(target)) && now_ns() < end_ns)
-        nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
-    return found > 0 && !copies->order_content(target, ORDER_WRITTEN, false);
-}
-
-/* Whether a copy may be seen; if not it is kept open, and others are not tried for a while. */
-static int is_in_order(Desk *desk, int target, bool is_cloned)
+/* Whether a copy may be seen; if not others are not tried for a while. */
+static int is_in_order(Desk *desk, bool is_cloned)
 {
     if (desk->order == ORDER_NOTHING || is_cloned)
         return 1;
-    if (is_written_soon(target)) {
+    if (writing_ends_soon(SOON_NS)) {
         desk->late_copies = 0;
         return 1;
     }
-    desk->late_fd = target;
     if (++desk->late_copies >= LATE_IN_A_ROW)
         desk->copies_from_ns = now_ns() + LATE_FOR_NS;
     return 0;
@@ -128,7 +118,7 @@ static int make_file(Desk *desk, const Lower *lower, Copy *it)
     const Wanted wanted = {.work = desk->keeps_in,
                            .name = it->temp,
                            .size_bytes = (off_t)lower->real.stx_size,
-                           .order = desk->order == ORDER_NOTHING ? ORDER_NOTHING : ORDER_BEGUN,
+                           .written = desk->order == ORDER_NOTHING ? NULL : writing_begin,
                            .keeps_mtime = true,
                            .is_metacopy = it->leaves_data,
                            .ino = it->low,
@@ -136,9 +126,8 @@ static int make_file(Desk *desk, const Lower *lower, Copy *it)
     int target = copies->copy(lower, lower, &wanted, &is_cloned);
     if (target < 0)
         return 0;
-    if (!it->leaves_data && lower->real.stx_size && !is_in_order(desk, target, is_cloned))
-        return 0;
-    int is_known = fstat(target, &it->real) == 0;
+    int is_known = (it->leaves_data || !lower->real.stx_size || is_in_order(desk, is_cloned)) &&
+                   fstat(target, &it->real) == 0;
     close(target);
     return is_known;
 }

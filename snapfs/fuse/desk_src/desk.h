@@ -73,7 +73,6 @@ typedef struct {
     int order;          /* what the data of a copy waits for (enum order, overlay/ordering.py) */
     int64_t copies_from_ns; /* ... and until when that takes too long for us */
     unsigned late_copies;   /* in a row, for which it did */
-    int late_fd;        /* the last one, without a name: to close it waits for the disk; or -1 */
     int keeps_in;       /* the work directory, for removed files that the kernel knows; or -1 */
     uint64_t main_device, main_base; /* of inode numbers that are shown as they are (identity.py) */
     Card **cards;

@@ -35,7 +35,7 @@ static PyObject *desk_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     self->xattrs = xattrs;
     self->main_device = device;
     self->main_base = base;
-    self->keeps_in = self->late_fd = -1;
+    self->keeps_in = -1;
     return (PyObject *)self;
 }
 
@@ -58,8 +58,6 @@ static void desk_dealloc(Desk *self)
     PyObject_GC_UnTrack(self);
     cards_clear(self);
     desk_clear(self);
-    if (self->late_fd >= 0)
-        close(self->late_fd);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -241,7 +239,6 @@ static PyMemberDef desk_members[] = {
     {"passes_upper", T_BOOL, offsetof(Desk, passes_upper), 0, NULL},
     {"takes_writers", T_BOOL, offsetof(Desk, takes_writers), 0, NULL},
     {"takes_names", T_BOOL, offsetof(Desk, takes_names), 0, NULL},
-    {"late_fd", T_INT, offsetof(Desk, late_fd), 0, NULL},
     {"order", T_INT, offsetof(Desk, order), 0, NULL},
     {"leaves_data", T_BOOL, offsetof(Desk, leaves_data), 0, NULL},
     {"leaves_first", T_BOOL, offsetof(Desk, leaves_first), 0, NULL},

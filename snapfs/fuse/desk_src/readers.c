@@ -28,6 +28,7 @@ struct job {
     uint64_t unique, offset;
     uint32_t size;
     int device;
+    void (*what)(void); /* in place of a read */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -56,6 +57,10 @@ static ssize_t read_all(const struct job *job, char *buffer)
 
 static void serve(const struct job *job, char **buffer, size_t *room)
 {
+    if (job->what) {
+        job->what();
+        return;
+    }
     if (*room < job->size) {
         free(*buffer);
         *room = job->size > SMALL_BYTES ? BUFFER_BYTES : SMALL_BYTES;
@@ -123,21 +128,32 @@ static void start(void)
     pthread_attr_destroy(&attributes);
 }
 
-bool readers_take(int device, const struct hot_api *api, uint64_t unique, struct kept *file,
-                  uint64_t offset, uint32_t size)
+static bool take(const struct job *job)
 {
     pthread_mutex_lock(&lock);
     if (waits >= resting && threads < MOST_THREADS)
         start();
     bool takes = threads && waits < MOST_WAITING;
     if (takes) {
-        kept_hold(file);
-        waiting[(first + waits++) % MOST_WAITING] = (struct job){
-            .api = api, .file = file, .unique = unique, .offset = offset, .size = size, .device = device};
+        if (job->file)
+            kept_hold(job->file);
+        waiting[(first + waits++) % MOST_WAITING] = *job;
         pthread_cond_signal(&wanted);
     }
     pthread_mutex_unlock(&lock);
     return takes;
+}
+
+bool readers_take(int device, const struct hot_api *api, uint64_t unique, struct kept *file,
+                  uint64_t offset, uint32_t size)
+{
+    return take(&(struct job){
+        .api = api, .file = file, .unique = unique, .offset = offset, .size = size, .device = device});
+}
+
+bool readers_do(void (*what)(void))
+{
+    return take(&(struct job){.what = what});
 }
 
 void readers_drain(void)

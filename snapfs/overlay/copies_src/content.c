@@ -147,11 +147,6 @@ static int copy_parts(int source, int target, off_t size_bytes, enum order order
     return 0;
 }
 
-static bool begins(enum order order)
-{
-    return order == ORDER_WRITTEN || order == ORDER_BEGUN;
-}
-
 int copy_content(int source, const char *content, int target, off_t size_bytes, enum order order,
                  bool *cloned)
 {
@@ -168,7 +163,7 @@ int copy_content(int source, const char *content, int target, off_t size_bytes, 
                 : copy_parts(source, target, size_bytes, order))
         return -1;
     /* It goes on while the copy gets all else. */
-    return begins(order) ? sync_file_range(target, 0, 0, SYNC_FILE_RANGE_WRITE) : 0;
+    return order == ORDER_WRITTEN ? sync_file_range(target, 0, 0, SYNC_FILE_RANGE_WRITE) : 0;
 }
 
 int is_clean(int fd)

@@ -15,12 +15,7 @@
 
 /* What a copy's data waits for before the copy is published, so that no power cut shows it without
  * (ordering.py has the same). */
-enum order {
-    ORDER_NOTHING,
-    ORDER_WRITTEN,
-    ORDER_SYNCED,
-    ORDER_BEGUN /* as ORDER_WRITTEN, for who waits later */
-};
+enum order { ORDER_NOTHING, ORDER_WRITTEN, ORDER_SYNCED };
 
 /* Copies a file's data, holes as holes, or shares it. Sets errno and returns -1 on an error.
  *
@@ -56,6 +51,7 @@ typedef struct {
     const char *name;
     off_t size_bytes;
     enum order order;
+    int (*written)(int target); /* told of the data that is there and not shared, before all else; or NULL */
     bool keeps_mtime;
     bool is_metacopy; /* its data stays where it is: the copy is a hole of its size */
     const char *ino, *protattr; /* our attributes; the second only if it is not empty */

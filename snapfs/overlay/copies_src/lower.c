@@ -123,7 +123,9 @@ static int fill_content(const Lower *self, const Lower *data, int target, const 
 {
     if (wanted->is_metacopy)
         return leave_data(self, target);
-    return copy_content(data->fd, data->content, target, wanted->size_bytes, wanted->order, cloned);
+    if (copy_content(data->fd, data->content, target, wanted->size_bytes, wanted->order, cloned))
+        return -1;
+    return wanted->written && wanted->size_bytes && !*cloned ? wanted->written(target) : 0;
 }
 
 /* Owner before what a change of it takes away; mode after the ACL, which changes it; times last. */
