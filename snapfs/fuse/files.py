@@ -117,6 +117,8 @@ class FileHandlers(Operations):
         tree = await shown.begin()
         try:
             await self.copy_ups.ensure(shown, tree, node, data=not flags & os.O_TRUNC)
+            if flags & os.O_SYNC == os.O_DSYNC:
+                await self._keep_name(tree, node)
             self.passing.admit(inode, node)
             fd = self._open_once(tree, node, flags & _KEPT_FLAGS)
             handle = FileHandle(shown, node, inode, flags=0, fd=fd, writable=writable, pid=ctx.pid)
@@ -295,6 +297,16 @@ class FileHandlers(Operations):
             finally:
                 os.close(fd)
         return b""
+
+    async def _keep_name(self, tree: Tree, node: Node) -> None:
+        """Make a copy's name durable before the kernel writes the file past us, and syncs its data
+        alone with each write."""
+        if node.up and node.owes_name:
+            fd = tree.open(node, os.O_RDONLY)
+            try:
+                await self._sync(node, fd, datasync=True)
+            finally:
+                os.close(fd)
 
     async def _sync(self, node: Node, fd: int, *, datasync: bool) -> None:
         was_up, whole = node.up, node.owes_name or not datasync

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -17,9 +18,18 @@ from snapfs.snapshots import roots
 from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree
+from tests.support.loops import mount_image
 from tests.support.overlay.census import differences, of_mount
 from tests.support.past_python import begun
-from tests.support.recorded_disk import RecordedDisk, attached, small_disk
+from tests.support.recorded_disk import (
+    Flush,
+    RecordedDisk,
+    Write,
+    attached,
+    rebuild,
+    recorded,
+    small_disk,
+)
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -90,6 +100,34 @@ def test_a_disk_that_is_slow_holds_up_who_needs_a_copy_alone(
                 _hold_up(house, tree, held)
         finally:
             subprocess.run(["umount", root], check=True, timeout=60)
+
+
+def test_a_copy_that_is_opened_to_sync_its_data_has_its_name_on_the_disk(tmp_path: Path) -> None:
+    image, own = small_disk(tmp_path)
+    root, copy, place = tmp_path / "root", tmp_path / "copy", tmp_path / "place"
+    shutil.copy(image, copy)
+    root.mkdir()
+    place.mkdir()
+    with attached(image, own) as disk:
+        subprocess.run(["mount", "-o", "noatime", disk.device, root], check=True, timeout=60)
+        try:
+            with lanes.house(tmp_path / "house", Mode.PASSTHROUGH, root=root) as house:
+                tree = house.active(fill)
+                begun(tree / "d", "file0")
+                (tree / "d/file1").chmod(0o600)  # the directory is there, and durable
+                os.sync()
+                os.close(os.open(tree / "d/file2", os.O_WRONLY | os.O_DSYNC))
+                cut, upper = disk.now, tree.upper.relative_to(root)
+        finally:
+            subprocess.run(["umount", root], check=True, timeout=60)
+    before = [it.what for it in recorded(disk.log) if it.end <= cut]
+    last = max(at for at, it in enumerate(before) if isinstance(it, Flush))
+    rebuild(copy, [it for it in before[:last] if isinstance(it, Write)])
+    mount_image(copy, place)
+    try:
+        assert (place / upper / "d/file2").read_bytes() == bytes([2]) * 601
+    finally:
+        subprocess.run(["umount", place], check=True, timeout=60)
 
 
 @contextmanager

@@ -367,6 +367,8 @@ static enum verdict answer_open(int fd, const struct in_header *request, const v
     if (!desk || !hot->passes() || size < sizeof(*wish) || wish->flags & O_TRUNC)
         return COLD;
     bool is_writer = (wish->flags & O_ACCMODE) != O_RDONLY;
+    if (is_writer && (wish->flags & O_SYNC) == O_DSYNC)
+        return COLD; /* a copy's name is to be durable first (files.py) */
     struct opened *entry = hot->find(request->nodeid);
     struct stat real;
     if (entry && (entry->is_inherited || !entry->may_read || !is_writer))
