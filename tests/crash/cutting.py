@@ -120,6 +120,7 @@ def outlive(
             print(f"{name}, cut {index}: {error}", flush=True)
         checked += 1
     print(f"\n| power cuts, {name} | {checked} | failed: {len(failures)} |")
+    assert checked or not chosen.count, f"{name}: no cut was looked at within {chosen.seconds} s"
     return failures
 
 
