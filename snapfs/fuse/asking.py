@@ -26,6 +26,8 @@ from snapfs.snapshots.layers import LayerDirectories
 
 CALL_TIMEOUT_S = 10.0
 TRY_TIMEOUT_S = 2.0
+LATE_S = 5.0
+"""How long a worker that freezes may take beyond its deadline, for a thread that copies."""
 """For what can be found out in another way, or done without."""
 ASK_AGAIN_S = 0.02
 
@@ -64,7 +66,7 @@ class Asking:
             wish = partial(
                 control.Freeze, snapshot=snapshot_id, timeout_s=timeout_s * 0.9, lasting=lasting
             )
-            if self._ask_until_done(wish, timeout_s) is None:
+            if self._ask_until_done(wish, timeout_s + LATE_S) is None:
                 self._check_settled(snapshot_id)
         except FailedPrecondition as error:
             self._forget_freeze(snapshot_id)
@@ -73,7 +75,7 @@ class Asking:
                 raise
             named = processes.named(map(processes.described, found))
             raise FailedPrecondition(f"{error}: {named}") from error
-        except SnapfsError:
+        except (SnapfsError, OSError):
             self._forget_freeze(snapshot_id)
             raise
 

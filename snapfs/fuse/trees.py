@@ -142,7 +142,7 @@ class Shown:
                 self._desk.keeps_in = changing.work.layer.fd
                 self._desk.order = changing.work.order
                 self._desk.leaves_data = changing.leaves_data
-                self._desk.leaves_first = changing.spec.metacopy and not changing.leaves_data
+                self._desk.leaves_first = changing.makes_metacopies and not changing.leaves_data
 
     def left_data(self) -> None:
         """Say that a file was copied up without its data: so may others be from now on."""

@@ -18,7 +18,7 @@ from .layer import Layer, Place, is_whiteout, not_found, refuse, stat_or_none
 from .links import Links
 from .listing import Listings
 from .node import GONE, Dir, Inodes, Node
-from .ordering import Order, order_of
+from .ordering import Order, keeps_sizes, order_of
 from .owners import shown_value
 from .quota import Allowance
 from .sealing import open_together
@@ -74,6 +74,9 @@ class MergedTree:
         main = self.upper or self._shared[0]
         self.numbers = identity.Numbers(main.device, os.fstat(main.fd).st_ino)
         self.roots = _root_places(self._shared)
+        self.makes_metacopies = (
+            spec.metacopy and self.upper is not None and keeps_sizes(self.upper.fd)
+        )
         self.has_metacopies = False
         """Files in the upper layer may be copies of metadata only (metacopying.py)."""
         self.left_in: set[Dir] | None = set()

@@ -52,7 +52,7 @@ def leave_data(tree: MergedTree, node: Node) -> bool:
     """Make a metadata-only copy of a lower file, if the tree makes such; False when the file is to
     be copied whole: it has other names, nothing in it or very much, protection, or its data
     elsewhere."""
-    is_wanted = tree.spec.metacopy and not node.is_above and stat.S_ISREG(node.type)
+    is_wanted = tree.makes_metacopies and not node.is_above and stat.S_ISREG(node.type)
     if not is_wanted or node.parent is None or not identity.lasts(node.ino & identity.LOW_MASK):
         return False
     source = Source(*tree.where(node))

@@ -26,6 +26,7 @@ from .filecalls import FS_XFLAG_RTINHERIT, get_extended, magic_of
 _TMPFS = 0x01021994
 _EXT = 0xEF53
 _XFS = 0x58465342
+_BTRFS = 0x9123683E
 _NODES = Path("/dev")
 _DEVICES = Path("/sys/dev/block")
 _JOURNALS = Path("/proc/fs/jbd2")
@@ -57,6 +58,12 @@ def order_of(directory: bytes | Path) -> Order:
         return Order.SYNCED
     finally:
         os.close(fd)
+
+
+def keeps_sizes(fd: int) -> bool:
+    """Whether a file that has a size and no data has it after a power cut too, once its name is
+    there. On btrfs an fsync(2) of the directory makes the name durable, and not the size."""
+    return magic_of(fd) != _BTRFS
 
 
 def _order_of(fd: int) -> Order:

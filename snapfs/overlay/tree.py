@@ -110,7 +110,7 @@ class Tree(MergedTree):
     def leaves_data(self) -> bool:
         """Whether files may be copied up past the tree as `leave_data` does: it is on, and was done
         before."""
-        return self.spec.metacopy and self.has_metacopies
+        return self.makes_metacopies and self.has_metacopies
 
     def take_out(self, parent: Node, name: bytes, node: Node, before: Before) -> None:
         """Book what `unlink` does with a file of the upper layer that has one name, or another one

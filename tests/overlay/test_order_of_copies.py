@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.overlay import Tree, TreeSpec, ordering
+from snapfs.overlay import SetAttr, Tree, TreeSpec, ordering
 from snapfs.overlay.ordering import Order, order_of
 from tests.support.loops import mount_image
 from tests.support.overlay.layers import make_layer
@@ -89,6 +89,22 @@ def test_what_cannot_be_told_is_synced(tmp_path: Path, monkeypatch: pytest.Monke
                 patch.setattr(ordering, unknown, tmp_path / "hidden")
                 assert order_of(place) is Order.SYNCED
         assert order_of(place) is Order.WRITTEN
+
+
+@pytest.mark.parametrize("case", ["ext4", "btrfs"])
+def test_data_is_left_below_only_where_sizes_last(case: str, tmp_path: Path) -> None:
+    command, options, _ = CASES[case]
+    with made(tmp_path, command, options) as place:
+        lower = make_layer(place / "lower", {"f": b"data"})
+        (place / "upper").mkdir()
+        (place / "work").mkdir()
+        tree = Tree(TreeSpec(1, (lower,), place / "upper", place / "work", metacopy=True))
+        try:
+            tree.setattr(tree.lookup(tree.root, b"f"), SetAttr(mode=0o600))
+        finally:
+            tree.close()
+        has_data = (place / "upper" / "f").read_bytes() == b"data"
+        assert has_data == (case == "btrfs")
 
 
 def test_nothing_is_waited_for_in_a_tree_that_is_volatile(tmp_path: Path) -> None:
