@@ -66,7 +66,7 @@ def setxattr(tree: MergedTree, node: Node, name: bytes, value: bytes, flags: int
 def removexattr(tree: MergedTree, node: Node, name: bytes) -> None:
     """Remove a user-visible attribute; OSError(ENODATA), and no copy-up, when it is not there."""
     _check_kind(node, name)
-    if not node.up:
+    if not node.is_above:
         tree.getxattr(node, name)
         attributes_up(tree, node)
     tree.usage.note(node)

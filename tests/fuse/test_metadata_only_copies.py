@@ -218,6 +218,7 @@ def test_open_for_reading_gives_a_file_its_data(house: House, tree: Tree) -> Non
     assert_usage_is_a_walk(house, tree)
 
 
+@pytest.mark.channel("passthrough")
 @pytest.mark.modes(Mode.PASSTHROUGH)
 def test_without_room_for_its_data_a_file_is_read_below(house: House, tree: Tree) -> None:
     house.snapshots.set_quota(tree.key, size_bytes=256 * 1024)
