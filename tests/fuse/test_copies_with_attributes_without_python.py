@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
+from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree
 from tests.support.past_python import assert_usage_is_a_walk, fresh, without_python
 
@@ -57,17 +58,33 @@ def sets(house: House, count: int) -> Iterator[None]:
         yield
 
 
+def copied(house: House) -> int:
+    """How many copies were made without Python, of whichever request the kernel has for them."""
+    found = Counter(house.worker().answered)
+    return found["COPY_FILE_RANGE"] + found["COPY_FILE_RANGE_64"]
+
+
 @contextmanager
 def copies(house: House, count: int) -> Iterator[None]:
-    """The block has so many copies without Python, of whichever request the kernel has for them."""
-
-    def answered() -> int:
-        found = Counter(house.worker().answered)
-        return found["COPY_FILE_RANGE"] + found["COPY_FILE_RANGE_64"]
-
-    before = answered()
+    """The block has so many copies without Python."""
+    wait_until_quick(house)
+    before = copied(house)
     yield
-    assert answered() == before + count
+    assert copied(house) == before + count
+
+
+def wait_until_quick(house: House) -> None:
+    """Return when copies are made without Python: after a slow one they are not, for a second."""
+    tree = house.active()
+    (tree / "source").write_bytes(b"x")
+
+    def is_quick() -> bool:
+        before = copied(house)
+        with (tree / "source").open("rb") as reader, (tree / "target").open("wb") as writer:
+            assert os.copy_file_range(reader.fileno(), writer.fileno(), 1) == 1
+        return copied(house) > before
+
+    eventually(is_quick, what="a quick copy")
 
 
 def test_attributes_of_files_and_directories_of_the_upper_layer_are_set(
