@@ -69,14 +69,17 @@ def open_without_links(path: Path, flags: int) -> int:
     return fd
 
 
-def swap(mount: Path, outside: Path, stop: threading.Event) -> None:
+def swap(mount: Path, outside: Path, stop: threading.Event, failed: list[OSError]) -> None:
     """Let `dir` be a directory, a link that leads outside, and nothing, in turn."""
-    while not stop.is_set():
-        with suppress(OSError):
+    while not stop.is_set() and not failed:
+        try:
             (mount / "dir").rename(mount / "away")
             (mount / "dir").symlink_to(outside)
             (mount / "dir").unlink()
             (mount / "away").rename(mount / "dir")
+        except OSError as error:
+            failed.append(error)
+        else:
             time.sleep(random.random() * LONGEST_S)  # some requests are to find it
 
 
@@ -86,7 +89,8 @@ def test_a_directory_that_becomes_a_link_leads_no_request_outside(
     outside = layer(daemon, "other") / "dir"
     before = {it.name: it.read_bytes() for it in outside.iterdir()}
     stop = threading.Event()
-    swapping = threading.Thread(target=swap, args=(mount, outside, stop))
+    failed: list[OSError] = []
+    swapping = threading.Thread(target=swap, args=(mount, outside, stop, failed))
     swapping.start()
     done = 0
     try:
@@ -106,6 +110,7 @@ def test_a_directory_that_becomes_a_link_leads_no_request_outside(
     finally:
         stop.set()
         swapping.join()
+    assert failed == []
     assert done > 0
     assert {it.name: it.read_bytes() for it in outside.iterdir()} == before
     assert (layer(daemon, "base") / "dir" / "file").read_bytes() == b"plain"
