@@ -26,9 +26,9 @@ from snapfs.snapshots.layers import LayerDirectories
 
 CALL_TIMEOUT_S = 10.0
 TRY_TIMEOUT_S = 2.0
+"""For what can be found out in another way, or done without."""
 LATE_S = 5.0
 """How long a worker that freezes may take beyond its deadline, for a thread that copies."""
-"""For what can be found out in another way, or done without."""
 ASK_AGAIN_S = 0.02
 
 log = structlog.get_logger(__name__)
