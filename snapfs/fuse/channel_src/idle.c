@@ -104,10 +104,9 @@ bool idle(int fd, int other_fd, int timeout_ms)
             if (found != NOTHING)
                 return true;
         }
-        int awake = awake_ms();
-        bool ends_awake = awake >= 0 && (left < 0 || awake < left);
-        int ready = sleep_until_one(waited, ends_awake ? awake : left);
-        if (!ready && ends_awake) {
+        int sleep = (int)earlier(awake_ms(), left);
+        int ready = sleep_until_one(waited, sleep);
+        if (!ready && sleep != left) {
             awake_end();
             continue;
         }
