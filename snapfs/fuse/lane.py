@@ -280,13 +280,9 @@ class LaneForest(Forest):
         Nothing for one that nobody looks at. Asks the store nothing, which may wait for its disk.
         """
         shown = self.shown(snapshot_id)
-        if shown is None:
-            return
-        shown.handles += 1
-        try:
-            await complete(shown, cast(Tree, shown.tree))
-        finally:
-            self.released(shown, identity.root(snapshot_id))
+        if shown is not None:
+            with self._in_use(snapshot_id, shown) as tree:
+                await complete(shown, tree)
 
     async def settle(self, snapshot_id: SnapshotId, complete: Complete) -> None:
         """Make a frozen snapshot's layer self-contained, as it is to be committed (Tree.settle).
@@ -326,6 +322,12 @@ class LaneForest(Forest):
                 return
             self.open(snapshot_id)
             shown = self._shown[identity.root(snapshot_id) >> identity.LOW_BITS]
+        with self._in_use(snapshot_id, shown) as tree:
+            yield tree
+
+    @contextmanager
+    def _in_use(self, snapshot_id: SnapshotId, shown: Shown) -> Iterator[Tree]:
+        """Keep the tree of a snapshot that takes changes open for a block."""
         shown.handles += 1
         try:
             yield cast(Tree, shown.tree)
