@@ -43,10 +43,11 @@ from snapfs.backup.progress import Progress, Report
 from snapfs.backup.verifying import read_contents
 from snapfs.metadata.blobs import blob_path
 from snapfs.metadata.schema import BLOBS, INGESTS, SHARED
+from snapfs.metadata.words import is_digest
 from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition, Kind, Usage
 from snapfs.snapshots import records, roots
 from snapfs.snapshots.durability import syncfs
-from snapfs.snapshots.layers import WORK_MODE, LayerDirectories
+from snapfs.snapshots.layers import WORK_MODE, LayerDirectories, is_id
 from snapfs.snapshots.records import SnapshotRow
 from snapfs.snapshots.usage import measure
 from snapfs.store import Failed, Row, Store, WriteTx
@@ -86,11 +87,12 @@ def restore(
     With `as_damaged` also what was damaged then: a layer as it was, without its files if these
     could not be read, and with the digest that it should have, so that it is still found.
 
-    `root` must be empty, or be left from a restore of the same backup that did not end. Raises
-    NotFound when there is no backup, AlreadyExists when the root holds something, DataLoss when the
-    backup is damaged or of a damaged root, FailedPrecondition when root and backup are one inside
-    the other or the root's parent is missing, Unavailable while another restore makes the same
-    root or a backup is taken to `source`, OSError.
+    `root` must be empty, or be left from a restore that did not end of a backup of the same store,
+    which may have been taken anew since. Raises NotFound when there is no backup, AlreadyExists
+    when the root holds something, DataLoss when the backup is damaged or of a damaged root,
+    FailedPrecondition when root and backup are one inside the other or the root's parent is
+    missing, Unavailable while another restore makes the same root or a backup is taken to
+    `source`, OSError.
     """
     place = Target(source)
     check_apart(root, source)
@@ -116,6 +118,7 @@ def restore(
             for done, blob in enumerate(record.blobs):
                 report(Progress("content", done, len(record.blobs)))
                 _restore_blob(place, root, blob)
+        _prune(root, layers, record)
         left_out = _restore_metadata(source / record.metadata, root, record)
         syncfs(fd)  # also what no layer's own sync covered, such as its work directory
         _finish(root, layers, record)
@@ -185,9 +188,13 @@ def _begin(root: Path, record: Record) -> bool:
     if found == mark:
         return is_whole
     if found is not None and not is_whole:
-        raise FailedPrecondition(
-            f"root {root} is being made of another backup; empty it and restore again"
-        )
+        if found.store != mark.store:
+            raise FailedPrecondition(
+                f"root {root} is being made of a backup of another store; "
+                "empty it and restore again"
+            )
+        write(path, mark)
+        return False
     held = sorted(set(os.listdir(root)) - _MAY_BE_THERE)
     if held:
         raise AlreadyExists(
@@ -195,6 +202,20 @@ def _begin(root: Path, record: Record) -> bool:
         )
     write(path, mark)
     return False
+
+
+def _prune(root: Path, layers: LayerDirectories, record: Record) -> None:
+    """Delete what a restore that did not end made and the backup, taken anew, no longer has."""
+    ids = {str(layer.id) for layer in record.layers}
+    for path in list(layers.path.iterdir()):
+        name = path.name.removesuffix(PART)
+        if is_id(name) and name not in ids:
+            storing.discard(path)
+    blobs = {blob.digest for blob in record.blobs}
+    for path in list((root / "content").glob("blobs/*/*")):
+        digest = f"{path.parent.name}:{path.name.removesuffix(PART)}"
+        if is_digest(digest) and digest not in blobs:
+            path.unlink()
 
 
 def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ...]:

@@ -11,16 +11,18 @@ import pytest
 
 from snapfs import tables
 from snapfs.metadata import Context, Metadata
+from snapfs.model import Committed
 from snapfs.overlay import LayerCopy, has_changed
 from snapfs.snapshots import NoTrees, Snapshotter
 from snapfs.volumes import Volumes
+from tests.support.daemon import eventually
 
 
 class Root:
     """A root that is open, and what is written in it in a few lines."""
 
     def __init__(self, path: Path, *, seals: bool = True) -> None:
-        self.path = path
+        self.path, self._seals = path, seals
         self.snapshotter = Snapshotter(
             path, trees=NoTrees(), tables=tables.TABLES, copier=LayerCopy, seals=seals
         )
@@ -33,7 +35,7 @@ class Root:
         return self.path / "layers" / str(self.snapshotter.stat(key).id) / "fs"
 
     def commit(self, name: str, parent: str = "", data: bytes = b"data") -> Path:
-        """Commit a layer with one of everything; return its directory."""
+        """Commit a layer with one of everything, sealed; return its directory."""
         self.snapshotter.prepare(f"{name}-key", parent)
         upper = self.upper(f"{name}-key")
         (upper / "etc" / "deep").mkdir(parents=True)
@@ -49,7 +51,14 @@ class Root:
             file.seek(5 << 20)
             file.write(data)
         self.snapshotter.commit(f"{name}-key", name)
+        if self._seals:
+            eventually(lambda: self._digest(name), timeout_s=90, what="the digest of a layer")
         return upper
+
+    def _digest(self, name: str) -> bytes:
+        found = self.snapshotter.stat(name)
+        assert isinstance(found, Committed)
+        return found.digest
 
     def write_blob(self, data: bytes) -> str:
         """Write content; return its digest."""

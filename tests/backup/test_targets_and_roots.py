@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from snapfs import backup
+from snapfs import backup, tables
 from snapfs.backup import storing, taking
+from snapfs.metadata.blobs import blob_path
 from snapfs.model import DataLoss, FailedPrecondition, NotFound
-from snapfs.snapshots import roots
+from snapfs.snapshots import fsck, roots
 from tests.backup.conftest import Root
 from tests.backup.test_kill_at_every_step_of_backups import drafts, is_killed_at
 
@@ -244,3 +245,48 @@ def test_a_restore_of_a_damaged_backup_names_the_way_out(root: Root, tmp_path: P
         backup.restore(target, tmp_path / "new")
     backup.take(root.path, target, recheck=True)
     backup.restore(target, tmp_path / "new")
+
+
+def test_a_restore_goes_on_with_a_backup_that_was_taken_anew(root: Root, tmp_path: Path) -> None:
+    root.commit("base")
+    root.commit("going", "base")
+    going, kept = root.write_blob(b"going"), root.write_blob(b"kept")
+    target, new = tmp_path / "target", tmp_path / "new"
+    backup.take(root.path, target)
+    damaged = target / "content" / kept.replace(":", "/")
+    damaged.unlink()  # it is the root's own file
+    damaged.write_bytes(b"other")
+    with pytest.raises(DataLoss):
+        backup.restore(target, new)
+    left = blob_path(new / "content", going)
+    fill(new, "layers/9.part/fs/file", f"{left.relative_to(new)}.part")
+    root.snapshotter.remove("going")
+    root.metadata.content.delete("default", going)
+    root.commit("top", "base")
+    backup.take(root.path, target, recheck=True)
+    record = backup.restore(target, new).record
+    assert sorted(os.listdir(new / "layers")) == [str(layer.id) for layer in record.layers]
+    assert not left.exists()
+    assert drafts(new) == []
+    assert blob_path(new / "content", kept).read_bytes() == b"kept"
+    assert fsck(new, tables=tables.TABLES, checks=tables.CHECKS).clean
+
+
+def test_a_restore_does_not_go_on_with_a_backup_of_another_store(
+    root: Root, tmp_path: Path
+) -> None:
+    root.commit("base", data=b"rather more data")
+    other = Root(tmp_path / "other")
+    try:
+        backup.take(other.path, tmp_path / "another")
+    finally:
+        other.close()
+    target, new = tmp_path / "target", tmp_path / "new"
+    backup.take(root.path, target)
+    (target / "layers/1/fs/etc/file").write_bytes(b"other")
+    with pytest.raises(DataLoss):
+        backup.restore(target, new)
+    before = all_in(new)
+    with pytest.raises(FailedPrecondition, match="a backup of another store; empty it"):
+        backup.restore(tmp_path / "another", new)
+    assert all_in(new) == before
