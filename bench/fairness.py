@@ -1,6 +1,6 @@
 """Measure how long clients wait while a large file is copied up beside them.
 
-    python -m bench fairness [--clients N] [--gib N]
+    python -m bench fairness [--clients N] [--gib N] [--systems NAME,...]
 
 Busy clients (64) on 16 mounted trees each open, read and close files of the image, one operation
 after the other, and every tenth makes and removes a file; then the first client's tree gets a file
@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import contextlib
 import itertools
+import math
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import arguments, ending, report, systems
+from bench import arguments, disk, ending, report, systems
 from bench.rows import image_files
 from bench.systems import System
 from tests.support.images import debian_tree
@@ -31,6 +32,8 @@ from tests.support.images import debian_tree
 TREES = 16
 CLIENTS = 64
 GIB = 1 << 30
+DISK_GIB = 4
+"""What the disk has beside the file and its copy."""
 MIB = 1 << 20
 FILES = 400
 WARM_UP_S = 3.0
@@ -42,15 +45,18 @@ def main() -> None:
     parser = arguments.parser("fairness", __doc__)
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--gib", type=float, default=4)
+    parser.add_argument("--systems", default="", help="names of columns; all that there are")
     chosen = parser.parse_args()
+    names = {name for name in chosen.systems.split(",") if name}
     ending.end_on_signals()
     size = int(chosen.gib * GIB)
-    with ending.scratch_directory() as scratch:
+    gib = DISK_GIB + 2 * math.ceil(chosen.gib)  # the file and its copy
+    with ending.scratch_directory() as scratch, disk.own_disk(scratch, gib) as own:
         fill = lambda layer: _write_large(layer / "large", size)  # noqa: E731
-        with systems.snapfs_serving(scratch / "snapfs", debian_tree(), fill=fill) as serve:
+        with systems.snapfs_serving(own / "snapfs", debian_tree(), fill=fill) as serve:
             rows: dict[str, dict[str, float]] = {}
-            for system in systems.all_systems(serve, scratch):
-                if system.writable:
+            for system in systems.all_systems(serve, own):
+                if system.writable and (not names or system.name in names):
                     for what, figure in measure(system, chosen.clients).items():
                         rows.setdefault(what, {})[system.name] = figure
     title = f"{chosen.clients} clients, {TREES} trees, {chosen.gib:g} GiB copied up"
