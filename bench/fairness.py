@@ -4,7 +4,9 @@
 
 Busy clients (64) on 16 mounted trees each open, read and close files of the image, one operation
 after the other, and every tenth makes and removes a file; then the first client's tree gets a file
-of 4 GiB appended to. Milliseconds that an operation took while it was copied up.
+of 4 GiB appended to. Milliseconds that an operation took before and while it was copied up; what
+makes and removes a file is several requests and waits for others in its directory, so each kind
+has its own median.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ DISK_GIB = 4
 """What the disk has beside the file and its copy."""
 MIB = 1 << 20
 FILES = 400
+CHANGE_EVERY = 10
+"""Operations of a client from one that makes and removes a file to the next."""
 WARM_UP_S = 3.0
 QUIET_S = 5.0
 
@@ -86,29 +90,44 @@ def measure(system: System, clients: int) -> dict[str, float]:
             copy_to = time.monotonic_ns()
         finally:
             waits = [_end_client(pid, reader) for pid, reader in started]
-    quiet = _between(waits, quiet_from, copy_from)
-    during = _between(waits, copy_from, copy_to)
+    interval = copy_to - copy_from
+    before = _Waits(waits, quiet_from, copy_from)
+    meanwhile = _Waits(waits, copy_from, copy_to)
     return {
-        "seconds of the copy-up": (copy_to - copy_from) / 1e9,
-        "operations a second before": len(quiet) / (copy_from - quiet_from) * 1e9,
-        "operations a second meanwhile": len(during) / (copy_to - copy_from) * 1e9,
-        "median wait before, ms": statistics.median(quiet) / 1e6,
-        "longest wait before, ms": quiet[-1] / 1e6,
-        "median wait meanwhile, ms": statistics.median(during) / 1e6,
-        "99.9 % wait at most, ms": during[len(during) * 999 // 1000] / 1e6,
-        "longest wait meanwhile, ms": during[-1] / 1e6,
-        "longest to median": during[-1] / statistics.median(during),
+        "seconds of the copy-up": interval / 1e9,
+        "operations a second before": len(before.all) / (copy_from - quiet_from) * 1e9,
+        "operations a second meanwhile": len(meanwhile.all) / interval * 1e9,
+        **_figures("before", before),
+        **_figures("meanwhile", meanwhile),
     }
 
 
-def _between(waits: Sequence[array.array[int]], start: int, end: int) -> list[int]:
-    """Return the durations of operations that began in an interval, sorted."""
-    found = []
-    for client in waits:
-        for began, took in zip(client[::2], client[1::2], strict=True):
-            if start <= began < end:
-                found.append(took)
-    return sorted(found)
+class _Waits:
+    """Nanoseconds that operations took that began in an interval, sorted."""
+
+    def __init__(self, clients: Sequence[array.array[int]], start: int, end: int) -> None:
+        self.reads: list[int] = []
+        self.changes: list[int] = []
+        for client in clients:
+            for turn, (began, took) in enumerate(zip(client[::2], client[1::2], strict=True)):
+                if start <= began < end:
+                    (self.reads if turn % CHANGE_EVERY else self.changes).append(took)
+        self.all = sorted(self.reads + self.changes)
+        self.reads.sort()
+        self.changes.sort()
+
+
+def _figures(when: str, waits: _Waits) -> dict[str, float]:
+    found = {f"longest to median {when}": waits.all[-1] / statistics.median(waits.all)}
+    for kind, durations in ("read", waits.reads), ("change", waits.changes):
+        median = statistics.median(durations)
+        found |= {
+            f"a {kind} {when}: median, ms": median / 1e6,
+            f"a {kind} {when}: 99.9 % at most, ms": durations[len(durations) * 999 // 1000] / 1e6,
+            f"a {kind} {when}: longest, ms": durations[-1] / 1e6,
+            f"a {kind} {when}: longest to median": durations[-1] / median,
+        }
+    return found
 
 
 def _start_client(tree: Path, number: int) -> tuple[int, int]:
@@ -142,7 +161,7 @@ def _work(tree: Path, number: int) -> array.array[int]:
     for turn in itertools.count():
         path = source.choice(files)
         began = time.monotonic_ns()
-        if turn % 10:
+        if turn % CHANGE_EVERY:
             fd = os.open(path, os.O_RDONLY)
             os.read(fd, 4096)
             os.close(fd)
