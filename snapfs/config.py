@@ -34,6 +34,9 @@ OTHER_VARIABLES = (FILE_VARIABLE, CHANNEL_VARIABLE)
 DOCKER_PLUGIN = Path("/run/docker/plugins/snapfs.sock")
 """Where Docker looks for a plugin called snapfs."""
 
+MOST_WORKERS = 8
+"""Of one lane."""
+
 MAX_SOCKET_PATH_BYTES = 107
 """unix(7): sun_path holds 108 bytes with its closing zero."""
 
@@ -90,6 +93,8 @@ class Lanes(msgspec.Struct, frozen=True, kw_only=True):
 
     active: ActiveLane = "main"
     view: ViewLane = "views"
+    workers: Annotated[int, msgspec.Meta(ge=0, le=MOST_WORKERS)] = 0
+    """Workers that share the snapshots of each lane; 0: one for each 4 processors."""
     awake: Awake = "auto"
     """Whether a virtual machine's processors are kept from halting while requests follow each other
     (docs/fuse.md)."""

@@ -24,7 +24,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from snapfs import __version__, anchors, preflight, tables
-from snapfs.config import Config
+from snapfs.config import MOST_WORKERS, Config
 from snapfs.forgetting import Forgetting
 from snapfs.fuse.awake import Awake
 from snapfs.fuse.lanes import Lanes
@@ -54,6 +54,7 @@ from snapfs.service.store_server import StoreServicer
 from snapfs.service.volume_plugin import VolumePlugin
 from snapfs.service.volume_socket import PluginServer
 from snapfs.snapshots import Placement, Snapshotter, roots
+from snapfs.snapshots.placement import workers_of
 from snapfs.store import Store
 from snapfs.sync.engine import Engine
 from snapfs.sync.replica import Replica
@@ -68,6 +69,7 @@ LANES = {
     LaneName("no-open"): Mode.NO_OPEN,
 }
 """Every lane with its mode; config.Lanes has the same names."""
+PROCESSORS_A_WORKER = 4
 READERS = 8
 """Calls of who may look only that are answered at once."""
 SERVICES_GROUP = "snapfs.services"
@@ -358,11 +360,21 @@ def _lanes(config: Config, store: DescriptorStore) -> Lanes:
         view=LaneName(chosen.view),
     )
     return Lanes(
-        [_lane(config, name, mode, store) for name, mode in LANES.items()],
+        [
+            _lane(config, name, mode, store)
+            for lane, mode in LANES.items()
+            for name in workers_of(lane, MOST_WORKERS)
+        ],
         placement,
         start_timeout_s=config.timeouts.start_s,
         stop_timeout_s=config.timeouts.stop_s,
+        workers=chosen.workers or _enough_workers(),
     )
+
+
+def _enough_workers() -> int:
+    """One thread answers in each: what four processors ask for keeps it busy."""
+    return min(max(1, len(os.sched_getaffinity(0)) // PROCESSORS_A_WORKER), MOST_WORKERS)
 
 
 def _lane(config: Config, name: LaneName, mode: Mode, store: DescriptorStore) -> Lane:

@@ -34,6 +34,7 @@ def record(it: Record) -> dict[str, Any]:
         "updated": output.iso(snapshot.updated_ns),
         "usage": it.usage and {"size_bytes": it.usage.size_bytes, "inodes": it.usage.inodes},
         "digest": _digest(it),
+        "lane": None if isinstance(snapshot, Committed) else snapshot.lane,
         "layer": str(it.layer),
         "mounted_at": [str(target) for target in it.mounted_at],
     }
@@ -56,6 +57,8 @@ def details(it: Record) -> Iterator[tuple[str, str]]:
         )
     if digest := _digest(it):
         yield "digest", digest
+    if not isinstance(snapshot, Committed):
+        yield "lane", snapshot.lane
     yield "layer", str(it.layer)
     for target in it.mounted_at:
         yield "mounted at", str(target)

@@ -2,7 +2,8 @@
 
 `main` always runs. Another lane is started when a snapshot is to be mounted from it, or at once
 when snapshots live there or an earlier control process left it mounted or serving: its users must
-find a commit frozen and a removal dropped.
+find a commit frozen and a removal dropped. A lane that several workers share (placement) is as many
+lanes here, and new snapshots are spread over the first of them.
 
 Thread-safe. Each lane has a lock, which is held while it is started or mounted again and guards
 nothing else; `_closed` is looked at under it, so that no lane starts after `stop`.
@@ -10,6 +11,7 @@ nothing else; `_closed` is looked at under it, so that no lane starts after `sto
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -30,6 +32,7 @@ from snapfs.model import (
     Unavailable,
 )
 from snapfs.snapshots import Placement
+from snapfs.snapshots.placement import workers_of
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +47,13 @@ class Lanes:
         *,
         start_timeout_s: float,
         stop_timeout_s: float,
+        workers: int = 1,
     ) -> None:
+        """`lanes` has all that snapshots may live in; new ones go to `workers` of each."""
         self._lanes = {LaneName(lane.name): lane for lane in lanes}
         self._placement = placement
+        self._workers = {name: workers_of(name, workers) for name in placement.writable}
+        self._turns = {name: itertools.count() for name in placement.writable}
         self._start_timeout_s = start_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._locks = {name: threading.Lock() for name in self._lanes}
@@ -64,8 +71,15 @@ class Lanes:
         )
 
     def place(self, kind: Kind, labels: Labels | None, /) -> LaneName:
-        """Return the lane for a snapshot to be made; InvalidArgument when it cannot be chosen."""
-        return self._placement.choose(kind, labels)
+        """Return the lane for a snapshot to be made; InvalidArgument when it cannot be chosen.
+
+        Of the workers that share it each is taken in turn, but those that are not well.
+        """
+        chosen = self._placement.choose(kind, labels)
+        workers = self._workers[chosen]
+        first = next(self._turns[chosen]) % len(workers)
+        in_turn = workers[first:] + workers[:first]
+        return next((name for name in in_turn if _is_well(self._lanes[name])), in_turn[0])
 
     def lane(self, name: LaneName, /) -> Lane:
         """Return a lane, or raise FailedPrecondition when there is none of this name."""
@@ -73,7 +87,7 @@ class Lanes:
             return self._lanes[name]
         except KeyError:
             raise FailedPrecondition(
-                f"lane {name!r} is not one of {', '.join(self._lanes)}; "
+                f"lane {name!r} is not one of {', '.join(self._workers)}; "
                 "use the release of snapfs that knows it"
             ) from None
 
@@ -146,6 +160,10 @@ class Lanes:
             yield
         finally:
             lock.release()
+
+
+def _is_well(lane: Lane) -> bool:
+    return lane.state in (LaneState.SERVING, LaneState.STOPPED) and not lane.is_displaced
 
 
 def _is_down(lane: Lane) -> bool:

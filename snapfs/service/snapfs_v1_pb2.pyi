@@ -225,6 +225,7 @@ class Snapshot(_message.Message):
     LAYER_PATH_FIELD_NUMBER: _builtins.int
     MOUNTED_AT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Name of its directory under layers/; never changes, never reused."""
     name: _builtins.str
@@ -235,6 +236,8 @@ class Snapshot(_message.Message):
     """Directory with the snapshot's own data, as a kernel overlayfs layer."""
     digest: _builtins.bytes
     """SHA-256 of all that is in the layer; empty until it is known."""
+    lane: _builtins.str
+    """Of an active or a view: the lane that shows it, by the name of its worker (docs/lanes.md)."""
     @_builtins.property
     def parent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The whole chain, the direct parent first."""
@@ -268,10 +271,11 @@ class Snapshot(_message.Message):
         layer_path: _builtins.str = ...,
         mounted_at: _abc.Iterable[_builtins.bytes] | None = ...,
         digest: _builtins.bytes = ...,
+        lane: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "digest", b"digest", "id", b"id", "kind", b"kind", "labels", b"labels", "layer_path", b"layer_path", "mounted_at", b"mounted_at", "name", b"name", "parent", b"parent", "parent_ids", b"parent_ids", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "digest", b"digest", "id", b"id", "kind", b"kind", "labels", b"labels", "lane", b"lane", "layer_path", b"layer_path", "mounted_at", b"mounted_at", "name", b"name", "parent", b"parent", "parent_ids", b"parent_ids", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from snapfs.model import (
     Committed,
     Internal,
     Kind,
+    LaneName,
     Mount,
     Quota,
     Snapshot,
@@ -102,6 +103,7 @@ def record_to_wire(record: Record) -> pb.Snapshot:
         layer_path=str(record.layer),
         mounted_at=[os.fsencode(target) for target in record.mounted_at],
         digest=snapshot.digest if isinstance(snapshot, Committed) else b"",
+        lane="" if isinstance(snapshot, Committed) else snapshot.lane,
     )
 
 
@@ -129,6 +131,7 @@ def _snapshot_from_wire(message: pb.Snapshot) -> Snapshot:
                 labels=labels,
                 created_ns=created_ns,
                 updated_ns=updated_ns,
+                lane=LaneName(message.lane),
             )
         case Kind.VIEW:
             return View(
@@ -139,6 +142,7 @@ def _snapshot_from_wire(message: pb.Snapshot) -> Snapshot:
                 labels=labels,
                 created_ns=created_ns,
                 updated_ns=updated_ns,
+                lane=LaneName(message.lane),
             )
         case Kind.COMMITTED:
             return Committed(

@@ -1,5 +1,8 @@
 """Which lane shows a snapshot: its label decides, else the configuration by kind. Pure.
 
+A lane is served by one worker or shared by several, each of which is a lane by itself with a name
+of its own: `main`, `main-2`, `main-3`. People choose the first name, the service the worker.
+
 Decided once, when the snapshot is made, and kept in its row: a snapshot that is mounted never
 moves, so a label that is changed later changes nothing.
 """
@@ -12,6 +15,11 @@ from dataclasses import dataclass
 from snapfs.model import InvalidArgument, Kind, Labels, LaneName
 
 LANE_LABEL = "containerd.io/snapshot/snapfs.lane"
+
+
+def workers_of(lane: LaneName, count: int) -> tuple[LaneName, ...]:
+    """Return the names of the first `count` workers that a lane is shared by."""
+    return (lane, *(LaneName(f"{lane}-{number}") for number in range(2, count + 1)))
 
 
 @dataclass(frozen=True, slots=True)

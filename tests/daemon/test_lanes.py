@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.daemon import (
     RunningDaemon,
+    clear,
     eventually,
     mounts_below,
     processes_below,
@@ -31,9 +33,10 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def daemon(base: Path) -> RunningDaemon:
+def daemon(base: Path) -> Iterator[RunningDaemon]:
     base.mkdir()
-    return RunningDaemon(base)
+    yield RunningDaemon(base)
+    clear(base)
 
 
 def committed(daemon: RunningDaemon, name: str = "base") -> None:
@@ -201,3 +204,79 @@ def test_health_of_several_lanes_is_looked_at_at_once(base: Path) -> None:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
         assert "its worker does not answer" in unwell[0]
+
+
+def prepared(daemon: RunningDaemon, *keys: str) -> dict[str, Path]:
+    """Prepare and mount snapshots, each with a file of its own; return where they are."""
+    targets = {}
+    for key in keys:
+        daemon.run("snapshot", "prepare", key, "--parent", "base")
+        targets[key] = mount(daemon, key)
+        (targets[key] / key).write_text(key)
+    return targets
+
+
+def lane_of(daemon: RunningDaemon, key: str) -> str:
+    lane: str = daemon.json("snapshot", "info", key)["lane"]
+    return lane
+
+
+def test_workers_share_a_lane_and_one_that_dies_holds_up_its_own_snapshots_only(
+    base: Path,
+) -> None:
+    base.mkdir()
+    with running(base, environ={"SNAPFS_LANES_WORKERS": "2"}) as daemon:
+        committed(daemon)
+        targets = prepared(daemon, "a", "b", "c", "d")
+        used = sorted(lane_of(daemon, key) for key in targets)
+        assert used == ["main", "main", "main-2", "main-2"]
+        before = lanes(daemon)
+        assert set(before) == {"main", "main-2"}
+        assert before["main-2"]["mode"] == before["main"]["mode"]
+        os.kill(before["main-2"]["worker_pid"], signal.SIGKILL)
+        for key, target in targets.items():
+            assert (target / key).read_text() == key
+            assert (target / "file").read_text() == "lower"
+            (target / key).write_text(f"{key} again")
+        after = lanes(daemon)
+        assert {name: it["restarts"] for name, it in after.items()} == {"main": 0, "main-2": 1}
+        assert after["main"]["worker_pid"] == before["main"]["worker_pid"]
+        for key, target in targets.items():
+            daemon.run("umount", target)
+            daemon.run("snapshot", "commit", key, f"{key}-done")
+            layer = Path(daemon.json("snapshot", "info", f"{key}-done")["layer"])
+            assert (layer / key).read_text() == f"{key} again"
+
+
+def test_snapshots_stay_with_their_worker_when_fewer_are_wanted(daemon: RunningDaemon) -> None:
+    daemon.environ["SNAPFS_LANES_WORKERS"] = "2"
+    daemon.start()
+    committed(daemon)
+    targets = prepared(daemon, "a", "b")
+    before = {name: it["worker_pid"] for name, it in lanes(daemon).items()}
+    assert set(before) == {"main", "main-2"}
+    assert daemon.stop() == 0
+    daemon.environ["SNAPFS_LANES_WORKERS"] = "1"
+    daemon.start()
+    assert {name: it["worker_pid"] for name, it in lanes(daemon).items()} == before
+    later = prepared(daemon, "c", "d")
+    assert {lane_of(daemon, key) for key in later} == {"main"}
+    assert {lane_of(daemon, key) for key in targets} == {"main", "main-2"}
+    for key, target in {**targets, **later}.items():
+        assert (target / key).read_text() == key
+        daemon.run("umount", target)
+        daemon.run("snapshot", "remove", key)
+    assert daemon.stop() == 0
+    daemon.start()
+    assert set(lanes(daemon)) == {"main"}
+    assert daemon.stop() == 0
+    eventually(lambda: not processes_below(daemon.base), what="the workers' end")
+
+
+def test_people_name_a_lane_and_not_its_worker(base: Path) -> None:
+    base.mkdir()
+    with running(base, environ={"SNAPFS_LANES_WORKERS": "2"}) as daemon:
+        label = f"{LABEL}=main-2"
+        done = daemon.run("snapshot", "prepare", "work", "--label", label, check=False)
+        assert done.exit_code == 1
+        assert "lane 'main-2' does not exist; lanes for a new active are main," in done.stderr
