@@ -33,6 +33,8 @@ class Desk:
     ) -> tuple[bytes, Sequence[int]]:
         """The reply to READDIRPLUS of a directory with an upper part that shows what is in `index`,
         and the nodes in it that are to be counted; the others were, by `entry_of`."""
+    refuses_labels: bool
+    """Who asks for a label of SELinux that is not there is told that there are none (labels.py)."""
     passes_upper: bool
     """Files of the upper layer may be opened past us."""
     takes_writers: bool

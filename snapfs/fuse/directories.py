@@ -22,7 +22,7 @@ from functools import partial
 
 import pyfuse3
 
-from snapfs.fuse import channel, entries
+from snapfs.fuse import channel, entries, labels
 from snapfs.fuse._desk import Desk
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Opcode, RawHandler, Request
@@ -132,6 +132,7 @@ class Directories:
                 shown.tree.main_numbers,
             )
             desk.leaves_forgets = self._forest.doubts_inherited
+            desk.refuses_labels = labels.are_unknown()
             shown.desk = desk
         return shown.desk
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 import pyfuse3
 import structlog
 
-from snapfs.fuse import attributes, extras, privileges, replays, setid
+from snapfs.fuse import attributes, extras, labels, privileges, replays, setid
 from snapfs.fuse.answering import answering, recovering
 from snapfs.fuse.attributes import View
 from snapfs.fuse.channel import Body, RawHandler, Request
@@ -277,7 +277,13 @@ class OverlayOperations(FileHandlers):
     @answering
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         shown, node = self.forest.find(inode)
-        return shown.tree.getxattr(node, name)
+        try:
+            return shown.tree.getxattr(node, name)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            number = labels.absence(name)
+            raise OSError(number, os.strerror(number)) from None
 
     @answering
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from bench import requests
 from bench.requests import Tracer
-from snapfs.fuse import mounts
+from snapfs.fuse import labels, mounts
 from snapfs.fuse.modes import Mode
 from tests.support.lanes import House
 
@@ -58,6 +59,10 @@ def list_names(tree: Path) -> None:
     assert len(os.listdir(tree / "dir")) == FILES
 
 
+def list_all(tree: Path) -> None:
+    subprocess.run(["ls", "-lR", tree], check=True, capture_output=True, timeout=30)
+
+
 def read(tree: Path) -> None:
     for number in range(FILES):
         with (tree / "dir" / f"f{number}").open("rb", buffering=0) as file:
@@ -92,6 +97,11 @@ def test_warm_names_attributes_and_listings_ask_nothing(
     tracer: Tracer, tree: Path, work: Callable[[Path], None]
 ) -> None:
     assert asked(tracer, tree, work) == {}
+
+
+@pytest.mark.skipif(not labels.are_unknown(), reason="SELinux is active: the kernel answers")
+def test_ls_learns_once_that_there_are_no_labels(tracer: Tracer, tree: Path) -> None:
+    assert asked(tracer, tree, list_all)["getxattr"] == 1
 
 
 def test_warm_reads_ask_for_opens_at_most(tracer: Tracer, tree: Path, mode: Mode) -> None:

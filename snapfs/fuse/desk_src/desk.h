@@ -63,6 +63,7 @@ typedef struct {
     uint32_t valid_nsec;
     int absence; /* absent names may be kept too */
     int xattrs;  /* attributes of files are for all to see */
+    char refuses_labels; /* of SELinux, where there is none (labels.py) */
     char passes_upper; /* files of the upper layer may be read past us */
     char takes_writers; /* ... and written, now */
     char takes_names;   /* ... and made, and removed */

@@ -303,6 +303,12 @@ static int has_rules(const char *name)
     return strncmp(name, trusted, sizeof(trusted) - 1) == 0;
 }
 
+/* What who asks for an attribute that is not there is told; see labels.py. */
+static int absence(const Desk *desk, const char *name)
+{
+    return desk->refuses_labels && strcmp(name, "security.selinux") == 0 ? EOPNOTSUPP : ENODATA;
+}
+
 /* Send a value, or its length to who asks with no room for it. */
 static enum verdict send_value(int fd, const struct in_header *request, size_t room, size_t length)
 {
@@ -324,7 +330,7 @@ static enum verdict answer_getxattr(int fd, const struct in_header *request, con
         return COLD;
     ssize_t length = lgetxattr(path, name, buffer, VALUE_BYTES);
     if (length < 0)
-        return errno == ENODATA ? refuse(fd, request, ENODATA) : COLD;
+        return errno == ENODATA ? refuse(fd, request, absence(desk_for(request->nodeid), name)) : COLD;
     return send_value(fd, request, wish->size, (size_t)length);
 }
 
