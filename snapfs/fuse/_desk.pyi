@@ -41,6 +41,9 @@ class Desk:
     """... and for writing, now."""
     takes_names: bool
     """Files may be made and removed there, now."""
+    awaits_space: bool
+    """Set when a big file was removed and there is little other room: then neither of these is so
+    until Python says it again, which waits for what that file holds."""
     order: int
     """What the data of a copy waits for (overlay.ordering)."""
     leaves_data: bool

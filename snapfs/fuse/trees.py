@@ -177,7 +177,8 @@ class Shown:
         if self._changing is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         await self._until_counted(self._changing)
-        if self._changing.inodes.freeing.bytes:
+        awaits_space = self._desk is not None and self._desk.awaits_space
+        if awaits_space or self._changing.inodes.freeing.coming:
             await self._until_freed(self._changing)
         await self.gate.enter()
         return self._changing
@@ -187,11 +188,14 @@ class Shown:
             await self.keeper.until_counted(tree)
 
     async def _until_freed(self, tree: Tree) -> None:
-        """Wait for what removed files hold, where it may be needed."""
+        """Wait for what big removed files hold, where it may be needed."""
         for _ in range(round(FREED_S / LOOK_AGAIN_S)):
             if not tree.needs_freed():
                 break
             await trio.sleep(LOOK_AGAIN_S)
+        if self._desk is not None and self._desk.awaits_space:
+            self._desk.awaits_space = False
+            self._tell_desk()
 
     def bind(self, quota: Quota, *, holds_still: bool = False) -> None:
         """Set what the tree may take, from the next request on; with `holds_still` all that is

@@ -5,6 +5,10 @@ away waits until the file system has freed its blocks and its pages in memory: 0
 GiB. So a descriptor is opened before the name goes and closed in the thread. The name is gone at
 once, and the file's inode number is nobody else's before it is freed.
 
+What the kernel knows goes only when it is forgotten, which the kernel says after unlink(2) has
+returned: who removes a file to have its space may ask for that before. So it is expected for a
+moment.
+
 `_lock` guards what the thread shares.
 """
 
@@ -13,6 +17,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +28,8 @@ BIG_BYTES = 1 << 20
 """Freed in 0.1 to 0.3 ms where it is in memory. The C code has the same (channel_src/events.c)."""
 SPARE_BYTES = 64 << 20
 """Room in which changes need not wait for what is being freed."""
+LET_GO_S = 0.2
+"""For the kernel to let go of what was just removed."""
 MOST_HELD = 64
 """Descriptors; what is more is freed by who removes it."""
 
@@ -30,11 +37,13 @@ MOST_HELD = 64
 class Freeing:
     """What is being freed of removed files; the thread lives while there is any."""
 
-    __slots__ = ("_held", "_lock", "_runs", "bytes")
+    __slots__ = ("_expected", "_expected_until_s", "_held", "_lock", "_runs", "bytes")
 
     def __init__(self) -> None:
         self.bytes = 0
         """What the file systems are to get back."""
+        self._expected = 0
+        self._expected_until_s = 0.0
         self._held: deque[tuple[int, int]] = deque()
         self._runs = False
         self._lock = threading.Lock()
@@ -48,14 +57,30 @@ class Freeing:
         finally:
             if held is not None:
                 self._take(*held)
+                self._expected = 0
+
+    def expect(self, blocks: int) -> None:
+        """Note that a file of so many blocks has lost its last name. It is freed when the kernel
+        lets go of it, or much later, if somebody has it open."""
+        if blocks * BLOCK_BYTES >= BIG_BYTES:
+            self._expected = max(self._expected, blocks * BLOCK_BYTES)
+            self._expected_until_s = time.monotonic() + LET_GO_S
+
+    @property
+    def coming(self) -> int:
+        """What the file systems are to get back, or may be about to."""
+        if self._expected and time.monotonic() >= self._expected_until_s:
+            self._expected = 0
+        return self.bytes + self._expected
 
     def may_be_needed(self, fd: int) -> bool:
-        """Whether a file system has little room but what is being freed, maybe in another one."""
-        if not self.bytes:
+        """Whether a file system has little room but what is coming, maybe in another one."""
+        coming = self.coming
+        if not coming:
             return False
         space = os.fstatvfs(fd)
         lacks_inodes = space.f_files and space.f_favail <= MOST_HELD
-        return bool(lacks_inodes) or space.f_bavail * space.f_frsize < self.bytes + SPARE_BYTES
+        return bool(lacks_inodes) or space.f_bavail * space.f_frsize < coming + SPARE_BYTES
 
     def _take(self, held: int, size_bytes: int) -> None:
         with self._lock:

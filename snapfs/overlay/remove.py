@@ -90,6 +90,8 @@ def _keep(tree: MergedTree, node: Node, fd: int, path: bytes, *, whiteout: bool)
     flags = RENAME_WHITEOUT if whiteout else 0
     rename(fd, path, tree.work.layer.fd, stash, flags)
     node.stash = stash
+    if not node.is_dir:
+        tree.work.expect(os.stat(stash, dir_fd=tree.work.layer.fd, follow_symlinks=False).st_blocks)
     if whiteout:
         tree.usage.whiteout_made(os.stat(path, dir_fd=fd, follow_symlinks=False))
 

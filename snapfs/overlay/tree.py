@@ -119,6 +119,8 @@ class Tree(MergedTree):
         self.usage.note(node, before)
         further = not node.is_dir and before.st_nlink > 1
         remove.take_out(self, node, self._names_of(parent), name, further=further)
+        if not further and not node.is_dir:
+            self.work.expect(before.st_blocks)
 
     def take_away(self, parent: Node, name: bytes, node: Node) -> None:
         """Book what `unlink` does with a lower file of one name, for a name that got a whiteout

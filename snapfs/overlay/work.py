@@ -122,6 +122,10 @@ class Work:
         with self._freeing.aside(self.layer.fd, name):
             os.unlink(name, dir_fd=self.layer.fd)
 
+    def expect(self, blocks: int) -> None:
+        """Note that a removed file of so many blocks is kept, and about to be deleted."""
+        self._freeing.expect(blocks)
+
     def _discard_dir(self, fd: int, name: bytes) -> None:
         """Remove a directory, which holds whiteouts at most unless it is a predecessor's."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -60,6 +60,20 @@ def test_space_of_a_removed_file_can_be_reserved(disk: Path, tmp_path: Path, mod
             path.unlink()
 
 
+@pytest.mark.plain
+def test_space_of_a_removed_file_is_there_for_who_writes_next(disk: Path, tmp_path: Path) -> None:
+    with lanes.house(tmp_path / "house", root=disk / "root", mode=Mode.NO_OPEN) as house:
+        tree = house.active()
+        size_bytes = room_bytes(disk) * 19 // 20
+        for turn in range(TURNS):
+            path = tree / f"big{turn}"
+            with path.open("wb") as file:  # each write is a request
+                left = size_bytes
+                while left > 0:
+                    left -= file.write(b"x" * min(left, 1 << 20))
+            path.unlink()
+
+
 @pytest.fixture
 def shown(disk: Path) -> Iterator[Shown]:
     """A tree on the disk, as a session shows it."""

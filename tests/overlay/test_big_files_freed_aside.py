@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.overlay.freeing import BIG_BYTES, MOST_HELD, Freeing
+from snapfs.overlay.freeing import BIG_BYTES, LET_GO_S, MOST_HELD, Freeing
 from tests.overlay.conftest import Stack
 from tests.support.daemon import eventually
 from tests.support.frozen_disk import own_disk
@@ -109,6 +109,23 @@ def test_it_may_be_needed_only_where_little_else_is_free(disk: Path, place: int)
     assert not freeing.may_be_needed(place)
     freeing.bytes = room.f_bavail * room.f_frsize
     assert freeing.may_be_needed(place)
+
+
+def test_what_was_just_removed_is_expected_for_a_moment(disk: Path, place: int) -> None:
+    freeing = Freeing()
+    blocks = BIG_BYTES // 512
+    freeing.expect(blocks - 1)
+    assert freeing.coming == 0
+    freeing.expect(blocks)
+    assert freeing.coming == BIG_BYTES
+    time.sleep(LET_GO_S * 1.1)
+    assert freeing.coming == 0
+    make(disk / "big", BIG_BYTES)
+    freeing.expect(blocks)
+    with freeing.aside(place, b"big"):
+        os.unlink(disk / "big")
+    eventually(lambda: is_over(freeing), what="the end of the file")
+    assert freeing.coming == 0
 
 
 def test_a_removed_file_of_a_tree_leaves_nothing_when_it_is_forgotten(stack: Build) -> None:

@@ -15,7 +15,6 @@
 #define MOST_NAME_BYTES (256u * 1024u)
 #define NOTED 256
 #define BUCKETS 1024
-#define BIG_BLOCKS 2048 /* as overlay/freeing.py: a file that is freed aside, of which Python hears */
 #define LINGER_MS 10 /* what waits for Python to hear that a node was forgotten takes space */
 
 static struct hot_event events[MOST_EVENTS];

@@ -21,6 +21,8 @@
 
 #include <sys/stat.h>
 
+#define BIG_BLOCKS 2048 /* as overlay/freeing.py: a file that is freed aside, of which Python hears */
+
 enum verdict { COLD, ANSWERED };
 
 typedef enum verdict (*hot_handler)(int fd, const struct in_header *request, const void *body,

@@ -67,6 +67,8 @@ typedef struct {
     char passes_upper; /* files of the upper layer may be read past us */
     char takes_writers; /* ... and written, now */
     char takes_names;   /* ... and made, and removed */
+    char awaits_space;  /* neither, since a big file was removed where there is little else: Python
+                         * waits for what it holds (overlay/freeing.py) */
     char leaves_data;   /* a change of attributes copies no data (overlay/metacopying.py) */
     char leaves_first;  /* ... once Python has made such a copy */
     char leaves_forgets; /* one of what an earlier worker gave the kernel may be late: Python decides

@@ -7,10 +7,13 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "desks.h"
 #include "kept.h"
+
+#define SPARE_BYTES (UINT64_C(64) << 20) /* as overlay/freeing.py */
 
 /* Let Python hear of a new name; its directory was `before` that. */
 static void tell_made(uint64_t parent, const struct stat *before, uint64_t nodeid,
@@ -224,8 +227,22 @@ static void let_go(int fd, const Removal *it)
         hot->forgotten(fd, it->nodeid);
 }
 
+/* Leave changes to Python until what a removed file holds is free, where it may be needed: it is kept
+ * until the kernel forgets it, which it says when unlink(2) has returned. */
+static void await_space(Desk *desk, const Removal *it)
+{
+    struct statvfs found;
+    if (it->stays_in || it->real.st_blocks < BIG_BLOCKS || fstatvfs(desk->keeps_in, &found))
+        return;
+    uint64_t wanted = (uint64_t)it->real.st_blocks * 512 + SPARE_BYTES;
+    if (found.f_bavail * found.f_frsize >= wanted)
+        return;
+    desk->awaits_space = 1;
+    desk->takes_names = desk->takes_writers = 0;
+}
+
 /* Remove a name that only the upper layer has. */
-static enum verdict remove_name(int fd, const struct in_header *request, const Desk *desk,
+static enum verdict remove_name(int fd, const struct in_header *request, Desk *desk,
                                 const char *name, size_t length, int is_directory)
 {
     Removal it;
@@ -241,6 +258,7 @@ static enum verdict remove_name(int fd, const struct in_header *request, const D
     let_go(fd, &it);
     hot->note(request->nodeid, &it.site.before);
     tell_removed(request->nodeid, &it, name, length);
+    await_space(desk, &it);
     hot->reply(fd, request->unique, 0, NULL, 0);
     hot->settled();
     return ANSWERED;
@@ -327,6 +345,8 @@ static enum verdict answer_rename(int fd, const struct in_header *request, const
     names->claim(desk->handed, it.node.nodeid, n.new_parent); /* it is claimed: says where it is now */
     card_move(desk, it.node.nodeid, &it.target.site, &it.node.real);
     tell_moved(&n, &it);
+    if (it.replaces)
+        await_space(desk, &it.target);
     hot->reply(fd, request->unique, 0, NULL, 0);
     hot->settled();
     return ANSWERED;

@@ -239,6 +239,7 @@ static PyMemberDef desk_members[] = {
     {"passes_upper", T_BOOL, offsetof(Desk, passes_upper), 0, NULL},
     {"takes_writers", T_BOOL, offsetof(Desk, takes_writers), 0, NULL},
     {"refuses_labels", T_BOOL, offsetof(Desk, refuses_labels), 0, NULL},
+    {"awaits_space", T_BOOL, offsetof(Desk, awaits_space), 0, NULL},
     {"takes_names", T_BOOL, offsetof(Desk, takes_names), 0, NULL},
     {"order", T_INT, offsetof(Desk, order), 0, NULL},
     {"leaves_data", T_BOOL, offsetof(Desk, leaves_data), 0, NULL},
