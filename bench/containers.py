@@ -32,7 +32,7 @@ COMMANDS = {
     "true": ("/bin/true",),
     "python3": ("/usr/bin/python3", "-c", "import json, re, argparse"),
     "git": ("/bin/sh", "-c", "cd /tmp && git init -q a && git -C a status >/dev/null"),
-    "ls -R /usr": ("/bin/sh", "-c", "ls -lR /usr >/dev/null"),
+    "ls -lR /usr": ("/bin/sh", "-c", "ls -lR /usr >/dev/null"),
     "build": (
         *("/bin/sh", "-c"),
         "cp -a /usr/lib/python3* /tmp && cd /tmp && git init -q && git add -A && rm -rf python3*",
