@@ -11,6 +11,7 @@
 
 #define DEVICE 2
 #define DIRECTORY 4
+#define MOST_SEARCHED 1024 /* entries, one after the other */
 #define MAIN_MASK ((UINT64_C(1) << MAIN_BITS) - 1)
 
 void desk_say(struct attr_out *out, uint64_t ino, const struct stat *real)
@@ -221,4 +222,18 @@ int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd)
         return path_of(room, slot, path, fd);
     room = names->room(desk->handed, ino);
     return room ? room_path(room, path, fd) : LEFT_TO_PYTHON;
+}
+
+int desk_child_path(const Desk *desk, uint64_t ino, char *path, int *fd)
+{
+    const Room *room = names->room(desk->handed, names->parent(desk->handed, ino));
+    uint64_t low = ino ^ desk->handed->prefix;
+    if (!room || room->index->count > MOST_SEARCHED)
+        return LEFT_TO_PYTHON;
+    for (uint32_t slot = 0; slot < room->index->count; slot++) {
+        const Entry *entry = &room->index->entries[slot];
+        if (entry->low == low && (entry->kind & 0xf) == DIRECTORY)
+            return path_of(room, slot, path, fd);
+    }
+    return LEFT_TO_PYTHON;
 }

@@ -106,6 +106,10 @@ int desk_getattr(const Desk *desk, uint64_t ino, struct attr_out *out);
 /* Path of such a one in `path` (of PATH_MAX bytes), relative to the descriptor `fd`. */
 int desk_path(const Desk *desk, uint64_t ino, char *path, int *fd);
 
+/* The same of a directory that has no room yet, if what it is in has one: `ls` asks for attributes of
+ * directories before it lists them. */
+int desk_child_path(const Desk *desk, uint64_t ino, char *path, int *fd);
+
 /* What a thread asks of a directory: entries behind the key `after`, with room for attributes if
  * `plus`. */
 typedef struct {

@@ -290,7 +290,10 @@ static int proc_path(const struct in_header *request, char *path)
     const Desk *desk = desk_for(request->nodeid);
     char rest[PATH_MAX];
     int at;
-    if (!desk || !desk->xattrs || desk_path(desk, request->nodeid, rest, &at) != DONE_HERE)
+    if (!desk || !desk->xattrs)
+        return 0;
+    if (desk_path(desk, request->nodeid, rest, &at) != DONE_HERE &&
+        desk_child_path(desk, request->nodeid, rest, &at) != DONE_HERE)
         return 0;
     int length = say_path(path, at, rest);
     return length && length < PATH_MAX - PROC_ROOM;

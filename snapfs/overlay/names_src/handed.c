@@ -282,6 +282,11 @@ int handed_is_inherited(const Handed *self, uint64_t ino)
     return self->places && places_is_inherited(self->places, ino);
 }
 
+uint64_t handed_parent(const Handed *self, uint64_t ino)
+{
+    return self->places ? places_get(self->places, ino) : 0;
+}
+
 int handed_has_node(const Handed *self, uint64_t ino)
 {
     size_t at = guest_slot(self, ino);

@@ -20,6 +20,7 @@ static NamesApi api = {
     .has_node = handed_has_node,
     .claim = handed_claim_number,
     .disclaim = handed_disclaim_number,
+    .parent = handed_parent,
 };
 
 static struct PyModuleDef definition = {

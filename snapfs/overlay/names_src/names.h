@@ -139,6 +139,8 @@ typedef struct {
      * directory; 0 when memory is short. */
     int (*claim)(Handed *, uint64_t ino, uint64_t parent);
     void (*disclaim)(Handed *, uint64_t ino);
+    /* The directory where a number was last said to be; 0 where that is not known. */
+    uint64_t (*parent)(const Handed *, uint64_t ino);
 } NamesApi;
 
 #define NAMES_CAPSULE "snapfs.overlay._names.api"
@@ -162,6 +164,7 @@ void handed_unpin(Handed *self, Room *room);
 uint64_t handed_forget(Handed *self, uint64_t ino, uint64_t count);
 int handed_has_node(const Handed *self, uint64_t ino);
 void handed_disclaim_number(Handed *self, uint64_t ino);
+uint64_t handed_parent(const Handed *self, uint64_t ino);
 int handed_claim_number(Handed *self, uint64_t ino, uint64_t parent);
 
 void places_note(Places *self, uint64_t ino, uint64_t parent);
