@@ -41,6 +41,7 @@ class Outcome:
     """What a siege came to."""
 
     worker_kills: Counter[str] = field(default_factory=Counter)
+    """By the mode of the lane."""
     control_kills: int = 0
     turns: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -48,7 +49,7 @@ class Outcome:
     """From a control process's start until it answers."""
 
     def table(self) -> str:
-        kills = {f"worker, {LANES[lane]}": n for lane, n in sorted(self.worker_kills.items())}
+        kills = {f"worker, {mode}": n for mode, n in sorted(self.worker_kills.items())}
         kills["control process"] = self.control_kills
         kills["all"] = sum(kills.values())
         lines = ["| killed | times |", "|---|---|", *(f"| {it} | {n} |" for it, n in kills.items())]
@@ -88,6 +89,7 @@ class Siege:
         self.archives.mkdir()
         self.running: list[Running] = []
         self.snapshots: dict[str, int] = {}
+        self.places: dict[str, Path] = {}
 
     def begin(self) -> None:
         self.daemon.start()
@@ -105,10 +107,12 @@ class Siege:
         labels = [] if lane == "views" else ["--label", f"{LABEL}={lane}"]
         above = [f"--parent={it}" for it in parent] if kind == "prepare" else parent
         self.daemon.run("snapshot", kind, *labels, key, *above)
-        self.snapshots[key] = self.daemon.json("snapshot", "info", key)["id"]
+        found = self.daemon.json("snapshot", "info", key)
+        self.snapshots[key] = found["id"]
+        self.places[key] = self.daemon.state / "mnt" / found["lane"] / str(found["id"])
 
     def _launch(self, name: str, lane: str, seed: int = 1) -> None:
-        place = self.daemon.state / "mnt" / lane / str(self.snapshots[lane])
+        place = self.places[lane]
         log = self.base / f"{name}-{lane}-{seed}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -140,7 +144,7 @@ class Siege:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             return
-        self.outcome.worker_kills[lane] += 1
+        self.outcome.worker_kills[found["mode"]] += 1
 
         def served() -> bool:
             now = self.lanes()[lane]

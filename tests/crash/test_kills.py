@@ -24,3 +24,13 @@ def test_no_call_fails_however_often_processes_are_killed(tmp_path: Path) -> Non
         "walk, readonly",
     }
     assert all(outcome.turns.values())
+
+
+@pytest.mark.timeout(600)
+def test_nor_where_workers_share_a_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAPFS_LANES_WORKERS", "3")
+    names = ("names", "mapping", "git", "locks")
+    outcome = kills.run(tmp_path, workers=8, controls=2, seed=6, names=names)
+    assert not outcome.failures, "\n".join(outcome.failures)
+    assert outcome.worker_kills.total() == 8
+    assert all(outcome.turns.values())
