@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 _NAME = "snapfs"
@@ -44,8 +45,11 @@ def release(work: Path) -> None:
 def show(work: Path) -> bool:
     """Say that a tree is about to be shown; False when a commit has it."""
     name = work / _NAME
-    try:
-        name.mkdir(0o700)
-    except FileExistsError:
-        return name.is_dir()
-    return True
+    while True:
+        try:
+            name.mkdir(0o700)
+        except FileExistsError:
+            with suppress(FileNotFoundError):  # the commit has just failed: the name is free again
+                return stat.S_ISDIR(name.lstat().st_mode)
+        else:
+            return True

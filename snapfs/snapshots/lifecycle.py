@@ -503,8 +503,9 @@ class Snapshotter(Closing):
     def held(self, key: str) -> Iterator[tuple[Path, tuple[Path, ...]]]:
         """Give the layer directories of an active snapshot, the top one first, for the block.
 
-        Nothing changes them meanwhile: writers wait. Raises NotFound, FailedPrecondition for a
-        snapshot that is not active and while files of it are open that the kernel writes by itself.
+        Nothing changes them meanwhile: writers wait, and who only looks does not. Raises NotFound,
+        FailedPrecondition for a snapshot that is not active and while files of it are open that the
+        kernel writes by itself.
         """
         found = self._meta.info(key)
         if not isinstance(found, Active):
@@ -520,14 +521,12 @@ class Snapshotter(Closing):
 
     @contextmanager
     def _kept_still(self, key: str, identity: SnapshotId, trees: Trees) -> Iterator[None]:
-        """Let nothing change a tree for the block only."""
-        if claims.claim(self._layers.work(identity)):
-            try:
-                yield
-            finally:
-                self._release(identity)
-            return
-        self._freeze(key, identity, trees)
+        """Let nothing change a tree for the block only, nor after this process is gone.
+
+        Also one that nobody ever looked at is frozen, not claimed: it may be looked at meanwhile.
+        """
+        with naming(f"snapshot {records.shown(key)}"):
+            trees.freeze(identity, timeout_s=self._deadline_s, lasting=False)
         try:
             yield
         finally:
