@@ -56,7 +56,7 @@ class Unfinished(DeadlineExceeded):
 
 
 class Process(Protocol):
-    """What is needed of a process: subprocess.Popen, or one that somebody else has started."""
+    """What is needed of a process: a `Child`, or a `Stranger` that somebody else has started."""
 
     @property
     def pid(self) -> int: ...
@@ -65,6 +65,35 @@ class Process(Protocol):
         """Return the exit status, None when it is not known; subprocess.TimeoutExpired."""
 
     def kill(self) -> None: ...
+
+
+class Child:
+    """A process that we have started; a wait for it returns at its end.
+
+    That of subprocess looks again and again, up to 50 ms apart.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        """Take on a process that nobody has waited for; raises OSError, and then it has ended."""
+        self.pid = process.pid
+        self._process = process
+        try:
+            self._pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
+
+    def __del__(self) -> None:
+        if hasattr(self, "_pidfd"):
+            os.close(self._pidfd)
+
+    def wait(self, timeout: float | None = None) -> int:
+        _await_end(self.pid, self._pidfd, timeout)
+        return self._process.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
 
 
 class Stranger:
@@ -84,10 +113,7 @@ class Stranger:
         os.close(self._pidfd)
 
     def wait(self, timeout: float | None = None) -> int | None:
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        if not poller.poll(None if timeout is None else timeout * 1000):
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        _await_end(self.pid, self._pidfd, timeout)
         with self._reaping:
             if self._status is None:
                 self._status = self._reap()
@@ -168,7 +194,7 @@ class WorkerProcess:
                 cwd="/",
                 start_new_session=True,
             )
-        return cls(settings.lane, process, ours, version=__version__, ready=False)
+        return cls(settings.lane, Child(process), ours, version=__version__, ready=False)
 
     def begin(
         self,
@@ -328,6 +354,14 @@ class WorkerProcess:
                     future.set_result(message)
             case _:
                 log.error("worker.unexpected_message", pid=self.pid, message=str(message))
+
+
+def _await_end(pid: int, pidfd: int, timeout_s: float | None) -> None:
+    """Return when a process has ended; subprocess.TimeoutExpired."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    if not poller.poll(None if timeout_s is None else timeout_s * 1000):
+        raise subprocess.TimeoutExpired(f"process {pid}", timeout_s or 0.0)
 
 
 def _command(
