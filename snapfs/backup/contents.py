@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snapfs import tables
-from snapfs.metadata.schema import BlobBody
+from snapfs.metadata.schema import BlobBody, ContentBody, ImageBody
 from snapfs.metadata.words import is_digest
 from snapfs.model import DataLoss, Kind
 from snapfs.snapshots.schema import TABLES as SNAPSHOT_TABLES
@@ -37,6 +37,15 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """An image; `links` are the oids that it leads to."""
+
+    namespace: str
+    name: str
+    links: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """What one saved state of a store says."""
 
@@ -49,6 +58,11 @@ class Contents:
     """Keys of active snapshots, whose layers may change."""
     chains: dict[str, tuple[int, ...]]
     """Layers below each snapshot."""
+    images: tuple[Image, ...]
+    links: dict[int, tuple[int, ...]]
+    """By the oid of a namespace's content: those of its blob and of what its labels lead to."""
+    digests: dict[int, str]
+    """By the oid of a blob."""
 
     @classmethod
     def load(cls, stream: Path) -> Contents:
@@ -65,6 +79,9 @@ class Contents:
         blobs: list[Blob] = []
         actives: list[str] = []
         chains: dict[str, tuple[int, ...]] = {}
+        images: list[Image] = []
+        links: dict[int, tuple[int, ...]] = {}
+        digests: dict[int, str] = {}
         for _, row in opened.rows():
             if isinstance(row.body, SnapshotBody):
                 chains[row.name] = row.body.chain
@@ -75,6 +92,11 @@ class Contents:
                     actives.append(row.name)
                 case BlobBody(going=False, size_bytes=size):
                     blobs.append(Blob(checked_digest(row.name), size))
+                    digests[row.oid] = row.name
+                case ContentBody() as body:
+                    links[row.oid] = (body.blob, *(oid for _, oid in body.links))
+                case ImageBody() as body:
+                    images.append(Image(row.scope, row.name, tuple(it for _, it in body.links)))
         return cls(
             uuid=opened.head.uuid,
             revision=opened.head.revision,
@@ -82,7 +104,20 @@ class Contents:
             blobs=tuple(blobs),
             actives=tuple(actives),
             chains=chains,
+            images=tuple(images),
+            links=links,
+            digests=digests,
         )
+
+    def needed(self, image: Image) -> frozenset[str]:
+        """Return the digests of the blobs that an image leads to."""
+        seen, left = set[int](), list(image.links)
+        while left:
+            oid = left.pop()
+            if oid not in seen:
+                seen.add(oid)
+                left += self.links.get(oid, ())
+        return frozenset(self.digests[oid] for oid in seen if oid in self.digests)
 
 
 def checked_digest(name: str) -> str:

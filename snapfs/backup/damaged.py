@@ -1,4 +1,4 @@
-"""Snapshots that were damaged in the root before they were backed up, and what stands on them."""
+"""What was damaged in the root before it was backed up, and what needs it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,22 @@ class Damaged:
         return f"snapshot {shown(self.name)} is damaged ({self.what}){above}"
 
 
+@dataclass(frozen=True, slots=True)
+class DamagedContent:
+    """Content that a backup has no bytes of, as they were damaged or gone."""
+
+    digest: str
+    what: str
+    """What was found, for people."""
+    images: tuple[tuple[str, str], ...]
+    """Namespaces and names of the images that need it."""
+
+    def __str__(self) -> str:
+        names = listed(f"{shown(name)} of namespace {shown(scope)}" for scope, name in self.images)
+        needed = f"; needed by image {names}" if names else ""
+        return f"content {self.digest} is damaged ({self.what}){needed}"
+
+
 def damaged(contents: Contents, record: Record) -> tuple[Damaged, ...]:
     """Return the damaged snapshots of a backup, in order of their layers."""
     names = {layer.id: layer.name for layer in contents.layers}
@@ -44,6 +60,23 @@ def damaged(contents: Contents, record: Record) -> tuple[Damaged, ...]:
         )
         for it in record.damaged
         if it.id in names
+    )
+
+
+def damaged_content(contents: Contents, record: Record) -> tuple[DamagedContent, ...]:
+    """Return the damaged content of a backup."""
+    if not record.damaged_blobs:
+        return ()
+    needed = {(it.namespace, it.name): contents.needed(it) for it in contents.images}
+    there = {blob.digest for blob in contents.blobs}
+    return tuple(
+        DamagedContent(
+            digest=it.digest,
+            what=it.what,
+            images=tuple(image for image, digests in needed.items() if it.digest in digests),
+        )
+        for it in record.damaged_blobs
+        if it.digest in there
     )
 
 

@@ -70,6 +70,13 @@ class DamagedLayer(msgspec.Struct, frozen=True, kw_only=True):
     """What was found, for people."""
 
 
+class DamagedBlob(BlobRecord, frozen=True, kw_only=True):
+    """A blob that was damaged in the root, or gone; the backup has no file of it."""
+
+    what: str
+    """What was found, for people."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One backup, complete but for what was damaged in the root."""
 
@@ -83,7 +90,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerRecord, ...]
     """Damaged ones, too, as they are; but not those that could not be read."""
     blobs: tuple[BlobRecord, ...]
+    """Sound ones: bytes that are not of a digest are not put under its name."""
     damaged: tuple[DamagedLayer, ...] = ()
+    damaged_blobs: tuple[DamagedBlob, ...] = ()
 
 
 class Target:
@@ -205,7 +214,10 @@ def _is_sane(record: Record) -> bool:
     return (
         record.metadata == f"metadata-{record.revision}"
         and all(it.id >= 0 and is_digest(f"sha256:{it.digest}") for it in record.layers)
-        and all(it.size_bytes >= 0 and is_digest(it.digest) for it in record.blobs)
+        and all(
+            it.size_bytes >= 0 and is_digest(it.digest)
+            for it in (*record.blobs, *record.damaged_blobs)
+        )
     )
 
 

@@ -23,7 +23,7 @@ import msgspec
 
 from snapfs.backup import storing
 from snapfs.backup.contents import TABLES, Contents, checked_digest
-from snapfs.backup.damaged import Damaged, damaged, listed
+from snapfs.backup.damaged import Damaged, DamagedContent, damaged, damaged_content, listed
 from snapfs.backup.layout import (
     LAYER,
     PART,
@@ -77,6 +77,8 @@ class Restored:
     """Keys of active snapshots, which the backup has no data of."""
     damaged: tuple[Damaged, ...] = ()
     """Snapshots that are in the root as damaged as they were."""
+    damaged_content: tuple[DamagedContent, ...] = ()
+    """Content that the root knows and has no bytes of."""
 
 
 def restore(
@@ -85,7 +87,8 @@ def restore(
     """Make `root` what it was when the backup `source` was taken; verified and durable.
 
     With `as_damaged` also what was damaged then: a layer as it was, without its files if these
-    could not be read, and with the digest that it should have, so that it is still found.
+    could not be read, and with the digest that it should have, so that it is still found; content
+    without its bytes, so that it can be fetched again.
 
     `root` must be empty, or be left from a restore that did not end of a backup of the same store,
     which may have been taken anew since. Raises NotFound when there is no backup, AlreadyExists
@@ -103,13 +106,13 @@ def restore(
     with written(root), locked(fd, fcntl.LOCK_EX, f"another restore to {root}"), place.still():
         record = place.existing()
         contents = read_contents(place, record)
-        was_damaged = damaged(contents, record)
-        if was_damaged and not as_damaged:
-            raise _refusal(source, contents, was_damaged)
+        was_damaged, content = damaged(contents, record), damaged_content(contents, record)
+        if (was_damaged or content) and not as_damaged:
+            raise _refusal(source, contents, was_damaged, content)
         layers = LayerDirectories(root)
         if _begin(root, record):
             _unmark(root)
-            return Restored(record, contents.actives, was_damaged)
+            return Restored(record, contents.actives, was_damaged, content)
         layers.establish()
         with _damaged(source):
             for done, layer in enumerate(record.layers):
@@ -122,14 +125,22 @@ def restore(
         left_out = _restore_metadata(source / record.metadata, root, record)
         syncfs(fd)  # also what no layer's own sync covered, such as its work directory
         _finish(root, layers, record)
-    return Restored(record, left_out, was_damaged)
+    return Restored(record, left_out, was_damaged, content)
 
 
-def _refusal(source: Path, contents: Contents, was_damaged: tuple[Damaged, ...]) -> DataLoss:
+def _refusal(
+    source: Path,
+    contents: Contents,
+    was_damaged: tuple[Damaged, ...],
+    content: tuple[DamagedContent, ...],
+) -> DataLoss:
     touched = {it.name for it in was_damaged}.union(*(it.above for it in was_damaged))
+    how = [f"{len(contents.chains) - len(touched)} snapshots sound"]
+    how += ["the damaged ones as they are"] if was_damaged else []
+    how += ["this content without its bytes"] if content else []
     return DataLoss(
-        f"backup {source} is of a damaged root: {listed(was_damaged, '; ')}; with --damaged all is "
-        f"restored, {len(contents.chains) - len(touched)} snapshots sound and these as they are"
+        f"backup {source} is of a damaged root: {listed((*was_damaged, *content), '; ')}; "
+        f"with --damaged all is restored, {', '.join(how)}"
     )
 
 

@@ -165,6 +165,19 @@ def verify_blob(path: Path, digest: str, size_bytes: int, shown: Path | None = N
         raise DataLoss(f"content {digest} is damaged in {shown or path}")
 
 
+def damage_of_blob(source: Path, digest: str, size_bytes: int) -> str:
+    """Read a root's blob and say what is damaged in it; empty when it is sound."""
+    try:
+        verify_blob(source, digest, size_bytes)
+    except FileNotFoundError:
+        return f"its file {source} is gone"
+    except OSError as error:
+        return f"its file {source} cannot be read ({error.strerror})"
+    except DataLoss:
+        return f"its file {source} has other bytes"
+    return ""
+
+
 def discard(directory: Path) -> None:
     """Delete a layer's directory, whole or in part; a no-op when there is none."""
     with suppress(FileNotFoundError):

@@ -21,10 +21,11 @@ from pathlib import Path
 
 from snapfs.backup import claiming, storing
 from snapfs.backup.contents import TABLES, Blob, Contents, Layer, is_committed
-from snapfs.backup.damaged import Damaged, damaged
+from snapfs.backup.damaged import Damaged, DamagedContent, damaged, damaged_content
 from snapfs.backup.layout import (
     PART,
     BlobRecord,
+    DamagedBlob,
     DamagedLayer,
     LayerRecord,
     Record,
@@ -57,6 +58,7 @@ class Taken:
     left_out: tuple[str, ...]
     """Keys of active snapshots."""
     damaged: tuple[Damaged, ...]
+    damaged_content: tuple[DamagedContent, ...]
 
 
 class _Outdated(Exception):
@@ -74,12 +76,12 @@ def take(
     """Make `target` a backup of `root` as it is now; durable on return, and verified what is new.
 
     A backup of the same store that is there is brought up to date; with `recheck` all of it is
-    read, and what is damaged copied anew. A layer that is damaged in the root, or cannot be read
-    there, is named (`Taken.damaged`); a sound copy of it in the backup stays. Raises NotFound when
-    there is no root, FailedPrecondition when the target has something else in it or lies in the
-    root or a lane, DataLoss when a blob is damaged (what is sound is copied first, the earlier
-    backup stays), ResourceExhausted when the target's disk is full, Unavailable when snapshots go
-    faster than they are copied; OSError.
+    read, and what is damaged copied anew. A layer or a blob that is damaged in the root, or cannot
+    be read there, is named (`Taken.damaged`, `Taken.damaged_content`); a sound copy of it in the
+    backup stays. Raises NotFound when there is no root, FailedPrecondition when the target has
+    something else in it or lies in the root or a lane, DataLoss when the target fails (what it
+    takes is copied first, the earlier backup stays), ResourceExhausted when the target's disk is
+    full, Unavailable when snapshots go faster than they are copied; OSError.
     """
     if not (root / "metadata").is_dir():
         raise NotFound(f"{root} is not a root of snapfs: it has no metadata; give another --root")
@@ -144,6 +146,7 @@ class _Taking:
         self._copied_layers = 0
         self._copied_blobs = 0
         self._damaged: list[DamagedLayer] = []
+        self._damaged_blobs: list[DamagedBlob] = []
         self._failed: DataLoss | None = None
         self._is_outdated = False
 
@@ -168,6 +171,7 @@ class _Taking:
             layers=layers,
             blobs=blobs,
             damaged=tuple(self._damaged),
+            damaged_blobs=tuple(self._damaged_blobs),
         )
         (self._target.path / _DRAFT).rename(self._target.path / record.metadata)
         claiming.complete(self._target, record)
@@ -177,6 +181,7 @@ class _Taking:
             self._copied_blobs,
             contents.actives,
             damaged(contents, record),
+            damaged_content(contents, record),
         )
 
     def _save(self) -> Contents:
@@ -261,9 +266,8 @@ class _Taking:
         stored = []
         for done, blob in enumerate(contents.blobs):
             self._report(Progress("content", done, len(contents.blobs)))
-            if not self._has(blob):
-                self._copy_blob(blob)
-            stored.append(BlobRecord(digest=blob.digest, size_bytes=blob.size_bytes))
+            if self._has(blob) or self._copy_blob(blob):
+                stored.append(BlobRecord(digest=blob.digest, size_bytes=blob.size_bytes))
         self._report(Progress("content", len(contents.blobs), len(contents.blobs)))
         return tuple(stored)
 
@@ -276,20 +280,35 @@ class _Taking:
         except (OSError, DataLoss):  # gone, damaged, or a disk that cannot read it
             return False
 
-    def _copy_blob(self, blob: Blob) -> None:
+    def _copy_blob(self, blob: Blob) -> bool:
+        """Copy a blob; False when it is damaged, or gone, or the target fails: told at the end."""
         source = blob_path(self._root / "content", blob.digest)
         target = self._target.blob(blob.digest)
         try:
             storing.put_blob(source, target, blob.digest, blob.size_bytes, link=True)
         except (OSError, DataLoss) as error:
-            with self._store.view() as tx:
-                row = tx.get(BLOBS, SHARED, blob.digest)
-            if row is None or row.body.going:
-                self._is_outdated = True
-            else:
-                self._failed = self._failed or _damage(error, f"content {blob.digest}")
-            return
+            if not self._is_collected(blob):
+                self._note(blob, source, _damage(error, f"content {blob.digest}"))
+            return False
         self._copied_blobs += 1
+        return True
+
+    def _is_collected(self, blob: Blob) -> bool:
+        """Say whether a blob was removed, so that the saved metadata is too old."""
+        with self._store.view() as tx:
+            row = tx.get(BLOBS, SHARED, blob.digest)
+        is_collected = row is None or row.body.going
+        self._is_outdated = self._is_outdated or is_collected
+        return is_collected
+
+    def _note(self, blob: Blob, source: Path, failure: DataLoss) -> None:
+        """Note a blob that is damaged in the root; what is sound there failed in the target."""
+        what = storing.damage_of_blob(source, blob.digest, blob.size_bytes)
+        if not what:
+            self._failed = self._failed or failure
+        elif not self._is_collected(blob):  # its file goes after the row says so
+            it = DamagedBlob(digest=blob.digest, size_bytes=blob.size_bytes, what=what)
+            self._damaged_blobs.append(it)
 
 
 def _damage(error: OSError | DataLoss, what: str) -> DataLoss:

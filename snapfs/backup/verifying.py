@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snapfs.backup import storing
 from snapfs.backup.contents import Contents
-from snapfs.backup.damaged import damaged, listed
+from snapfs.backup.damaged import damaged, damaged_content, listed
 from snapfs.backup.layout import BlobRecord, Record, Target
 from snapfs.backup.progress import Progress, Report
 from snapfs.model import DataLoss, InvalidArgument
@@ -32,7 +32,7 @@ def verify(target: Path, report: Report = lambda _: None) -> Record:
     if named:
         more = f"; and {others} more" if others else ""
         raise DataLoss(f"{'; '.join(named)}{more}; `snapfs backup --recheck` copies it anew")
-    if was_damaged := damaged(contents, record):
+    if was_damaged := (*damaged(contents, record), *damaged_content(contents, record)):
         raise DataLoss(
             f"{target} is as it was taken, but of a damaged root: {listed(was_damaged, '; ')}; "
             "`snapfs restore --damaged` restores that as it is"
@@ -52,7 +52,7 @@ def read_contents(place: Target, record: Record) -> Contents:
         raise DataLoss(f"{path} is damaged: {error}; take the backup again") from error
     layers = {layer.id: layer for layer in record.layers}
     was_damaged = {(layer.id, layer.created_ns) for layer in record.damaged}
-    blobs = {blob.digest: blob.size_bytes for blob in record.blobs}
+    blobs = {blob.digest: blob.size_bytes for blob in (*record.blobs, *record.damaged_blobs)}
     for layer in contents.layers:
         if (layer.id, layer.created_ns) in was_damaged:
             continue

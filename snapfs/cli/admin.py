@@ -114,7 +114,7 @@ def fsck(
     root: Path | None,
     repair: bool,
 ) -> None:
-    """Compare metadata and layers; exit 0 when they agree, 1 when something was found.
+    """Compare metadata with layers and content; exit 0 when they agree, 1 when something was found.
 
     Asks the service when it runs, else reads the root itself.
 

@@ -27,7 +27,7 @@ from snapfs.cli.options import (
 from snapfs.model import DataLoss, Unavailable
 
 if TYPE_CHECKING:
-    from snapfs.backup import Damaged, Progress
+    from snapfs.backup import Damaged, DamagedContent, Progress
     from snapfs.snapshots import Verified
 
 _root_option = click.option(
@@ -58,7 +58,8 @@ def backup(
 
     The service may run. Metadata, committed snapshots and images are in it; of active snapshots
     only those that were committed. What is there already is not copied again, also after an
-    interruption. Exit 1 when a snapshot is damaged: it is named, all else is backed up.
+    interruption. Exit 1 when a snapshot or content is damaged: it is named, all else is backed
+    up.
 
     \b
     Example:
@@ -73,6 +74,7 @@ def backup(
             record, copied = room.verify(target, report), (0, 0)
             left_out: tuple[str, ...] = ()
             damaged: tuple[Damaged, ...] = ()
+            content: tuple[DamagedContent, ...] = ()
         else:
             with (
                 _attached(_root(address, config_path, root)) as place,
@@ -80,6 +82,7 @@ def backup(
             ):
                 taken = room.take(place, target, recheck=recheck, report=report)
             record, left_out, damaged = taken.record, taken.left_out, taken.damaged
+            content = taken.damaged_content
             copied = taken.copied_layers, taken.copied_blobs
     if as_json:
         output.print_json(
@@ -92,15 +95,16 @@ def backup(
                 "copied_blobs": copied[1],
                 "left_out": list(left_out),
                 "damaged": [_damaged_shape(it) for it in damaged],
+                "damaged_content": [_content_shape(it) for it in content],
             }
         )
-        _refuse_damaged(damaged)
+        _refuse_damaged(damaged, content)
         return
     what = f"{len(record.layers)} layers, {len(record.blobs)} blobs, revision {record.revision}"
     done = "sound" if only_verify else f"{copied[0]} layers and {copied[1]} blobs copied now"
     click.echo(f"{target}: {what}; {done}")
     _tell_left_out(left_out)
-    _refuse_damaged(damaged)
+    _refuse_damaged(damaged, content)
 
 
 @click.command()
@@ -110,7 +114,8 @@ def backup(
     "--damaged",
     "as_damaged",
     is_flag=True,
-    help="Restore snapshots that were damaged in the first root, too, as they are.",
+    help="Restore all the same what was damaged in the first root: snapshots as they are, content "
+    "without its bytes.",
 )
 @click.argument("source", type=AbsolutePath())
 def restore(config_path: Path | None, root: Path | None, as_damaged: bool, source: Path) -> None:
@@ -140,6 +145,8 @@ def restore(config_path: Path | None, root: Path | None, as_damaged: bool, sourc
     for it in done.damaged:
         how = "" if it.is_copied else ", and has no files: they could not be read"
         click.echo(output.printable(f"as it was: {it}{how}"), err=True)
+    for content in done.damaged_content:
+        click.echo(output.printable(f"without its bytes: {content}; fetch it again"), err=True)
 
 
 @click.command()
@@ -262,15 +269,32 @@ def _damaged_shape(it: Damaged) -> dict[str, Any]:
     }
 
 
-def _refuse_damaged(damaged: tuple[Damaged, ...]) -> None:
+def _content_shape(it: DamagedContent) -> dict[str, Any]:
+    return {
+        "digest": it.digest,
+        "what": it.what,
+        "images": [{"namespace": namespace, "name": name} for namespace, name in it.images],
+    }
+
+
+def _refuse_damaged(damaged: tuple[Damaged, ...], content: tuple[DamagedContent, ...]) -> None:
     """Raise DataLoss that names what was damaged, when something was."""
     from snapfs.backup.damaged import listed
 
+    ways = []
     if damaged:
-        raise DataLoss(
-            f"{listed(damaged, '; ')}. All else is backed up. `snapfs snapshot verify` names the "
-            "files: put them back as they were, or remove the snapshots and make them anew"
+        ways.append(
+            "`snapfs snapshot verify` names the files: put them back as they were, or remove the "
+            "snapshots and make them anew"
         )
+    if content:
+        ways.append(
+            "Of content move the file away, if there is one, and push or import it again, or "
+            "remove it"
+        )
+    if ways:
+        named = listed((*damaged, *content), "; ")
+        raise DataLoss(f"{named}. All else is backed up. {'. '.join(ways)}")
 
 
 @contextmanager

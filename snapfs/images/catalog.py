@@ -13,7 +13,10 @@ from snapfs.metadata import Context, Image, Metadata
 from snapfs.metadata import objects as metadata_objects
 from snapfs.metadata.blobs import feed, hasher
 from snapfs.metadata.references import GC
-from snapfs.model import FailedPrecondition, NotFound, SnapfsError
+from snapfs.model import DataLoss, FailedPrecondition, InvalidArgument, NotFound, SnapfsError
+
+_UNREADABLE = (NotFound, DataLoss, InvalidArgument)
+"""What reading a document raises that is elsewhere, whose file is gone, or that is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Catalog:
         try:
             size_bytes = self._metadata.content.info(namespace, digest).size_bytes
             media_type = self._read(namespace, digest, manifests.Typed).kind
-        except NotFound:
+        except _UNREADABLE:
             size_bytes, media_type = 0, ""
         target = metadata_objects.Descriptor(media_type, digest, size_bytes)
         return self._describe(namespace, Image(name=name, target=target))
@@ -100,9 +103,10 @@ class Catalog:
         Raises NotFound when there is no such image.
         """
         found = self.get(namespace, name)
+        content = found.content or self._reached(namespace, found.image)
+        wrong = [text for digest in content for text in self._verify(namespace, digest)]
         if not found.content:
-            return [f"image {name}: its content is not here"]
-        wrong = [text for digest in found.content for text in self._verify(namespace, digest)]
+            return wrong or [f"image {name}: its content is not here"]
         if found.snapshot and not self._metadata.has_snapshot(namespace, found.snapshot):
             wrong.append(f"snapshot {found.snapshot} is gone")
         return wrong
@@ -119,20 +123,31 @@ class Catalog:
             size = os.fstat(file.fileno()).st_size
             feed(hash_, file.fileno(), size)
         if f"{hash_.name}:{hash_.hexdigest()}" != digest:
-            yield f"content {digest} has other bytes by now; import the image again"
+            path = self._metadata.content.path(namespace, digest)
+            yield (
+                f"content {digest} has other bytes by now; move its file {path} away and import "
+                "the image again"
+            )
         elif size != info.size_bytes:
             yield f"content {digest} is {size} bytes long, not {info.size_bytes}"
 
+    def _reached(self, namespace: str, image: Image) -> tuple[str, ...]:
+        """Return the digests of what an image leads to, as far as its documents can be read."""
+        try:
+            documents, manifest = self._manifest(namespace, _top(image))
+        except _UNREADABLE:
+            return (image.target.digest,)
+        return (*documents, manifest.config.digest, *(it.digest for it in manifest.layers))
+
     def _describe(self, namespace: str, image: Image) -> Described:
         target = image.target
-        top = Descriptor(target.media_type, target.digest, target.size_bytes)
         try:
-            documents, manifest = self._manifest(namespace, top)
+            documents, manifest = self._manifest(namespace, _top(image))
             config = self._read(namespace, manifest.config.digest, Config)
             layers = manifests.layers(manifest, config, f"image {image.name}")
             labels = self._metadata.content.info(namespace, manifest.config.digest).labels
-        except NotFound:
-            return Described(image)  # its content is elsewhere, or on its way out
+        except _UNREADABLE:
+            return Described(image)  # its content is elsewhere, on its way out, lost or damaged
         sizes = {it.descriptor.digest: it.descriptor.size for it in layers}
         total = sum(sizes.values()) + manifest.config.size + target.size_bytes
         made = tuple(step.created_by for step in config.history if not step.empty_layer)
@@ -160,7 +175,7 @@ class Catalog:
         for each in index.manifests if depth < manifests.MAX_NESTED else ():
             try:
                 way, manifest = self._manifest(namespace, each, depth + 1)
-            except NotFound:
+            except _UNREADABLE:
                 continue
             return (descriptor.digest, *way), manifest
         raise NotFound(f"no manifest of {descriptor.digest} is here")
@@ -170,3 +185,8 @@ class Catalog:
     ) -> manifests.Document:
         raw = self._metadata.content.path(namespace, digest).read_bytes()
         return manifests.parse(raw, kind, digest)
+
+
+def _top(image: Image) -> Descriptor:
+    target = image.target
+    return Descriptor(target.media_type, target.digest, target.size_bytes)

@@ -224,14 +224,17 @@ class Job:
         return self._metadata.content.path(self._context.namespace, descriptor.digest).read_bytes()
 
     def _has(self, digest: str) -> bool:
-        """Say whether the namespace has content; the lease holds it from before the look on."""
+        """Say whether the namespace has content; the lease holds it from before the look on.
+
+        What it has and was lost is to be written again.
+        """
         namespace, lease = self._context.namespace, self._context.lease
         self._metadata.leases.add(namespace, lease, Resource("content", digest))
         try:
             self._metadata.content.info(namespace, digest)
         except NotFound:
             return False
-        return True
+        return not self._metadata.content.is_lost(digest)
 
     def _write_document(self, digest: str, raw: bytes) -> None:
         if not self._has(digest):

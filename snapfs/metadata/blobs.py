@@ -40,9 +40,11 @@ class Blobs:
         try:
             return os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise DataLoss(
-                f"content {digest}: its file {self.path(digest)} is gone; fetch it again"
-            ) from None
+            raise self.gone(digest) from None
+
+    def gone(self, digest: str) -> DataLoss:
+        """Return what says that the file of a blob is not there."""
+        return DataLoss(f"content {digest}: its file {self.path(digest)} is gone; fetch it again")
 
     def size(self, digest: str) -> int | None:
         """Return the size of a blob's file, or None when there is none."""

@@ -114,8 +114,10 @@ class ContentStore(Manager):
         return self._blobs.open(digest)
 
     def path(self, namespace: str, digest: str) -> Path:
-        """Return the file of content, for readers that want a path."""
+        """Return the file of content, for readers that want a path; DataLoss when it is gone."""
         self.info(namespace, digest)
+        if self._blobs.size(digest) is None:
+            raise self._blobs.gone(digest)
         return self._blobs.path(digest)
 
     def update(
@@ -143,6 +145,17 @@ class ContentStore(Manager):
         self._update(drop, deletion=True)
         self.collect(digest)
 
+    def is_lost(self, digest: str) -> bool:
+        """Say whether a blob has a row and no file, or one of another size: it can be sent again.
+
+        What is of the right size is not read.
+        """
+        with self._store.view() as tx:
+            row = tx.get(BLOBS, SHARED, digest)
+        if row is None or row.body.going:
+            return False
+        return self._blobs.size(digest) != row.body.size_bytes
+
     # What is being written
 
     def writer(
@@ -151,7 +164,7 @@ class ContentStore(Manager):
         """Open a reference for writing; it goes on where the last writer of it stopped.
 
         Raises AlreadyExists when the namespace has what is expected (the lease then holds it),
-        Unavailable when somebody writes this reference now.
+        Unavailable when somebody writes this reference now. What is lost is written again.
         """
         check_namespace(context.namespace)
         check_name(ref, "ingest reference")
@@ -272,17 +285,23 @@ class ContentStore(Manager):
     # Transactions of a writer
 
     def _begin(self, context: Context, ref: str, expected: str, total_bytes: int) -> Place:
+        is_lost = bool(expected) and self.is_lost(expected)
+
         def begin(tx: WriteTx) -> Row[IngestBody] | None:
-            if expected and tx.get(CONTENT, context.namespace, expected) is not None:
+            known = tx.get(CONTENT, context.namespace, expected) if expected else None
+            if known is not None and not is_lost:
                 take(tx, context, ResourceType.CONTENT.value, Name(Type.CONTENT, expected))
                 return None
             row = tx.get(INGESTS, context.namespace, ref)
             if row is None:
-                shared = self._shared_size(tx, expected)
+                shared = None if is_lost else self._shared_size(tx, expected)
                 virtual = shared is not None and total_bytes in (0, shared)
                 directory = "" if virtual else str(tx.sequence(SEQUENCE))
                 body = IngestBody(directory=directory, expected=expected, total_bytes=total_bytes)
                 row = linking.create(tx, INGESTS, context.namespace, ref, body)
+            elif is_lost and not row.body.directory:  # there is nothing to share any more
+                body = msgspec.structs.replace(row.body, directory=str(tx.sequence(SEQUENCE)))
+                row = linking.update(tx, row, body)
             take(tx, context, ResourceType.INGEST.value, Name(Type.INGEST, ref))
             tx.expire_at(row.oid, None if context.lease else tx.now_ns + INGEST_LIFE_NS)
             return row
@@ -326,14 +345,14 @@ class ContentStore(Manager):
         checked = check_labels(labels)
         ref = writer.place.ref
         with self._digest_lock(digest):
-            existing = self._drop_if_known(context, ref, digest)
-            if existing:
+            is_lost = self.is_lost(digest)
+            if not is_lost and self._drop_if_known(context, ref, digest):
                 if not writer.virtual:
                     self._blobs.discard(writer.place.directory)
                 raise AlreadyExists(f"content {digest} exists in namespace {context.namespace!r}")
             if not writer.virtual:
                 self._publish_file(context, writer, digest)
-            elif self._blobs.size(digest) is None:
+            elif is_lost or self._blobs.size(digest) is None:
                 raise Unavailable(f"content {digest} has just been removed; write it")
             return _show(self._update(partial(_enter, context, ref, digest, size_bytes, checked)))
 
@@ -438,15 +457,20 @@ class Release:
 def _enter(
     context: Context, ref: str, digest: str, size_bytes: int, labels: dict[str, str], tx: WriteTx
 ) -> Row[ContentBody]:
-    """Let a namespace have content whose file is there, and end its ingest."""
+    """Let a namespace have content whose file is there, and end its ingest.
+
+    What it has already, and was lost, keeps its labels.
+    """
     blob = tx.get(BLOBS, SHARED, digest)
     if blob is None:
         blob = tx.create(BLOBS, SHARED, digest, BlobBody(size_bytes))
     elif blob.body.going:
         blob = tx.update(blob, BlobBody(size_bytes))
     _end_ingest(tx, context, ref)
-    body = ContentBody(size_bytes=size_bytes, blob=blob.oid, labels=labels)
-    row = linking.create(tx, CONTENT, context.namespace, digest, body)
+    row = tx.get(CONTENT, context.namespace, digest)
+    if row is None:
+        body = ContentBody(size_bytes=size_bytes, blob=blob.oid, labels=labels)
+        row = linking.create(tx, CONTENT, context.namespace, digest, body)
     take(tx, context, ResourceType.CONTENT.value, Name(Type.CONTENT, digest))
     return row
 

@@ -52,7 +52,10 @@ class ContentClient(Connection):
                 hash_.update(answer.data)
                 yield answer.data
         if f"{hash_.name}:{hash_.hexdigest()}" != digest:
-            raise DataLoss(f"content {digest} has other bytes by now; push or import it again")
+            raise DataLoss(
+                f"content {digest} has other bytes by now; move its file, below content/blobs of "
+                "the root, away and push or import it again"
+            )
 
     def push(
         self,

@@ -36,7 +36,7 @@ class Problem:
 
     kind: str
     """store, orphan-directory, unknown-directory, missing-directory, stale-intent, broken-chain
-    or wrong-usage; or the kind of another room's check."""
+    or wrong-usage; or the kind of another room's check (`Checks`)."""
     subject: str
     """The snapshot, directory or intent."""
     message: str
@@ -44,8 +44,12 @@ class Problem:
     repaired: bool = False
 
 
-Checks: TypeAlias = Mapping[str, Callable[[ReadTx], Iterable[str]]]
-"""What other rooms verify of their rows: by kind of problem, a function that says what is wrong."""
+Checks: TypeAlias = Mapping[str, Callable[[ReadTx, Path], Iterable[str]]]
+"""What other rooms verify of their rows: by kind of problem, a function that says what is wrong.
+
+It is given the root for what else of the room is there. It may be asked twice: while a service
+changes rows and files, only what is wrong both times is.
+"""
 
 NO_CHECKS: Checks = {}
 
@@ -103,17 +107,27 @@ def examine(
 
     What changes while it is looked at is looked at again before it is reported.
     """
-    problems = [
-        Problem("store", f"{found.where} {found.key}".strip(), found.what)
-        for found in store.check()
-    ]
-    with store.view() as tx:
-        for kind, check in checks.items():
-            problems += [Problem(kind, "", what) for what in check(tx)]
+    problems = [Problem("store", f"{it.where} {it.key}".strip(), it.what) for it in store.check()]
     with refusing(f"check {layers.root}"):
+        for kind, check in checks.items():
+            found = _found_twice(store, layers.root, check)
+            problems += [Problem(kind, "", what) for what in found]
         for finding in _Examination(store, layers, under_way).findings():
             problems.append(_settled(finding, store, repair=repair))
     return Report(tuple(problems))
+
+
+def _found_twice(
+    store: Store | ReadStore, root: Path, check: Callable[[ReadTx, Path], Iterable[str]]
+) -> list[str]:
+    """Return what a check says of a root, and says again of what is there by then."""
+    with store.view() as tx:
+        found = list(check(tx, root))
+    if not found:
+        return []
+    with store.view() as tx:
+        again = set(check(tx, root))
+    return [it for it in found if it in again]
 
 
 def _settled(finding: _Finding, store: Store | ReadStore, *, repair: bool) -> Problem:

@@ -49,5 +49,5 @@ def _check_tombstones(tx: ReadTx, set_id: str) -> Iterator[str]:
             yield f"{row.body.kind} {row.body.id} has a tombstone and is there"
 
 
-CHECKS = {"volume": check}
+CHECKS = {"volume": lambda tx, _root: check(tx)}
 """By kind of problem, as an fsck of the root wants it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs.metadata.blobs import blob_path
 from tests.images.kit import Layout, directory, file
 from tests.support.daemon import SNAPFS, RunningDaemon, eventually, running
 
@@ -180,3 +181,63 @@ def test_a_rotten_snapshot_stops_neither_a_backup_nor_a_restore(
         "base": "damaged",
         "above": "sound",
     }
+
+
+@pytest.mark.parametrize("lost", ["manifest", "config", "layer"])
+def test_rotten_content_stops_neither_a_backup_nor_a_restore_and_is_fetched_again(
+    sealing: RunningDaemon, tmp_path: Path, lost: str
+) -> None:
+    daemon, target, copy = sealing, tmp_path / "mnt", tmp_path / "backup"
+    target.mkdir()
+    layout = Layout(tmp_path / "layout")
+    layout.image([[directory("etc"), file("etc/hosts", b"127.0.0.1")]])
+    (made,) = daemon.json("image", "import", layout.root)
+    document = json.loads(blob_path(daemon.root / "content", made["digest"]).read_bytes())
+    digest = {
+        "manifest": made["digest"],
+        "config": document["config"]["digest"],
+        "layer": document["layers"][0]["digest"],
+    }[lost]
+    path = blob_path(daemon.root / "content", digest)
+    raw = path.read_bytes()
+    path.write_bytes(bytes([raw[0] ^ 1]) + raw[1:])
+    told = daemon.run("backup", copy, check=False)
+    assert told.exit_code == 1
+    assert "1 layers, 2 blobs" in told.stdout
+    assert f"content {digest} is damaged (its file {path} has other bytes)" in told.stderr
+    assert f"needed by image '{NAME}' of namespace 'default'. All else is backed up" in told.stderr
+    shown = daemon.run("backup", "--json", copy, check=False)
+    (shape,) = json.loads(shown.stdout)["damaged_content"]
+    assert (shown.exit_code, shape["digest"]) == (1, digest)
+    assert shape["images"] == [{"namespace": "default", "name": NAME}]
+    assert daemon.run("backup", "--verify", copy, check=False).exit_code == 1
+    new = tmp_path / "second"
+    new.mkdir()
+    refused = daemon.run("restore", copy, "--root", new / "root", check=False)
+    assert refused.exit_code == 1
+    assert "with --damaged all is restored" in refused.stderr
+    restored = daemon.run("restore", "--damaged", copy, "--root", new / "root")
+    assert f"without its bytes: content {digest} is damaged" in restored.stderr
+    with running(new) as other:
+        found = other.run("fsck", check=False)
+        assert (found.exit_code, "push or import it again" in found.stdout) == (1, True)
+        assert [it["name"] for it in other.json("image", "list")] == [NAME]
+        other.run("mount", made["snapshot"], target)
+        assert (target / "etc/hosts").read_bytes() == b"127.0.0.1"
+        other.run("umount", target)
+        verified = other.run("image", "verify", NAME, check=False)
+        assert (verified.exit_code, f"content {digest}: its file" in verified.stdout) == (1, True)
+        assert other.run("image", "export", NAME, tmp_path / "out", check=False).exit_code == 1
+        other.run("image", "import", layout.root)
+        assert other.run("fsck").exit_code == 0
+        other.run("image", "verify", NAME)
+        other.run("image", "export", NAME, tmp_path / "out")
+        other.run("backup", tmp_path / "another")
+    assert [it["name"] for it in daemon.json("image", "list")] == [NAME]
+    verified = daemon.run("image", "verify", NAME, check=False)
+    assert (verified.exit_code, f"move its file {path} away" in verified.stdout) == (1, True)
+    path.unlink()
+    pushed = daemon.run("content", "push", layout.root / "blobs" / digest.replace(":", "/"))
+    assert pushed.stdout.strip() == digest
+    assert "0 layers and 1 blobs copied now" in daemon.run("backup", copy).stdout
+    assert "sound" in daemon.run("backup", "--verify", copy).stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from snapfs import backup, seals, tables
+from snapfs.metadata import Context, Metadata
 from snapfs.model import Active, DataLoss, FailedPrecondition, SnapfsError
 from snapfs.overlay import Tree, TreeSpec
 from snapfs.snapshots import NoTrees, Snapshotter, Verdict, durability, roots, verify
@@ -293,6 +294,34 @@ def test_a_source_that_cannot_be_read_is_said_and_stays(
     backup.verify(target)
     backup.restore(target, new)
     assert committed(new) == committed(root) == before
+
+
+def test_content_that_cannot_be_read_is_named_and_in_a_later_backup(
+    disk: Disk, tmp_path: Path
+) -> None:
+    root, content, target = tmp_path / "root", disk.place / "content", tmp_path / "backup"
+    before = committed(root, "one")
+    content.mkdir()
+    (root / "content").symlink_to(content)
+    with (
+        opened(root) as opener,
+        Metadata(opener.store, root / "content", {}) as metadata,
+        metadata.content.writer(Context("default"), "ref") as writer,
+    ):
+        writer.write(os.urandom(1 << 20))
+        digest = writer.commit().digest
+    disk.remount()
+    (path,) = content.glob("blobs/*/*")
+    path.stat()  # the inode is in memory, and no data
+    with disk.failing("read"):
+        (damaged,) = backup.take(root, target).damaged_content
+    assert (damaged.digest, "Input/output error" in damaged.what) == (digest, True)
+    with pytest.raises(DataLoss, match=f"of a damaged root: content {digest}"):
+        backup.restore(target, tmp_path / "new")
+    whole = backup.take(root, target)
+    assert (whole.damaged_content, whole.copied_layers, whole.copied_blobs) == ((), 0, 1)
+    backup.restore(target, tmp_path / "new")
+    assert committed(tmp_path / "new") == before
 
 
 @pytest.mark.logs("layers.write_error")
