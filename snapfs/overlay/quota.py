@@ -160,7 +160,11 @@ class Allowance:
         return length_bytes, needed
 
     def statfs(self, real: os.statvfs_result) -> os.statvfs_result:
-        """Return the figures of a file system with the quota's size and what is left of it."""
+        """Return the figures of a file system with the quota's size and what is left of it.
+
+        A disk with less room than that limits what is available, not what is free: df(1) takes the
+        rest of the size for used.
+        """
         used = self.used()
         if not self.bounded or used is None:
             return real
@@ -169,7 +173,7 @@ class Allowance:
         if self.quota.size_bytes is not None:
             left = max(0, self.quota.size_bytes - used.size_bytes) // unit
             figures[2] = self.quota.size_bytes // unit
-            figures[3], figures[4] = min(real.f_bfree, left), min(real.f_bavail, left)
+            figures[3], figures[4] = left, min(real.f_bavail, left)
         if self.quota.inodes is not None:
             free = max(0, self.quota.inodes - used.inodes)
             figures[5] = self.quota.inodes

@@ -238,6 +238,24 @@ def test_df_shows_the_quota(house: House) -> None:
 
 
 @pytest.mark.channel("statfs of a snapshot")
+def test_df_shows_what_is_used_of_a_quota_that_is_bigger_than_the_disk(house: House) -> None:
+    disk = os.statvfs(house.root)
+    limit = 2 * disk.f_blocks * disk.f_frsize
+    tree = limited(house, size=limit)
+    (tree / "f").write_bytes(b"x" * 3 * MIB)
+    shown = subprocess.run(
+        ["df", "-B1", "--output=size,used,avail", tree.path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    size, taken, available = map(int, shown.stdout.split()[-3:])
+    assert size == limit
+    assert taken - disk.f_frsize < used(tree) <= taken
+    assert available <= disk.f_blocks * disk.f_frsize
+
+
+@pytest.mark.channel("statfs of a snapshot")
 def test_raising_the_quota_helps_at_once_and_lowering_stops_growth(house: House) -> None:
     tree = limited(house, size=LIMIT)
     with (tree / "f").open("wb", buffering=0) as file:
