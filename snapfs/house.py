@@ -29,6 +29,7 @@ from snapfs.forgetting import Forgetting
 from snapfs.fuse.awake import Awake
 from snapfs.fuse.lanes import Lanes
 from snapfs.fuse.modes import Mode
+from snapfs.fuse.seat import LaneState
 from snapfs.fuse.supervisor import Lane
 from snapfs.images import SNAPSHOTTER, clear_copies, clear_unpacked
 from snapfs.metadata import Backend, Knobs, Metadata
@@ -182,12 +183,15 @@ class House:
         """Return when the store's writer and all workers answer; else raise what is wrong.
 
         A worker that waits for a disk is no fault of ours, and a restart of the service no help.
+        A lane that is being started, as when it is first needed, has a deadline of its own.
         """
         timeout_s = self._config.timeouts.probe_s
         self._snapshotter.probe(timeout_s=timeout_s)
         lanes = self._lanes.statuses(timeout_s)
         self._waits_for_a_disk = any(lane.waits_in for lane in lanes)
         for lane in lanes:
+            if lane.state is LaneState.STARTING:
+                continue
             if not lane.serving and not lane.waits_in:
                 raise Unavailable(
                     f"lane {lane.name} is {lane.state.value}: its worker does not answer"

@@ -204,6 +204,20 @@ def test_a_lane_unmounted_behind_our_back_is_mounted_again(
         daemon.run("umount", target)
 
 
+def test_a_lane_that_is_started_when_it_is_first_needed_is_no_fault(
+    base: Path, manager: tuple[socket.socket, dict[str, str]]
+) -> None:
+    sock, environ = manager
+    environ = {**environ, "WATCHDOG_USEC": "150000"}  # a look each 50 ms; a start takes longer
+    with listening(sock), running(base, environ=environ) as daemon:
+        in_no_open = "containerd.io/snapshot/snapfs.lane=no-open"
+        daemon.run("snapshot", "prepare", "work", "--label", in_no_open)
+        daemon.run("snapshot", "commit", "work", "base")
+        daemon.run("snapshot", "view", "look", "base")
+        assert len(daemon.json("status")["lanes"]) == 3
+        assert not daemon.events("daemon.unwell")
+
+
 def test_a_lane_unmounted_while_it_is_used_is_put_back(
     base: Path, manager: tuple[socket.socket, dict[str, str]]
 ) -> None:
