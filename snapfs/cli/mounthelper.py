@@ -3,7 +3,8 @@
     mount.fuse.snapfs-overlay SOURCE MOUNTPOINT [-sfnvrw] [-o OPTIONS] [-t TYPE]
 
 The same as `snapfs-overlay`, with the options and exit statuses of a mount helper (mount(8),
-EXTERNAL HELPERS), some of which mean something else there. SOURCE is ignored.
+EXTERNAL HELPERS), some of which mean something else there. SOURCE is what the mount shows, by which
+`mount -a` knows that a line of fstab is mounted.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ def main(
     Example: mount -t fuse.snapfs-overlay -o lowerdir=/base,upperdir=/up,workdir=/work none /mnt
     """
     try:
-        chosen = options.parse((*texts, "ro") if read_only else texts, sloppy=sloppy)
         target = mountpoint(paths)
+        source = paths[0] if len(paths) > 1 else None
+        chosen = options.parse((*texts, "ro") if read_only else texts, sloppy=sloppy, source=source)
     except SnapfsError as error:
         click.echo(f"{PROGRAM}: {error}", err=True)
         sys.exit(WRONG_USE)

@@ -55,7 +55,8 @@ Examples:
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
-    help="Mount directories merged at MOUNTPOINT. A first SOURCE, as mount(8) gives, is ignored.",
+    help="Mount directories merged at MOUNTPOINT. A first SOURCE, as mount(8) gives, is what the "
+    "mount shows, unless fsname says otherwise.",
 )
 @click.option("-o", "texts", multiple=True, metavar="OPTIONS", help="Comma-separated options.")
 @click.option("-f", "foreground", is_flag=True, help="Stay in the foreground.")
@@ -67,8 +68,8 @@ def main(
     texts: tuple[str, ...], foreground: bool, debug: bool, single: bool, paths: tuple[str, ...]
 ) -> None:
     try:
-        chosen = options.parse(texts)
         target = mountpoint(paths)
+        chosen = options.parse(texts, source=paths[0] if len(paths) > 1 else None)
     except InvalidArgument as error:
         raise click.UsageError(str(error)) from error
     except SnapfsError as error:

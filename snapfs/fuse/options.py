@@ -96,12 +96,15 @@ class OverlayOptions:
     debug: bool = False
 
 
-def parse(texts: Iterable[str], *, sloppy: bool = False) -> OverlayOptions:
+def parse(
+    texts: Iterable[str], *, sloppy: bool = False, source: str | None = None
+) -> OverlayOptions:
     """Read the arguments of `-o`; InvalidArgument names the option and the way out.
 
-    `sloppy` leaves out names that are not known.
+    `sloppy` leaves out names that are not known. `source` is what the mount shows unless `fsname`
+    says otherwise.
     """
-    options = OverlayOptions()
+    options = OverlayOptions() if source is None else OverlayOptions(source=source)
     for text in texts:
         for option in filter(None, _cut(text, ",")):
             options = _apply(options, option, sloppy=sloppy)

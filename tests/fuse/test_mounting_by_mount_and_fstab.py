@@ -122,6 +122,30 @@ def test_a_line_of_fstab_is_mounted_and_unmounted(place: Place) -> None:
     eventually(place.ended, what="the end of the process")
 
 
+@pytest.mark.parametrize("helper", [True, False], ids=["helper", "command"])
+def test_mount_a_passes_over_what_is_mounted(place: Place, helper: bool) -> None:
+    target = str(place.mnt).replace(" ", "\\040")
+    (place.base / "fstab").write_text(f"none {target} fuse.snapfs-overlay {place.layers} 0 0\n")
+    with_command = """
+        mount -t tmpfs none /usr/local/bin
+        ln -s "${HELPER%/*}/snapfs-overlay" /usr/local/bin
+    """
+    steps = """
+        mount --fstab "$PLACE/fstab" -a
+        mount --fstab "$PLACE/fstab" -av
+        findmnt -no SOURCE "$PLACE/a place"
+        umount "$PLACE/a place"
+        mount -t fuse.snapfs-overlay -o "$LAYERS,fsname=named" none "$PLACE/a place"
+        findmnt -no SOURCE "$PLACE/a place"
+        umount "$PLACE/a place"
+    """
+    done = place.script((WITH_HELPER if helper else with_command) + steps)
+    already, *sources = done.stdout.splitlines()
+    assert already.endswith(": already mounted")
+    assert sources == ["none", "named"]
+    eventually(place.ended, what="the end of the process")
+
+
 def test_what_is_wrong_is_said_with_mount_s_exit_status(place: Place) -> None:
     done = place.script(
         WITH_HELPER
