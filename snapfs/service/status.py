@@ -16,6 +16,7 @@ import grpc
 import structlog
 
 from snapfs.model import Code, Conflict, DeadlineExceeded, SnapfsError
+from snapfs.snapshots.faults import refusal
 
 _log = structlog.get_logger(__name__)
 
@@ -145,6 +146,8 @@ def message_of(error: Exception) -> str:
     match error:
         case SnapfsError():
             text = str(error)
+        case OSError() if code_of(error) is Code.RESOURCE_EXHAUSTED:
+            text = str(refusal(error, "go on"))
         case OSError():
             text = f"the system refused: {error}; see the daemon's log"
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any
 
 import grpc
@@ -99,6 +100,24 @@ def test_an_error_in_the_middle_of_a_stream_arrives_after_what_was_sent(
 )
 def test_foreign_errors_have_a_code(error: Exception, code: Code) -> None:
     assert code_of(error) is code
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "cannot go on (/a): no space left on device; free some space"),
+        (errno.EMFILE, "cannot go on (/a): too many open files; raise the limit of open files"),
+        (errno.EROFS, "the system refused: [Errno 30] Read-only file system: '/a'; see the daemon"),
+    ],
+)
+@pytest.mark.logs("call.failed")
+def test_what_the_system_lacks_is_said_with_the_way_out(
+    number: int, message: str, client: Client, snapshotter: Any
+) -> None:
+    snapshotter.answer = _raise(OSError(number, os.strerror(number), "/a"))
+    with pytest.raises(SnapfsError) as caught:
+        client.mounts("k")
+    assert str(caught.value).startswith(message)
 
 
 def test_an_unforeseen_error_is_internal_logged_with_its_trace_and_keeps_its_secret(
