@@ -13,6 +13,7 @@ from snapfs.backup.layout import BlobRecord, Record, Target
 from snapfs.backup.progress import Progress, Report
 from snapfs.model import DataLoss, InvalidArgument
 
+AGAIN = "`snapfs backup` saves it anew from the root"
 MOST_NAMED = 20
 
 
@@ -47,9 +48,10 @@ def read_contents(place: Target, record: Record) -> Contents:
     try:
         contents = Contents.load(path)
     except FileNotFoundError:
-        raise DataLoss(f"{path} is gone; take the backup again") from None
+        raise DataLoss(f"{path} is gone; {AGAIN}") from None
     except (DataLoss, InvalidArgument) as error:
-        raise DataLoss(f"{path} is damaged: {error}; take the backup again") from error
+        what = str(error).partition(";")[0]  # without the way out of who fetches a stream
+        raise DataLoss(f"{path} is damaged ({what}); {AGAIN}") from error
     layers = {layer.id: layer for layer in record.layers}
     was_damaged = {(layer.id, layer.created_ns) for layer in record.damaged}
     blobs = {blob.digest: blob.size_bytes for blob in (*record.blobs, *record.damaged_blobs)}

@@ -27,7 +27,7 @@ from snapfs.cli.options import (
 from snapfs.model import DataLoss, Unavailable
 
 if TYPE_CHECKING:
-    from snapfs.backup import Damaged, DamagedContent, Progress
+    from snapfs.backup import Damaged, DamagedContent, Progress, Record
     from snapfs.snapshots import Verified
 
 _root_option = click.option(
@@ -100,11 +100,19 @@ def backup(
         )
         _refuse_damaged(damaged, content)
         return
-    what = f"{len(record.layers)} layers, {len(record.blobs)} blobs, revision {record.revision}"
-    done = "sound" if only_verify else f"{copied[0]} layers and {copied[1]} blobs copied now"
-    click.echo(f"{target}: {what}; {done}")
+    layers, blobs = (output.count(*it) for it in zip(copied, ("layer", "blob"), strict=True))
+    done = "sound" if only_verify else f"{layers} and {blobs} copied now"
+    click.echo(f"{target}: {_extent(record)}; {done}")
     _tell_left_out(left_out)
     _refuse_damaged(damaged, content)
+
+
+def _extent(record: Record) -> str:
+    layers, blobs = len(record.layers), len(record.blobs)
+    return (
+        f"{output.count(layers, 'layer')}, {output.count(blobs, 'blob')}, "
+        f"revision {record.revision}"
+    )
 
 
 @click.command()
@@ -137,10 +145,7 @@ def restore(config_path: Path | None, root: Path | None, as_damaged: bool, sourc
         _progress() as report,
     ):
         done = room.restore(source, place, as_damaged=as_damaged, report=report)
-    click.echo(
-        f"{place}: {len(done.record.layers)} layers, {len(done.record.blobs)} blobs, "
-        f"revision {done.record.revision} restored"
-    )
+    click.echo(f"{place}: {_extent(done.record)} restored")
     _tell_left_out(done.left_out)
     for it in done.damaged:
         how = "" if it.is_copied else ", and has no files: they could not be read"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_a_backed_up_service_goes_on_from_a_new_root(
     daemon.run("snapshot", "commit", "next", "second")
     again = daemon.run("backup", backup)
     assert "3 layers" in again.stdout
-    assert "1 layers and 0 blobs copied now" in again.stdout
+    assert "1 layer and 0 blobs copied now" in again.stdout
     assert "sound" in daemon.run("backup", "--verify", backup).stdout
     new = tmp_path / "second"
     new.mkdir()
@@ -68,6 +69,28 @@ def test_a_backed_up_service_goes_on_from_a_new_root(
         assert (target / "etc/hosts").read_bytes() == b"127.0.0.1"
         other.run("umount", target)
         other.run("image", "verify", NAME)
+
+
+def test_metadata_that_are_damaged_or_gone_are_saved_anew_by_the_next_backup(
+    sealing: RunningDaemon, tmp_path: Path
+) -> None:
+    daemon, mnt, backup = sealing, tmp_path / "mnt", tmp_path / "backup"
+    mnt.mkdir()
+    write(daemon, "work", mnt, "hello")
+    daemon.run("snapshot", "commit", "work", "base")
+    daemon.run("backup", backup)
+    (saved,) = backup.glob("metadata-*")
+    for spoil, what in (
+        (lambda: os.truncate(saved, saved.stat().st_size - 9), "is damaged"),
+        (saved.unlink, "is gone"),
+    ):
+        spoil()
+        told = daemon.run("backup", "--verify", backup, check=False)
+        assert told.exit_code == 1
+        assert f"{saved} {what}" in told.stderr
+        assert told.stderr.rstrip().endswith("; `snapfs backup` saves it anew from the root")
+        daemon.run("backup", backup)
+        assert "sound" in daemon.run("backup", "--verify", backup).stdout
 
 
 def test_only_a_directory_of_its_own_is_a_target(sealing: RunningDaemon, tmp_path: Path) -> None:
@@ -203,7 +226,7 @@ def test_rotten_content_stops_neither_a_backup_nor_a_restore_and_is_fetched_agai
     path.write_bytes(bytes([raw[0] ^ 1]) + raw[1:])
     told = daemon.run("backup", copy, check=False)
     assert told.exit_code == 1
-    assert "1 layers, 2 blobs" in told.stdout
+    assert "1 layer, 2 blobs" in told.stdout
     assert f"content {digest} is damaged (its file {path} has other bytes)" in told.stderr
     assert f"needed by image '{NAME}' of namespace 'default'. All else is backed up" in told.stderr
     shown = daemon.run("backup", "--json", copy, check=False)
@@ -239,5 +262,5 @@ def test_rotten_content_stops_neither_a_backup_nor_a_restore_and_is_fetched_agai
     path.unlink()
     pushed = daemon.run("content", "push", layout.root / "blobs" / digest.replace(":", "/"))
     assert pushed.stdout.strip() == digest
-    assert "0 layers and 1 blobs copied now" in daemon.run("backup", copy).stdout
+    assert "0 layers and 1 blob copied now" in daemon.run("backup", copy).stdout
     assert "sound" in daemon.run("backup", "--verify", copy).stdout
