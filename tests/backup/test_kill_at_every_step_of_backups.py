@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from snapfs import backup, tables
-from snapfs.model import AlreadyExists, FailedPrecondition
+from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition
 from snapfs.snapshots import fsck, roots
 from tests.backup.conftest import Root
 from tests.crash.test_kill_at_every_step_of_images_and_collections import Killer
@@ -114,5 +114,45 @@ def test_a_killed_restore_says_so_and_is_finished_by_the_next(root: Root, tmp_pa
             assert differences(describe(here), describe(there)) == []
         assert drafts(new) == []
         shutil.rmtree(new)
+        step += 1
+    assert step > 20, f"only {step} steps were counted"
+
+
+def test_a_killed_restore_over_what_an_earlier_backup_left_is_finished_by_the_next(
+    root: Root, tmp_path: Path
+) -> None:
+    target, new, kept = tmp_path / "target", tmp_path / "new", tmp_path / "kept"
+    root.commit("base")
+    root.commit("going", "base")
+    going, damaged = root.write_blob(b"going"), root.write_blob(b"damaged")
+    backup.take(root.path, target)
+    held = target / "content" / damaged.replace(":", "/")
+    held.unlink()  # it is the root's own file
+    held.write_bytes(b"other")
+    with pytest.raises(DataLoss):
+        backup.restore(target, kept)
+    (kept / "layers" / "9.part" / "fs").mkdir(parents=True)
+    root.snapshotter.remove("going")
+    root.metadata.content.delete("default", going)
+    root.commit("top", "base")
+    record = backup.take(root.path, target, recheck=True).record
+    root.close()
+    copied(kept, new)
+    step = 1
+    while is_killed_at(step, lambda: backup.restore(target, new)):
+        if (new / "metadata").exists() and not (new / roots.RESTORING).exists():
+            with pytest.raises(AlreadyExists):
+                backup.restore(target, new)
+        else:
+            backup.restore(target, new)
+        roots.check_whole(new)
+        assert fsck(new, tables=tables.TABLES, checks=tables.CHECKS).clean
+        assert sorted(os.listdir(new / "layers")) == [str(layer.id) for layer in record.layers]
+        for layer in record.layers:
+            here, there = (place / "layers" / str(layer.id) / "fs" for place in (new, root.path))
+            assert differences(describe(here), describe(there)) == []
+        assert [it.name for it in new.glob("content/blobs/*/*")] == [damaged.partition(":")[2]]
+        assert drafts(new) == []
+        copied(kept, new)
         step += 1
     assert step > 20, f"only {step} steps were counted"
