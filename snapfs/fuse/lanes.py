@@ -12,6 +12,7 @@ nothing else; `_closed` is looked at under it, so that no lane starts after `sto
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -29,10 +30,14 @@ from snapfs.model import (
     Kind,
     Labels,
     LaneName,
+    SnapfsError,
     Unavailable,
 )
 from snapfs.snapshots import Placement
 from snapfs.snapshots.placement import workers_of
+
+RETRY_S = 60.0
+"""After a worker that could not be started, before it is given a new snapshot again."""
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +65,8 @@ class Lanes:
         self._closed = threading.Event()
         self._displaced: frozenset[LaneName] = frozenset()
         """As the last `mend` found it, which alone writes it."""
+        self._failed_s: dict[LaneName, float] = {}
+        """When a lane could not be started; written under its lock."""
 
     @classmethod
     def of(cls, lane: Lane, *, start_timeout_s: float, stop_timeout_s: float) -> Lanes:
@@ -73,13 +80,22 @@ class Lanes:
     def place(self, kind: Kind, labels: Labels | None, /) -> LaneName:
         """Return the lane for a snapshot to be made; InvalidArgument when it cannot be chosen.
 
-        Of the workers that share it each is taken in turn, but those that are not well.
+        Of the workers that share it each is taken once in a round, but those that are not well.
         """
         chosen = self._placement.choose(kind, labels)
         workers = self._workers[chosen]
-        first = next(self._turns[chosen]) % len(workers)
-        in_turn = workers[first:] + workers[:first]
-        return next((name for name in in_turn if _is_well(self._lanes[name])), in_turn[0])
+        if len(workers) == 1:
+            return chosen
+        in_turn = _in_turn(workers, next(self._turns[chosen]))
+        return next((name for name in in_turn if self._is_well(name)), in_turn[0])
+
+    def _is_well(self, name: LaneName) -> bool:
+        """Whether a new snapshot can be mounted from a lane, as far as is known; asks nobody."""
+        if name in self._displaced:
+            return False
+        state, failed_s = self._lanes[name].state, self._failed_s.get(name)
+        may_start = failed_s is None or time.monotonic() >= failed_s + RETRY_S
+        return state is LaneState.SERVING or (state is LaneState.STOPPED and may_start)
 
     def lane(self, name: LaneName, /) -> Lane:
         """Return a lane, or raise FailedPrecondition when there is none of this name."""
@@ -103,7 +119,15 @@ class Lanes:
                 log.warning("lane.mounted_again", lane=name)
                 lane.stop(self._stop_timeout_s)
             if lane.state is LaneState.STOPPED:
-                lane.start(self._start_timeout_s)
+                self._start(name, lane)
+
+    def _start(self, name: LaneName, lane: Lane) -> None:
+        try:
+            lane.start(self._start_timeout_s)
+        except (SnapfsError, OSError):
+            self._failed_s[name] = time.monotonic()
+            raise
+        self._failed_s.pop(name, None)
 
     def start(self, in_use: Collection[LaneName]) -> None:
         """Start `main`, the lanes of snapshots that there are, and what was left behind."""
@@ -162,8 +186,12 @@ class Lanes:
             lock.release()
 
 
-def _is_well(lane: Lane) -> bool:
-    return lane.state in (LaneState.SERVING, LaneState.STOPPED) and not lane.is_displaced
+def _in_turn(workers: tuple[LaneName, ...], turn: int) -> list[LaneName]:
+    """Return the workers, whose turn it is first. Each has one turn in a round, and the order is
+    another in each: a pod's sandbox and its container alternate, and idle ones would meet idle."""
+    number, place = divmod(turn, len(workers))
+    order = random.Random(number).sample(workers, len(workers))  # noqa: S311 - no secret
+    return order[place:] + order[:place]
 
 
 def _is_down(lane: Lane) -> bool:

@@ -228,8 +228,7 @@ def test_workers_share_a_lane_and_one_that_dies_holds_up_its_own_snapshots_only(
     with running(base, environ={"SNAPFS_LANES_WORKERS": "2"}) as daemon:
         committed(daemon)
         targets = prepared(daemon, "a", "b", "c", "d")
-        used = sorted(lane_of(daemon, key) for key in targets)
-        assert used == ["main", "main", "main-2", "main-2"]
+        assert {lane_of(daemon, key) for key in targets} == {"main", "main-2"}
         before = lanes(daemon)
         assert set(before) == {"main", "main-2"}
         assert before["main-2"]["mode"] == before["main"]["mode"]
@@ -252,7 +251,7 @@ def test_snapshots_stay_with_their_worker_when_fewer_are_wanted(daemon: RunningD
     daemon.environ["SNAPFS_LANES_WORKERS"] = "2"
     daemon.start()
     committed(daemon)
-    targets = prepared(daemon, "a", "b")
+    targets = prepared(daemon, "a", "b", "e")  # a whole round at least
     before = {name: it["worker_pid"] for name, it in lanes(daemon).items()}
     assert set(before) == {"main", "main-2"}
     assert daemon.stop() == 0
