@@ -186,7 +186,7 @@ class OverlayOperations(FileHandlers):
     @answering
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         shown, parent = self.forest.find(parent_inode)
-        tree = await shown.begin_without(parent, name)
+        tree = await shown.begin_removal(parent, name)
         try:
             with self.once() as once:
                 if replays.removed(once, tree, parent, name):
@@ -202,7 +202,7 @@ class OverlayOperations(FileHandlers):
     @answering
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         shown, parent = self.forest.find(parent_inode)
-        tree = await shown.begin()
+        tree = await shown.begin_removal(parent, name)
         try:
             with self.once() as once:
                 if not replays.removed(once, tree, parent, name):

@@ -134,6 +134,7 @@ class Shown:
             self._desk.passes_upper = self.native_writes
             changing = self._changing
             open_to = changing is not None and self.native_writes and self.gate.is_open
+            open_to = open_to and not self._desk.awaits_space
             self._desk.takes_writers = open_to
             self._desk.takes_names = (
                 changing is not None and open_to and not changing.allowance.bounded
@@ -172,14 +173,26 @@ class Shown:
             return await self.begin_new()
         return await self.begin()
 
+    async def begin_removal(self, parent: Node, name: bytes) -> Tree:
+        """As `begin_without`, for what may leave nothing. Then it does not wait for space: who
+        removes many files gives it."""
+        tree = self._changing
+        if tree is not None and tree.inodes.freeing.coming and not tree.hides(parent, name):
+            return await self._begin(0.0)
+        return await self.begin_without(parent, name)
+
     async def begin(self) -> Tree:
         """Pass the gate and return the tree to change; `end` must follow. Raises EROFS."""
+        return await self._begin(FREED_S)
+
+    async def _begin(self, freed_s: float) -> Tree:
+        """As `begin`; for how long to wait for space is for the caller to say."""
         if self._changing is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         await self._until_counted(self._changing)
         awaits_space = self._desk is not None and self._desk.awaits_space
         if awaits_space or self._changing.inodes.freeing.coming:
-            await self._until_freed(self._changing)
+            await self._until_freed(self._changing, freed_s)
         await self.gate.enter()
         return self._changing
 
@@ -187,14 +200,18 @@ class Shown:
         if tree.allowance.awaits_count and self.keeper is not None:
             await self.keeper.until_counted(tree)
 
-    async def _until_freed(self, tree: Tree) -> None:
+    async def _until_freed(self, tree: Tree, freed_s: float) -> None:
         """Wait for what big removed files hold, where it may be needed."""
-        for _ in range(round(FREED_S / LOOK_AGAIN_S)):
+        for _ in range(round(freed_s / LOOK_AGAIN_S)):
             if not tree.needs_freed():
                 break
             await trio.sleep(LOOK_AGAIN_S)
-        if self._desk is not None and self._desk.awaits_space:
-            self._desk.awaits_space = False
+        self._await_space(awaited=not freed_s and tree.needs_freed())
+
+    def _await_space(self, *, awaited: bool) -> None:
+        """Have changes come here for as long as they are to wait for space."""
+        if self._desk is not None and self._desk.awaits_space != awaited:
+            self._desk.awaits_space = awaited
             self._tell_desk()
 
     def bind(self, quota: Quota, *, holds_still: bool = False) -> None:
@@ -219,7 +236,11 @@ class Shown:
         return self._changing.allowance.statfs(real)
 
     def end(self) -> None:
+        """Say that a change is over; the next one may wait for space that this one gives."""
         self.gate.leave()
+        tree = self._changing
+        if tree is not None and tree.inodes.freeing.expected and tree.needs_freed():
+            self._await_space(awaited=True)
 
     def forgotten(self, ino: int) -> None:
         """The kernel let go of a node that only a dead worker knew."""

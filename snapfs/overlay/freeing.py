@@ -37,12 +37,20 @@ MOST_HELD = 64
 class Freeing:
     """What is being freed of removed files; the thread lives while there is any."""
 
-    __slots__ = ("_expected", "_expected_until_s", "_held", "_lock", "_runs", "bytes")
+    __slots__ = (
+        "_expected",
+        "_expected_files",
+        "_expected_until_s",
+        "_held",
+        "_lock",
+        "_runs",
+        "bytes",
+    )
 
     def __init__(self) -> None:
         self.bytes = 0
         """What the file systems are to get back."""
-        self._expected = 0
+        self._expected = self._expected_files = 0
         self._expected_until_s = 0.0
         self._held: deque[tuple[int, int]] = deque()
         self._runs = False
@@ -57,21 +65,32 @@ class Freeing:
         finally:
             if held is not None:
                 self._take(*held)
-                self._expected = 0
+                self._came(held[1])
 
     def expect(self, blocks: int) -> None:
         """Note that a file of so many blocks has lost its last name. It is freed when the kernel
         lets go of it, or much later, if somebody has it open."""
         if blocks * BLOCK_BYTES >= BIG_BYTES:
-            self._expected = max(self._expected, blocks * BLOCK_BYTES)
+            self._expected = self.expected + blocks * BLOCK_BYTES
+            self._expected_files += 1
             self._expected_until_s = time.monotonic() + LET_GO_S
+
+    def _came(self, size_bytes: int) -> None:
+        """Expect a file less, whatever it held when it lost its name."""
+        self._expected_files = max(self._expected_files - 1, 0)
+        self._expected = max(self._expected - size_bytes, 0) if self._expected_files else 0
+
+    @property
+    def expected(self) -> int:
+        """What the file systems may be about to get back."""
+        if self._expected and time.monotonic() >= self._expected_until_s:
+            self._expected = self._expected_files = 0
+        return self._expected
 
     @property
     def coming(self) -> int:
         """What the file systems are to get back, or may be about to."""
-        if self._expected and time.monotonic() >= self._expected_until_s:
-            self._expected = 0
-        return self.bytes + self._expected
+        return self.bytes + self.expected
 
     def may_be_needed(self, fd: int) -> bool:
         """Whether a file system has little room but what is coming, maybe in another one."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from snapfs.fuse.modes import Mode
 from snapfs.fuse.trees import FREED_S, Shown
 from snapfs.model import SnapshotId
 from snapfs.overlay import Tree, TreeSpec
+from snapfs.overlay.freeing import LET_GO_S
 from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.frozen_disk import own_disk
@@ -72,6 +75,33 @@ def test_space_of_a_removed_file_is_there_for_who_writes_next(disk: Path, tmp_pa
                 while left > 0:
                     left -= file.write(b"x" * min(left, 1 << 20))
             path.unlink()
+
+
+def took_s(change: Callable[[], object]) -> float:
+    began_s = time.monotonic()
+    change()
+    return time.monotonic() - began_s
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("removed", [1, 2, 3])
+def test_a_change_waits_for_what_was_removed_and_a_removal_does_not(
+    disk: Path, tmp_path: Path, removed: int
+) -> None:
+    """The files are open, so they give no space; nobody says so to a worker of this lane."""
+    with lanes.house(tmp_path / "house", root=disk / "root", mode=Mode.NO_OPEN) as house:
+        tree = house.active()
+        paths = [tree / f"big{number}" for number in range(removed)]
+        for path in paths:
+            path.write_bytes(b"x" * (2 << 20))
+        with (disk / "filler").open("wb") as filler, ExitStack() as held:
+            os.posix_fallocate(filler.fileno(), 0, room_bytes(disk) - (8 << 20))
+            for path in paths:
+                held.enter_context(path.open("rb"))
+            for path in paths:
+                assert took_s(path.unlink) < LET_GO_S * 0.8
+            assert took_s((tree / "dir").mkdir) > LET_GO_S * 0.8
+            assert took_s((tree / "dir" / "below").mkdir) < LET_GO_S * 0.8
 
 
 @pytest.fixture
