@@ -272,8 +272,8 @@ def gc(
         )
     else:
         removed = ", ".join(f"{count} {name}" for name, count in sorted(done.removed.items()))
-        took = done.elapsed_ns / 1e9
-        click.echo(f"removed {removed or 'nothing'}; {done.marked} objects kept ({took:.2f} s)")
+        kept = output.count(done.marked, "object")
+        click.echo(f"removed {removed or 'nothing'}; {kept} kept ({done.elapsed_ns / 1e9:.2f} s)")
     for name in done.failed:
         click.echo(output.printable(f"not removed, tried again next time: {name}"), err=True)
     if done.failures > len(done.failed):

@@ -91,6 +91,8 @@ def test_a_lease_keeps_what_its_image_no_longer_does(daemon: RunningDaemon, layo
     assert dry <= {"snapshot link"}
     daemon.run("gc")
     assert daemon.json("snapshot", "list") == []
+    daemon.run("snapshot", "prepare", "work")
+    assert daemon.run("gc").stdout.startswith("removed nothing; 1 object kept (")
 
 
 def test_a_mounted_image_that_is_removed_stays_until_it_is_let_go(
