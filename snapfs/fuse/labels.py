@@ -3,8 +3,8 @@
 `ls -l` asks for the label of each file, and the kernel keeps no answer about an attribute that is
 not there, for no FUSE file system. Who is told that labels are not supported (EOPNOTSUPP in place
 of ENODATA) asks no more in the whole mount. A label that a layer has is shown as it is to
-who asks for it. Where
-SELinux is active the kernel answers by its policy, or asks whether labels are supported.
+who asks for it. Where SELinux is active the kernel answers by its policy, or asks whether labels
+are supported.
 """
 
 from __future__ import annotations
