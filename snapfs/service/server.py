@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import grpc
 import structlog
@@ -31,6 +31,9 @@ SERVICE = snapfs_v1_pb2.DESCRIPTOR.services_by_name["Snapfs"].full_name
 _log = structlog.get_logger(__name__)
 
 _MOUNT_TABLE = Path("/proc/self/mountinfo")
+
+AboutQuota = TypeVar("AboutQuota", snapfs_v1_pb2.QuotaResponse, snapfs_v1_pb2.SetQuotaResponse)
+"""What says how much a snapshot may take, and takes."""
 
 
 def register(
@@ -141,11 +144,7 @@ class SnapfsServicer(snapfs_v1_pb2_grpc.SnapfsServicer):
         self, request: snapfs_v1_pb2.QuotaRequest, context: grpc.ServicerContext
     ) -> snapfs_v1_pb2.QuotaResponse:
         quota = self._snapshotter.quota(request.name)
-        return snapfs_v1_pb2.QuotaResponse(
-            quota=wire.quota_to_wire(quota),
-            usage=wire.usage_to_wire(self._snapshotter.usage(request.name)),
-            unbound=wire.unbound_to_wire(self._snapshotter.unbound(request.name)),
-        )
+        return self._about_quota(snapfs_v1_pb2.QuotaResponse, request.name, quota)
 
     @answers
     def SetQuota(
@@ -156,11 +155,7 @@ class SnapfsServicer(snapfs_v1_pb2_grpc.SnapfsServicer):
             size_bytes=request.size_bytes if request.HasField("size_bytes") else None,
             inodes=request.inodes if request.HasField("inodes") else None,
         )
-        return snapfs_v1_pb2.SetQuotaResponse(
-            quota=wire.quota_to_wire(quota),
-            usage=wire.usage_to_wire(self._snapshotter.usage(request.name)),
-            unbound=wire.unbound_to_wire(self._snapshotter.unbound(request.name)),
-        )
+        return self._about_quota(snapfs_v1_pb2.SetQuotaResponse, request.name, quota)
 
     @answers
     def Diff(
@@ -188,6 +183,13 @@ class SnapfsServicer(snapfs_v1_pb2_grpc.SnapfsServicer):
     ) -> snapfs_v1_pb2.CleanupResponse:
         self._snapshotter.cleanup()
         return snapfs_v1_pb2.CleanupResponse()
+
+    def _about_quota(self, response: type[AboutQuota], name: str, quota: model.Quota) -> AboutQuota:
+        return response(
+            quota=wire.quota_to_wire(quota),
+            usage=wire.usage_to_wire(self._snapshotter.usage(name)),
+            unbound=wire.unbound_to_wire(self._snapshotter.unbound(name)),
+        )
 
     def _answer(self, snapshot: Snapshot, *, measure: bool) -> snapfs_v1_pb2.Snapshot:
         return wire.record_to_wire(self._record(snapshot, self._targets(), measure=measure))

@@ -44,15 +44,21 @@ def mode() -> Mode:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, mode: Mode) -> Iterator[House]:
-    with lanes.house(tmp_path_factory.mktemp("house"), mode) as made:
+def metacopy() -> bool:
+    """Whether a change of attributes copies no data in the lanes of a module."""
+    return True
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, mode: Mode, metacopy: bool) -> Iterator[House]:
+    with lanes.house(tmp_path_factory.mktemp("house"), mode, metacopy=metacopy) as made:
         yield made
 
 
 @pytest.fixture
-def own_house(tmp_path: Path, mode: Mode) -> Iterator[House]:
+def own_house(tmp_path: Path, mode: Mode, metacopy: bool) -> Iterator[House]:
     """A lane of the test's own, to be broken."""
-    with lanes.house(tmp_path / "house", mode) as made:
+    with lanes.house(tmp_path / "house", mode, metacopy=metacopy) as made:
         yield made
 
 

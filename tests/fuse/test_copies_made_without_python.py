@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse.modes import Mode
-from tests.support import lanes
 from tests.support.daemon import eventually
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
 from tests.support.overlay.census import differences, of_mount
@@ -68,15 +67,8 @@ def _unsynced() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, mode: Mode) -> Iterator[House]:
-    with lanes.house(tmp_path_factory.mktemp("house"), mode, metacopy=False) as made:
-        yield made
-
-
-@pytest.fixture
-def own_house(tmp_path: Path, mode: Mode) -> Iterator[House]:
-    with lanes.house(tmp_path / "house", mode, metacopy=False) as made:
-        yield made
+def metacopy() -> bool:
+    return False
 
 
 @pytest.fixture

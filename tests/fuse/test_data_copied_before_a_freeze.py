@@ -33,12 +33,6 @@ FILES = 50
 BIG = b"f" * (8 << 20)
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, mode: Mode) -> Iterator[House]:
-    with lanes.house(tmp_path_factory.mktemp("house"), mode, metacopy=True) as made:
-        yield made
-
-
 def content(directory: int, number: int) -> bytes:
     return b"%d %d " % (directory, number) * 1000
 

@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from snapfs.fuse.modes import Mode
 from snapfs.overlay.ordering import Order, order_of
 from snapfs.overlay.syscalls import AT_FDCWD, RENAME_EXCHANGE, rename
 from tests.fuse.test_programs_in_each_lane import git, make_database
-from tests.support import lanes
 from tests.support.lanes import House, Tree, drop_dentries, killing_at
 from tests.support.overlay.census import differences, of_mount
 from tests.support.past_python import assert_usage_is_a_walk, begun, listed, without_python
@@ -30,18 +28,6 @@ TIMEOUT_S = 40
 MARK = "trusted.overlay.metacopy"
 FILES = 40
 BIG = bytes(range(256)) * 4096
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, mode: Mode) -> Iterator[House]:
-    with lanes.house(tmp_path_factory.mktemp("house"), mode, metacopy=True) as made:
-        yield made
-
-
-@pytest.fixture
-def own_house(tmp_path: Path, mode: Mode) -> Iterator[House]:
-    with lanes.house(tmp_path / "house", mode, metacopy=True) as made:
-        yield made
 
 
 def fill(layer: Path) -> None:
