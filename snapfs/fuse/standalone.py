@@ -20,7 +20,7 @@ import pyfuse3
 import structlog
 import trio
 
-from snapfs import confinement, heap
+from snapfs import confinement
 from snapfs.fuse import handover, mounts, session
 from snapfs.fuse.answering import answering
 from snapfs.fuse.attributes import View
@@ -39,8 +39,6 @@ log = structlog.get_logger(__name__)
 MOUNT_TIMEOUT_S = 20.0
 PREDECESSOR_TIMEOUT_S = 20.0
 POLL_S = 0.05
-LOOK_EVERY_S = 1.0
-"""At how many files the kernel knows."""
 OVERFLOW_ID = 65534
 """Shown for an owner that no range covers, as the kernel shows nobody."""
 
@@ -138,20 +136,9 @@ async def _run(
     async with trio.open_nursery() as nursery:
         await nursery.start(_unmount_on_signal, mountpoint)
         nursery.start_soon(operations.refused_pages.drop)
-        nursery.start_soon(_give_back, forest)
         await session.serve(operations, connection.fd, connection.init, ready=ready)
         nursery.cancel_scope.cancel()
     spare.close()
-
-
-async def _give_back(forest: SingleForest) -> None:
-    """Return memory to the system whenever the kernel has forgotten many files."""
-    slack = heap.Slack()
-    while True:
-        await trio.sleep(LOOK_EVERY_S)
-        known = forest.known_count
-        if slack.is_due(known, known):
-            await trio.to_thread.run_sync(heap.give_back)
 
 
 async def _unmount_on_signal(

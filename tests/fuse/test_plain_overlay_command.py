@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 from snapfs.fuse import mounts, options, standalone
-from tests.fuse.test_memory_of_a_worker import own_bytes
 from tests.support import lanes
 from tests.support.daemon import eventually, processes_below
-from tests.support.dentries import drop_dentries_of
 from tests.support.overlay.kernel import mount, overlay, tmpfs
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.plain]
@@ -28,10 +26,6 @@ COMMAND = Path(sys.executable).with_name("snapfs-overlay")
 DEADLINE_S = 30.0
 MS_BIND = 4096
 HOUR_NS = 3600 * 10**9
-MANY = 80
-"""Directories with a thousand files each."""
-STAYS = 0.4
-"""Of what MANY took, at most: 0.3 were measured, and when nothing was given back 0.5 to 1."""
 
 
 class Place:
@@ -484,25 +478,3 @@ def test_layers_in_memory_are_read_and_changed(tmp_path: Path) -> None:
         assert (merged / "both").read_text() == "low"
         mounts.unmount(merged)
         eventually(place.ended, what="the end of the process")
-
-
-@pytest.mark.timeout(300)
-def test_memory_goes_back_whenever_many_files_are_forgotten(place: Place) -> None:
-    for number in range(MANY):
-        (place.below / f"d{number}").mkdir()
-        for file in range(1000):
-            os.mknod(place.below / f"d{number}" / f"file-{file}")
-    merged = place.mount()
-    (pid,) = processes_below(place.base)
-    before = own_bytes(pid)
-    for _ in range(2):
-        argv = ["find", merged, "-printf", "%s"]
-        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, timeout=100)
-        limit = before + STAYS * (own_bytes(pid) - before)
-        time.sleep(2 * standalone.LOOK_EVERY_S)
-        drop_dentries_of(merged)
-        eventually(
-            lambda most=limit: own_bytes(pid) < most, what="the memory of what was forgotten"
-        )
-    mounts.unmount(merged)
-    eventually(place.ended, what="the end of the process")
