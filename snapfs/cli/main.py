@@ -60,7 +60,8 @@ COMMANDS = {
     "watch": ("watch", "Print what happens to objects, a line each, until interrupted."),
     "fsck": (
         "admin",
-        "Compare metadata and layers; exit 0 when they agree, 1 when something was found.",
+        "Compare metadata with layers and content; exit 0 when they agree, 1 when something was "
+        "found.",
     ),
     "backup": ("backup", "Make the directory TARGET a backup of the root, or bring it up to date."),
     "restore": ("backup", "Make a new root out of the backup SOURCE, verified by digest."),
