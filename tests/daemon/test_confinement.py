@@ -125,7 +125,11 @@ def filters(pid: int) -> int:
 
 def check_confined(pid: int, role: Role) -> None:
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        lines = (thread / "status").read_text().splitlines()
+        try:
+            lines = (thread / "status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            assert int(thread.name) != pid
+            continue  # it has ended
         status = dict(line.split(":\t") for line in lines if ":\t" in line)
         assert status["NoNewPrivs"] == "1"
         assert status["Seccomp"] == "2"
