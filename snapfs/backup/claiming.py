@@ -30,7 +30,6 @@ from snapfs.backup.layout import (
     sync_directory,
     write,
 )
-from snapfs.metadata.words import is_digest
 from snapfs.model import FailedPrecondition
 from snapfs.snapshots import roots
 from snapfs.volumes import mounting
@@ -135,11 +134,7 @@ def _prune(target: Target, record: Record, earlier: Record | None) -> None:
             storing.retire(path)
         else:
             storing.discard(path)
-    blobs = {target.blob(blob.digest) for blob in record.blobs}
-    for path in target.content.glob("*/*"):
-        digest = f"{path.parent.name}:{path.name.removesuffix(PART)}"
-        if path not in blobs and is_digest(digest) and path.is_file():
-            path.unlink()
+    storing.prune_blobs(target.content, {blob.digest for blob in record.blobs})
 
 
 def _old_layers(target: Target, record: Record, earlier: Record | None) -> Iterator[Path]:

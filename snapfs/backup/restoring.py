@@ -43,7 +43,6 @@ from snapfs.backup.progress import Progress, Report
 from snapfs.backup.verifying import read_contents
 from snapfs.metadata.blobs import blob_path
 from snapfs.metadata.schema import BLOBS, INGESTS, SHARED
-from snapfs.metadata.words import is_digest
 from snapfs.model import AlreadyExists, DataLoss, FailedPrecondition, Kind, Usage
 from snapfs.snapshots import records, roots
 from snapfs.snapshots.durability import syncfs
@@ -222,11 +221,7 @@ def _prune(root: Path, layers: LayerDirectories, record: Record) -> None:
         name = path.name.removesuffix(PART)
         if is_id(name) and name not in ids:
             storing.discard(path)
-    blobs = {blob.digest for blob in record.blobs}
-    for path in list((root / "content").glob("blobs/*/*")):
-        digest = f"{path.parent.name}:{path.name.removesuffix(PART)}"
-        if is_digest(digest) and digest not in blobs:
-            path.unlink()
+    storing.prune_blobs(root / "content" / "blobs", {blob.digest for blob in record.blobs})
 
 
 def _restore_metadata(stream: Path, root: Path, record: Record) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ compared with its digest before it gets it, a blob with its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from snapfs import seals
 from snapfs.backup import trees
 from snapfs.backup.layout import GONE, LAYER, PART, LayerRecord, read, sync_directory, write
 from snapfs.metadata.blobs import BLOB_MODE, feed, hasher
+from snapfs.metadata.words import is_digest
 from snapfs.model import DataLoss
 from snapfs.overlay.syscalls import copy_data
 from snapfs.snapshots.durability import syncfs
@@ -176,6 +177,18 @@ def damage_of_blob(source: Path, digest: str, size_bytes: int) -> str:
     except DataLoss:
         return f"its file {source} has other bytes"
     return ""
+
+
+def prune_blobs(directory: Path, kept: Collection[str]) -> None:
+    """Delete the blobs that are in none of the digests `kept`, and whatever was written in part.
+
+    `directory` has one of each algorithm; what is not named as a blob stays, and there may be none.
+    """
+    for path in list(directory.glob("*/*")):
+        digest = f"{path.parent.name}:{path.name.removesuffix(PART)}"
+        is_kept = digest in kept and not path.name.endswith(PART)
+        if not is_kept and is_digest(digest) and path.is_file():
+            path.unlink()
 
 
 def discard(directory: Path) -> None:
