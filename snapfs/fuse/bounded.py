@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from snapfs.fuse.trees import LOOK_AGAIN_S, REMOVED_S, Shown
+from snapfs.fuse.trees import LOOK_AGAIN_S, Shown
 from snapfs.overlay import Node, Tree
+from snapfs.overlay.freeing import LET_GO_S
 
 OTHERS_S = 1.0
 """For requests under way to end, before they count as having taken what they may."""
@@ -48,7 +49,7 @@ async def _fitting(
     shown: Shown, tree: Tree, fd: int, offset_bytes: int, length_bytes: int
 ) -> tuple[int, int]:
     now_s = time.monotonic()
-    deadline_s, removed_s = now_s + OTHERS_S, now_s + REMOVED_S
+    deadline_s, removed_s = now_s + OTHERS_S, now_s + LET_GO_S
     relieved = False
     while True:
         fits, takes = tree.allowance.fitting(fd, offset_bytes, length_bytes)

@@ -30,10 +30,9 @@ from snapfs.fuse.knowing import kernel_has
 from snapfs.model import Quota
 from snapfs.overlay import Attributes, Handed, Inodes, Listed, Node, Tree, identity
 from snapfs.overlay.filecalls import syncfs
+from snapfs.overlay.freeing import LET_GO_S
 from snapfs.overlay.usage import Before
 
-REMOVED_S = 0.2
-"""For the kernel to let go of what was just removed: it says so after unlink(2) has returned."""
 FREED_S = 10.0
 """For a file system to free what big removed files hold."""
 LOOK_AGAIN_S = 0.002
@@ -160,7 +159,7 @@ class Shown:
         kernel is about to let go of, those are waited for."""
         changing = self._changing
         if changing is not None and changing.allowance.bounded:
-            for _ in range(round(REMOVED_S / LOOK_AGAIN_S)):
+            for _ in range(round(LET_GO_S / LOOK_AGAIN_S)):
                 if not changing.allowance.waits_for_removed:
                     break
                 await trio.sleep(LOOK_AGAIN_S)

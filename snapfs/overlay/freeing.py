@@ -29,7 +29,7 @@ BIG_BYTES = 1 << 20
 SPARE_BYTES = 64 << 20
 """Room in which changes need not wait for what is being freed."""
 LET_GO_S = 0.2
-"""For the kernel to let go of what was just removed."""
+"""For the kernel to let go of what was just removed: it says so after unlink(2) has returned."""
 MOST_HELD = 64
 """Descriptors; what is more is freed by who removes it."""
 
